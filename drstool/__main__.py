@@ -1,0 +1,3 @@
+from drstool.cli import main
+
+main()

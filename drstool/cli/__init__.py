@@ -1,0 +1,17 @@
+"""Command line: thin functions over the stages, streams and exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of ``drstool``."""
+    from drstool.cli.app import app
+    from drstool.cli import commands  # noqa: F401  registers the commands
+
+    # Ids and class names may hold any Unicode, whatever the terminal's locale says.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace" if stream is sys.stderr else "surrogateescape")
+    app()

@@ -1,0 +1,114 @@
+"""The door: one group of commands, and the only place that decides exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from drstool.errors import DrstoolError
+
+__all__ = ["app"]
+
+# Base of everything that the command line parser itself complains about.
+_ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+EXIT_FAILED, EXIT_INTERRUPTED, EXIT_CLOSED_PIPE, EXIT_TERMINATED = 1, 130, 141, 143
+
+
+class _Group(TyperGroup):
+    """Commands in the order of the work; every failure one line on stderr and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        _terminate_cleanly()
+        try:
+            result = super().main(*args, standalone_mode=False, **extra)
+            _flush()
+        except DrstoolError as error:
+            _leave(error.exit_code, str(error))
+        except _ParserError as error:
+            _leave(error.exit_code, _parser_line(error))
+        except (KeyboardInterrupt, typer.Abort):
+            _leave(EXIT_INTERRUPTED, "interrupted")
+        except BrokenPipeError:
+            _leave(EXIT_CLOSED_PIPE)
+        except OSError as error:
+            _leave(EXIT_FAILED, _system_line(error))
+        except MemoryError:
+            _leave(EXIT_FAILED, "out of memory; lower --batch-size, --workers or --sizes")
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            _leave(EXIT_FAILED, "the device is out of memory; lower --batch-size or --sizes, or --device cpu")
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _leave(code: int, line: str = "") -> NoReturn:
+    if line:
+        print("drstool: " + " ".join(line.split()), file=sys.stderr)
+    if code == EXIT_CLOSED_PIPE:
+        # Python would try to flush the closed pipe once more at exit, and complain.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 1)
+    sys.exit(code)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _parser_line(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "drstool"
+    message = error.format_message().rstrip(".")
+    if where.startswith("drstool "):
+        where = where.removeprefix("drstool ")
+    return f"{where}: {message}; see 'drstool {where} --help'" if where != "drstool" else f"{message}; see 'drstool --help'"
+
+
+def _system_line(error: OSError) -> str:
+    named = f"{error.filename}: " if error.filename else ""
+    return f"{named}{error.strerror or error}; check disk, folder and permissions"
+
+
+def _terminate_cleanly() -> None:
+    """Let SIGTERM unwind the stack, so that temporary files go."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise SystemExit(EXIT_TERMINATED)
+
+    try:
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:
+        pass  # Not in the main thread: somebody else's process, and their handler.
+
+
+app = typer.Typer(
+    name="drstool", cls=_Group, no_args_is_help=True, add_completion=False,
+    rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Weakly-supervised semantic segmentation by Discriminative Region Suppression: "
+         "from images and image-level tags to pixel-level segmentation, step by step.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from drstool import __version__
+
+        print(f"drstool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass

@@ -1,0 +1,77 @@
+"""``pseudo-label`` and ``segment``: label images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from drstool.cli.commands.train import asdict_plain
+from drstool.cli.options import Data, MapsIn, OutputOrStdout, Precision, Saliency, Split, Weights, command
+from drstool.cli.run import Run
+from drstool.recipe import CueSettings, SegmentSettings
+
+
+@command("pseudo-label", settings=CueSettings, example="drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels")
+def pseudo_label(
+    run: Run, settings: CueSettings, maps: MapsIn = None, saliency: Saliency = None, output: OutputOrStdout = None,
+) -> None:
+    """Write label PNGs from maps: object cues against a background cue."""
+    from drstool.cues import check_saliency_given, saliency_folder
+    from drstool.errors import InputError
+    from drstool.formats import Header, check_sink, open_records, open_sink
+    from drstool.stages import pseudo_label as stage
+
+    check_saliency_given(settings, saliency is not None)
+    check_sink(output, run.overwrite, what="labels")
+    with open_records(maps) as source:
+        if not source.is_maps:
+            raise InputError(source.where, f"holds {source.kind}", "pseudo-label reads maps, as 'drstool cam' or 'refine' write them")
+        ids = source.ids()
+        records = stage.pseudo_label(
+            source.records(), settings, saliency_of=saliency_folder(saliency) if saliency else None,
+            workers=run.threads, on_error=run.on_error, track=run.track, total=None if ids is None else len(ids))
+        chain = run.provenance(
+            source.header.provenance, settings=asdict_plain(settings),
+            used={"saliency": settings.background == "saliency", "pixel_ground_truth": False})
+        header = Header("labels", source.header.class_names, chain)
+        with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:
+            count = sink.write_all(records)
+    run.done(f"{count} label images to {output or 'stdout'}")
+
+
+@command("segment", settings=SegmentSettings, example="drstool segment --data demo --split val --weights seg.pt -o pred")
+def segment(
+    run: Run, settings: SegmentSettings, data: Data, weights: Weights, output: OutputOrStdout = None,
+    split: Split = None,
+    scores: Annotated[Optional[str], typer.Option("--scores", help="Also write the probabilities, as a map file.")] = None,
+    precision: Precision = "float32",
+) -> None:
+    """Write label PNGs from a segmentation network."""
+    from drstool.data import open_dataset
+    from drstool.formats import Header, check_sink, open_sink, write_both
+    from drstool.formats.checkpoint import load_checkpoint
+    from drstool.stages import segment as stage
+
+    check_sink(output, run.overwrite, what="labels")
+    if scores is not None:
+        check_sink(scores, run.overwrite, what="maps")
+    checkpoint = load_checkpoint(weights, "segmenter")
+    dataset = open_dataset(data, split, class_names=checkpoint.class_names)
+    records = stage.segment(
+        dataset.items, checkpoint, settings, scores=scores is not None, device=run.device,
+        precision=run.precision(precision), workers=run.threads, on_error=run.on_error,
+        track=run.track, total=len(dataset))
+    chain = run.provenance(
+        checkpoint.provenance, device=True, settings=asdict_plain(settings),
+        inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
+        used={"pixel_ground_truth": False})
+    labels = open_sink(output, Header("labels", checkpoint.class_names, chain), overwrite=run.overwrite, what="labels")
+    if scores is None:
+        with labels as sink:
+            count = sink.write_all(record for record, _ in records)
+    else:
+        maps = open_sink(scores, Header("score-maps", checkpoint.class_names, chain), overwrite=run.overwrite, what="maps")
+        with labels as sink, maps as map_sink:
+            count = write_both(sink, map_sink, records)
+    run.done(f"{count} label images to {output or 'stdout'}")

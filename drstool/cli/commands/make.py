@@ -1,0 +1,61 @@
+"""``demo`` and ``saliency``: what can be made from nothing, and from images alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drstool.cli.options import Data, OutputOrStdout, Split, command
+from drstool.cli.run import Run
+
+Method = Annotated[str, typer.Option(
+    "--method", metavar="rbd|mbd", help="Robust background detection, or minimum barrier distance.")]
+
+
+@command("demo", example="drstool demo demo")
+def demo(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    train: Annotated[int, typer.Option(help="Training pictures.")] = 300,
+    val: Annotated[int, typer.Option(help="Validation pictures.")] = 100,
+    size: Annotated[int, typer.Option(help="Pixels a side, about.")] = 176,
+) -> None:
+    """Draw a small dataset to try everything on, in VOC layout with masks, tags and saliency."""
+    from drstool.data import open_dataset
+    from drstool.formats import Header, new_folder, open_sink, write_marker
+    from drstool.formats.label_png import LabelRecord
+    from drstool.stages import demo as stage
+    from drstool.stages import saliency as saliency_stage
+
+    with new_folder(folder, run.overwrite) as making:
+        stage.render_demo(
+            making, seed=run.seed, train=train, val=val, size=size, workers=run.threads, track=run.track)
+        dataset = open_dataset(str(making), "trainval")
+        maps = saliency_stage.saliency(dataset.items, workers=run.threads, track=run.track, total=len(dataset))
+        with open_sink(str(making / "saliency_map"), Header("saliency", ()), what="labels") as sink:
+            sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
+        # Marks the folder as ours, so that --overwrite may replace it.
+        write_marker(making, Header("figures", (), run.provenance(seed=True)))
+    run.done(f"{train} + {val} pictures to {folder}")
+
+
+@command("saliency", example="drstool saliency --data demo --split train -o saliency_map")
+def saliency(
+    run: Run, data: Data, output: OutputOrStdout = None, split: Split = None, method: Method = "rbd",
+) -> None:
+    """Write saliency maps of images, by a published measure that learns nothing."""
+    from drstool.data import open_dataset
+    from drstool.formats import Header, check_sink, open_sink
+    from drstool.formats.label_png import LabelRecord
+    from drstool.stages import saliency as stage
+
+    check_sink(output, run.overwrite, what="labels")
+    dataset = open_dataset(data, split)
+    maps = stage.saliency(
+        dataset.items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(dataset))
+    chain = run.provenance(settings={"method": method}, inputs={"list": f"sha256:{dataset.digest()}"}, used={"pixel_ground_truth": False})
+    with open_sink(output, Header("saliency", (), chain), overwrite=run.overwrite, what="labels") as sink:
+        count = sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
+    run.done(f"{count} saliency maps to {output or 'stdout'}")

@@ -1,0 +1,130 @@
+"""``train-cls``, ``refine-train``, ``train-seg``: networks from images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, Split, Tags, command
+from drstool.cli.run import Run
+from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
+
+if TYPE_CHECKING:
+    from drstool.data import Dataset
+    from drstool.formats.checkpoint import Checkpoint
+
+
+@command(
+    "train-cls", settings=ClassifierRecipe,
+    example="drstool train-cls --data demo --split train --backbone vgg16-small --init none --image-size 144 --lr 0.01 --new-lr-factor 1 -o cls.pt")
+def train_cls(
+    run: Run, settings: ClassifierRecipe, data: Data, output: Output, split: Split = None,
+    tags: Tags = None, classes: Classes = None, init: Init = "imagenet", precision: Precision = "auto",
+) -> None:
+    """Train a classification network with DRS, from images and tags."""
+    from drstool.data import open_dataset
+    from drstool.formats import check_writable
+    from drstool.stages import train_cls as stage
+
+    check_writable(output, run.overwrite)
+    dataset = open_dataset(data, split, tags=tags, classes=classes)
+    checkpoint = stage.train_cls(
+        dataset, _class_names(dataset), settings, **_training(run, settings, init, precision))
+    _save(run, output, checkpoint, dataset, init, tags=dataset.tags_source)
+
+
+@command(
+    "refine-train", settings=RefinerRecipe,
+    example="drstool refine-train --data demo --split train --maps cams.h5 --backbone vgg16-small --init cls.pt --image-size 176 -o refiner.pt")
+def refine_train(
+    run: Run, settings: RefinerRecipe, data: Data,
+    maps: Annotated[str, typer.Option("--maps", help="Map file with localization maps of the images.", show_default=False)],
+    output: Output, split: Split = None, init: Init = "imagenet", precision: Precision = "auto",
+) -> None:
+    """Train a refinement network that regresses localization maps."""
+    from drstool.data import open_dataset
+    from drstool.formats import check_writable
+    from drstool.formats.maps import MapFileReader
+    from drstool.stages import refine_train as stage
+
+    check_writable(output, run.overwrite)
+    with MapFileReader(maps) as reader:
+        header = reader.header
+    dataset = open_dataset(data, split, class_names=header.class_names)
+    checkpoint = stage.refine_train(
+        dataset, header.class_names, maps, settings, **_training(run, settings, init, precision))
+    _save(run, output, checkpoint, dataset, init, header.provenance, maps=run.digest(maps))
+
+
+@command(
+    "train-seg", settings=SegmenterRecipe,
+    example="drstool train-seg --data demo --split train --labels labels --backbone vgg16-small --init refiner.pt --image-size 176 --epochs 5 -o seg.pt")
+def train_seg(
+    run: Run, settings: SegmenterRecipe, data: Data, labels: Labels, output: Output,
+    split: Split = None, classes: Classes = None, init: Init = "imagenet", precision: Precision = "auto",
+) -> None:
+    """Train DeepLabV3+ from images and label PNGs."""
+    from drstool.data import open_dataset
+    from drstool.formats import check_writable
+    from drstool.formats.label_png import label_paths
+    from drstool.stages import train_seg as stage
+
+    check_writable(output, run.overwrite)
+    header, paths = label_paths(labels)
+    known = header.class_names if header else None
+    dataset = open_dataset(data, split, classes=classes, class_names=known)
+    checkpoint = stage.train_seg(
+        dataset, known or _class_names(dataset), paths, settings, **_training(run, settings, init, precision))
+    _save(run, output, checkpoint, dataset, init, header.provenance if header else ())
+
+
+def _class_names(dataset: Dataset) -> tuple[str, ...]:
+    from drstool.errors import InputError
+
+    if dataset.class_names is None:
+        raise InputError(
+            dataset.source, "does not say the names of its object classes",
+            "--classes FILE with one name a line, or a classes.txt beside the images' folder")
+    return dataset.class_names
+
+
+def _training(run: Run, settings: Any, init: str, precision: str) -> dict[str, Any]:
+    """What every training stage is told in the same way."""
+    from drstool.formats.pretrained import initial_weights
+
+    # With 0 epochs the initialised network is written, pretrained weights included.
+    return {
+        "weights": initial_weights(init, settings.backbone),
+        "weights_name": f"--init {init}",
+        "seed": run.seed,
+        "device": run.device,
+        "precision": run.precision(precision),
+        "workers": run.loader_processes,
+        "on_epoch": run.on_epoch,
+        "track": run.track,
+    }
+
+
+def _save(
+    run: Run, output: str, checkpoint: Checkpoint, dataset: Dataset, init: str,
+    upstream: tuple[dict, ...] = (), *, tags: Optional[str] = None, **inputs: str,
+) -> None:
+    from drstool.formats.checkpoint import save_checkpoint
+
+    digests = {"list": f"sha256:{dataset.digest()}", **inputs}
+    if Path(init).is_file():
+        digests["init"] = run.digest(init)
+    used = {"pixel_ground_truth": False} | ({"tags": tags} if tags else {})
+    chain = run.provenance(
+        upstream, inputs=digests, used=used, settings=asdict_plain(checkpoint.recipe), device=True, seed=True)
+    save_checkpoint(output, replace(checkpoint, provenance=chain), overwrite=run.overwrite)
+    run.done(f"wrote {output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes from {len(dataset)} images")
+
+
+def asdict_plain(recipe: Any) -> dict[str, Any]:
+    """A recipe as plain JSON values."""
+    values = recipe if isinstance(recipe, dict) else asdict(recipe)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

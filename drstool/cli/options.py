@@ -1,0 +1,170 @@
+"""What commands share: their common options, and options made from a recipe's fields."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Annotated, Any, Optional
+
+import typer
+
+from drstool.cli.app import app
+from drstool.cli.run import Run
+from drstool.errors import UsageError
+from drstool.recipe import RECIPES, named_recipe, override
+
+__all__ = [
+    "Classes", "Data", "DataOrNone", "Init", "Labels", "LabelsOrNone", "MapsIn", "Output",
+    "OutputOrStdout", "Precision", "Saliency", "Split", "Tags", "Weights", "command",
+]
+
+Data = Annotated[str, typer.Option(
+    "--data", help="Images: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
+    "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.", show_default=False)]
+DataOrNone = Annotated[Optional[str], typer.Option(
+    "--data", help="Images, as in the other commands; by default those that the input names.")]
+Split = Annotated[Optional[str], typer.Option("--split", help="Part of the data: a name, or for VOC a file of ids.")]
+Tags = Annotated[Optional[str], typer.Option(
+    "--tags", help="File of image-level tags, 'id class class…' a line, in place of the data's own.")]
+Classes = Annotated[Optional[str], typer.Option("--classes", help="File of object class names, one a line, in label order.")]
+Weights = Annotated[str, typer.Option("--weights", help="Checkpoint.", show_default=False)]
+Init = Annotated[str, typer.Option(
+    "--init", help="Weights to start from: imagenet (torchvision's download), none, or a file: a "
+    "state dict of torchvision's network, or a drstool checkpoint.")]
+Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
+LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder, or a stream.")]
+MapsIn = Annotated[Optional[str], typer.Argument(
+    metavar="[INPUT]", help="Map file, stream or folder; by default what comes on stdin.", show_default=False)]
+Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency PNGs, ID.png each.")]
+Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
+OutputOrStdout = Annotated[Optional[str], typer.Option(
+    "-o", "--output", help="File or folder to write; by default a stream on stdout, for a pipe.")]
+Precision = Annotated[str, typer.Option(
+    "--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")]
+
+
+def _common() -> list[inspect.Parameter]:
+    """The options that every command has."""
+    workers = "Images read or written at the same time; by default as the machine allows."
+    return [
+        _option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
+        _option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
+        _option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
+        _option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
+        _option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
+        _option("no_provenance", bool, False, "--no-provenance", help="Write no history, so that the same work gives the same bytes."),
+        _option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
+        _option("verbose", bool, False, "-v", "--verbose", help="Say more."),
+    ]
+
+
+_COMMON_NAMES = ("device", "seed", "workers", "overwrite", "keep_going", "no_provenance", "quiet", "verbose")
+
+
+def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default,
+        annotation=Annotated[kind, typer.Option(*flags, **more)])
+
+
+def command(name: str, *, example: str, settings: type | None = None) -> Callable:
+    """Register a function as a command.
+
+    The function is called with ``run`` (the common options at work), with ``settings`` (an
+    instance of the given dataclass, each of whose fields has become an option) if it takes them,
+    and with its own parameters.
+
+    Parameters
+    ----------
+    name
+        Of the command.
+    example
+        A command line that runs, shown at the end of the help.
+    settings
+        A dataclass of :mod:`drstool.recipe`.
+    """
+
+    def register(function: Callable) -> Callable:
+        own = [
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for p in inspect.signature(function, eval_str=True).parameters.values()
+            if p.name not in ("run", "settings")]
+        numbers = _recipe_options(settings) if settings else []
+        named = settings is not None and any(settings in recipe for recipe in RECIPES.values())
+        recipe = [_option(
+            "recipe", str, "default", "--recipe", help="Named settings: " + ", ".join(RECIPES) + ".")] if named else []
+
+        @functools.wraps(function)
+        def call(**values: Any) -> None:
+            common = {key: values.pop(key) for key in _COMMON_NAMES}
+            if settings is not None:
+                values["settings"] = _settings(settings, values)
+            with Run(command=name, arguments=sys.argv, **common) as run:
+                function(run=run, **values)
+
+        call.__signature__ = inspect.Signature([*own, *recipe, *numbers, *_common()])  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in [*own, *recipe, *numbers, *_common()]}
+        app.command(name, epilog=f"Example: {example}", short_help=inspect.getdoc(function).splitlines()[0])(call)
+        return function
+
+    return register
+
+
+_PREFIX = "number_"
+_KINDS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
+
+
+def _recipe_options(settings: type) -> list[inspect.Parameter]:
+    options = []
+    for spec in fields(settings):
+        flag = "--" + spec.name.replace("_", "-")
+        kind = _KINDS.get(str(spec.type), str)
+        flags = (f"{flag}/--no-{spec.name.replace('_', '-')}",) if kind is bool else (flag,)
+        choices = spec.metadata.get("choices")
+        more: dict[str, Any] = {"help": f"{spec.metadata['help']} {_defaults(settings, spec)}", "show_default": False}
+        if choices and kind is str:
+            more["metavar"] = "|".join(choices)
+        elif str(spec.type).startswith("tuple"):
+            more["metavar"] = "N,N,…"
+        options.append(_option(_PREFIX + spec.name, Optional[kind], None, *flags, **more))
+    return options
+
+
+def _defaults(settings: type, spec: Field) -> str:
+    assert spec.default is not MISSING
+    shown = {name: _shown(getattr(named_recipe(name, settings), spec.name)) for name in RECIPES}
+    if shown["default"] == "":
+        return ""
+    if len(set(shown.values())) == 1:
+        return f"[default: {shown['default']}]"
+    return "[" + "; ".join(f"{name}: {value}" for name, value in shown.items()) + "]"
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _settings(kind: type, values: dict[str, Any]) -> Any:
+    """The dataclass from the recipe's name and the options given; takes them out of ``values``."""
+    base = named_recipe(values.pop("recipe", "default"), kind)
+    changes = {}
+    for spec in fields(kind):
+        value = values.pop(_PREFIX + spec.name)
+        if value is not None:
+            changes[spec.name] = _numbers(spec, value) if str(spec.type).startswith("tuple") else value
+    return override(base, changes)
+
+
+def _numbers(spec: Field, text: str) -> tuple:
+    kind = int if "int" in str(spec.type) else float
+    try:
+        numbers = tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = ()
+    may_be_empty = spec.name == "decay_epochs" and not text.strip()
+    if (not numbers and not may_be_empty) or any(not number > 0 for number in numbers):
+        raise UsageError("--" + spec.name.replace("_", "-"), f"{text!r} is no list of positive numbers", "like " + (_shown(spec.default) or "256,320,384"))
+    return numbers

@@ -1,0 +1,183 @@
+"""One run of a command: what the common options mean, progress and messages, provenance."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from drstool.errors import DrstoolError, ItemsFailed
+
+if TYPE_CHECKING:
+    import torch
+
+    from drstool.training import EpochReport
+
+__all__ = ["Run"]
+
+# Beyond this many threads the disk or the interpreter is the limit.
+_MOST_WORKERS = 16
+
+
+class Run:
+    """The common options at work; ends with exit code 4 when images were left out.
+
+    Parameters
+    ----------
+    command, arguments
+        Name of the command, and the whole command line.
+    device, seed, workers, overwrite, keep_going, no_provenance, quiet, verbose
+        As the options of the same names.
+    """
+
+    def __init__(
+        self, *, command: str, arguments: list[str], device: str, seed: int, workers: int | None,
+        overwrite: bool, keep_going: bool, no_provenance: bool, quiet: bool, verbose: bool,
+    ) -> None:
+        self.command, self.seed, self.overwrite = command, seed, overwrite
+        self.verbose = verbose and not quiet
+        self._arguments, self._device_name, self._device = arguments, device, None
+        self._workers, self._quiet, self._provenance = workers, quiet, not no_provenance
+        self._keep_going, self._failures = keep_going, 0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None and self._failures:
+            raise ItemsFailed(
+                self.command, f"{self._failures} failed and were left out", "see the lines above")
+
+    # --- the machine ---------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run; looked up, and torch loaded, on first use."""
+        if self._device is None:
+            from drstool.training import pick_device
+
+            self._device = pick_device(self._device_name)
+        return self._device
+
+    @property
+    def threads(self) -> int:
+        """Threads that read, decode and write images."""
+        if self._workers is not None:
+            return max(1, self._workers)
+        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+    @property
+    def loader_processes(self) -> int:
+        """Processes that prepare training samples; on the CPU none, as the network needs its cores."""
+        if self._workers is not None:
+            return self._workers
+        return min(self.threads, 8) if self.device.type == "cuda" else 0
+
+    def precision(self, name: str) -> str:
+        """The precision that ``--precision`` names, on this device."""
+        from drstool.training import pick_precision
+
+        return pick_precision(name, self.device)
+
+    # --- messages ------------------------------------------------------------------------------
+
+    def say(self, message: str) -> None:
+        """A line for the user, on stderr."""
+        if not self._quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def done(self, what: str) -> None:
+        """The line at the end: what was made, and how long it took."""
+        self.say(f"{self.command}: {what} in {_duration(time.monotonic() - self._started)}")
+
+    @property
+    def on_error(self) -> Any:
+        """What to do with an image that fails: nothing known (it is raised), or report it and go on."""
+        return self._report if self._keep_going else None
+
+    def _report(self, error: DrstoolError) -> None:
+        self._failures += 1
+        print(f"drstool: {error}", file=sys.stderr, flush=True)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """One line an epoch."""
+        self.say(
+            f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
+            f"{_duration(time.monotonic() - self._started)}")
+
+    def track(self, items: Iterable, description: str, total: int | None = None) -> Iterator:
+        """The items, with a progress bar where stderr is a terminal."""
+        if self._quiet or not sys.stderr.isatty():
+            yield from items
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        class Rate(TextColumn):
+            def render(self, task: Any) -> Any:
+                from rich.text import Text
+
+                return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(f"{self.command}: {description}" if description != self.command else description, total=total)
+            for item in items:
+                yield item
+                progress.advance(task)
+
+    # --- provenance ----------------------------------------------------------------------------
+
+    def provenance(
+        self, *upstream: Iterable[dict], inputs: Mapping[str, str] | None = None,
+        used: Mapping[str, object] | None = None, settings: Mapping[str, object] | None = None,
+        device: bool = False, seed: bool = False,
+    ) -> tuple[dict, ...]:
+        """The chains of what went in, and this run's own entry; empty with ``--no-provenance``.
+
+        Parameters
+        ----------
+        upstream
+            Chains of the inputs.
+        inputs
+            Digests of the inputs by what they are.
+        used
+            Kinds of knowledge that went in: tags, saliency, pixel ground truth.
+        settings
+            The numbers of the method.
+        device, seed
+            Whether this command's result depends on them.
+        """
+        if not self._provenance:
+            return ()
+        from drstool.formats.provenance import entry, merge
+
+        own = entry(
+            command=["drstool", *self._arguments[1:]], device=str(self.device) if device else None,
+            seed=self.seed if seed else None, inputs=inputs, used=used, settings=settings)
+        return merge(*upstream, [own])
+
+    def digest(self, path: str) -> str:
+        """Digest of a file that goes in; not computed where provenance is not wanted."""
+        if not self._provenance:
+            return ""
+        from drstool.formats.provenance import file_digest
+
+        return file_digest(path)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"

@@ -1,0 +1,129 @@
+"""Datasets: which images, what is known about them, and their pictures as arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from drstool.data import manifest
+from drstool.data.coco import CocoMask, read_coco
+from drstool.data.decoding import (
+    MAX_PIXELS, image_size, load_image, load_pil, load_saliency, load_target,
+)
+from drstool.data.folder import read_folder
+from drstool.data.item import Dataset, Found, Item, Row
+from drstool.data.tags import (
+    gather_names, read_class_names, read_tag_list, resolve_names, resolve_tags,
+)
+from drstool.data.voc import is_voc, read_voc
+from drstool.errors import InputError
+
+__all__ = [
+    "MAX_PIXELS", "CocoMask", "Dataset", "Item", "image_size", "load_image", "load_pil",
+    "load_saliency", "load_target", "open_dataset", "require_tags",
+]
+
+_STDIN = "-"
+
+
+def open_dataset(
+    data: str, split: str | None = None, *, tags: str | None = None, classes: str | None = None,
+    class_names: Sequence[str] | None = None, stdin: TextIO | None = None,
+) -> Dataset:
+    """The images of a dataset of any known layout, every file of an image checked to be there.
+
+    Parameters
+    ----------
+    data
+        A VOC folder; a folder with one subfolder of images per class; a manifest (``.jsonl``,
+        ``.csv``, ``.tsv``); a COCO instances file (``.json``); ``-`` for a manifest of JSON lines
+        on stdin.
+    split
+        Name of a split, or in a VOC folder also a file of ids.
+    tags
+        File of tags to use instead of the data's own: lines ``id class class …``, or a manifest.
+        Images it leaves out have none.
+    classes
+        Text file of the class names in label order, one a line.
+    class_names
+        Names of a checkpoint or map file; the data must fit them.
+    stdin
+        Read instead of the process's own.
+
+    Raises
+    ------
+    InputError
+        Something is missing, damaged, listed twice, or does not fit.
+    UsageError
+        The folder has several splits and none is named.
+    """
+    listed = None if classes is None else read_class_names(classes)
+    need_names = listed is None and class_names is None
+    found = _read(data, split, need_names, stdin)
+    if tags is not None:
+        found = _with_tags(found, Path(tags))
+    names = resolve_names(found, class_names, data, listed=listed)
+    channels = None if names is None else {name: i for i, name in enumerate(names)}
+    items = tuple(_item(row, names, channels) for row in found.rows)
+    return Dataset(items, names, data, found.tags_source)
+
+
+def require_tags(dataset: Dataset) -> None:
+    """Check that each image has at least one tag.
+
+    Raises
+    ------
+    InputError
+        One has none; the first is named.
+    """
+    for item in dataset.items:
+        if not item.tags:
+            raise InputError(dataset.source, f"image {item.id!r} has no tag",
+                             "give tags with the data or with --tags, or leave the image out")
+
+
+def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) -> Found:
+    if data == _STDIN:
+        return manifest.read_manifest_stdin(stdin, split)
+    path = Path(data)
+    if not os.path.lexists(path):
+        raise InputError(data, "no such file or folder", "check the path")
+    if path.is_dir():
+        if is_voc(path):
+            return read_voc(path, split, need_names=need_names)
+        return read_folder(path, split)
+    suffix = path.suffix.lower()
+    if suffix in manifest.SUFFIXES:
+        return manifest.read_manifest(path, split)
+    if suffix == ".json":
+        return read_coco(path, split)
+    raise InputError(data, "is no dataset of a known layout",
+                     "give a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or "
+                     ".tsv manifest, or a COCO .json")
+
+
+def _with_tags(found: Found, path: Path) -> Found:
+    """The same images with the tags of a file."""
+    if path.suffix.lower() in manifest.SUFFIXES:
+        known = manifest.read_manifest_tags(path)
+    else:
+        known = read_tag_list(path, {row.id for row in found.rows})
+    rows = [replace(row, tags=known.get(row.id), where=str(path)) for row in found.rows]
+    if all(row.tags is None for row in rows):
+        raise InputError(path, "has tags for none of the images",
+                         f"its ids must be the data's, such as {rows[0].id!r}")
+    if found.class_names is None:
+        found = replace(found, class_names=gather_names(known.values(), path), stated=False)
+    return replace(found, rows=rows, tags_source="file")
+
+
+def _item(
+    row: Row, class_names: tuple[str, ...] | None, channels: dict[str, int] | None,
+) -> Item:
+    mask = row.mask
+    if isinstance(mask, CocoMask):
+        mask = replace(mask, class_names=class_names or ())
+    return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency)

@@ -1,0 +1,410 @@
+"""COCO instances files: images, tags from the objects' categories, masks rasterised on demand.
+
+References
+----------
+Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; the data format page of
+cocodataset.org.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from drstool.data.decoding import MAX_PIXELS
+from drstool.data.item import Found, Row
+from drstool.data.text import read_text
+from drstool.errors import InputError
+from drstool.identifiers import check_id
+from drstool.labels import BACKGROUND, IGNORE, check_class_names, label_of
+
+__all__ = ["CocoMask", "category_names", "rasterize_polygon", "read_coco", "read_rle"]
+
+_INSTANCES = "instances_"
+
+
+@dataclass(frozen=True)
+class CocoMask:
+    """Ground truth of one image of a COCO file; ``FILE.json#IMAGE_ID`` as text.
+
+    Attributes
+    ----------
+    path
+        The COCO file.
+    image_id
+        The image's id in it, as text.
+    class_names
+        Object classes in label order; empty: those of the file. A category that is none of them
+        becomes 255, ignored.
+    """
+
+    path: Path
+    image_id: str
+    class_names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.path}#{self.image_id}"
+
+    def rasterize(self) -> np.ndarray:
+        """The label image.
+
+        A crowd is ignored (255). Where objects overlap, the one of fewer pixels lies on top.
+
+        Returns
+        -------
+        (H, W) uint8
+
+        Raises
+        ------
+        InputError
+            The image is not in the file, or one of its annotations is damaged.
+        """
+        coco = _load(self.path)
+        image = coco.image(self.image_id)
+        size = _size_of(image, str(self))
+        labels = {name: label_of(channel)
+                  for channel, name in enumerate(self.class_names or coco.class_names)}
+        painted = []
+        for annotation in coco.annotations.get(image["id"], ()):
+            where = f"{self.path} annotation {annotation.get('id')}"
+            name = coco.categories[annotation["category_id"]]
+            value = IGNORE if annotation.get("iscrowd") else labels.get(name, IGNORE)
+            region = _region(annotation.get("segmentation"), size, where)
+            painted.append((int(region.sum()), value, region))
+        target = np.full(size, BACKGROUND, np.uint8)
+        for _, value, region in sorted(painted, key=lambda entry: -entry[0]):
+            target[region] = value
+        return target
+
+
+def read_coco(path: Path, split: str | None) -> Found:
+    """The images of a COCO instances file, tagged with the categories of their objects.
+
+    Classes are in the order of their category ids. The images lie beside the file, in a folder
+    named after the split (or after the file: ``instances_NAME.json``), or in that folder below
+    ``images``; an id is the file's name without its ending.
+
+    Raises
+    ------
+    InputError
+        The file is no COCO file, an image is missing or listed twice, the folder is not found.
+    """
+    coco = _load(path)
+    if not coco.images:
+        raise InputError(path, "lists no image", "give a COCO file with images")
+    folder = _image_folder(path, split, _file_name(next(iter(coco.images.values())), path))
+    has_masks = any("segmentation" in annotation
+                    for known in coco.annotations.values() for annotation in known)
+    rows, seen = [], set()
+    for image_id, image in coco.images.items():
+        row = _row(coco, image_id, image, folder, has_masks)
+        if row.id in seen:
+            raise InputError(path, f"lists id {row.id!r} twice", "list each image once")
+        seen.add(row.id)
+        rows.append(row)
+    return Found(rows, coco.class_names, True, "coco" if coco.annotated else "none", reorder=True)
+
+
+def category_names(path: Path) -> tuple[str, ...]:
+    """Class names of a COCO file, in the order of their category ids.
+
+    Raises
+    ------
+    InputError
+        It is no COCO file.
+    """
+    return _load(path).class_names
+
+
+@dataclass(frozen=True)
+class _Coco:
+    path: Path
+    images: dict[object, dict]
+    categories: dict[object, str]
+    annotations: dict[object, list[dict]]
+    annotated: bool
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return check_class_names(list(self.categories.values()), self.path)
+
+    def image(self, image_id: str) -> dict:
+        """The image of an id given as text."""
+        # Ids are numbers in COCO itself and texts in some files made after it.
+        known = self.images.get(int(image_id)) if _is_number(image_id) else None
+        known = known or self.images.get(image_id)
+        if known is None:
+            raise InputError(self.path, f"has no image with the id {image_id}",
+                             "a mask is FILE.json#IMAGE_ID")
+        return known
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
+def _load(path: Path) -> _Coco:
+    """The parsed file, kept while it does not change: the masks are asked for one by one."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}", "check the path") from None
+    return _parse(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _parse(path: Path, modified: int, length: int) -> _Coco:
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, f"is no JSON: {error}", "give a COCO instances file") from None
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise InputError(path, "is no COCO file: it has no list 'images'",
+                         "a manifest of JSON lines ends in .jsonl")
+    categories = _by_id(content, "categories", path)
+    names = {key: _name_of(categories[key], path) for key in _sorted(categories, path)}
+    images = _by_id(content, "images", path)
+    annotations = _by_image(content, images, names, path)
+    return _Coco(path, images, names, annotations, "annotations" in content)
+
+
+def _entries(content: dict, name: str, path: Path) -> Iterator[dict]:
+    entries = content.get(name, [])
+    if not isinstance(entries, list):
+        raise InputError(path, f"'{name}' is no list", "give a COCO instances file")
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise InputError(path, f"'{name}' holds {entry!r:.40}, which is no object",
+                             "give a COCO instances file")
+        yield entry
+
+
+def _by_id(content: dict, name: str, path: Path) -> dict[object, dict]:
+    found: dict[object, dict] = {}
+    for entry in _entries(content, name, path):
+        key = entry.get("id")
+        if type(key) not in (int, str):
+            raise InputError(path, f"'{name}' holds an entry without an id",
+                             "give each entry a number as its 'id'")
+        if key in found:
+            raise InputError(path, f"'{name}' lists id {key} twice", "list each once")
+        found[key] = entry
+    return found
+
+
+def _sorted(categories: dict[object, dict], path: Path) -> list:
+    try:
+        return sorted(categories)
+    except TypeError:
+        raise InputError(path, "category ids are numbers and texts", "use numbers") from None
+
+
+def _name_of(category: dict, path: Path) -> str:
+    name = category.get("name")
+    if not isinstance(name, str):
+        raise InputError(path, f"category {category['id']} has no name", "give it a 'name'")
+    return name
+
+
+def _by_image(
+    content: dict, images: dict[object, dict], categories: dict[object, str], path: Path,
+) -> dict[object, list[dict]]:
+    found: dict[object, list[dict]] = {}
+    for annotation in _entries(content, "annotations", path):
+        image_id, category = annotation.get("image_id"), annotation.get("category_id")
+        if not _is_key_of(image_id, images):
+            raise InputError(path, f"annotation {annotation.get('id')} is of image "
+                             f"{image_id!r:.40}, which is not listed", "list the image")
+        if not _is_key_of(category, categories):
+            raise InputError(path, f"annotation {annotation.get('id')} is of category "
+                             f"{category!r:.40}, which is not listed", "list the category")
+        found.setdefault(image_id, []).append(annotation)
+    return found
+
+
+def _is_key_of(key: object, known: dict) -> bool:
+    return type(key) in (int, str) and key in known
+
+
+def _file_name(image: dict, path: Path) -> str:
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise InputError(path, f"image {image['id']} has no 'file_name'", "name its file")
+    return name
+
+
+def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
+    """The folder from which an image's file name leads to its file."""
+    names = [split] if split is not None else []
+    if path.stem.startswith(_INSTANCES):
+        names.append(path.stem.removeprefix(_INSTANCES))
+    here, above = path.parent, path.parent / ".."
+    folders = [place / name for name in names
+               for place in (above, above / "images", here, here / "images")]
+    if split is None:
+        folders += [here, here / "images", above, above / "images"]
+    for folder in folders:
+        if os.path.isfile(folder / file_name):
+            return folder
+    raise InputError(path, f"its images are not found: no {file_name} in any of "
+                     + ", ".join(str(folder) for folder in folders),
+                     "put the images beside it, or name their folder with --split")
+
+
+def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bool) -> Row:
+    file_name = _file_name(image, coco.path)
+    where = f"{coco.path} image {image_id}"
+    identifier = check_id(os.path.splitext(PurePosixPath(file_name))[0], where)
+    if not os.path.isfile(folder / file_name):
+        raise InputError(where, f"image {identifier!r} is missing: {folder / file_name}",
+                         "put it there, or take it from the list")
+    tags = None
+    if coco.annotated:
+        tags = tuple(coco.categories[annotation["category_id"]]
+                     for annotation in coco.annotations.get(image_id, ()))
+    mask = CocoMask(coco.path, str(image_id)) if has_masks else None
+    return Row(identifier, folder / file_name, tags, mask, where=where)
+
+
+def _size_of(image: dict, where: str) -> tuple[int, int]:
+    size = image.get("height"), image.get("width")
+    if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
+        raise InputError(where, f"has the size {size[0]!r} x {size[1]!r}",
+                         f"'height' and 'width' are numbers, at most {MAX_PIXELS:,} pixels")
+    return size
+
+
+def _region(segmentation: object, size: tuple[int, int], where: str) -> np.ndarray:
+    """Pixels of one annotation, ``(H, W) bool``."""
+    if isinstance(segmentation, dict):
+        return read_rle(segmentation, size, where)
+    if not isinstance(segmentation, list):
+        raise InputError(where, "has no segmentation", "give polygons or a run-length code")
+    region = np.zeros(size, bool)
+    for polygon in segmentation:
+        region |= rasterize_polygon(polygon, size, where)
+    return region
+
+
+def rasterize_polygon(polygon: Sequence[float], size: tuple[int, int], where: object) -> np.ndarray:
+    """Pixels whose centre lies inside a polygon (even-odd rule).
+
+    Parameters
+    ----------
+    polygon
+        ``[x0, y0, x1, y1, …]`` in pixels; the first pixel's centre is at (0.5, 0.5).
+    size : (H, W)
+    where
+        Named in the error.
+
+    Returns
+    -------
+    (H, W) bool
+
+    Raises
+    ------
+    InputError
+        The polygon is no list of at least three points.
+
+    Examples
+    --------
+    >>> rasterize_polygon([0, 0, 2, 0, 2, 1, 0, 1], (2, 3), "square").astype(int)
+    array([[1, 1, 0],
+           [0, 0, 0]])
+    """
+    points = _points(polygon, where)
+    height, width = size
+    # Walking along a row, each edge that crosses the line of its centres changes inside to outside.
+    crossings = np.zeros((height, width + 1), bool)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if y0 > y1:
+            x0, y0, x1, y1 = x1, y1, x0, y0
+        first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in (y0, y1))
+        if first == last:
+            continue
+        rows = np.arange(first, last)
+        x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+        crossings[rows, np.clip(np.ceil(x - 0.5), 0, width).astype(int)] ^= True
+    return np.logical_xor.accumulate(crossings[:, :width], axis=1)
+
+
+def _points(polygon: object, where: object) -> np.ndarray:
+    try:
+        values = np.array(polygon, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.empty(0)
+    # Far outside of any picture, differences would overflow.
+    if values.ndim != 1 or values.size < 6 or values.size % 2 or not (np.abs(values) < 1e9).all():
+        raise InputError(where, "holds a broken polygon",
+                         "a polygon is [x0, y0, x1, y1, x2, y2, …]")
+    return values.reshape(-1, 2)
+
+
+def read_rle(code: dict, size: tuple[int, int], where: object) -> np.ndarray:
+    """Pixels of COCO's run-length code: runs of outside and inside by turns, column by column.
+
+    Parameters
+    ----------
+    code
+        ``size`` [H, W] and ``counts``: a list of run lengths, or their compressed text.
+    size : (H, W)
+        Size the code must have.
+    where
+        Named in the error.
+
+    Returns
+    -------
+    (H, W) bool
+
+    Raises
+    ------
+    InputError
+        The code is damaged or of another size.
+
+    Examples
+    --------
+    >>> read_rle({"size": [2, 3], "counts": [1, 2, 3]}, (2, 3), "code").astype(int)
+    array([[0, 1, 0],
+           [1, 0, 0]])
+    """
+    if code.get("size") != list(size):
+        raise InputError(where, f"has a run-length code of size {code.get('size')!r:.40}",
+                         f"its image has [{size[0]}, {size[1]}]")
+    counts = code.get("counts")
+    runs = _uncompress(counts) if isinstance(counts, str) else counts
+    if (not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs)
+            or sum(runs) != size[0] * size[1]):
+        raise InputError(where, "has a broken run-length code",
+                         "the runs must add up to the number of pixels")
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(size[1], size[0]).T
+
+
+def _uncompress(text: str) -> list[int] | None:
+    """Run lengths from their compressed text; None where it is broken.
+
+    Each character carries five bits of a number, the lowest first, and a sixth that says whether
+    more follow; the last one's highest bit is the sign. From the fourth run on the number is the
+    difference from the run before the last.
+    """
+    runs: list[int] = []
+    value = bits = 0
+    for character in text:
+        chunk = ord(character) - 48
+        if not 0 <= chunk < 64 or bits > 60:
+            return None
+        value |= (chunk & 31) << bits
+        bits += 5
+        if chunk & 32:
+            continue
+        if chunk & 16:
+            value -= 1 << bits
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = bits = 0
+    return None if bits else runs

@@ -1,0 +1,305 @@
+"""Pictures of any kind as arrays (images, ground truth, saliency), or an error naming the file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from drstool.errors import DrstoolError, InputError
+from drstool.formats.label_png import read_label_png
+
+if TYPE_CHECKING:
+    from drstool.data.item import Item
+
+__all__ = [
+    "MAX_PIXELS", "image_size", "load_image", "load_pil", "load_saliency", "load_target",
+]
+
+# More than any photograph or scan of the field; a header that claims more is a mistake or an
+# attack, and one such picture as float maps would not fit into memory.
+MAX_PIXELS = 100_000_000
+
+# Pillow opens some forty formats, one of them by running another program (EPS). These are enough.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+
+_WHITE = (255, 255, 255, 255)
+_MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+# 0..65535 onto 0..255: 65535 = 255 * 257.
+_STEP_16_BIT = 257
+
+_EXIF_ORIENTATION = 0x0112
+# How to undo each value of the EXIF orientation tag; 1 and anything unknown: as stored.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)
+
+_PNG_SIGNATURE_LENGTH = 8
+_PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+
+# MAX_PIXELS decides alone. Pillow's own warning would be a second line on stderr, and silencing
+# it picture by picture (warnings.catch_warnings) is not safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_T = TypeVar("_T")
+
+
+def load_image(path: str | os.PathLike) -> np.ndarray:
+    """An image upright and in colour, whatever kind of picture the file holds.
+
+    The image is turned as its EXIF orientation says. Grey and palette images become RGB; 16-bit
+    grey is scaled by its full range (65535 becomes 255), never clipped; whatever is transparent
+    lies over white; of an animation the first frame counts. Embedded colour profiles are not
+    applied, as in the field's training data.
+
+    Parameters
+    ----------
+    path
+        JPEG, PNG, GIF, BMP, TIFF, WebP or PPM.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+        sRGB, C-contiguous, writable.
+
+    Raises
+    ------
+    InputError
+        Missing, no picture, damaged, cut short, or more than :data:`MAX_PIXELS` pixels.
+    """
+    return np.array(load_pil(path))
+
+
+def load_pil(path: str | os.PathLike) -> Image.Image:
+    """An image upright and in colour, as a Pillow image of mode RGB; see :func:`load_image`.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_image`.
+    """
+    def upright_rgb(image: Image.Image) -> Image.Image:
+        image.load()
+        orientation = _orientation(image)
+        image = _to_rgb(image, path)
+        return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+    return _decode(path, upright_rgb)
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Size ``(H, W)`` of the upright image, from the file's header and without decoding pixels.
+
+    Equal to ``load_image(path).shape[:2]`` for every image that can be decoded.
+
+    Raises
+    ------
+    InputError
+        Missing, no picture, or more than :data:`MAX_PIXELS` pixels.
+    """
+    def upright_size(image: Image.Image) -> tuple[int, int]:
+        if image.format == "TIFF" and _orientation(image) in _SWAPS_SIDES:
+            image.load()  # Turns the image and drops the tag: Pillow does so for TIFF alone.
+        height, width = image.height, image.width
+        return (width, height) if _orientation(image) in _SWAPS_SIDES else (height, width)
+
+    return _decode(path, upright_size)
+
+
+def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The ground truth of an image.
+
+    Parameters
+    ----------
+    item
+        With a mask: a label PNG, or annotations that are rasterised now.
+    size : (H, W), optional
+        Size the ground truth must have: the upright image's.
+
+    Returns
+    -------
+    (H, W) uint8
+        0 background, 1 .. C object classes, 255 ignored.
+
+    Raises
+    ------
+    InputError
+        The item has no mask, it cannot be read, or its size differs.
+    """
+    if item.mask is None:
+        raise InputError(item.id, "has no ground truth mask",
+                         "give masks with the data, or leave the image out")
+    is_file = isinstance(item.mask, Path)
+    target = read_label_png(item.mask) if is_file else item.mask.rasterize()
+    _check_size(target, size, item.mask, "the mask", item.image)
+    return target
+
+
+def load_saliency(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
+    """A saliency map.
+
+    Parameters
+    ----------
+    path
+        A grey picture of 1, 8 or 16 bits; also one in colour whose channels are equal.
+    size : (H, W), optional
+        Size the map must have: the upright image's.
+
+    Returns
+    -------
+    (H, W) uint8
+        0 not salient .. 255 salient; 16 bits are scaled to 8.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is a colour picture, or its size differs.
+    """
+    def grey(image: Image.Image) -> np.ndarray:
+        image.load()
+        return _to_grey(image, path)
+
+    saliency = _decode(path, grey)
+    _check_size(saliency, size, path, "the saliency map")
+    return saliency
+
+
+def _decode(path: str | os.PathLike, use: Callable[[Image.Image], _T]) -> _T:
+    """What ``use`` makes of the opened picture, with every failure as an :class:`InputError`."""
+    with _open(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(path, f"claims {image.width} x {image.height} pixels",
+                             f"at most {MAX_PIXELS:,} pixels are read")
+        return use(image)
+
+
+@contextmanager
+def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
+    try:
+        # Before opening: a named pipe would block, a device never end.
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(path, "is no file", "give a picture file")
+        if status.st_size == 0:
+            raise InputError(path, "is empty (0 bytes)", "make or download it again")
+        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            yield image
+    except DrstoolError:
+        raise
+    except FileNotFoundError:
+        raise InputError(path, "no such file", "check the path") from None
+    except Image.UnidentifiedImageError:
+        raise InputError(path, "is no picture that can be read",
+                         "give a JPEG, PNG, GIF, BMP, TIFF, WebP or PPM file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(path, "claims too many pixels",
+                         f"at most {MAX_PIXELS:,} pixels are read") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(path, f"cannot be read: {reason}",
+                         "the file may be damaged or cut short") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Value 1..8 of the orientation tag; 1 where there is none or the EXIF data are broken."""
+    try:
+        if image.format == "PNG" and not _metadata_follow_pixels(image.fp):
+            # What the PNG class overrides would decode the pixels in search of later metadata.
+            exif = Image.Image.getexif(image)
+        else:
+            exif = image.getexif()
+        return int(exif.get(_EXIF_ORIENTATION, 1))
+    except Exception:  # Broken metadata do not make the pixels unreadable.
+        return 1
+
+
+def _metadata_follow_pixels(file: BinaryIO | None) -> bool:
+    """Whether an open PNG has metadata behind its pixels, where some programs put them."""
+    if file is None:  # Decoded and closed: all metadata are known.
+        return False
+    position = file.tell()
+    try:
+        file.seek(_PNG_SIGNATURE_LENGTH)
+        pixels_seen = False
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if pixels_seen and kind in _PNG_METADATA:
+                return True
+            pixels_seen |= kind == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)  # The chunk's data and its checksum.
+        return False
+    finally:
+        file.seek(position)
+
+
+def _to_rgb(image: Image.Image, where: object) -> Image.Image:
+    if image.mode in _MODES_16_BIT:
+        return Image.fromarray(_scale_16_bit(image, where)).convert("RGB")
+    if image.mode == "F":
+        raise InputError(where, "holds floating-point pixels", "give 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, _WHITE)
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_grey(image: Image.Image, where: object) -> np.ndarray:
+    if image.mode in _MODES_16_BIT:
+        return _scale_16_bit(image, where)
+    if image.mode == "F":
+        raise InputError(where, "holds floating-point pixels", "give 8 or 16 bits, 0 to the most")
+    if image.mode in ("L", "1", "LA", "La"):
+        return np.array(image.convert("L"))
+    color = np.asarray(image.convert("RGB"))
+    # Rounding of a lossy file may part equal channels by one.
+    if np.ptp(color.astype(np.int16), axis=2).max() > 2:
+        raise InputError(where, "is a colour picture", "a saliency map is grey, 0 to 255")
+    return color[..., 0].copy()
+
+
+def _scale_16_bit(image: Image.Image, where: object) -> np.ndarray:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 255 * _STEP_16_BIT:
+        raise InputError(where, "holds grey values of 32 bits", "give 8 or 16 bits")
+    return ((values + _STEP_16_BIT // 2) // _STEP_16_BIT).astype(np.uint8)
+
+
+def _check_size(
+    found: np.ndarray, size: tuple[int, int] | None, where: object, what: str,
+    image: Path | None = None,
+) -> None:
+    if size is None or found.shape == tuple(size):
+        return
+    right = f"{what} must have the image's size"
+    if found.shape == tuple(size)[::-1] and (image is None or _is_turned(image)):
+        right = f"the image is rotated by EXIF, {what} is not: rotate it like the image"
+        if image is None:
+            right = f"if the image is rotated by EXIF, rotate {what} like it"
+    raise InputError(where, f"is {_shown(found.shape)}, its image is {_shown(size)}", right)
+
+
+def _is_turned(path: Path) -> bool:
+    try:
+        return _decode(path, _orientation) in _SWAPS_SIDES
+    except InputError:
+        return False
+
+
+def _shown(size: tuple[int, ...]) -> str:
+    return f"{size[0]} high and {size[1]} wide"

@@ -1,0 +1,85 @@
+"""A folder with one subfolder of images per class: the subfolder's name is the image's tag."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from drstool.data.item import Found, Row
+from drstool.errors import InputError
+from drstool.identifiers import check_id
+from drstool.labels import check_class_names
+
+__all__ = ["IMAGE_SUFFIXES", "read_folder"]
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
+
+
+def read_folder(root: Path, split: str | None) -> Found:
+    """The images of ``ROOT/CLASS/*``, or of ``ROOT/SPLIT/CLASS/*``; ids are ``CLASS/STEM``.
+
+    Classes are sorted by name. Those of the other splits count, so that all splits number the
+    classes alike.
+
+    Raises
+    ------
+    InputError
+        No such split, no image, or two images with one id.
+    """
+    try:
+        return _read(root, split)
+    except OSError as error:
+        raise InputError(error.filename or root, f"cannot be read: {error.strerror}",
+                         "check its permissions") from None
+
+
+def _read(root: Path, split: str | None) -> Found:
+    base = root if split is None else root / split
+    if not os.path.isdir(base):
+        raise InputError(root, f"has no split '{split}'", f"expected a folder {base}")
+    classes = _classes(base)
+    if not classes:
+        raise InputError(base, "has no subfolder with images", _advice(base))
+    siblings = [] if split is None else _subfolders(root)
+    names = {name for place in (base, *siblings) for name in _classes(place)}
+    rows = [row for name in classes for row in _rows(base / name, name)]
+    return Found(rows, check_class_names(sorted(names), root), False, "folder")
+
+
+def _rows(folder: Path, name: str) -> list[Row]:
+    images = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry))
+    rows = [Row(check_id(f"{name}/{Path(image).stem}", folder), folder / image, (name,))
+            for image in images]
+    for row, other in zip(rows, rows[1:], strict=False):
+        if row.id == other.id:
+            raise InputError(other.image, f"would have the id of {row.image.name}: {row.id!r}",
+                             "give each image its own name before the ending")
+    return rows
+
+
+def _classes(folder: Path) -> list[str]:
+    return [path.name for path in _subfolders(folder)
+            if any(_is_image(entry) for entry in os.scandir(path))]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(folder, entry.name) for entry in entries
+                      if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    # Not hidden: some systems drop '._name.jpg' beside each file.
+    suffix = os.path.splitext(entry.name)[1].lower()
+    return suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+
+
+def _advice(folder: Path) -> str:
+    for path in _subfolders(folder):
+        if (path / "JPEGImages").is_dir():
+            return f"did you mean the VOC folder {path}?"
+    splits = [path.name for path in _subfolders(folder) if _classes(path)]
+    if splits:
+        return f"did you mean --split {' or --split '.join(splits)}?"
+    return "give a VOC folder, one subfolder of images per class, or a manifest"

@@ -1,0 +1,130 @@
+"""One image of a dataset with what is known about it, and the dataset: an ordered list of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drstool.data.coco import CocoMask
+
+__all__ = ["Dataset", "Found", "Item", "Row"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and what is known about it.
+
+    Attributes
+    ----------
+    id
+        Unique in its dataset, and fit to name a file (:func:`drstool.identifiers.check_id`).
+    image
+        As the user gave it: a relative path stays relative.
+    tags
+        Names of the object classes in the image, in class order, each once; None when not known.
+    mask
+        Ground truth, or None.
+    saliency
+        Saliency picture, or None.
+    """
+
+    id: str
+    image: Path
+    tags: tuple[str, ...] | None = None
+    mask: Path | CocoMask | None = None
+    saliency: Path | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The known fields; one line of a JSON-lines manifest.
+
+        Examples
+        --------
+        >>> Item("a/1", Path("a/1.jpg"), tags=("cat",)).to_json()
+        {'id': 'a/1', 'image': 'a/1.jpg', 'tags': ['cat']}
+        """
+        known: dict[str, object] = {"id": self.id, "image": str(self.image)}
+        if self.tags is not None:
+            known["tags"] = list(self.tags)
+        if self.mask is not None:
+            known["mask"] = str(self.mask)
+        if self.saliency is not None:
+            known["saliency"] = str(self.saliency)
+        return known
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images to work on, in order.
+
+    Attributes
+    ----------
+    items
+        At least one.
+    class_names
+        Object classes in label order; None where nothing says them.
+    source
+        What the user typed, for messages.
+    tags_source
+        Where the tags come from: ``annotations`` (VOC's XML), ``list`` (VOC's ``_cls.txt``),
+        ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
+    """
+
+    items: tuple[Item, ...]
+    class_names: tuple[str, ...] | None
+    source: str
+    tags_source: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the ids and tags in order, for provenance; paths do not count."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(json.dumps([item.id, item.tags]).encode() + b"\n")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image as a reader of one dataset layout found it: its tags are not checked yet.
+
+    A tag is a class name, or a class number counted from 0.
+    """
+
+    id: str
+    image: Path
+    tags: tuple[str | int, ...] | None = None
+    mask: Path | CocoMask | None = None
+    saliency: Path | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader of one dataset layout found.
+
+    Attributes
+    ----------
+    rows
+        The images of the split, in order.
+    class_names
+        In label order, or None.
+    stated
+        The dataset itself lists the class names, so that the list is complete. Otherwise they
+        are gathered from the tags of this part of the data.
+    tags_source
+        See :class:`Dataset`.
+    reorder
+        The masks name their classes, so that another order of the same names does them no harm.
+    """
+
+    rows: list[Row]
+    class_names: tuple[str, ...] | None
+    stated: bool
+    tags_source: str
+    reorder: bool = False

@@ -1,0 +1,53 @@
+"""Text files of a dataset: read as UTF-8, or an error that names the line."""
+
+from __future__ import annotations
+
+import os
+
+from drstool.errors import InputError
+
+__all__ = ["decode_text", "read_bytes", "read_lines", "read_text"]
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Content of a file.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror}", "check the path") from None
+    except ValueError as error:  # A null byte in the path.
+        raise InputError(path, f"cannot be read: {error}", "check the path") from None
+
+
+def decode_text(content: bytes, where: object) -> str:
+    """UTF-8 text, without a byte order mark.
+
+    Raises
+    ------
+    InputError
+        It is no UTF-8; the line is named.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(where, f"line {line} is no UTF-8 text", "save it as UTF-8") from None
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """A text file's content; see :func:`read_bytes` and :func:`decode_text`."""
+    return decode_text(read_bytes(path), path)
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """Lines of a text file that hold more than spaces, without the spaces at both ends."""
+    # Not splitlines(): that also parts at characters an id may hold, such as U+2028.
+    lines = (line.strip() for line in read_text(path).split("\n"))
+    return [line for line in lines if line]

@@ -1,0 +1,294 @@
+"""PASCAL VOC folders: split lists, tags from lists or XML, masks and saliency beside the images.
+
+``ROOT/JPEGImages/ID.jpg``, ``ROOT/ImageSets/Segmentation/NAME.txt``, ``ROOT/Annotations/ID.xml``,
+``ROOT/SegmentationClass[Aug]/ID.png``, ``ROOT/saliency_map/ID.png``. Only the images must be there.
+
+References
+----------
+Everingham et al., The PASCAL Visual Object Classes Challenge 2012, development kit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+from xml.etree import ElementTree
+
+from drstool.data.item import Found, Row
+from drstool.data.tags import gather_names, read_class_names, read_tag_list, split_id
+from drstool.data.text import read_bytes, read_lines
+from drstool.errors import InputError, UsageError
+from drstool.identifiers import check_id
+from drstool.labels import check_class_names
+
+__all__ = ["is_voc", "read_voc"]
+
+_LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "ImageSets/Main")
+_MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_TAG_LIST_ENDING = "_cls"
+_CLASS_LIST_NAME = re.compile(r"(.+)_(?:trainval|train|val)\.txt")
+# Lists of DeepLab's fashion name files instead of ids.
+_IMAGE_PATH = re.compile(r"/?JPEGImages/(\S+)\.(?:jpg|jpeg|png)\b.*", re.IGNORECASE)
+
+
+def is_voc(root: Path) -> bool:
+    """Whether a folder is laid out as PASCAL VOC's."""
+    return (root / "ImageSets").is_dir() or (root / "JPEGImages").is_dir()
+
+
+def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> Found:
+    """The images of one split of a VOC folder.
+
+    Tags come from ``NAME_cls.txt`` beside the split's list, else from the XML annotations, never
+    from the masks, which are pixel ground truth.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    split
+        Name of a list below ``ImageSets``, or a text file of ids. None: the only list of
+        ``ImageSets/Segmentation``; all images where there is no list at all.
+    need_names
+        Gather the class names from the annotations where nothing lists them.
+
+    Raises
+    ------
+    UsageError
+        No split is named and there are several.
+    InputError
+        A missing list or image, an id twice, an empty list, a damaged annotation.
+    """
+    images = _Files(root / "JPEGImages", _IMAGE_SUFFIXES)
+    ids_file = _find_list(root, split)
+    ids = images.stems() if ids_file is None else _read_ids(ids_file, images)
+    where = str(ids_file or images.folder)
+    if not ids:
+        raise InputError(where, "lists no image", "one id a line")
+    annotations = _Annotations(root / "Annotations")
+    class_names, stated = _class_names(root, annotations if need_names else None)
+    tag_list = _tag_list(ids_file)
+    if tag_list is not None:
+        listed = read_tag_list(tag_list, frozenset(ids))
+        if class_names is not None and not stated:
+            _check_numbering(listed, annotations, class_names, tag_list)
+        tags, tags_source = [listed.get(i) for i in ids], "list"
+    else:
+        tags = [annotations.tags(i) for i in ids]
+        tags_source = "none" if all(known is None for known in tags) else "annotations"
+    where_tags = str(tag_list or annotations.folder)
+    masks = [_Files(root / name, (".png",)) for name in _MASK_FOLDERS]
+    saliency = _Files(root / "saliency_map", (".png",))
+    rows = [
+        Row(i, images.must_find(i, where), known, _first(i, masks), saliency.find(i), where_tags)
+        for i, known in zip(ids, tags, strict=True)
+    ]
+    return Found(rows, class_names, stated, tags_source)
+
+
+def object_names(path: str | Path) -> tuple[str, ...]:
+    """Class names of the objects of one XML annotation, in the file's order.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is no well-formed XML, or declares a document type: annotations need
+        none, and entities are how XML attacks its reader.
+    """
+    content = read_bytes(path)
+    # A null byte: a UTF-16 file, in which the declaration below would go unseen.
+    if b"<!DOCTYPE" in content or b"\0" in content:
+        raise InputError(path, "declares a document type or is no UTF-8 text",
+                         "a VOC annotation is plain XML")
+    try:
+        objects = ElementTree.fromstring(content).iterfind("object")
+        return tuple((entry.findtext("name") or "").strip() for entry in objects)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(path, f"is no XML annotation: {error}",
+                         "the file may be damaged or cut short") from None
+
+
+class _Files:
+    """Files of one folder by id, each folder below it listed once and not a file at a time."""
+
+    def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
+        self.folder = folder
+        self._suffixes = suffixes
+        self._listings: dict[str, dict[str, str]] = {}
+
+    def find(self, identifier: str) -> Path | None:
+        """The id's file, by the first of the suffixes that is there."""
+        below, _, stem = identifier.rpartition("/")
+        name = self._listing(below).get(unicodedata.normalize("NFC", stem))
+        return None if name is None else Path(self.folder, below, name)
+
+    def __contains__(self, identifier: str) -> bool:
+        return self.find(identifier) is not None
+
+    def must_find(self, identifier: str, where: str) -> Path:
+        """As :meth:`find`; an image without a file is an error."""
+        path = self.find(identifier)
+        if path is None:
+            raise InputError(where, f"names {identifier!r}, which has no image",
+                             f"expected {self.folder / identifier}{self._suffixes[0]}")
+        return path
+
+    def stems(self) -> list[str]:
+        """Ids of all files, sorted, those of folders below included."""
+        ids = set()
+        for place, _, _ in os.walk(self.folder):
+            below = Path(place).relative_to(self.folder).as_posix()
+            prefix = "" if below == "." else below + "/"
+            ids.update(prefix + stem for stem in self._listing(prefix.rstrip("/")))
+        return [check_id(identifier, self.folder) for identifier in sorted(ids)]
+
+    def _listing(self, below: str) -> dict[str, str]:
+        """File names by stem of one folder below."""
+        if below not in self._listings:
+            self._listings[below] = self._list(below)
+        return self._listings[below]
+
+    def _list(self, below: str) -> dict[str, str]:
+        try:
+            names = os.listdir(self.folder / below)
+        except (OSError, ValueError):  # ValueError: a null byte in an id.
+            return {}
+        found: dict[str, str] = {}
+        ranks = {suffix: rank for rank, suffix in enumerate(self._suffixes)}
+        for name in sorted(names, key=lambda n: ranks.get(os.path.splitext(n)[1].lower(), -1)):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in ranks:
+                # Some file systems store accents apart from their letters; a list may not.
+                found.setdefault(unicodedata.normalize("NFC", stem), name)
+        return found
+
+
+class _Annotations:
+    """Tags from the XML annotations of a folder, each file read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = _Files(folder, (".xml",))
+        self._known: dict[str, tuple[str, ...] | None] = {}
+
+    def tags(self, identifier: str) -> tuple[str, ...] | None:
+        """Class names of an image's objects; None where it has no annotation."""
+        if identifier not in self._known:
+            path = self._files.find(identifier)
+            self._known[identifier] = None if path is None else object_names(path)
+        return self._known[identifier]
+
+    def all_tags(self) -> list[tuple[str, ...] | None]:
+        """Those of every annotation of the folder and the folders below."""
+        return [self.tags(identifier) for identifier in self._files.stems()]
+
+
+def _first(identifier: str, folders: list[_Files]) -> Path | None:
+    return next((path for files in folders if (path := files.find(identifier))), None)
+
+
+def _find_list(root: Path, split: str | None) -> Path | None:
+    if split is None:
+        return _only_list(root)
+    for folder in _LIST_FOLDERS:
+        path = root / folder / f"{split}.txt"
+        # Not Path.is_file(): that fails on a name too long for the system.
+        if os.path.isfile(path):
+            return path
+    if os.path.isfile(split):
+        return Path(split)
+    known = _list_names(root)
+    raise InputError(root, f"has no split '{split}'",
+                     f"there is {', '.join(known)}; or give a file of ids" if known
+                     else "give --split a file of ids")
+
+
+def _only_list(root: Path) -> Path | None:
+    names = _list_names(root)
+    if len(names) > 1:
+        raise UsageError("--split", f"{root} has several: {', '.join(names)}", "name one")
+    return _find_list(root, names[0]) if names else None
+
+
+def _list_names(root: Path, most: int = 8) -> list[str]:
+    """Names of the splits, from the first of the folders that holds any."""
+    for folder in _LIST_FOLDERS:
+        names = sorted(path.stem for path in (root / folder).glob("*.txt"))
+        names = [name for name in names if not name.endswith(_TAG_LIST_ENDING)]
+        if names:
+            return names[:most]
+    return []
+
+
+def _read_ids(path: Path, images: _Files) -> list[str]:
+    ids: dict[str, None] = {}
+    for line in read_lines(path):
+        identifier = _id_of(line, images)
+        if identifier in ids:
+            raise InputError(path, f"lists id {identifier!r} twice", "list each image once")
+        ids[check_id(identifier, path)] = None
+    return list(ids)
+
+
+def _id_of(line: str, images: _Files) -> str:
+    """The id that begins a line: its first column, or more of it where an image is called so."""
+    if match := _IMAGE_PATH.fullmatch(line):
+        return match[1]
+    return split_id(line, images)[0] if len(line.split(maxsplit=1)) > 1 else line
+
+
+def _tag_list(ids_file: Path | None) -> Path | None:
+    """The list of tags that goes with a list of ids, if there is one."""
+    if ids_file is None:
+        return None
+    if ids_file.stem.endswith(_TAG_LIST_ENDING):
+        return ids_file
+    path = ids_file.with_name(ids_file.stem + _TAG_LIST_ENDING + ids_file.suffix)
+    return path if path.is_file() else None
+
+
+def _class_names(root: Path, annotations: _Annotations | None
+                 ) -> tuple[tuple[str, ...] | None, bool]:
+    """Class names in label order, and whether the dataset itself lists them."""
+    if (root / "classes.txt").is_file():
+        return read_class_names(root / "classes.txt"), True
+    # VOC numbers its classes in alphabetical order.
+    listed = {m[1] for path in (root / "ImageSets" / "Main").glob("*.txt")
+              if (m := _CLASS_LIST_NAME.fullmatch(path.name)) and _is_class_list(path)}
+    if listed:
+        return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True
+    if annotations is None:
+        return None, False
+    return gather_names(annotations.all_tags(), annotations.folder), False
+
+
+def _check_numbering(
+    listed: dict[str, tuple[str | int, ...]], annotations: _Annotations,
+    class_names: tuple[str, ...], where: Path,
+) -> None:
+    """Check that class numbers mean the same as the annotations of the same images.
+
+    Part of a dataset may lack a class; the names gathered from its annotations would then be
+    numbered otherwise than the whole dataset's, and every tag after the gap be wrong.
+    """
+    names = dict(enumerate(class_names))
+    pairs = [({names.get(tag, tag) for tag in tags}, known) for identifier, tags in listed.items()
+             if tags and (known := annotations.tags(identifier))]
+    wrong = sum(numbered.isdisjoint(known) for numbered, known in pairs)
+    # A few may differ: lists are also made by hand, or from masks.
+    if wrong > len(pairs) / 10:
+        raise InputError(where, f"its class numbers do not fit the {len(names)} class names found "
+                         f"in {annotations.folder}", "list all classes with --classes FILE")
+
+
+def _is_class_list(path: Path) -> bool:
+    """Whether a list says of each image if it has the class (1, 0, -1), unlike a list of ids."""
+    try:
+        with open(path, "rb") as file:
+            columns = file.readline(4096).split()
+    except OSError:
+        return False
+    return len(columns) > 1 and columns[-1] in (b"1", b"0", b"-1")

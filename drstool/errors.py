@@ -1,0 +1,56 @@
+"""The errors a user can cause, each one line and each with its exit code."""
+
+from __future__ import annotations
+
+__all__ = ["DrstoolError", "InputError", "ItemsFailed", "OutputError", "UsageError"]
+
+
+class DrstoolError(Exception):
+    """A failure told to the user as one line: *where: what is wrong; what would be right*.
+
+    Parameters
+    ----------
+    where
+        The file, option, image id or command the failure is about.
+    what
+        What is wrong with it.
+    right
+        What would be right, or what to do now. Empty when nothing sensible can be said.
+
+    Examples
+    --------
+    >>> print(InputError("cams.h5", "no such file", "make it with 'drstool cam'"))
+    cams.h5: no such file; make it with 'drstool cam'
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: object, what: str, right: str = "") -> None:
+        self.where, self.what, self.right = str(where), what, right
+        line = f"{where}: {what}" + (f"; {right}" if right else "")
+        # A file name or another library's message may hold line ends; the promise is one line.
+        super().__init__(" ".join(line.split()))
+
+
+class UsageError(DrstoolError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class InputError(DrstoolError):
+    """Something that was to be read is missing, damaged or of another kind."""
+
+    exit_code = 3
+
+
+class OutputError(DrstoolError):
+    """Something that was to be written cannot be: it exists, the disk is full, no permission."""
+
+    exit_code = 1
+
+
+class ItemsFailed(DrstoolError):
+    """The work is done, but some images were left out (``--keep-going``)."""
+
+    exit_code = 4

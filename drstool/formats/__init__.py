@@ -1,0 +1,418 @@
+"""What passes between the stages: map files, label PNGs, and streams of either.
+
+:func:`open_records` reads and :func:`open_sink` writes whatever the user named, or the pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from drstool.errors import InputError, OutputError, UsageError
+from drstool.formats.header import HEADER_NAME, Header, carrier
+from drstool.formats.label_png import LabelFolderReader, LabelFolderWriter, LabelRecord
+from drstool.formats.maps import HDF5_SIGNATURE, MapFileReader, MapFileWriter, MapRecord
+from drstool.formats.outputs import (
+    check_writable, new_file, new_folder, output_error, write_fully, writing,
+)
+from drstool.formats.pictures import write_marker, write_pictures
+from drstool.formats.stream import (
+    BLOCK, StreamReader, StreamWriter, looks_like_tar, read_up_to,
+)
+
+__all__ = [
+    "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource",
+    "check_sink", "check_writable", "new_file", "new_folder", "open_records", "open_sink",
+    "write_both", "write_marker", "write_pictures",
+]
+
+Record = MapRecord | LabelRecord
+_COPY_BYTES = 1 << 20
+_SOURCES = "name a map file, a stream, or a folder of label PNGs"
+
+
+class RecordSource:
+    """Records to read, wherever they lie; a context manager.
+
+    Attributes
+    ----------
+    header : Header or None
+        None for a folder that somebody else made.
+    kind : str
+        The header's kind; ``"labels"`` where there is no header.
+    where : str
+        For messages.
+    """
+
+    def __init__(
+        self, reader: MapFileReader | LabelFolderReader | StreamReader, *held: BinaryIO,
+    ) -> None:
+        self._reader, self._held = reader, held
+        self.header: Header | None = reader.header
+        self.kind: str = self.header.kind if self.header is not None else "labels"
+        self.where: str = reader.where
+
+    @property
+    def is_maps(self) -> bool:
+        """Whether the records are :class:`MapRecord`; else they are :class:`LabelRecord`."""
+        return carrier(self.kind) == "maps"
+
+    def records(self) -> Iterator[Record]:
+        """The records in stored order; of a stream only once, each as it arrives.
+
+        Raises
+        ------
+        InputError
+            A record is damaged, or the stream is cut short.
+        """
+        return iter(self._reader)
+
+    def ids(self) -> tuple[str, ...] | None:
+        """The ids in stored order; None of a stream, which tells them one by one."""
+        return None if isinstance(self._reader, StreamReader) else self._reader.ids()
+
+    def read(self, identifier: str) -> Record:
+        """One record by its id; not of a stream.
+
+        Raises
+        ------
+        InputError
+            It is not there, or damaged, or this is a stream.
+        """
+        if isinstance(self._reader, StreamReader):
+            raise InputError(
+                self.where, "a stream cannot be searched", "save it first: drstool cat -o FILE")
+        return self._reader.read(identifier)
+
+    def close(self) -> None:
+        """Let go of what is open; the standard input stays open."""
+        if not isinstance(self._reader, StreamReader):
+            self._reader.close()
+        for file in self._held:
+            file.close()
+
+    def __enter__(self) -> RecordSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RecordSink:
+    """Where records go; made by :func:`open_sink`."""
+
+    def __init__(self, writer: MapFileWriter | LabelFolderWriter | StreamWriter) -> None:
+        self._writer = writer
+
+    @property
+    def count(self) -> int:
+        """Number of records written."""
+        return self._writer.count
+
+    def write(self, record: Record) -> None:
+        """Add a record.
+
+        Raises
+        ------
+        InputError
+            The record is damaged, or its id was written before.
+        OutputError
+            The system refuses.
+        """
+        self._writer.write(record)  # type: ignore[arg-type]
+
+    def write_all(self, records: Iterable[Record]) -> int:
+        """Add records as they come; their number."""
+        before = self.count
+        for record in records:
+            self.write(record)
+        return self.count - before
+
+
+def write_both(
+    first: RecordSink, second: RecordSink, pairs: Iterable[tuple[Record, Record]],
+) -> int:
+    """Add the first and second of each pair to two sinks as they come; the number of pairs."""
+    before = first.count
+    for one, other in pairs:
+        first.write(one)
+        second.write(other)
+    return first.count - before
+
+
+def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> RecordSource:
+    """Maps or labels to read, whatever their form.
+
+    Parameters
+    ----------
+    source
+        A map file, a stream saved as a file, or a folder of label PNGs; None or ``-``: the
+        standard input, which may be a stream or a map file.
+    stdin
+        In place of the process's standard input.
+
+    Raises
+    ------
+    InputError
+        It is missing, empty, damaged, or something else.
+    UsageError
+        There is nothing to read: the standard input is a terminal.
+    """
+    if source is None or str(source) == "-":
+        return _open_stdin(stdin)
+    path = Path(source)
+    if os.path.isdir(path):
+        return RecordSource(LabelFolderReader(path, source))
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise InputError(source, "no such file or folder", _SOURCES) from error
+    except OSError as error:
+        raise InputError(source, f"cannot be read: {error.strerror or error}") from error
+    try:
+        return _open_file(file, str(source), path)
+    except BaseException:
+        file.close()
+        raise
+
+
+def check_sink(
+    output: str | None, overwrite: bool, *, stdout: BinaryIO | None = None, what: str,
+) -> None:
+    """Check that :func:`open_sink` will have somewhere to write to; called before the work.
+
+    Raises
+    ------
+    OutputError, UsageError
+        As :func:`open_sink`.
+    """
+    if _goes_to_stdout(output):
+        _check_stdout(_stdout(stdout))
+    elif not _is_special(output):
+        check_writable(output, overwrite, folder=_is_folder(output, what))
+
+
+@contextmanager
+def open_sink(
+    output: str | None,
+    header: Header,
+    *,
+    overwrite: bool = False,
+    stdout: BinaryIO | None = None,
+    what: str = "maps",
+) -> Iterator[RecordSink]:
+    """Somewhere to write maps or labels to; whole once the block has ended without an exception.
+
+    Parameters
+    ----------
+    output
+        Maps: a map file; labels: a folder; a name that ends in ``.tar``: the stream as a file;
+        ``-``: the stream on standard output. None: standard output, where a pipe gets the stream,
+        and a regular file gets the stream (labels) or a map file (maps).
+    header
+        What is going to be written.
+    overwrite
+        Whether an existing output is replaced.
+    stdout
+        In place of the process's standard output.
+    what
+        ``"maps"`` or ``"labels"``, as the header's kind.
+
+    Raises
+    ------
+    OutputError
+        The output exists, or cannot be written.
+    UsageError
+        The output would be a terminal.
+    """
+    if carrier(header.kind) != what:
+        raise ValueError(f"{header.kind} are no {what}")
+    if _goes_to_stdout(output):
+        stream = _stdout(stdout)
+        _check_stdout(stream)
+        as_file = output is None and what == "maps" and _is_regular(stream)
+        target = _map_file_on(stream, header) if as_file else _stream_on(stream, header, "stdout")
+    elif _is_special(output):
+        target = _special(str(output), header)
+    elif str(output).endswith(".tar"):
+        target = _tar_file(str(output), header, overwrite)
+    elif what == "maps":
+        target = _map_file(str(output), header, overwrite)
+    else:
+        target = _label_folder(str(output), header, overwrite)
+    with target as sink:
+        yield sink
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def _open_stdin(stdin: BinaryIO | None) -> RecordSource:
+    stream = stdin if stdin is not None else getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise UsageError("stdin", "is closed", _SOURCES)
+    if stream.isatty():
+        raise UsageError("stdin", "is a terminal: there is nothing to read", "pipe, or " + _SOURCES)
+    return _open_stream(stream, "stdin")
+
+
+def _open_file(file: BinaryIO, where: str, path: Path) -> RecordSource:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return _open_stream(file, where, file)
+    head = read_up_to(file, BLOCK, where)
+    if head.startswith(HDF5_SIGNATURE):
+        file.close()
+        return RecordSource(MapFileReader(path, where))
+    return RecordSource(_tar_reader(file, where, head), file)
+
+
+def _open_stream(stream: BinaryIO, where: str, *held: BinaryIO) -> RecordSource:
+    head = read_up_to(stream, BLOCK, where)
+    if not head.startswith(HDF5_SIGNATURE):
+        return RecordSource(_tar_reader(stream, where, head), *held)
+    # HDF5 jumps to and fro; what came through a pipe is put where that is possible.
+    spool = _spooled(stream, head)
+    try:
+        return RecordSource(MapFileReader(spool, where), spool, *held)
+    except BaseException:
+        spool.close()
+        raise
+
+
+def _tar_reader(stream: BinaryIO, where: str, head: bytes) -> StreamReader:
+    if not head:
+        raise InputError(where, "is empty", "see what the stage before says")
+    beginning = HEADER_NAME.encode()
+    if not looks_like_tar(head) and not beginning.startswith(head[: len(beginning)]):
+        raise InputError(where, f"is {_guess(head)}", _SOURCES)
+    return StreamReader(stream, where, head=head)
+
+
+def _guess(head: bytes) -> str:
+    known = {b"\x1f\x8b": "compressed with gzip", b"PK": "a zip file", b"\x89PNG": "a single PNG",
+             b"\x93NUMPY": "a NumPy array", b"\xfd7zXZ": "compressed with xz"}
+    found = (name for start, name in known.items() if head.startswith(start))
+    return next(found, "neither a map file nor a stream")
+
+
+def _spooled(stream: BinaryIO, head: bytes) -> BinaryIO:
+    spool = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with writing(f"temporary folder {tempfile.gettempdir()}"):
+            part = head
+            while part:
+                spool.write(part)
+                part = read_up_to(stream, _COPY_BYTES, "stdin")
+            spool.flush()
+    except BaseException:
+        spool.close()
+        raise
+    return spool  # type: ignore[return-value]
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def _goes_to_stdout(output: str | None) -> bool:
+    return output is None or str(output) in ("-", "/dev/stdout")
+
+
+def _stdout(stdout: BinaryIO | None) -> BinaryIO:
+    stream = stdout if stdout is not None else getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise UsageError("stdout", "is closed", "give -o FILE")
+    return stream
+
+
+def _check_stdout(stream: BinaryIO) -> None:
+    if stream.isatty():
+        raise UsageError("stdout", "is a terminal, the output is binary", "pipe, or give -o FILE")
+    if _is_regular(stream) and os.fstat(stream.fileno()).st_size:
+        raise OutputError("stdout", "is a file that already holds something", "write to a new file")
+
+
+def _is_regular(stream: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_special(output: str | None) -> bool:
+    """Whether a name is a pipe or a device, such as what the shell puts for ``>(command)``."""
+    try:
+        mode = os.stat(str(output)).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def _is_folder(output: str | None, what: str) -> bool:
+    return what == "labels" and not str(output).endswith(".tar")
+
+
+@contextmanager
+def _stream_on(
+    stream: BinaryIO, header: Header, where: str, *, compress: bool = False,
+) -> Iterator[RecordSink]:
+    # No end record after an exception: that is how the next stage learns of it.
+    writer = StreamWriter(stream, header, where=where, compress=compress)
+    yield RecordSink(writer)
+    writer.close()
+
+
+@contextmanager
+def _map_file_on(stream: BinaryIO, header: Header) -> Iterator[RecordSink]:
+    told = f"temporary folder {tempfile.gettempdir()}"
+    with writing(told), tempfile.TemporaryFile() as spool:
+        with MapFileWriter(spool, header, where=told) as writer:
+            yield RecordSink(writer)
+        spool.seek(0)
+        while part := spool.read(_COPY_BYTES):
+            write_fully(stream, part)
+
+
+@contextmanager
+def _special(output: str, header: Header) -> Iterator[RecordSink]:
+    try:
+        file = open(output, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise output_error(output, error) from error
+    with file:
+        if file.isatty():
+            raise UsageError(output, "is a terminal, the output is binary", "name a file")
+        with _stream_on(file, header, output) as sink:
+            yield sink
+
+
+@contextmanager
+def _tar_file(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+    with (
+        new_file(output, overwrite) as partial,
+        open(partial, "wb") as file,
+        _stream_on(file, header, output, compress=True) as sink,
+    ):
+        yield sink
+
+
+@contextmanager
+def _map_file(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+    with (
+        new_file(output, overwrite) as partial,
+        MapFileWriter(partial, header, where=output) as writer,
+    ):
+        yield RecordSink(writer)
+
+
+@contextmanager
+def _label_folder(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+    with new_folder(output, overwrite) as partial:
+        writer = LabelFolderWriter(partial, header, where=output)
+        yield RecordSink(writer)
+        writer.close()

@@ -1,0 +1,150 @@
+"""Checkpoints: one ``.pt`` file that says how its own network is built."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drstool.errors import InputError
+from drstool.formats.header import FORMAT
+from drstool.formats.outputs import new_file
+from drstool.labels import check_class_names
+
+__all__ = ["KINDS", "Checkpoint", "load_checkpoint", "load_tensors", "save_checkpoint"]
+
+VERSION = 1
+# The command that makes each kind, for messages.
+KINDS = {"classifier": "train-cls", "refiner": "refine-train", "segmenter": "train-seg"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network, its classes and its history.
+
+    Attributes
+    ----------
+    kind
+        ``classifier``, ``refiner`` or ``segmenter``.
+    class_names
+        The C object classes, in label order.
+    architecture
+        The arguments from which the network is built: names and numbers only.
+    recipe
+        The settings it was trained with.
+    weights
+        The network's state dict; tensors on the CPU.
+    provenance
+        The chain of commands that led here, oldest first.
+    """
+
+    kind: str
+    class_names: tuple[str, ...]
+    architecture: dict[str, Any]
+    recipe: dict[str, Any]
+    weights: Mapping[str, Any]
+    provenance: tuple[dict, ...] = field(default=())
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        The file exists and is not to be overwritten, or cannot be written.
+    """
+    import torch
+
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": checkpoint.kind,
+        "class_names": list(checkpoint.class_names),
+        "architecture": checkpoint.architecture,
+        "recipe": checkpoint.recipe,
+        "weights": {name: value.detach().cpu() for name, value in checkpoint.weights.items()},
+        "provenance": list(checkpoint.provenance),
+    }
+    with new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
+        # Through a file object torch does not write the file's own name into the archive.
+        torch.save(content, file)
+
+
+def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
+    """Read a checkpoint; no code in it is ever run.
+
+    Parameters
+    ----------
+    path
+    kind
+        The kind that is needed, or ``None`` for any.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it is none of ours, holds code, or is of another kind.
+    """
+    content = load_tensors(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "weights" not in content:
+        raise InputError(
+            path, "is not a drstool checkpoint",
+            "use one that train-cls, refine-train or train-seg wrote, or 'drstool import' for others")
+    version = content.get("version")
+    if version != VERSION:
+        raise InputError(path, f"is a checkpoint of version {version}", f"this drstool reads version {VERSION}")
+    found = content.get("kind")
+    if found not in KINDS:
+        raise InputError(path, f"holds an unknown kind of network: {found!r}", "one of " + ", ".join(KINDS))
+    if kind is not None and found != kind:
+        raise InputError(
+            path, f"holds a {found}, and a {kind} is needed", f"use one that 'drstool {KINDS[kind]}' wrote")
+    shapes = (("architecture", dict), ("recipe", dict), ("weights", dict), ("provenance", list), ("class_names", list))
+    for name, expected in shapes:
+        if not isinstance(content.get(name), expected):
+            raise InputError(path, f"is damaged: '{name}' is missing or of another type", "make it again")
+    return Checkpoint(
+        kind=found,
+        class_names=check_class_names(content["class_names"], path),
+        architecture=content["architecture"],
+        recipe=content["recipe"],
+        weights=content["weights"],
+        provenance=tuple(content["provenance"]),
+    )
+
+
+def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
+    """Tensors and plain values of a ``.pt``/``.pth`` file, on the CPU.
+
+    Parameters
+    ----------
+    path
+    allowed
+        Further types that the file may name, as ``torch.serialization.safe_globals`` takes them.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it is damaged or no torch file, or it holds code.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such file" if not path.exists() else "is no file", "name a checkpoint file")
+    try:
+        with torch.serialization.safe_globals(allowed or []):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error) or "GLOBAL" in str(error):
+            raise InputError(
+                path, "holds more than tensors and plain values, and could run code when read",
+                "save a state dict") from None
+        raise InputError(path, "is no torch file, or a damaged one", "copy or make it again") from None
+    except PermissionError:
+        raise InputError(path, "may not be read", "check its permissions") from None
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … on damaged files
+        raise InputError(
+            path, f"is no torch file, or a damaged one ({type(error).__name__})", "copy or make it again") from None

@@ -1,0 +1,153 @@
+"""What every artefact says about itself: its kind, its object classes and where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from drstool.errors import InputError
+from drstool.labels import check_class_names
+
+__all__ = [
+    "END_NAME", "FORMAT", "HEADER_NAME", "KINDS", "MAX_PIXELS", "VERSION",
+    "Header", "carrier", "json_bytes",
+]
+
+FORMAT = "drstool"
+VERSION = 1
+
+# Above this a picture's size is damage or malice.
+MAX_PIXELS = 100_000_000
+
+# First and last member of a stream, and of a folder of label images.
+HEADER_NAME = "drstool.json"
+END_NAME = "drstool.end.json"
+
+# What each kind of artefact is made of.
+KINDS = {
+    "localization-maps": "maps",
+    "refined-maps": "maps",
+    "score-maps": "maps",
+    "labels": "labels",
+    "saliency": "labels",
+    "figures": "figures",
+    "dataset": "dataset",
+}
+# Kinds that say something about an image without naming a class.
+_CLASSLESS = ("saliency", "figures", "dataset")
+
+
+@dataclass(frozen=True)
+class Header:
+    """Kind, object classes and provenance of an artefact.
+
+    Parameters
+    ----------
+    kind
+        One of ``KINDS``.
+    class_names
+        The C object classes; name ``c`` belongs to label ``c + 1``. May be empty for saliency maps
+        and figures, which know no classes.
+    provenance
+        One entry a step, the oldest first (see :mod:`drstool.formats.provenance`).
+
+    Examples
+    --------
+    >>> header = Header("labels", ("cat", "dog"))
+    >>> Header.from_json(header.to_json(), "memory") == header
+    True
+    """
+
+    kind: str
+    class_names: tuple[str, ...]
+    provenance: tuple[dict, ...] = ()
+
+    def to_json(self) -> dict:
+        """The header as a JSON object, format and version included."""
+        return {
+            "format": FORMAT, "version": VERSION, "kind": self.kind,
+            "class_names": list(self.class_names), "provenance": list(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, value: object, where: object) -> Header:
+        """The header a JSON object holds.
+
+        Parameters
+        ----------
+        value
+            The object, or its JSON text.
+        where
+            Named in the error.
+
+        Raises
+        ------
+        InputError
+            It is no JSON object, of another program, of a newer version, of an unknown kind, or
+            its class names cannot be object classes.
+        """
+        if isinstance(value, (str, bytes)):
+            value = _loaded(value, where)
+        if not isinstance(value, Mapping) or value.get("format") != FORMAT:
+            raise InputError(
+                where, "does not say it is drstool's", f'its "format" is to be "{FORMAT}"')
+        _check_version(value.get("version"), where)
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise InputError(
+                where, f"is of an unknown kind {kind!r}", "kinds are " + ", ".join(KINDS))
+        return cls(kind, _class_names(value, kind, where), _provenance(value, where))
+
+
+def carrier(kind: str) -> str:
+    """What records of a kind are: ``"maps"``, ``"labels"`` (PNGs) or ``"figures"``.
+
+    Examples
+    --------
+    >>> carrier("refined-maps")
+    'maps'
+    """
+    return KINDS[kind]
+
+
+def json_bytes(value: object) -> bytes:
+    """Readable JSON text of a value, the same bytes for the same value."""
+    try:
+        return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        # A file name that is no Unicode; JSON's own escapes carry it.
+        return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _loaded(text: str | bytes, where: object) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(where, "is no JSON", "it is damaged or somebody else's") from error
+
+
+def _check_version(version: object, where: object) -> None:
+    if type(version) is not int or version < 1:
+        raise InputError(where, f"has no format version ({version!r})", f"it is to be 1..{VERSION}")
+    if version > VERSION:
+        raise InputError(
+            where, f"was written by a newer drstool (format version {version})",
+            f"this one reads up to version {VERSION}: update it",
+        )
+
+
+def _class_names(value: Mapping, kind: str, where: object) -> tuple[str, ...]:
+    names = value.get("class_names")
+    if not isinstance(names, (list, tuple)):
+        raise InputError(where, "holds no list of class names", "it is damaged")
+    if not names and kind in _CLASSLESS:
+        return ()
+    return check_class_names(names, where)
+
+
+def _provenance(value: Mapping, where: object) -> tuple[dict, ...]:
+    chain = value.get("provenance", ())
+    if not isinstance(chain, (list, tuple)) or not all(isinstance(entry, dict) for entry in chain):
+        raise InputError(where, "has a provenance that is no list of objects", "it is damaged")
+    return tuple(chain)

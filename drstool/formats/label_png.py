@@ -1,0 +1,411 @@
+"""Label images: paletted PNGs in VOC colours, alone and in folders.
+
+A folder of labels is an unpacked stream: ``drstool.json``, ``<id>.png`` for each image, and
+``drstool.end.json`` last. A folder without ``drstool.json`` is somebody else's; its PNGs are read
+all the same, with their paths below the folder as ids.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from drstool.errors import InputError
+from drstool.formats.header import (
+    END_NAME, HEADER_NAME, MAX_PIXELS, Header, carrier, json_bytes,
+)
+from drstool.formats.outputs import writing
+from drstool.identifiers import check_id, member_name
+from drstool.labels import check_label_values, palette
+
+__all__ = [
+    "LabelFolderReader", "LabelFolderWriter", "label_paths", "LabelRecord",
+    "check_end_record", "check_label_record", "decode_label", "encode_label", "encode_label_png",
+    "end_record", "read_label_png",
+]
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_IMAGE_KEY = "drstool:image"
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)
+# Grey PNGs of 2 and 4 bits a pixel come out of Pillow stretched to 0..255 by these factors.
+_STRETCH = {2: 85, 4: 17}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelRecord:
+    """The label image of one image.
+
+    Parameters
+    ----------
+    id
+        The image's id.
+    labels : (H, W) uint8
+        0 background, 1..C object classes, 255 ignored; grey values where the kind is saliency.
+    image
+        The image's path as it was given; may be empty.
+    """
+
+    id: str
+    labels: np.ndarray
+    image: str = ""
+
+
+def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False) -> bytes:
+    """A paletted PNG in VOC colours.
+
+    Parameters
+    ----------
+    labels : (H, W) uint8
+    image
+        Path of the image, kept in the PNG's text where given.
+    grey
+        Write a grey PNG instead, for saliency maps.
+
+    Examples
+    --------
+    >>> read_label_png(encode_label_png(np.array([[0, 1, 255]], np.uint8)), "memory").tolist()
+    [[0, 1, 255]]
+    """
+    labels = np.ascontiguousarray(labels)
+    if labels.ndim != 2 or labels.dtype != np.uint8 or not labels.size:
+        raise ValueError(f"a label image is (H, W) uint8, not {labels.shape} {labels.dtype}")
+    height, width = labels.shape
+    picture = Image.frombytes("L", (width, height), labels.tobytes())
+    if not grey:
+        picture = _with_palette(picture)
+    text = PngImagePlugin.PngInfo()
+    if image:
+        # A path that is no Unicode is only shown; nothing reads a file by it.
+        text.add_itxt(_IMAGE_KEY, image.encode("utf-8", "replace").decode())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def read_label_png(source: bytes | str | Path, where: object = None) -> np.ndarray:
+    """The label values of a PNG.
+
+    Parameters
+    ----------
+    source
+        The PNG's bytes, or its path.
+    where
+        Named in errors; the path where not given.
+
+    Returns
+    -------
+    (H, W) uint8
+        The palette's indices, or the grey values.
+
+    Raises
+    ------
+    InputError
+        It is missing, no PNG, damaged, too large, or in colours instead of label values.
+    """
+    return _decode(_bytes_of(source, where), where if where is not None else source)[0]
+
+
+def encode_label(record: LabelRecord, header: Header) -> bytes:
+    """A record as the PNG that folders and streams of its kind hold.
+
+    Raises
+    ------
+    InputError
+        The record holds values that are no class.
+    """
+    return encode_label_png(record.labels, image=record.image, grey=header.kind == "saliency")
+
+
+def decode_label(identifier: str, data: bytes, header: Header | None, where: object) -> LabelRecord:
+    """The record a PNG holds; values are checked against the header's classes where there is one.
+
+    Raises
+    ------
+    InputError
+        The PNG is damaged, in colours, or holds values that are no class.
+    """
+    told = f"{where}: {identifier}"
+    labels, image = _decode(data, told)
+    record = LabelRecord(identifier, labels, image)
+    if header is not None:
+        check_label_record(record, header, where)
+    return record
+
+
+def check_label_record(record: LabelRecord, header: Header, where: object) -> None:
+    """Check that a record is one an artefact of that header can hold.
+
+    Raises
+    ------
+    InputError
+        Its id, shape, dtype or values are not as :class:`LabelRecord` says.
+    """
+    check_id(record.id, where)
+    told, labels = f"{where}: {record.id}", record.labels
+    if labels.ndim != 2 or labels.dtype != np.uint8 or not 0 < labels.size <= MAX_PIXELS:
+        raise InputError(
+            told, f"is a {labels.dtype} array of shape {labels.shape}",
+            f"label images are (H, W) uint8 of 1 to {MAX_PIXELS:,} pixels",
+        )
+    if header.kind == "labels":
+        check_label_values(labels, header.class_names, told)
+
+
+class LabelFolderWriter:
+    """Fills a folder with label PNGs; it is whole once :meth:`close` has returned.
+
+    Parameters
+    ----------
+    folder
+        An existing empty folder.
+    header
+        What the folder says about itself.
+    where
+        Named in errors.
+    """
+
+    def __init__(self, folder: Path, header: Header, *, where: object = None) -> None:
+        self._folder, self._header = Path(folder), header
+        self.where = str(where if where is not None else folder)
+        self.count = 0
+        self._write(HEADER_NAME, json_bytes(header.to_json()))
+
+    def write(self, record: LabelRecord) -> None:
+        """Add a record.
+
+        Raises
+        ------
+        InputError
+            The record is none, or its file is there already.
+        OutputError
+            The system refuses.
+        """
+        check_label_record(record, self._header, self.where)
+        name = member_name(record.id, ".png")
+        data = encode_label(record, self._header)
+        with writing(self.where, self._folder):
+            try:
+                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+                self._write(name, data)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise _clash(self.where, record.id) from error
+        self.count += 1
+
+    def close(self) -> None:
+        """Write the end record."""
+        self._write(END_NAME, end_record(self.count))
+
+    def abort(self) -> None:
+        """Leave the folder without its end record."""
+
+    def _write(self, name: str, data: bytes) -> None:
+        with open(self._folder / name, "xb") as file:
+            file.write(data)
+
+
+class LabelFolderReader:
+    """Reads a folder of label PNGs, ours or somebody else's.
+
+    Raises
+    ------
+    InputError
+        It is missing, holds no PNG, or says that it is ours and is not whole.
+    """
+
+    def __init__(self, folder: str | Path, where: object = None) -> None:
+        self._folder = Path(folder)
+        self.where = str(where if where is not None else folder)
+        header = self._folder / HEADER_NAME
+        self.header: Header | None = None
+        if os.path.exists(header):
+            self.header = Header.from_json(_bytes_of(header), header)
+        self._files = _png_files(self._folder, self.where)
+        self._check_whole()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._files
+
+    def __iter__(self) -> Iterator[LabelRecord]:
+        return (self.read(identifier) for identifier in self._files)
+
+    def ids(self) -> tuple[str, ...]:
+        """The image ids, sorted."""
+        return tuple(self._files)
+
+    def read(self, identifier: str) -> LabelRecord:
+        """The label image of one image.
+
+        Raises
+        ------
+        InputError
+            There is none in the folder, or it is damaged.
+        """
+        if identifier not in self._files:
+            raise InputError(
+                self.where, f"holds no labels of '{identifier}'", f"add '{identifier}.png'")
+        data = _bytes_of(self._files[identifier])
+        return decode_label(identifier, data, self.header, self.where)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _check_whole(self) -> None:
+        if self.header is None:
+            if not self._files:
+                raise InputError(self.where, "holds no PNG", "name a folder of label PNGs")
+            return
+        if carrier(self.header.kind) != "labels":
+            raise InputError(self.where, f"holds {self.header.kind}", "name a folder of label PNGs")
+        end = self._folder / END_NAME
+        if not os.path.exists(end):
+            raise InputError(self.where, f"lacks '{END_NAME}'", "copy or make it again")
+        check_end_record(_bytes_of(end), len(self._files), self.where)
+
+
+def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
+    """Header (None for a foreign folder) and files by image id of a whole folder of label PNGs.
+
+    Raises
+    ------
+    InputError
+        As :class:`LabelFolderReader`; also for what is no folder, since training reads the label
+        images in any order.
+    """
+    if not Path(folder).is_dir():
+        wrong = "is no folder" if Path(folder).exists() else "no such folder"
+        raise InputError(folder, wrong, "a folder of label PNGs, as 'drstool pseudo-label -o' writes")
+    reader = LabelFolderReader(folder)
+    if reader.header is not None and reader.header.kind != "labels":
+        raise InputError(folder, f"holds {reader.header.kind}", "name a folder of label PNGs")
+    return reader.header, dict(reader._files)
+
+
+def end_record(count: int) -> bytes:
+    """The last member of a whole stream or folder of ``count`` records."""
+    return json_bytes({"count": count, "complete": True})
+
+
+def check_end_record(data: bytes, count: int, where: object) -> None:
+    """Check that an end record tells of as many records as were found.
+
+    Raises
+    ------
+    InputError
+        It does not.
+    """
+    if data == end_record(count):
+        return
+    told = _count_in(data)
+    if told is None:
+        raise InputError(where, f"its end record '{END_NAME}' is damaged", "copy or make it again")
+    if told != count:
+        raise InputError(
+            where, f"holds {count} records where its end record says {told}",
+            "copy or make it again",
+        )
+
+
+def _count_in(data: bytes) -> int | None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or value.get("complete") is not True:
+        return None
+    count = value.get("count")
+    return count if type(count) is int else None
+
+
+def _with_palette(picture: Image.Image) -> Image.Image:
+    picture = picture.copy()
+    picture.putpalette(_palette_bytes())
+    return picture
+
+
+@cache
+def _palette_bytes() -> bytes:
+    return palette().tobytes()
+
+
+def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
+    if not data.startswith(_SIGNATURE):
+        raise InputError(where, "is no PNG" if data else "is empty", "label images are PNGs")
+    try:
+        # Only this looks at every checksum; loading alone lets a flipped bit pass.
+        _opened(data, where).verify()
+        picture = _opened(data, where)
+        if picture.mode not in ("P", "L", "1"):
+            raise InputError(
+                where, f"is of mode {picture.mode}, not of label values",
+                "give a paletted or 8-bit grey PNG whose pixels are the labels",
+            )
+        labels = np.asarray(picture).astype(np.uint8)
+        image = picture.info.get(_IMAGE_KEY, "")
+    except _DAMAGE as error:
+        raise InputError(where, f"is a damaged PNG ({error})", "copy or make it again") from error
+    depth, colour_type = data[24], data[25]
+    if colour_type == 0 and depth in _STRETCH:
+        labels //= _STRETCH[depth]
+    return labels, str(image)
+
+
+def _opened(data: bytes, where: object) -> Image.Image:
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > MAX_PIXELS:
+        raise InputError(where, f"has {width} x {height} pixels", f"at most {MAX_PIXELS:,}")
+    return Image.open(io.BytesIO(data), formats=["PNG"])
+
+
+def _bytes_of(source: bytes | str | Path, where: object = None) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        told = where if where is not None else source
+        raise InputError(told, f"cannot be read: {error.strerror or error}") from error
+
+
+def _png_files(folder: Path, where: str) -> dict[str, Path]:
+    """PNGs below a folder by id, sorted; hidden files are left out."""
+    files: dict[str, Path] = {}
+    for path in sorted(_walk(folder, where)):
+        identifier = check_id(path.relative_to(folder).as_posix()[: -len(".png")], where)
+        if identifier in files:
+            raise InputError(where, f"holds two PNGs for '{identifier}'", "remove one")
+        files[identifier] = path
+    return dict(sorted(files.items()))
+
+
+def _walk(folder: Path, where: str) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith(".png") and not name.startswith("."):
+                yield Path(root, name)
+
+
+def _clash(where: object, identifier: str) -> InputError:
+    return InputError(
+        where, f"cannot take '{identifier}': its name is taken",
+        "list each image once, and let no id be a file and a folder, or differ in case only",
+    )

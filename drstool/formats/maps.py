@@ -1,0 +1,648 @@
+"""Map files: the maps of many images in one HDF5 file.
+
+Layout: root attributes ``format``, ``version``, ``kind``, ``class_names``, ``provenance`` (JSON),
+``complete`` and ``count``; ``/ids``, the image ids in the order they were written; and for each
+image ``/maps/<id>``, a ``(K, H, W)`` dataset of the K classes present, with the attributes
+``labels``, ``image_size`` and ``image``.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import h5py
+import numpy as np
+
+from drstool.errors import InputError
+from drstool.formats.header import FORMAT, MAX_PIXELS, VERSION, Header, carrier, json_bytes
+from drstool.formats.outputs import output_error
+from drstool.identifiers import check_id
+from drstool.labels import MAX_OBJECT_CLASSES
+
+__all__ = [
+    "HDF5_SIGNATURE", "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
+    "check_map_record", "decode_map", "encode_map", "encode_values",
+]
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+# All maps of one image, uncompressed.
+MAX_RECORD_BYTES = 2**32
+
+# HDF5 1.10 and later read it; older layouts cost 3 KB more for each image.
+_LIBVER = ("v110", "v110")
+_GZIP_LEVEL = 4
+# What h5py raises on damaged files.
+_DAMAGE = (
+    OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError,
+    OverflowError,
+)
+
+_memory_names = itertools.count()
+
+
+@dataclass(frozen=True, eq=False)
+class MapRecord:
+    """The maps of one image.
+
+    Parameters
+    ----------
+    id
+        The image's id.
+    values : (K, H, W) uint8 or float16
+        uint8 holds ``round(255 x)`` of maps in [0, 1]; float16 holds the values themselves.
+    labels
+        The K label values, ascending.
+    image_size
+        ``(H, W)`` of the source image after EXIF rotation; the maps may be of another size.
+    image
+        The image's path as it was given; may be empty.
+    """
+
+    id: str
+    values: np.ndarray
+    labels: tuple[int, ...]
+    image_size: tuple[int, int]
+    image: str = ""
+
+    def as_float(self) -> np.ndarray:
+        """The map values, ``(K, H, W) float32``; in [0, 1] where they are stored as uint8."""
+        values = self.values.astype(np.float32)
+        return values / np.float32(255) if self.values.dtype == np.uint8 else values
+
+
+def encode_values(x: np.ndarray, dtype: str = "uint8", where: object = "maps") -> np.ndarray:
+    """Map values as they are stored.
+
+    Parameters
+    ----------
+    x : (K, H, W) float
+    dtype
+        ``"uint8"``: clipped to [0, 1] and stored as ``round(255 x)``, exact to 1/510;
+        ``"float16"``: stored as they are.
+    where
+        Named in the error.
+
+    Returns
+    -------
+    (K, H, W) uint8 or float16
+
+    Raises
+    ------
+    InputError
+        A value is NaN, or infinite once stored.
+
+    Examples
+    --------
+    >>> encode_values(np.array([[[-1.0, 0.5, 2.0]]])).tolist()
+    [[[0, 128, 255]]]
+    """
+    x = np.asarray(x)
+    if dtype == "uint8":
+        _check_finite(x, where, np.isnan)
+        return np.rint(np.clip(x, 0, 1) * np.float32(255)).astype(np.uint8)
+    if dtype != "float16":
+        raise ValueError(f"maps are stored as uint8 or float16, not {dtype}")
+    with np.errstate(over="ignore"):
+        values = x.astype(np.float16)
+    _check_finite(values, where, lambda v: ~np.isfinite(v))
+    return values
+
+
+def check_map_record(record: MapRecord, num_object_classes: int, where: object) -> None:
+    """Check that a record is one that a map file of so many classes can hold.
+
+    Raises
+    ------
+    InputError
+        Its id, shape, dtype, labels or sizes are not as :class:`MapRecord` says.
+    """
+    check_id(record.id, where)
+    told = f"{where}: {record.id}"
+    _check_shape(record.values.shape, record.values.dtype, told)
+    _check_size(record.image_size, told)
+    labels = record.labels
+    if len(labels) != record.values.shape[0]:
+        raise InputError(
+            told, f"has {record.values.shape[0]} maps of {len(labels)} labels", "one map a label")
+    in_range = all(1 <= label <= num_object_classes for label in labels)
+    if list(labels) != sorted(set(labels)) or not in_range:
+        raise InputError(
+            told, f"has the labels {list(labels)[:8]}",
+            f"labels ascend, each once, within 1..{num_object_classes}",
+        )
+    if record.values.dtype == np.float16:
+        _check_finite(record.values, told, lambda v: ~np.isfinite(v))
+
+
+class MapFileWriter:
+    """Writes a map file record by record; the file is whole once :meth:`close` has returned.
+
+    Parameters
+    ----------
+    target
+        Path of the file, or a seekable binary file open for reading and writing.
+    header
+        What the file says about itself.
+    compress
+        Whether the maps are deflated.
+    where
+        Named in errors.
+    """
+
+    def __init__(
+        self,
+        target: str | Path | BinaryIO,
+        header: Header,
+        *,
+        compress: bool = True,
+        where: object = None,
+    ) -> None:
+        self._owned = isinstance(target, (str, os.PathLike))
+        self._raw = open(target, "w+b") if self._owned else target  # noqa: SIM115
+        self.where = str(where if where is not None else getattr(self._raw, "name", "map file"))
+        self._header, self._compress = header, compress
+        self._ids = _Ids(self.where)
+        self._guard = _Guard(self._raw)
+        self._file = None
+        try:
+            self._file = h5py.File(self._guard, "w", libver=_LIBVER)
+            _write_header(self._file, header)
+            self._raise_failure()
+        except BaseException:
+            self.abort()
+            raise
+
+    @property
+    def count(self) -> int:
+        """Number of records written."""
+        return len(self._ids)
+
+    def write(self, record: MapRecord) -> None:
+        """Add a record.
+
+        Raises
+        ------
+        InputError
+            The record is none, or its id was written before, or is also a folder of another id.
+        OutputError
+            The system refuses.
+        """
+        check_map_record(record, len(self._header.class_names), self.where)
+        self._ids.add(record.id)
+        try:
+            _write_map(self._file, record, self._compress)
+        except _DAMAGE:
+            self._raise_failure()
+            raise
+        self._raise_failure()
+
+    def close(self) -> None:
+        """Finish the file: from here on it says that it is complete."""
+        if self._file is None:
+            return
+        try:
+            _finish(self._file, list(self._ids))
+            self._file.flush()
+            self._raise_failure()
+            file, self._file = self._file, None
+            file.close()
+            self._raise_failure()
+            self._raw.flush()
+        except OSError as error:
+            raise output_error(self.where, error) from error
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Let go of the file, whole or not."""
+        file, self._file = self._file, None
+        if file is not None:
+            self._guard.deaf = True
+            with suppress(*_DAMAGE):
+                file.close()
+        if self._owned:
+            with suppress(OSError):
+                self._raw.close()
+
+    def __enter__(self) -> MapFileWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _raise_failure(self) -> None:
+        failure = self._guard.failure
+        if isinstance(failure, OSError):
+            raise output_error(self.where, failure) from failure
+        if failure is not None:
+            raise failure
+
+
+class MapFileReader:
+    """Reads a map file, in stored order or by id.
+
+    May be sent to another process, or used in a forked one, where the file is opened anew.
+
+    Parameters
+    ----------
+    source
+        Path of the file, or a seekable binary file.
+    where
+        Named in errors; the path where not given.
+
+    Raises
+    ------
+    InputError
+        It is no HDF5 file, none of drstool's, damaged, cut short or of a newer version.
+    """
+
+    def __init__(self, source: str | Path | BinaryIO, where: object = None) -> None:
+        self._source = source
+        self.where = str(where if where is not None else source)
+        self._pid = os.getpid()
+        self._file = _open(source, self.where)
+        try:
+            self.header = _read_header(self._file, self.where)
+            self._ids = _read_ids(self._file, self.where)
+        except BaseException:
+            self.close()
+            raise
+        self._known = frozenset(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._known
+
+    def __iter__(self) -> Iterator[MapRecord]:
+        return (self.read(identifier) for identifier in self._ids)
+
+    def ids(self) -> tuple[str, ...]:
+        """The image ids in stored order."""
+        return self._ids
+
+    def read(self, identifier: str) -> MapRecord:
+        """The maps of one image.
+
+        Raises
+        ------
+        InputError
+            There is no such image in the file, or its record is damaged.
+        """
+        if identifier not in self._known:
+            raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
+        return _read_map(self._opened(), identifier, len(self.header.class_names), self.where)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def __enter__(self) -> MapFileReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict:
+        if not isinstance(self._source, (str, os.PathLike)):
+            raise TypeError("a map file without a path cannot be sent to another process")
+        return {**self.__dict__, "_file": None}
+
+    def _opened(self) -> h5py.File:
+        # HDF5's handles are neither picklable nor safe to share with a forked process.
+        if self._pid != os.getpid() or self._file is None:
+            self._file, self._pid = _open(self._source, self.where), os.getpid()
+        return self._file
+
+
+def encode_map(record: MapRecord, header: Header, *, compress: bool = False) -> bytes:
+    """A whole map file that holds one record, made in memory; for streams.
+
+    Raises
+    ------
+    InputError
+        The record is not one a map file can hold.
+    """
+    check_map_record(record, len(header.class_names), "stream")
+    name = f"drstool-memory-{next(_memory_names)}"
+    with h5py.File(name, "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+        _write_header(file, header)
+        _write_map(file, record, compress)
+        _finish(file, [record.id])
+        file.flush()
+        return file.id.get_file_image()
+
+
+def decode_map(data: bytes, header: Header, where: object) -> MapRecord:
+    """The record of a map file that holds one; the inverse of :func:`encode_map`.
+
+    Raises
+    ------
+    InputError
+        It is no map file, holds another number of records, or its classes differ from the header's.
+    """
+    with MapFileReader(io.BytesIO(data), where) as reader:
+        if len(reader) != 1:
+            raise InputError(where, f"holds {len(reader)} records", "a stream's member holds one")
+        if reader.header.class_names != header.class_names:
+            raise InputError(where, "has other classes than its stream", "make the stream again")
+        return reader.read(reader.ids()[0])
+
+
+class _Guard(io.RawIOBase):
+    """The file HDF5 writes to; keeps a failure for later and then pretends that all goes well.
+
+    HDF5 cannot close a file whose last blocks cannot be written: it keeps the handle, leaks, and
+    complains at exit. So the failure is told by the writer, and HDF5 never hears of it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._end = 0
+        self.failure: BaseException | None = None
+        self.deaf = False
+
+    def write(self, data: memoryview) -> int:  # type: ignore[override]
+        size = len(data)
+        self._guarded(lambda: self._file.write(data))
+        self._end += size
+        return size
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        got = self._guarded(lambda: self._file.readinto(buffer)) or 0  # type: ignore[attr-defined]
+        # Blocks that a failure kept from the disk; nobody will use them any more.
+        if got < len(buffer) and (self.deaf or self.failure):
+            buffer[got:] = bytes(len(buffer) - got)
+            return len(buffer)
+        return got
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # Moving writes out what is buffered, so it fails like writing; HDF5 asks for the end so.
+        place = self._guarded(lambda: self._file.seek(offset, whence))
+        return place if place is not None else offset if whence == os.SEEK_SET else self._end
+
+    def tell(self) -> int:
+        return self._guarded(self._file.tell) or 0
+
+    def truncate(self, size: int | None = None) -> int:
+        self._guarded(lambda: self._file.truncate(size))
+        return size or 0
+
+    def flush(self) -> None:
+        self._guarded(self._file.flush)
+
+    def _guarded(self, action: Callable[[], int | None]) -> int | None:
+        if self.deaf or self.failure is not None:
+            return None
+        try:
+            return action()
+        except BaseException as failure:
+            self.failure = failure
+            return None
+
+
+class _Ids:
+    """The ids of a map file; as HDF5 groups are folders, 'a' and 'a/b' cannot both be images."""
+
+    def __init__(self, where: object) -> None:
+        self._where = where
+        self._seen: dict[str, None] = {}
+        self._folders: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._seen)
+
+    def add(self, identifier: str) -> None:
+        if identifier in self._seen:
+            raise InputError(self._where, f"gets '{identifier}' twice", "list each image once")
+        parts = identifier.split("/")
+        folders = ["/".join(parts[:end]) for end in range(1, len(parts))]
+        other = self._folders.get(identifier) or next((f for f in folders if f in self._seen), None)
+        if other is not None:
+            raise InputError(
+                self._where, f"cannot hold both '{identifier}' and '{other}'",
+                "an id may not be the folder of another id: rename one",
+            )
+        self._seen[identifier] = None
+        for folder in folders:
+            self._folders.setdefault(folder, identifier)
+
+
+def _check_finite(values: np.ndarray, where: object, is_bad: Callable) -> None:
+    if is_bad(values).any():
+        raise InputError(
+            where, "a map value is not a finite number",
+            "look for a damaged checkpoint, or values too large for float16",
+        )
+
+
+def _check_shape(shape: tuple[int, ...], dtype: np.dtype, where: object) -> None:
+    if len(shape) != 3 or dtype not in (np.uint8, np.float16):
+        raise InputError(
+            where, f"is a {dtype} array of shape {shape}", "maps are (K, H, W) uint8 or float16")
+    channels, height, width = (int(side) for side in shape)
+    size = channels * height * width * dtype.itemsize
+    fits = channels <= MAX_OBJECT_CLASSES and size <= MAX_RECORD_BYTES
+    if not fits or not 0 < height * width <= MAX_PIXELS:
+        raise InputError(
+            where, f"has maps of shape {shape}",
+            f"at most {MAX_OBJECT_CLASSES} maps of 1 to {MAX_PIXELS:,} pixels, "
+            f"and {MAX_RECORD_BYTES >> 30} GiB in all",
+        )
+
+
+def _check_size(size: tuple[int, int], where: object) -> None:
+    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise InputError(where, f"has the image size {tuple(size)}", f"1 to {MAX_PIXELS:,} pixels")
+
+
+def _set_text(attrs: h5py.AttributeManager, name: str, text: str) -> None:
+    # Paths may be no Unicode; their bytes are kept, and reading gives the same path again.
+    attrs.create(name, text.encode("utf-8", "surrogateescape"), dtype=h5py.string_dtype())
+
+
+def _write_header(file: h5py.File, header: Header) -> None:
+    _set_text(file.attrs, "format", FORMAT)
+    file.attrs["version"] = VERSION
+    _set_text(file.attrs, "kind", header.kind)
+    file.attrs.create("class_names", list(header.class_names), dtype=h5py.string_dtype())
+    _set_text(file.attrs, "provenance", json_bytes(list(header.provenance)).decode())
+    file.attrs["complete"] = False
+    file.create_group("maps")
+
+
+def _write_map(file: h5py.File, record: MapRecord, compress: bool) -> None:
+    values = np.ascontiguousarray(record.values)
+    options: dict = {}
+    if values.size:
+        options = {"chunks": (1, *values.shape[1:]), "fletcher32": True}
+        if compress:
+            # Shuffling the bytes pays where a value has more than one.
+            options |= {"compression": "gzip", "compression_opts": _GZIP_LEVEL}
+            options["shuffle"] = values.dtype.itemsize > 1
+    dataset = file["maps"].create_dataset(record.id, data=values, **options)
+    dataset.attrs["labels"] = np.array(record.labels, dtype=np.uint8)
+    dataset.attrs["image_size"] = np.array(record.image_size, dtype=np.int64)
+    _set_text(dataset.attrs, "image", record.image)
+
+
+def _finish(file: h5py.File, ids: list[str]) -> None:
+    file.create_dataset("ids", data=ids, shape=(len(ids),), dtype=h5py.string_dtype())
+    file.attrs["count"] = len(ids)
+    file.attrs["complete"] = True
+
+
+def _open(source: str | Path | BinaryIO, where: str) -> h5py.File:
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with open(source, "rb") as file:
+                signature = file.read(len(HDF5_SIGNATURE))
+        else:
+            source.seek(0)
+            signature = source.read(len(HDF5_SIGNATURE))
+    except OSError as error:
+        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
+    if signature != HDF5_SIGNATURE:
+        raise InputError(
+            where, "is no HDF5 file", "a map file is made by 'drstool cam' or 'drstool import'")
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            return h5py.File(source, "r", locking=False)
+        return h5py.File(source, "r")
+    except _DAMAGE as error:
+        raise InputError(where, "is damaged or cut short", "make or copy it again") from error
+
+
+def _read_header(file: h5py.File, where: str) -> Header:
+    try:
+        attrs = file.attrs
+        if "format" not in attrs or _text(attrs["format"]) != FORMAT:
+            raise InputError(
+                where, "is an HDF5 file, but none of drstool's", "see 'drstool import'")
+        value = {
+            "format": FORMAT,
+            "version": _integer(attrs.get("version")),
+            "kind": _text(attrs.get("kind", "")),
+            "class_names": [_text(name) for name in np.atleast_1d(attrs.get("class_names", ()))],
+            "provenance": _json(_text(attrs.get("provenance", "[]")), where),
+        }
+        complete = bool(attrs.get("complete", False))
+    except _DAMAGE as error:
+        raise InputError(where, "has a damaged header", "make it again") from error
+    header = Header.from_json(value, where)
+    if carrier(header.kind) != "maps":
+        raise InputError(where, f"says it holds {header.kind}", "a map file holds maps")
+    if not complete:
+        raise InputError(where, "is not complete", "run the command that wrote it again")
+    return header
+
+
+def _read_ids(file: h5py.File, where: str) -> tuple[str, ...]:
+    try:
+        maps = _hard(file, "maps", where)
+        if not isinstance(maps, h5py.Group):
+            raise InputError(where, "holds no group /maps", "it is damaged")
+        listed = _hard(file, "ids", where) if file.id.links.exists(b"ids") else None
+        ids = tuple(_walk(maps, where)) if listed is None else _listed_ids(listed, where)
+        count = _integer(file.attrs.get("count", len(ids)))
+    except _DAMAGE as error:
+        raise InputError(where, "has a damaged list of images", "make it again") from error
+    for identifier in ids:
+        check_id(identifier, where)
+    if count != len(ids) or len(set(ids)) != len(ids):
+        raise InputError(
+            where, f"lists {len(set(ids))} images where it says {count}", "it is damaged")
+    return ids
+
+
+def _listed_ids(dataset: h5py.Dataset, where: str) -> tuple[str, ...]:
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or _is_elsewhere(dataset):
+        raise InputError(where, "has a list of images that is none", "it is damaged")
+    return tuple(_text(identifier) for identifier in dataset[()])
+
+
+def _walk(group: h5py.Group, where: str, prefix: str = "") -> Iterator[str]:
+    """Ids of a map file made without drstool, which has no ``/ids``: all datasets, by name."""
+    if prefix.count("/") > 64:
+        raise InputError(where, "has groups in groups without end", "it is damaged")
+    for name in group:
+        node = _hard(group, name, where)
+        if isinstance(node, h5py.Group):
+            yield from _walk(node, where, f"{prefix}{name}/")
+        else:
+            yield prefix + name
+
+
+def _read_map(file: h5py.File, identifier: str, num_object_classes: int, where: str) -> MapRecord:
+    told = f"{where}: {identifier}"
+    try:
+        node = _hard(file, "maps", told)
+        for part in identifier.split("/"):
+            node = _hard(node, part, told)
+        if not isinstance(node, h5py.Dataset) or _is_elsewhere(node):
+            raise InputError(told, "is no dataset of this file", "maps lie in the map file itself")
+        _check_shape(node.shape, node.dtype.newbyteorder("="), told)
+        record = MapRecord(
+            identifier,
+            np.asarray(node[()]).astype(node.dtype.newbyteorder("="), copy=False),
+            tuple(_integer(label) for label in np.atleast_1d(node.attrs["labels"])),
+            tuple(_integer(side) for side in node.attrs["image_size"]),  # type: ignore[arg-type]
+            _text(node.attrs.get("image", "")),
+        )
+    except _DAMAGE as error:
+        raise InputError(told, "its maps are damaged", "make them again") from error
+    check_map_record(record, num_object_classes, where)
+    return record
+
+
+def _hard(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset:
+    """A group's own member; links could lead to any file of this machine."""
+    key = name.encode("utf-8", "surrogateescape")
+    if not isinstance(group, h5py.Group) or not group.id.links.exists(key):
+        raise InputError(where, f"lacks '{name}'", "it is damaged, or no map file")
+    if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise InputError(where, f"'{name}' is a link", "maps lie in the map file itself")
+    return group[name]
+
+
+def _is_elsewhere(dataset: h5py.Dataset) -> bool:
+    return bool(dataset.external) or dataset.is_virtual
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if not isinstance(value, str):
+        raise TypeError("not text")
+    return str(value)
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, (int, np.integer)):
+        raise TypeError("not an integer")
+    return int(value)
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(where, "has a damaged provenance", "make it again") from error

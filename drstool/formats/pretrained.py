@@ -1,0 +1,65 @@
+"""Weights to start from (``--init``): torchvision's download, a file, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from drstool.errors import InputError
+from drstool.formats.checkpoint import load_tensors
+from drstool.formats.header import FORMAT
+
+__all__ = ["initial_weights"]
+
+_TORCHVISION = {
+    "vgg16": "VGG16_Weights",
+    "resnet50": "ResNet50_Weights",
+    "resnet101": "ResNet101_Weights",
+    "mobilenet_v2": "MobileNet_V2_Weights",
+}
+
+
+def initial_weights(init: str, backbone: str) -> Mapping[str, Any] | None:
+    """The state dict that ``--init`` names, or None for a random start.
+
+    Parameters
+    ----------
+    init
+        ``imagenet`` (downloaded by torchvision, or taken from its cache), ``none``, or a file: a
+        state dict under torchvision's names, or a drstool checkpoint.
+    backbone
+
+    Raises
+    ------
+    InputError
+        The download fails, there is none for this backbone, or the file cannot serve.
+    """
+    if init == "none":
+        return None
+    if init != "imagenet":
+        return _from_file(init)
+    if backbone not in _TORCHVISION:
+        raise InputError(
+            "--init", f"there are no ImageNet weights for {backbone}", "--init none, or --init FILE")
+    import torchvision
+
+    weights = getattr(torchvision.models, _TORCHVISION[backbone]).IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        # URLError is an OSError; a broken download is a RuntimeError.
+        raise InputError(
+            "--init imagenet", f"the weights could not be had ({type(error).__name__})",
+            f"--init FILE with a state dict of torchvision's {backbone}, or --init none") from None
+
+
+def _from_file(path: str) -> Mapping[str, Any]:
+    if not Path(path).exists():
+        raise InputError("--init", f"no file {path}", "imagenet, none, or an existing file")
+    content = load_tensors(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        content = content.get("weights")
+    if not isinstance(content, dict) or not all(hasattr(value, "shape") for value in content.values()) or not content:
+        raise InputError(path, "is no state dict", "a file of named tensors, as torchvision's weights are")
+    return content

@@ -1,0 +1,112 @@
+"""Where an artefact came from: a chain of entries, one a step, the oldest first."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+from drstool import __version__
+from drstool.errors import InputError
+
+__all__ = ["entry", "file_digest", "merge", "without_home"]
+
+
+def entry(
+    *,
+    command: list[str],
+    device: str | None = None,
+    seed: int | None = None,
+    inputs: Mapping[str, str] | None = None,
+    used: Mapping[str, object] | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> dict:
+    """One step of a provenance chain, ready for JSON.
+
+    Parameters
+    ----------
+    command
+        The command line, program first.
+    device
+        Where the networks ran; None where none did.
+    seed
+        Of the random numbers; None where none were drawn.
+    inputs
+        Digests of what was read, by what it is: ``{"checkpoint": "sha256:…"}``.
+    used
+        Which kinds of knowledge went in: tags, saliency, pixel ground truth.
+    settings
+        The numbers of the method.
+
+    Notes
+    -----
+    No user and no machine is named; the home folder is written ``~`` throughout.
+    """
+    program, *arguments = command or ["drstool"]
+    told = {
+        "program": "drstool",
+        "version": __version__,
+        "command": shlex.join([os.path.basename(program), *arguments]),
+        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "device": device,
+        "seed": seed,
+        "inputs": dict(inputs or {}),
+        "used": dict(used or {}),
+        "settings": dict(settings or {}),
+    }
+    return without_home(told)  # type: ignore[return-value]
+
+
+def merge(*chains: Iterable[dict]) -> tuple[dict, ...]:
+    """One chain out of several: all entries in order, each once.
+
+    Examples
+    --------
+    >>> merge([{"command": "a"}], [{"command": "a"}, {"command": "b"}])
+    ({'command': 'a'}, {'command': 'b'})
+    """
+    merged: list[dict] = []
+    for chain in chains:
+        merged += [step for step in chain if step not in merged]
+    return tuple(merged)
+
+
+def file_digest(path: str | Path) -> str:
+    """``sha256:`` and the digest of a file's bytes.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
+    return f"sha256:{digest.hexdigest()}"
+
+
+def without_home(value: object) -> object:
+    """A value with the home folder shortened to ``~`` in all its text; tuples become lists."""
+    if isinstance(value, (str, os.PathLike)):
+        return _shortened(os.fspath(value))
+    if isinstance(value, Mapping):
+        return {_shortened(str(key)): without_home(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_home(item) for item in value]
+    return value
+
+
+def _shortened(text: str) -> str:
+    home = os.path.expanduser("~")
+    for folder in dict.fromkeys((home, os.path.realpath(home))):
+        if len(folder) > 1:
+            text = re.sub(r"(?<![\w.\-])" + re.escape(folder) + r"(?![^/:;,\s'\"])", "~", text)
+    return text

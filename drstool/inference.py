@@ -1,0 +1,219 @@
+"""Class maps of images: at several sizes, mirrored or not, fused into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drstool.models.vgg import NUM_RECTIFIERS, VGG, image_scores
+from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
+
+__all__ = [
+    "fused_maps", "grad_cam", "localization_map", "normalize", "predicted_channels", "refined_map", "segment_probabilities",
+]
+
+# Class maps (N, C, h, w) of normalised images, given the channels that are wanted of each.
+Network = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
+# Chosen class maps (1, K, h, w) brought to a size (H, W).
+Finish = Callable[[Tensor, tuple[int, int]], Tensor]
+
+# Keeps the division defined where a class map is zero everywhere (authors' code).
+_EPSILON = 1e-5
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Images as networks take them.
+
+    Parameters
+    ----------
+    images : (N, 3, H, W) uint8
+
+    Returns
+    -------
+    (N, 3, H, W) float32
+    """
+    mean = torch.tensor(NORMALIZE_MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(NORMALIZE_STD, device=images.device)[:, None, None]
+    return (images.float() / 255 - mean) / std
+
+
+def localization_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Positive part, upsampled, each class divided by its maximum.
+
+    Parameters
+    ----------
+    maps : (1, K, h, w) float
+    size
+        (H, W).
+
+    Returns
+    -------
+    (1, K, H, W) float32 in [0, 1)
+    """
+    full = _upsample(F.relu(maps), size)
+    return full / (full.amax(dim=(2, 3), keepdim=True) + _EPSILON)
+
+
+def refined_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The refiner's regression, upsampled; negative values are 0.
+
+    Parameters
+    ----------
+    maps : (1, K, h, w) float
+    size
+        (H, W).
+
+    Returns
+    -------
+    (1, K, H, W) float32 in [0, inf), about [0, 1]
+    """
+    return F.relu(_upsample(maps, size))
+
+
+def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=True)
+
+
+def fused_maps(
+    network: Network,
+    images: Tensor,
+    channels: Sequence[Sequence[int]],
+    finish: Finish,
+    outputs: Sequence[tuple[int, int]],
+    *,
+    sizes: Sequence[int],
+    flip: bool = False,
+) -> list[Tensor]:
+    """Maps of a batch: the element-wise maximum over the sizes (and over the mirrored image).
+
+    Parameters
+    ----------
+    network
+    images : (N, 3, S, S) float32
+        Normalised, warped to a square.
+    channels
+        Object channels wanted of each image.
+    finish
+        :func:`localization_map` or :func:`refined_map`.
+    outputs
+        (H, W) of each image's maps.
+    sizes
+        Sides in pixels at which the images are seen.
+    flip
+        Also see the mirrored images.
+
+    Returns
+    -------
+    list of (K, H, W) float32
+        On the images' device.
+    """
+    fused: list[Tensor | None] = [None] * len(images)
+    for size in sizes:
+        seen = images
+        if images.shape[2:] != (size, size):
+            seen = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+        for mirrored in (False, True) if flip else (False,):
+            maps = network(seen.flip(3) if mirrored else seen, channels)
+            if mirrored:
+                maps = maps.flip(3)
+            for n, (wanted, output) in enumerate(zip(channels, outputs, strict=True)):
+                part = finish(maps[n:n + 1, list(wanted)], output)[0]
+                fused[n] = part if fused[n] is None else torch.maximum(fused[n], part)
+    return fused  # type: ignore[return-value]
+
+
+def grad_cam(model: VGG, layer: int) -> Network:
+    """Grad-CAM at the activations of one layer, as a network.
+
+    The map of class c is ``sum_k w_k A_k`` with ``w_k`` the spatial mean of ``d score_c / d A_k``;
+    its positive part is taken later. At the last layer this is the plain map but for the bias.
+
+    Parameters
+    ----------
+    model
+    layer
+        Index 0..15.
+
+    References
+    ----------
+    Selvaraju et al.: Grad-CAM: Visual explanations from deep networks via gradient-based
+    localization, ICCV 2017, equations 1 and 2.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+    def network(images: Tensor, channels: Sequence[Sequence[int]]) -> Tensor:
+        with torch.enable_grad():
+            activations = model.features(images, 0, layer + 1).detach().requires_grad_()
+            scores = image_scores(model.output(model.features(activations, layer + 1, NUM_RECTIFIERS)))
+            maps = activations.new_zeros(
+                (len(images), model.output.out_channels, *activations.shape[2:]), dtype=torch.float32)
+            # Images do not influence each other in evaluation mode, so one backward pass serves
+            # one class of every image.
+            for slot in range(max(map(len, channels), default=0)):
+                chosen = [(n, wanted[slot]) for n, wanted in enumerate(channels) if slot < len(wanted)]
+                total = sum(scores[n, c] for n, c in chosen)
+                (gradient,) = torch.autograd.grad(total, activations, retain_graph=True)
+                weights = gradient.mean(dim=(2, 3), keepdim=True)
+                weighted = (weights * activations).sum(dim=1).detach()
+                for n, c in chosen:
+                    maps[n, c] = weighted[n]
+        return maps
+
+    return network
+
+
+def predicted_channels(model: VGG, images: Tensor, threshold: float) -> list[list[int]]:
+    """Object channels that the classifier finds in each image, the strongest at least.
+
+    Parameters
+    ----------
+    model
+    images : (N, 3, S, S) float32
+        Normalised.
+    threshold
+        Probability in [0, 1] from which a class counts as found.
+    """
+    scores = torch.sigmoid(image_scores(model(images)))
+    found = (scores >= threshold) | (scores == scores.amax(dim=1, keepdim=True))
+    return [row.nonzero().flatten().tolist() for row in found]
+
+
+def segment_probabilities(
+    model: nn.Module, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> Tensor:
+    """Class probabilities of one image, averaged over scales and mirroring.
+
+    Parameters
+    ----------
+    model
+    image : (1, 3, H, W) float32
+        Normalised.
+    scales
+        Factors at which the image is seen.
+    flip
+        Also see the mirrored image.
+
+    Returns
+    -------
+    (num_classes, H, W) float32 in [0, 1]
+    """
+    size = image.shape[2:]
+    total = None
+    for scale in scales:
+        seen = image
+        if scale != 1:
+            scaled = [max(1, round(side * scale)) for side in size]
+            seen = F.interpolate(image, size=scaled, mode="bilinear", align_corners=False)
+        for mirrored in (False, True) if flip else (False,):
+            logits = model(seen.flip(3) if mirrored else seen).float()
+            if mirrored:
+                logits = logits.flip(3)
+            if scale != 1:
+                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            probabilities = logits.softmax(dim=1)[0]
+            total = probabilities if total is None else total + probabilities
+    return total / (len(scales) * (2 if flip else 1))

@@ -1,0 +1,167 @@
+"""Class names, label values and colours: the only place that knows them.
+
+A *class name list* holds the object classes only. Object channel ``c`` of a map (counted from 0)
+is label ``c + 1`` of a label image; 0 is background and 255 is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from drstool.errors import InputError
+
+__all__ = [
+    "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
+    "channel_of", "check_class_names", "check_label_values", "colorize", "label_names", "label_of",
+    "num_classes", "palette",
+]
+
+BACKGROUND = 0
+IGNORE = 255
+BACKGROUND_NAME = "background"
+# One byte a pixel, less background and ignore.
+MAX_OBJECT_CLASSES = 254
+
+
+def label_of(channel: int) -> int:
+    """Label value of an object channel.
+
+    Examples
+    --------
+    >>> label_of(0)
+    1
+    """
+    return channel + 1
+
+
+def channel_of(label: int) -> int:
+    """Object channel of a label value; the inverse of :func:`label_of`.
+
+    Examples
+    --------
+    >>> channel_of(20)
+    19
+    """
+    return label - 1
+
+
+def num_classes(class_names: Sequence[str]) -> int:
+    """Number of classes with background counted.
+
+    Examples
+    --------
+    >>> num_classes(["cat", "dog"])
+    3
+    """
+    return len(class_names) + 1
+
+
+def label_names(class_names: Sequence[str]) -> list[str]:
+    """Names by label value, background first.
+
+    Examples
+    --------
+    >>> label_names(["cat", "dog"])
+    ['background', 'cat', 'dog']
+    """
+    return [BACKGROUND_NAME, *class_names]
+
+
+def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
+    """The names as a tuple, after checking that they can serve as object classes.
+
+    Raises
+    ------
+    InputError
+        No name, an empty name, a name twice, the name of the background, or too many names.
+    """
+    names = tuple(names)
+    if not names:
+        raise InputError(where, "names no object class", "give at least one")
+    if len(names) > MAX_OBJECT_CLASSES:
+        raise InputError(
+            where, f"names {len(names)} object classes",
+            f"a label PNG of one byte a pixel holds at most {MAX_OBJECT_CLASSES}",
+        )
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(where, "holds an empty class name", "give every class a name")
+        if name == BACKGROUND_NAME:
+            raise InputError(
+                where, f"lists '{BACKGROUND_NAME}' as an object class",
+                "leave it out: label 0 is the background by itself",
+            )
+        if name in seen:
+            raise InputError(where, f"names class '{name}' twice", "list each class once")
+        seen.add(name)
+    return names
+
+
+def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: object) -> None:
+    """Check that a label image holds only 0 .. C and 255.
+
+    Parameters
+    ----------
+    labels : (H, W) uint8
+    class_names
+        The C object classes.
+    where
+        Named in the error.
+
+    Raises
+    ------
+    InputError
+        Another value occurs.
+    """
+    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    highest = len(class_names)
+    counts[: highest + 1] = 0
+    counts[IGNORE] = 0
+    unknown = np.flatnonzero(counts)
+    if unknown.size:
+        listed = ", ".join(map(str, unknown[:5])) + (", …" if unknown.size > 5 else "")
+        raise InputError(
+            where, f"holds label values that are no class: {listed}",
+            f"with {highest} object classes the values are 0..{highest} and {IGNORE} (ignored)",
+        )
+
+
+def palette() -> np.ndarray:
+    """The 256 colours of PASCAL VOC's label images, ``(256, 3) uint8``.
+
+    The bits of a label, three at a time from the lowest, are dealt to red, green and blue from
+    the highest bit of each down, so that neighbours in number differ strongly in colour.
+
+    References
+    ----------
+    Everingham et al., The PASCAL Visual Object Classes Challenge, VOC development kit (VOCcolormap).
+
+    Examples
+    --------
+    >>> palette()[[0, 1, 15, 255]].tolist()
+    [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
+    """
+    labels = np.arange(256)
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    for shift in range(8):
+        for channel in range(3):
+            bit = (labels >> (3 * shift + channel)) & 1
+            colors[:, channel] |= (bit << (7 - shift)).astype(np.uint8)
+    return colors
+
+
+def colorize(labels: np.ndarray) -> np.ndarray:
+    """Colours of a label image.
+
+    Parameters
+    ----------
+    labels : (H, W) uint8
+
+    Returns
+    -------
+    (H, W, 3) uint8
+    """
+    return palette()[labels]

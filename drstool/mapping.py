@@ -1,0 +1,134 @@
+"""What ``cam`` and ``refine`` share: images into square batches, maps into records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from drstool.data.decoding import load_pil
+from drstool.data.item import Item
+from drstool.data.transforms import image_tensor, warp
+from drstool.errors import InputError, UsageError
+from drstool.formats.maps import MapRecord, encode_values
+from drstool.inference import normalize
+from drstool.labels import label_of
+
+__all__ = ["Loaded", "batches", "load_square", "map_record", "output_size"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image ready for the network.
+
+    Attributes
+    ----------
+    item
+    pixels : (3, S, S) uint8
+        Warped to a square.
+    size
+        (H, W) of the image itself.
+    channels
+        Object channels of its tags; empty where they are to be predicted.
+    """
+
+    item: Item
+    pixels: Tensor
+    size: tuple[int, int]
+    channels: list[int]
+
+
+def load_square(item: Item, *, side: int, class_names: Sequence[str] | None) -> Loaded:
+    """The image, read and warped.
+
+    Parameters
+    ----------
+    item
+    side
+        S, pixels.
+    class_names
+        In which the tags are looked up; None: tags are not needed.
+
+    Raises
+    ------
+    InputError
+        Unreadable, without a tag, or with a tag that is no class.
+    """
+    channels: list[int] = []
+    if class_names is not None:
+        if not item.tags:
+            raise InputError(
+                f"image {item.id!r}", "has no tag",
+                "give it tags, leave it out, or use --tags predicted")
+        unknown = [tag for tag in item.tags if tag not in class_names]
+        if unknown:
+            raise InputError(
+                f"image {item.id!r}", f"has tag {unknown[0]!r}, which the network does not know",
+                "its classes are " + ", ".join(class_names))
+        channels = [class_names.index(tag) for tag in item.tags]
+    image = load_pil(item.image)
+    return Loaded(item, image_tensor(warp(image, side)), (image.height, image.width), sorted(channels))
+
+
+def batches(
+    loaded: Iterable[Loaded], size: int, device: torch.device
+) -> Iterator[tuple[list[Loaded], Tensor]]:
+    """Portions of at most ``size`` images, with the normalised ``(N, 3, S, S) float32`` on the device."""
+    iterator = iter(loaded)
+    while batch := list(islice(iterator, size)):
+        pixels = torch.stack([image.pixels for image in batch]).to(device)
+        yield batch, normalize(pixels).contiguous(memory_format=torch.channels_last)
+
+
+def output_size(map_size: str, square: int, image: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of an image's maps.
+
+    Parameters
+    ----------
+    map_size
+        ``square``, ``image``, or a number of pixels.
+    square
+        Side of the warped image.
+    image
+        (H, W) of the image itself.
+
+    Raises
+    ------
+    UsageError
+        Another text.
+
+    Examples
+    --------
+    >>> output_size("square", 320, (375, 500)), output_size("image", 320, (375, 500))
+    ((320, 320), (375, 500))
+    """
+    if map_size == "image":
+        return image
+    if map_size == "square":
+        return square, square
+    if not map_size.isdecimal() or not 1 <= int(map_size) <= 10_000:
+        raise UsageError("--map-size", f"{map_size!r} is no size", "square, image, or a number of pixels")
+    return int(map_size), int(map_size)
+
+
+def map_record(image: Loaded, channels: Sequence[int], maps: Tensor, dtype: str) -> MapRecord:
+    """One image's maps as they are stored.
+
+    Parameters
+    ----------
+    image
+    channels
+        K object channels, ascending.
+    maps : (K, H, W) float32
+    dtype
+        ``uint8`` or ``float16``.
+    """
+    return MapRecord(
+        id=image.item.id,
+        values=encode_values(maps.cpu().numpy(), dtype),
+        labels=tuple(label_of(channel) for channel in channels),
+        image_size=image.size,
+        image=str(image.item.image))

@@ -1,0 +1,149 @@
+"""Networks from their description, with weights put in; no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drstool.errors import InputError, UsageError
+from drstool.labels import num_classes
+from drstool.models.deeplab import DEEPLAB_BACKBONES, build_segmenter
+from drstool.models.vgg import (
+    NUM_RECTIFIERS,
+    VGG,
+    VGG_BACKBONES,
+    build_classifier,
+    build_refiner,
+    load_torchvision_features,
+)
+
+__all__ = ["build_network", "load_pretrained", "parse_layers", "restore_network"]
+
+
+def parse_layers(text: str, option: str = "--drs-layers") -> list[int]:
+    """Indices 0..15 of layers from a list like ``1-10,13`` that counts from 1; ``all`` is all.
+
+    Raises
+    ------
+    UsageError
+        The text is no such list.
+
+    Examples
+    --------
+    >>> parse_layers("1-3,16")
+    [0, 1, 2, 15]
+    """
+    if text == "all":
+        return list(range(NUM_RECTIFIERS))
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise UsageError(option, f"{text!r} is no list of layers", f"like 1-10,13, from 1 to {NUM_RECTIFIERS}, or all")
+        low, high = int(first), int(last or first)
+        if not 1 <= low <= high <= NUM_RECTIFIERS:
+            raise UsageError(option, f"there is no layer range {part.strip()}", f"layers are 1 to {NUM_RECTIFIERS}")
+        layers.update(range(low - 1, high))
+    return sorted(layers)
+
+
+def build_network(
+    kind: str, architecture: Mapping[str, Any], class_names: Sequence[str]
+) -> tuple[nn.Module, nn.Module]:
+    """A randomly initialised network, and the module into which pretrained weights go.
+
+    Parameters
+    ----------
+    kind
+        ``classifier``, ``refiner`` or ``segmenter``.
+    architecture
+        ``backbone``; for a classifier also ``suppression``, ``delta`` and ``drs_layers`` (indices
+        0..15); for a segmenter also ``output_stride``.
+    class_names
+        The C object classes.
+
+    Raises
+    ------
+    KeyError, TypeError
+        The description is not complete.
+    """
+    backbone = architecture["backbone"]
+    if kind == "segmenter":
+        return build_segmenter(backbone, num_classes(class_names), architecture["output_stride"])
+    if kind == "refiner":
+        model = build_refiner(backbone, len(class_names))
+    else:
+        model = build_classifier(
+            backbone, len(class_names), architecture["suppression"], architecture["delta"],
+            architecture["drs_layers"])
+    return model, model
+
+
+def restore_network(
+    kind: str, architecture: Mapping[str, Any], class_names: Sequence[str],
+    weights: Mapping[str, Tensor], where: object,
+) -> Any:
+    """The network of a checkpoint, in evaluation mode.
+
+    Raises
+    ------
+    InputError
+        Description and weights do not fit each other.
+    """
+    known = DEEPLAB_BACKBONES if kind == "segmenter" else VGG_BACKBONES
+    if architecture.get("backbone") not in known:
+        raise InputError(
+            where, f"describes an unknown backbone {architecture.get('backbone')!r}", "one of " + ", ".join(known))
+    try:
+        model, _ = build_network(kind, architecture, class_names)
+        model.load_state_dict(dict(weights))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise InputError(where, "its weights do not fit its own description", "make the checkpoint again") from None
+    return model.eval()
+
+
+# Parts of published networks that no stage uses.
+_UNUSED = ("classifier.", "fc.", "features.18.", "output.")
+
+
+def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: object) -> None:
+    """Put pretrained weights into a network's trunk; what is new in the network stays.
+
+    Parameters
+    ----------
+    network
+        Second result of :func:`build_network`.
+    weights
+        A state dict of torchvision's network of the same name, or of a drstool checkpoint with
+        the same backbone.
+    where
+        Named in the error.
+
+    Raises
+    ------
+    InputError
+        A tensor is missing or has another shape.
+    """
+    try:
+        if isinstance(network, VGG) and any(name.startswith("features.") for name in weights):
+            load_torchvision_features(network, weights)
+            return
+        with torch.no_grad():
+            for name, target in network.state_dict().items():
+                if name.startswith(_UNUSED) or ".rectifier." in name or "num_batches_tracked" in name:
+                    continue
+                source = weights[name]
+                if source.shape != target.shape:
+                    raise ValueError(f"'{name}' has shape {tuple(source.shape)}, not {tuple(target.shape)}")
+                target.copy_(source)
+    except KeyError as error:
+        raise InputError(
+            where, f"does not hold the weights of this backbone: there is no {error}",
+            "a state dict of torchvision's network of that name, or --init none") from None
+    except ValueError as error:
+        raise InputError(
+            where, f"holds the weights of another backbone: {error}",
+            "a state dict of torchvision's network of that name, or --init none") from None

@@ -1,0 +1,216 @@
+"""VGG-16 as a fully convolutional network of stride 8: classifier and refiner share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from drstool.models.drs import FixedDRS, LearnableDRS
+
+__all__ = [
+    "NUM_RECTIFIERS", "TRUNK_LAYERS", "VGG", "VGG_BACKBONES", "build_classifier", "build_refiner",
+    "image_scores", "load_torchvision_features", "without_suppression",
+]
+
+TRUNK_LAYERS = 13
+EXTRA_LAYERS = 3
+NUM_RECTIFIERS = TRUNK_LAYERS + EXTRA_LAYERS
+
+# Layers (from 0) that begin a new block of VGG-16, and so see a pooled input; the fourth pooling
+# keeps the resolution, and a fifth would follow layer 12 but is left out.
+_HALVING = (2, 4, 7)
+_KEEPING = (10,)
+_BLOCK_OF_LAYER = (0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
+# Positions of the convolutions in torchvision's `vgg16().features`.
+TORCHVISION_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+
+
+@dataclass(frozen=True)
+class VGGWidths:
+    """Channels of the five blocks and of the extra layers, and whether batch norm follows."""
+
+    blocks: tuple[int, int, int, int, int]
+    extra: int
+    batch_norm: bool
+
+
+VGG_BACKBONES: dict[str, VGGWidths] = {
+    "vgg16": VGGWidths((64, 128, 256, 512, 512), 512, batch_norm=False),
+    # Trains from scratch on a CPU within minutes: for the demo and the tests.
+    "vgg16-small": VGGWidths((16, 32, 64, 64, 64), 64, batch_norm=True),
+}
+
+
+class Layer(nn.Module):
+    """[pooling] convolution [batch norm] rectifier: one of the 16 layers."""
+
+    def __init__(
+        self, index: int, inputs: int, outputs: int, batch_norm: bool, rectifier: nn.Module
+    ) -> None:
+        super().__init__()
+        self.pool: nn.Module | None = None
+        if index in _HALVING:
+            self.pool = nn.MaxPool2d(2)
+        elif index in _KEEPING:
+            self.pool = nn.MaxPool2d(3, stride=1, padding=1)
+        dilation = 2 if 10 <= index < TRUNK_LAYERS else 1
+        self.conv = nn.Conv2d(
+            inputs, outputs, 3, padding=dilation, dilation=dilation, bias=not batch_norm)
+        self.norm = nn.BatchNorm2d(outputs) if batch_norm else None
+        self.rectifier = rectifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool is not None:
+            x = self.pool(x)
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.rectifier(x)
+
+
+class VGG(nn.Module):
+    """13 VGG-16 layers, 3 extra ones and a 1×1 convolution; output stride 8.
+
+    Parameters
+    ----------
+    backbone
+        A key of ``VGG_BACKBONES``.
+    outputs
+        C, the number of object classes.
+    rectifier
+        Makes the rectifier of a layer from its index (0..15) and its channels.
+
+    References
+    ----------
+    Simonyan, Zisserman: Very deep convolutional networks, ICLR 2015, configuration D;
+    DRS (AAAI 2021), section 4.1, for the changes.
+    """
+
+    def __init__(
+        self, backbone: str, outputs: int, rectifier: Callable[[int, int], nn.Module]
+    ) -> None:
+        super().__init__()
+        widths = VGG_BACKBONES[backbone]
+        channels = [widths.blocks[block] for block in _BLOCK_OF_LAYER] + [widths.extra] * EXTRA_LAYERS
+        self.layers = nn.ModuleList(
+            Layer(i, 3 if i == 0 else channels[i - 1], c, widths.batch_norm, rectifier(i, c))
+            for i, c in enumerate(channels))
+        self.output = nn.Conv2d(channels[-1], outputs, 1)
+        self.backbone = backbone
+
+    def features(self, x: Tensor, first: int = 0, last: int = NUM_RECTIFIERS) -> Tensor:
+        """Activations of layer ``last - 1``, starting from the input of layer ``first``."""
+        for layer in self.layers[first:last]:
+            x = layer(x)
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class maps of normalised images.
+
+        Parameters
+        ----------
+        images : (N, 3, H, W) float
+            RGB, normalised by ImageNet's mean and standard deviation.
+
+        Returns
+        -------
+        (N, C, H // 8, W // 8) float
+            Unbounded; channel c is object class c.
+        """
+        return self.output(self.features(images))
+
+
+def image_scores(maps: Tensor) -> Tensor:
+    """Classification logits of class maps: their spatial mean.
+
+    Parameters
+    ----------
+    maps : (N, C, h, w) float
+
+    Returns
+    -------
+    (N, C) float32
+    """
+    return maps.float().mean(dim=(2, 3))
+
+
+def build_classifier(
+    backbone: str,
+    outputs: int,
+    suppression: str = "learnable",
+    delta: float = 0.55,
+    drs_layers: Sequence[int] = range(NUM_RECTIFIERS),
+) -> VGG:
+    """A classifier with DRS at the chosen rectifiers, randomly initialised.
+
+    Parameters
+    ----------
+    backbone, outputs
+        As of :class:`VGG`.
+    suppression
+        ``fixed``, ``learnable`` or ``none``.
+    delta
+        Bound of the fixed suppression.
+    drs_layers
+        Indices 0..15 of the rectifiers that suppress; the others are plain ReLUs.
+    """
+
+    def rectifier(index: int, channels: int) -> nn.Module:
+        if suppression == "none" or index not in drs_layers:
+            return nn.ReLU()
+        return FixedDRS(delta) if suppression == "fixed" else LearnableDRS(channels)
+
+    model = VGG(backbone, outputs, rectifier)
+    for conv in _convolutions(model):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+    return model
+
+
+def build_refiner(backbone: str, outputs: int) -> VGG:
+    """A refiner, randomly initialised: the same network without suppression.
+
+    The new layers start from N(0, 0.01) as in the authors' code, so that the regression begins
+    near zero; with batch norm the scale of its input does not matter, and the rest is as above.
+    """
+    model = build_classifier(backbone, outputs, suppression="none")
+    new = [layer.conv for layer in model.layers[TRUNK_LAYERS:] if layer.norm is None]
+    for conv in [*new, model.output]:
+        nn.init.normal_(conv.weight, std=0.01)
+    return model
+
+
+def without_suppression(model: VGG) -> VGG:
+    """The same weights behind plain ReLUs: the plain CAM network of a DRS classifier."""
+    plain = VGG(model.backbone, model.output.out_channels, lambda index, channels: nn.ReLU())
+    plain.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if ".rectifier." not in name})
+    return plain.to(next(model.parameters()).device).train(model.training)
+
+
+def load_torchvision_features(model: VGG, weights: Mapping[str, Tensor]) -> None:
+    """Copy the 13 convolutions of torchvision's VGG-16 (``features.N.weight``/``.bias``).
+
+    Raises
+    ------
+    KeyError
+        A tensor is not there.
+    ValueError
+        A tensor has another shape.
+    """
+    for layer, position in zip(model.layers[:TRUNK_LAYERS], TORCHVISION_POSITIONS, strict=True):
+        for name, target in (("weight", layer.conv.weight), ("bias", layer.conv.bias)):
+            key = f"features.{position}.{name}"
+            source = weights[key]
+            if target is None or source.shape != target.shape:
+                raise ValueError(f"'{key}' has shape {tuple(source.shape)}")
+            with torch.no_grad():
+                target.copy_(source)
+
+
+def _convolutions(model: VGG) -> list[nn.Conv2d]:
+    return [layer.conv for layer in model.layers] + [model.output]

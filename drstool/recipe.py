@@ -1,0 +1,241 @@
+"""Every number of the method, in one place.
+
+Each dataclass is one stage's settings; each field is an option of its command, with the field's
+help text. ``RECIPES`` holds the named sets: ``default``, the small single-GPU setting, and
+``paper``, the authors' code (qjadud1994/DRS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from drstool.errors import UsageError
+
+__all__ = [
+    "NORMALIZE_MEAN", "NORMALIZE_STD", "RECIPES", "CamSettings", "ClassifierRecipe", "CueSettings",
+    "OverlaySettings", "RefineSettings", "RefinerRecipe", "SegmentSettings", "SegmenterRecipe",
+    "named_recipe", "override",
+]
+
+# ImageNet statistics of RGB in [0, 1], as torchvision's pretrained weights expect.
+NORMALIZE_MEAN = (0.485, 0.456, 0.406)
+NORMALIZE_STD = (0.229, 0.224, 0.225)
+
+# Sizes over which maps are fused, as shares of the image size: 256, 320, 384 for 320 (authors' code).
+_MAP_SCALES = (0.8, 1.0, 1.2)
+
+
+Settings = TypeVar("Settings", bound="_MapSettings")
+
+
+def _number(default: Any, help: str, **limits: Any) -> Any:
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Widths of the random colour changes, as torchvision's ``ColorJitter`` counts them."""
+
+    brightness: float = _number(0.3, "Brightness factor in 1 ± this.", min=0.0)
+    contrast: float = _number(0.3, "Contrast factor in 1 ± this.", min=0.0)
+    saturation: float = _number(0.3, "Saturation factor in 1 ± this.", min=0.0)
+    hue: float = _number(0.1, "Hue shift in ± this, of a full turn.", min=0.0, max=0.5)
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe(Jitter):
+    """``train-cls``: VGG-16 with DRS, multi-label soft margin loss, SGD (paper, section 4.1)."""
+
+    backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
+    suppression: str = _number(
+        "learnable", "DRS after each ReLU, or none for a plain CAM classifier.",
+        choices=("fixed", "learnable", "none"))
+    delta: float = _number(0.55, "Fixed DRS: upper bound as a share of the maximum.", min=0.0, max=1.0)
+    drs_layers: str = _number("all", "ReLUs that suppress: all, or numbers 1-16 like 1-10,13.")
+    epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
+    batch_size: int = _number(3, "Images a step.", min=1)
+    image_size: int = _number(320, "Side of the square crop, pixels.", min=32)
+    resize_size: int = _number(0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0)
+    lr: float = _number(1e-3, "Learning rate of pretrained weights.", min=0.0)
+    bias_lr_factor: float = _number(2.0, "Learning rate of biases over that of weights.", min=0.0)
+    new_lr_factor: float = _number(10.0, "Learning rate of new layers and DRS controllers over --lr.", min=0.0)
+    momentum: float = _number(0.9, "SGD momentum (Nesterov).", min=0.0, max=1.0)
+    weight_decay: float = _number(5e-4, "L2 penalty.", min=0.0)
+    decay_epochs: tuple[int, ...] = _number((5, 10), "Epochs, from 1, at whose start the rate falls.")
+    decay_factor: float = _number(0.1, "What the rate is multiplied by there.", min=0.0)
+    flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)
+
+    @property
+    def warp_size(self) -> int:
+        """Side of the warped image before the crop, pixels: 384 for a crop of 320."""
+        return self.resize_size or round(1.2 * self.image_size)
+
+
+@dataclass(frozen=True)
+class RefinerRecipe(Jitter):
+    """``refine-train``: VGG-16 without DRS regresses the maps, MSE loss, Adam (paper, section 3.3)."""
+
+    backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
+    epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
+    batch_size: int = _number(3, "Images a step.", min=1)
+    image_size: int = _number(320, "Side to which image and maps are warped, pixels.", min=32)
+    lr: float = _number(1e-4, "Learning rate (Adam).", min=0.0)
+    decay_epochs: tuple[int, ...] = _number((5, 10), "Epochs, from 1, at whose start the rate falls.")
+    decay_factor: float = _number(0.1, "What the rate is multiplied by there.", min=0.0)
+    flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)
+
+
+@dataclass(frozen=True)
+class SegmenterRecipe:
+    """``train-seg``: DeepLabV3+, cross-entropy over pseudo labels, SGD with the poly schedule."""
+
+    backbone: str = _number(
+        "resnet50", "Feature network.",
+        choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small"))
+    output_stride: int = _number(16, "Input size over feature size before ASPP.", choices=(16, 8))
+    epochs: int = _number(1, "Passes over the images; 0 writes the initialised network.", min=0)
+    steps: int = _number(0, "Number of steps in place of --epochs; 0: as --epochs says.", min=0)
+    batch_size: int = _number(2, "Images a step.", min=2)
+    image_size: int = _number(320, "Side of the square crop, pixels.", min=32)
+    # Paper recipe: 0.05 at batch 32; the default keeps its rate per image at batch 2.
+    lr: float = _number(0.003, "Learning rate of the head.", min=0.0)
+    backbone_lr_factor: float = _number(0.1, "Learning rate of the backbone over --lr.", min=0.0)
+    momentum: float = _number(0.9, "SGD momentum.", min=0.0, max=1.0)
+    weight_decay: float = _number(1e-4, "L2 penalty.", min=0.0)
+    poly_power: float = _number(0.9, "Exponent of the poly schedule.", min=0.0)
+    min_lr: float = _number(1e-6, "Learning rate below which the schedule does not go.", min=0.0)
+    scale_min: float = _number(0.5, "Smallest random scale.", min=0.05)
+    scale_max: float = _number(2.0, "Largest random scale.", min=0.05)
+    flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)
+
+
+@dataclass(frozen=True)
+class _MapSettings:
+    """How a network sees the images of which it makes maps."""
+
+    image_size: int = _number(
+        0, "Side of the square to which the image is warped first; 0: the one of training.", min=0)
+    sizes: tuple[int, ...] = _number(
+        (), "Sizes in pixels at which maps are made and fused; by default 0.8, 1 and 1.2 × the image size.")
+    flip: bool = _number(False, "Also see the mirrored image, and fuse.")
+    batch_size: int = _number(8, "Images at a time.", min=1)
+
+    def for_network(self: Settings, trained: dict[str, Any]) -> Settings:
+        """The same settings with sizes filled in from those that the network was trained with.
+
+        Parameters
+        ----------
+        trained
+            The recipe of the checkpoint; without a size (an imported network), 320.
+        """
+        side = self.image_size or trained.get("image_size") or ClassifierRecipe.image_size
+        return replace(
+            self, image_size=side, sizes=self.sizes or tuple(round(scale * side) for scale in _MAP_SCALES))
+
+
+@dataclass(frozen=True)
+class CamSettings(_MapSettings):
+    """``cam``: localization maps from a classifier (paper, section 3.2)."""
+
+
+@dataclass(frozen=True)
+class RefineSettings(_MapSettings):
+    """``refine``: refined maps from a refiner (paper, section 3.3)."""
+
+
+@dataclass(frozen=True)
+class CueSettings:
+    """``pseudo-label``: object cues against the background cue (paper, section 3.4)."""
+
+    alpha: float = _number(0.20, "Map values below this are no object cue.", min=0.0, max=1.0)
+    background: str = _number(
+        "saliency", "Where the background cue comes from: 1 - saliency, a constant, or "
+        "(1 - strongest map value) ^ power.", choices=("saliency", "constant", "power"))
+    saliency_threshold: int = _number(50, "Grey value above which a pixel is salient.", min=0, max=255)
+    soft: bool = _number(False, "Use the saliency's grey values instead of the threshold.")
+    constant: float = _number(0.20, "The constant background cue.", min=0.0, max=1.0)
+    power: float = _number(4.0, "Exponent of the power background cue.", min=0.0)
+    conflict: float = _number(
+        0.9, "A pixel with more than two cues above this is ignored; soft saliency above it "
+        "is certain.", min=0.0, max=1.0)
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """``segment``: full-size label images from a segmenter."""
+
+    scales: tuple[float, ...] = _number((1.0,), "Factors at which the image is seen, averaged.")
+    flip: bool = _number(False, "Also see the mirrored image, and average.")
+
+
+@dataclass(frozen=True)
+class OverlaySettings:
+    """``overlay``: pictures of labels and maps over their images."""
+
+    opacity: float = _number(0.7, "Of the colours over the image.", min=0.0, max=1.0)
+
+
+Recipe = TypeVar("Recipe")
+
+# default: one small GPU. paper: the authors' published scripts and run.sh files.
+RECIPES: dict[str, dict[type, Any]] = {
+    "default": {
+        ClassifierRecipe: ClassifierRecipe(),
+        RefinerRecipe: RefinerRecipe(),
+        SegmenterRecipe: SegmenterRecipe(),
+    },
+    "paper": {
+        ClassifierRecipe: ClassifierRecipe(batch_size=5),
+        RefinerRecipe: RefinerRecipe(batch_size=5, epochs=30, decay_epochs=(10, 20)),
+        SegmenterRecipe: SegmenterRecipe(
+            backbone="resnet101", steps=20_000, batch_size=32, image_size=513, lr=0.05),
+    },
+}
+
+
+def named_recipe(name: str, kind: type[Recipe]) -> Recipe:
+    """The settings of one stage under a recipe's name; settings without recipes are the same in all.
+
+    Raises
+    ------
+    UsageError
+        There is no recipe of that name.
+
+    Examples
+    --------
+    >>> named_recipe("paper", ClassifierRecipe).batch_size
+    5
+    """
+    if name not in RECIPES:
+        raise UsageError("--recipe", f"there is no recipe '{name}'", "take one of " + ", ".join(RECIPES))
+    return RECIPES[name].get(kind) or kind()
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with the given fields changed, each checked against its limits.
+
+    Raises
+    ------
+    UsageError
+        A value is outside its field's limits.
+
+    Examples
+    --------
+    >>> override(RefinerRecipe(), {"epochs": 2}).epochs
+    2
+    """
+    for spec in fields(recipe):  # type: ignore[arg-type]
+        if spec.name not in changes:
+            continue
+        option, value = "--" + spec.name.replace("_", "-"), changes[spec.name]
+        low, high = spec.metadata.get("min"), spec.metadata.get("max")
+        choices = spec.metadata.get("choices")
+        if choices and value not in choices:
+            raise UsageError(option, f"{value} is no choice", "take one of " + ", ".join(map(str, choices)))
+        # The negated form lets no NaN through.
+        if low is not None and not value >= low:
+            raise UsageError(option, f"{value} is too small", f"at least {low}")
+        if high is not None and not value <= high:
+            raise UsageError(option, f"{value} is too large", f"at most {high}")
+    return replace(recipe, **changes)  # type: ignore[type-var]

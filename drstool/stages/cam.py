@@ -1,0 +1,144 @@
+"""``cam``: localization maps of images from a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from drstool.data.item import Item
+from drstool.errors import InputError, UsageError
+from drstool.formats.checkpoint import Checkpoint
+from drstool.formats.maps import MapRecord
+from drstool.inference import Network, fused_maps, grad_cam, localization_map, predicted_channels
+from drstool.mapping import Loaded, batches, load_square, map_record, output_size
+from drstool.models.build import restore_network
+from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS, VGG, without_suppression
+from drstool.parallel import OnError, Track, map_items, untracked
+from drstool.recipe import CamSettings
+from drstool.training import autocast
+
+__all__ = ["METHODS", "cam"]
+
+METHODS = ("drs", "cam", "grad-cam")
+
+
+def cam(
+    items: Iterable[Item],
+    checkpoint: Checkpoint,
+    settings: CamSettings,
+    *,
+    method: str | None = None,
+    layer: int = TRUNK_LAYERS,
+    predict_tags: float | None = None,
+    map_size: str = "square",
+    dtype: str = "uint8",
+    device: torch.device = torch.device("cpu"),
+    precision: str = "float32",
+    workers: int = 1,
+    on_error: OnError | None = None,
+    track: Track = untracked,
+    total: int | None = None,
+) -> Iterator[MapRecord]:
+    """Localization maps of the present classes of each image, in order.
+
+    Parameters
+    ----------
+    items
+        Images with their tags; taken as they come.
+    checkpoint
+        A classifier.
+    settings
+        Sizes, mirroring, batch.
+    method
+        ``drs``: the maps of the network as it was trained. ``cam``: with its suppression switched
+        off. ``grad-cam``: from gradients at a layer. None: ``drs`` where the network suppresses,
+        otherwise ``cam``.
+    layer
+        Of Grad-CAM, 1..16.
+    predict_tags
+        Probability from which a class counts as present; None: the given tags are used.
+    map_size
+        ``square`` (settings.image_size), ``image``, or a number of pixels.
+    dtype
+        ``uint8`` or ``float16``.
+    device, precision
+    workers
+        Threads that read images.
+    on_error
+        Told of each image that fails, which is then left out; None: the error is raised.
+    track, total
+        Progress display, and the number of images if it is known.
+
+    Raises
+    ------
+    UsageError
+        ``drs`` of a network without suppression; a layer that is none.
+    InputError
+        An image is unreadable or has no tag.
+
+    References
+    ----------
+    Kim, Han, Kim, AAAI 2021, section 3.2; Zhou et al., CVPR 2016 (CAM); Selvaraju et al., ICCV 2017.
+    """
+    model: VGG = restore_network(
+        "classifier", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "classifier")
+    model.to(device, memory_format=torch.channels_last)
+    network = _network(model, checkpoint.architecture["suppression"], method, layer)
+    settings = settings.for_network(checkpoint.recipe)
+    output_size(map_size, settings.image_size, (1, 1))
+    load = partial(
+        load_square, side=settings.image_size, class_names=None if predict_tags is not None else checkpoint.class_names)
+    loaded = map_items(load, items, workers, on_error)
+    return _maps(
+        track(loaded, "cam", total), model, network, settings, predict_tags, map_size, dtype, device, precision)
+
+
+def _maps(
+    loaded: Iterable[Loaded], model: VGG, network: Network, settings: CamSettings,
+    predict_tags: float | None, map_size: str, dtype: str, device: torch.device, precision: str,
+) -> Iterator[MapRecord]:
+    for batch, images in batches(loaded, settings.batch_size, device):
+        with torch.inference_mode(not _wants_gradients(network)), torch.no_grad(), autocast(device, precision):
+            if predict_tags is None:
+                channels = [image.channels for image in batch]
+            else:
+                channels = predicted_channels(model, images, predict_tags)
+            outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
+            maps = fused_maps(
+                network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip)
+        for image, wanted, values in zip(batch, channels, maps, strict=True):
+            yield map_record(image, wanted, values, dtype)
+
+
+class _GradCAM:
+    """Marks a network that needs gradients, so inference mode is left off for it."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def __call__(self, images: Tensor, channels) -> Tensor:
+        return self._network(images, channels)
+
+
+def _wants_gradients(network: Network) -> bool:
+    return isinstance(network, _GradCAM)
+
+
+def _network(model: VGG, suppression: str, method: str | None, layer: int) -> Network:
+    method = method or ("cam" if suppression == "none" else "drs")
+    if method not in METHODS:
+        raise UsageError("--method", f"{method!r} is no choice", "one of " + ", ".join(METHODS))
+    if method == "drs" and suppression == "none":
+        raise UsageError(
+            "--method drs", "this classifier was trained without suppression",
+            "--method cam, or train with --suppression fixed or learnable")
+    if method == "grad-cam":
+        if not 1 <= layer <= NUM_RECTIFIERS:
+            raise UsageError("--layer", f"there is no layer {layer}", f"1 to {NUM_RECTIFIERS}")
+        return _GradCAM(grad_cam(model, layer - 1))
+    if method == "cam" and suppression != "none":
+        model = without_suppression(model)
+    return lambda images, channels: model(images)

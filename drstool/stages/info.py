@@ -1,0 +1,115 @@
+"""``info``: what an artefact holds."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from drstool.errors import InputError
+from drstool.formats import RecordSource, open_records
+
+__all__ = ["as_json", "as_text", "describe"]
+
+
+def describe(path: str | None) -> dict[str, Any]:
+    """Kind, classes, counts and history of an artefact.
+
+    Parameters
+    ----------
+    path
+        A map file, a stream, a folder of label PNGs or a checkpoint; None: standard input.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is damaged or foreign.
+    """
+    if path is not None and path != "-":
+        if not Path(path).exists():
+            raise InputError(path, "no such file or folder", "name an artefact of drstool")
+        # Checkpoints are zip files; nothing else of ours is.
+        if Path(path).is_file() and zipfile.is_zipfile(path):
+            return _checkpoint(path)
+    with open_records(path) as source:
+        return _records(source)
+
+
+def _checkpoint(path: str) -> dict[str, Any]:
+    from drstool.formats.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    return {
+        "kind": checkpoint.kind,
+        "class_names": list(checkpoint.class_names),
+        "architecture": checkpoint.architecture,
+        "parameters": sum(value.numel() for value in checkpoint.weights.values()),
+        "recipe": checkpoint.recipe,
+        "provenance": list(checkpoint.provenance),
+    }
+
+
+def _records(source: RecordSource) -> dict[str, Any]:
+    header, ids = source.header, source.ids()
+    told: dict[str, Any] = {
+        "kind": source.kind,
+        "class_names": list(header.class_names) if header else None,
+    }
+    count = 0
+    if ids is None:
+        # A stream: only its end says how many there are.
+        for record in source.records():
+            count += 1
+            told.setdefault("first", _record(record))
+    else:
+        count = len(ids)
+        if ids:
+            told["first"] = _record(source.read(ids[0]))
+    return told | {"images": count, "provenance": list(header.provenance) if header else []}
+
+
+def _record(record: Any) -> dict[str, Any]:
+    if hasattr(record, "values"):
+        return {
+            "id": record.id, "shape": list(record.values.shape), "dtype": str(record.values.dtype),
+            "labels": list(record.labels), "image": record.image, "image_size": list(record.image_size)}
+    return {"id": record.id, "shape": list(record.labels.shape), "dtype": str(record.labels.dtype), "image": record.image}
+
+
+def as_json(told: dict[str, Any]) -> str:
+    """The description as JSON."""
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_text(told: dict[str, Any]) -> str:
+    """The description as aligned lines; of the history, the command lines.
+
+    Examples
+    --------
+    >>> print(as_text({"kind": "labels", "class_names": ["cat"], "images": 2}), end="")
+    kind         labels
+    class names  1: cat
+    images       2
+    """
+    lines = []
+    for name, value in told.items():
+        if name == "provenance":
+            continue
+        if name == "class_names":
+            value = "not known" if value is None else f"{len(value)}: {', '.join(value)}" if value else "none"
+        elif isinstance(value, dict):
+            value = ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+        lines.append((name.replace("_", " "), str(value)))
+    for number, step in enumerate(told.get("provenance", ()), start=1):
+        lines.append((f"step {number}", f"{step.get('time', '')}  {step.get('command', '')}"))
+    width = max(len(name) for name, _ in lines)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and value == list(range(len(value))) and len(value) > 4:
+        return f"0..{len(value) - 1}"
+    if isinstance(value, (list, tuple)):
+        return "×".join(map(str, value)) if len(value) <= 4 else ",".join(map(str, value))
+    return str(value)

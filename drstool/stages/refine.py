@@ -1,0 +1,96 @@
+"""``refine``: refined maps of images from a refiner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from drstool.data.item import Item
+from drstool.formats.checkpoint import Checkpoint
+from drstool.formats.maps import MapRecord
+from drstool.inference import fused_maps, refined_map
+from drstool.labels import label_names
+from drstool.mapping import Loaded, batches, load_square, map_record, output_size
+from drstool.models.build import restore_network
+from drstool.parallel import OnError, Track, map_items, untracked
+from drstool.recipe import RefineSettings
+from drstool.training import autocast
+
+__all__ = ["items_of_maps", "refine"]
+
+
+def items_of_maps(records: Iterable[MapRecord], class_names: tuple[str, ...]) -> Iterator[Item]:
+    """The images that map records are about, with the classes present in them as tags.
+
+    Parameters
+    ----------
+    records
+        Taken as they come.
+    class_names
+        Of the records' file or stream.
+    """
+    names = label_names(class_names)
+    for record in records:
+        yield Item(record.id, Path(record.image), tags=tuple(names[label] for label in record.labels))
+
+
+def refine(
+    items: Iterable[Item],
+    checkpoint: Checkpoint,
+    settings: RefineSettings,
+    *,
+    map_size: str = "image",
+    dtype: str = "uint8",
+    device: torch.device = torch.device("cpu"),
+    precision: str = "float32",
+    workers: int = 1,
+    on_error: OnError | None = None,
+    track: Track = untracked,
+    total: int | None = None,
+) -> Iterator[MapRecord]:
+    """Refined maps of the tagged classes of each image, in order.
+
+    Parameters
+    ----------
+    items
+        Images with their tags; taken as they come.
+    checkpoint
+        A refiner.
+    settings, map_size, dtype, device, precision, workers, on_error, track, total
+        As in :func:`drstool.stages.cam.cam`.
+
+    Raises
+    ------
+    InputError
+        An image is unreadable or has no tag.
+
+    References
+    ----------
+    Kim, Han, Kim, AAAI 2021, section 3.3.
+    """
+    model = restore_network(
+        "refiner", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "refiner")
+    model.to(device, memory_format=torch.channels_last)
+    settings = settings.for_network(checkpoint.recipe)
+    output_size(map_size, settings.image_size, (1, 1))
+    load = partial(load_square, side=settings.image_size, class_names=checkpoint.class_names)
+    loaded = map_items(load, items, workers, on_error)
+    return _maps(track(loaded, "refine", total), model, settings, map_size, dtype, device, precision)
+
+
+def _maps(
+    loaded: Iterable[Loaded], model: torch.nn.Module, settings: RefineSettings, map_size: str,
+    dtype: str, device: torch.device, precision: str,
+) -> Iterator[MapRecord]:
+    for batch, images in batches(loaded, settings.batch_size, device):
+        channels = [image.channels for image in batch]
+        outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
+        with torch.inference_mode(), autocast(device, precision):
+            maps = fused_maps(
+                lambda seen, _: model(seen), images, channels, refined_map, outputs,
+                sizes=settings.sizes, flip=settings.flip)
+        for image, wanted, values in zip(batch, channels, maps, strict=True):
+            yield map_record(image, wanted, values, dtype)

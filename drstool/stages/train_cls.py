@@ -1,0 +1,108 @@
+"""``train-cls``: a classification network with DRS, from images and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drstool.data import Dataset, require_tags
+from drstool.data.transforms import ClassifierSamples
+from drstool.formats.checkpoint import Checkpoint
+from drstool.inference import normalize
+from drstool.models.build import build_network, load_pretrained, parse_layers
+from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
+from drstool.parallel import Track, untracked
+from drstool.recipe import ClassifierRecipe
+from drstool.training import EpochReport, Plan, fit, seed_everything, step_factor
+
+__all__ = ["parameter_groups", "train_cls"]
+
+
+def train_cls(
+    dataset: Dataset,
+    class_names: tuple[str, ...],
+    recipe: ClassifierRecipe,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    weights_name: str = "--init",
+    seed: int = 0,
+    device: torch.device = torch.device("cpu"),
+    precision: str = "float32",
+    workers: int = 0,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    track: Track = untracked,
+) -> Checkpoint:
+    """A trained classifier.
+
+    Parameters
+    ----------
+    dataset
+        Every image has tags.
+    class_names
+        The C object classes, in label order.
+    recipe
+    weights, weights_name
+        To start from (see :func:`drstool.models.build.load_pretrained`), and what to call them.
+    seed
+    device, precision, workers
+        See :func:`drstool.training.fit`.
+    on_epoch, track
+        Told of each epoch's loss, and of progress.
+
+    Returns
+    -------
+    Checkpoint
+        Of kind ``classifier``, without provenance; the state after the last epoch.
+
+    Raises
+    ------
+    InputError
+        An image without a tag or unreadable; weights of another network.
+
+    References
+    ----------
+    Kim, Han, Kim, AAAI 2021, sections 3.1 and 4.1.
+    """
+    require_tags(dataset)
+    seed_everything(seed)
+    architecture: dict[str, Any] = {
+        "backbone": recipe.backbone, "suppression": recipe.suppression, "delta": recipe.delta,
+        "drs_layers": parse_layers(recipe.drs_layers)}
+    model, trunk = build_network("classifier", architecture, class_names)
+    if weights is not None:
+        load_pretrained(trunk, weights, weights_name)
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
+    fit(
+        model, _loss, ClassifierSamples(dataset, class_names, recipe, seed), optimizer,
+        step_factor(recipe.decay_epochs, recipe.decay_factor),
+        Plan(recipe.epochs, recipe.batch_size, seed),
+        device=device, precision=precision, workers=workers, on_epoch=on_epoch, track=track)
+    return Checkpoint("classifier", class_names, architecture, asdict(recipe), model.state_dict())
+
+
+def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    images, tags = batch
+    return F.multilabel_soft_margin_loss(image_scores(model(normalize(images))), tags)
+
+
+def parameter_groups(model: VGG, recipe: ClassifierRecipe) -> list[dict[str, Any]]:
+    """Parameters by learning rate: trunk and new ones, each weights and biases.
+
+    DRS controllers count as new weights wherever they stand (authors' code).
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    new_layers = {f"layers.{i}." for i in range(TRUNK_LAYERS, len(model.layers))} | {"output."}
+    for name, parameter in model.named_parameters():
+        new = name.startswith(tuple(new_layers)) or ".rectifier." in name
+        groups.setdefault((new, name.endswith("bias")), []).append(parameter)
+    return [
+        {"params": parameters,
+         "lr": recipe.lr * (recipe.new_lr_factor if new else 1) * (recipe.bias_lr_factor if bias else 1)}
+        for (new, bias), parameters in groups.items()]

@@ -1,0 +1,107 @@
+"""``train-seg``: DeepLabV3+ from images and (pseudo) labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drstool.data import Dataset
+from drstool.data.transforms import SegmenterSamples
+from drstool.errors import UsageError
+from drstool.formats.checkpoint import Checkpoint
+from drstool.inference import normalize
+from drstool.labels import IGNORE
+from drstool.models.build import build_network, load_pretrained
+from drstool.models.deeplab import DeepLabV3Plus
+from drstool.parallel import Track, untracked
+from drstool.recipe import SegmenterRecipe
+from drstool.training import EpochReport, Plan, fit, poly_factor, seed_everything
+
+__all__ = ["train_seg"]
+
+
+def train_seg(
+    dataset: Dataset,
+    class_names: tuple[str, ...],
+    labels: Mapping[str, Path],
+    recipe: SegmenterRecipe,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    weights_name: str = "--init",
+    seed: int = 0,
+    device: torch.device = torch.device("cpu"),
+    precision: str = "float32",
+    workers: int = 0,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    track: Track = untracked,
+) -> Checkpoint:
+    """A trained segmenter.
+
+    Parameters
+    ----------
+    dataset
+        Needs no tags and no masks.
+    class_names
+        The object classes of the labels.
+    labels
+        Label PNG of each image's id, at the image's own size.
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, track
+        As in :func:`drstool.stages.train_cls.train_cls`.
+
+    Returns
+    -------
+    Checkpoint
+        Of kind ``segmenter``, without provenance.
+
+    Raises
+    ------
+    UsageError
+        Fewer than two images: batch norm cannot train on one.
+    InputError
+        A label PNG of another size or with unknown values; weights of another network.
+
+    References
+    ----------
+    Chen et al., ECCV 2018; Kim, Han, Kim, AAAI 2021, section 4.1.
+    """
+    if len(dataset) < 2 and recipe.epochs:
+        raise UsageError("train-seg", "there is only one image", "batch norm needs at least two")
+    if recipe.scale_min > recipe.scale_max:
+        raise UsageError("--scale-min", f"{recipe.scale_min} is above --scale-max {recipe.scale_max}", "swap them")
+    seed_everything(seed)
+    architecture = {"backbone": recipe.backbone, "output_stride": recipe.output_stride}
+    model, trunk = build_network("segmenter", architecture, class_names)
+    if weights is not None:
+        load_pretrained(trunk, weights, weights_name)
+    plan = Plan(
+        recipe.epochs, min(recipe.batch_size, len(dataset)), seed, steps=recipe.steps if recipe.epochs else 0,
+        drop_last=True)
+    optimizer = torch.optim.SGD(
+        _parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay)
+    fit(
+        model, _loss, SegmenterSamples(dataset, labels, class_names, recipe, seed), optimizer,
+        poly_factor(plan.total_steps(len(dataset)) or 1, recipe.poly_power, recipe.min_lr / recipe.lr if recipe.lr else 0),
+        plan, device=device, precision=precision, workers=workers, on_epoch=on_epoch, track=track)
+    return Checkpoint("segmenter", class_names, architecture, asdict(recipe), model.state_dict())
+
+
+def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    images, labels = batch
+    logits = model(normalize(images)).float()
+    # The mean over no pixel at all would be NaN: a crop may hold nothing but ignored ones.
+    counted = (labels != IGNORE).sum().clamp_min(1)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / counted
+
+
+def _parameter_groups(model: DeepLabV3Plus, recipe: SegmenterRecipe) -> list[dict]:
+    backbone = list(model.backbone.parameters())
+    head = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
+    return [
+        {"params": backbone, "lr": recipe.lr * recipe.backbone_lr_factor},
+        {"params": head, "lr": recipe.lr}]

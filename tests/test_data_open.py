@@ -1,0 +1,129 @@
+"""Class names and tags given beside the data, against what the data say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drstool.data import open_dataset, require_tags
+from drstool.errors import InputError
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(path)
+    return path
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = []
+    for identifier, tags in (("a", ["dog"]), ("my b", ["cat", "dog"]), ("c", ["cat"])):
+        picture(tmp_path / f"{identifier}.png")
+        rows.append({"id": identifier, "image": f"{identifier}.png", "tags": tags})
+    return write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)))
+
+
+def test_names_of_a_checkpoint_set_the_order(data):
+    dataset = open_dataset(data, class_names=["dog", "emu", "cat"])
+    assert dataset.class_names == ("dog", "emu", "cat")
+    assert dataset.items[1].tags == ("dog", "cat")
+    with pytest.raises(InputError, match="image 'my b' has the tag 'cat', which is no class"):
+        open_dataset(data, class_names=["dog"])
+
+
+def test_names_of_a_list(data, tmp_path):
+    classes = write(tmp_path / "classes.txt", "emu\ndog\ncat\n")
+    dataset = open_dataset(data, classes=classes)
+    assert dataset.class_names == ("emu", "dog", "cat") and dataset.items[1].tags == ("dog", "cat")
+    assert open_dataset(data, classes=classes, class_names=dataset.class_names) == dataset
+    with pytest.raises(InputError, match="in another order"):
+        open_dataset(data, classes=classes, class_names=["dog", "cat", "emu"])
+    with pytest.raises(InputError, match="it also has 'emu', it lacks 'fish'"):
+        open_dataset(data, classes=classes, class_names=["fish", "dog", "cat"])
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "names no object class"), ("cat\ncat\n", "'cat' twice"),
+    ("background\ncat\n", "background"),
+])
+def test_bad_class_lists(data, tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        open_dataset(data, classes=write(tmp_path / "classes.txt", text))
+    with pytest.raises(InputError, match=r"gone\.txt: cannot be read: No such file"):
+        open_dataset(data, classes=str(tmp_path / "gone.txt"))
+
+
+def test_tags_of_a_file_replace_those_of_the_data(data, tmp_path):
+    tags = write(tmp_path / "t_cls.txt", "a 0\nmy b 1\nelsewhere 0\n")
+    dataset = open_dataset(data, tags=tags)
+    assert [item.tags for item in dataset.items] == [("cat",), ("dog",), None]
+    assert dataset.tags_source == "file"
+    with pytest.raises(InputError, match="image 'c' has no tag"):
+        require_tags(dataset)
+    tags = write(tmp_path / "t.txt", "a cat dog cat\nmy b\tdog\nc\n")
+    assert [item.tags for item in open_dataset(data, tags=tags).items] == [
+        ("cat", "dog"), ("dog",), ()]
+
+
+def test_tags_of_a_manifest(data, tmp_path):
+    tags = write(tmp_path / "t.csv", "id,tags\na,cat;dog\nc,\n")
+    assert [item.tags for item in open_dataset(data, tags=tags).items] == [("cat", "dog"), None, ()]
+    tags = write(tmp_path / "t.csv", "id,tags\na,1;0\n")
+    assert open_dataset(data, tags=tags).items[0].tags == ("cat", "dog")
+    with pytest.raises(InputError, match="has no column tags"):
+        open_dataset(data, tags=write(tmp_path / "u.csv", "id,image\na,a.png\n"))
+    with pytest.raises(InputError, match="lists id 'a' twice"):
+        open_dataset(data, tags=write(tmp_path / "u.csv", "id,tags\na,cat\na,cat\n"))
+
+
+def test_tags_of_a_file_can_name_the_classes(tmp_path):
+    picture(tmp_path / "a.png")
+    data = write(tmp_path / "m.csv", "id,image\na,a.png\n")
+    tags = write(tmp_path / "t.txt", "a emu\nb cat\n")
+    dataset = open_dataset(data, tags=tags)
+    assert dataset.class_names == ("cat", "emu") and dataset.items[0].tags == ("emu",)
+    with pytest.raises(InputError, match="no class has a name"):
+        open_dataset(data, tags=write(tmp_path / "n.txt", "a 0\n"))
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "is empty"), ("x 0\n", "has tags for none of the images"), ("a 0\na 1\n", "twice"),
+    ("a 5\n", "tag 5, which is no class"), ("a emu\n", "tag 'emu', which is no class"),
+    ("a -1\n", "tag '-1', which is no class"),
+])
+def test_bad_tag_files(data, tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        open_dataset(data, tags=write(tmp_path / "t.txt", text))
+
+
+def test_classes_called_by_digits(tmp_path):
+    picture(tmp_path / "3" / "x.png")
+    picture(tmp_path / "7" / "y.png")
+    tags = write(tmp_path / "t.txt", "3/x 7\n7/y 0\n")
+    assert [item.tags for item in open_dataset(str(tmp_path), tags=tags).items] == [("7",), ("3",)]
+
+
+def test_missing_and_unknown(tmp_path):
+    with pytest.raises(InputError, match="no such file or folder"):
+        open_dataset(str(tmp_path / "gone.jsonl"))
+    with pytest.raises(InputError, match="no dataset of a known layout"):
+        open_dataset(write(tmp_path / "data.yaml", "x"))
+    with pytest.raises(InputError):
+        open_dataset("a\0b")
+
+
+def test_datasets_need_no_torch():
+    code = ("import sys, drstool.data, drstool.stages.ids; "
+            "sys.exit(any(n == 'torch' for n in sys.modules))")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,107 @@
+"""Headers and provenance."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drstool.errors import InputError
+from drstool.formats.header import KINDS, Header, carrier, json_bytes
+from drstool.formats.provenance import entry, file_digest, merge, without_home
+
+names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8).filter(
+    lambda name: name.strip() and name != "background"
+)
+
+
+@given(st.sampled_from(sorted(KINDS)), st.lists(names, min_size=1, max_size=5, unique=True))
+def test_a_header_survives_json(kind, class_names):
+    header = Header(kind, tuple(class_names), ({"command": "x", "seed": 1},))
+    assert Header.from_json(json_bytes(header.to_json()), "here") == header
+    assert carrier(kind) in ("maps", "labels", "figures")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": "other"}, "drstool"),
+        ({"version": 2}, "newer drstool"),
+        ({"version": "1"}, "no format version"),
+        ({"version": True}, "no format version"),
+        ({"kind": "cats"}, "unknown kind"),
+        ({"kind": ["labels"]}, "unknown kind"),
+        ({"class_names": []}, "no object class"),
+        ({"class_names": "cat"}, "no list of class names"),
+        ({"class_names": ["cat", "cat"]}, "twice"),
+        ({"class_names": [1]}, "empty class name"),
+        ({"class_names": None}, "no list of class names"),
+        ({"provenance": "me"}, "provenance"),
+        ({"provenance": ["me"]}, "provenance"),
+    ],
+)
+def test_a_bad_header_is_told(change, told):
+    with pytest.raises(InputError, match=told) as caught:
+        Header.from_json(Header("labels", ("cat",)).to_json() | change, "x.tar")
+    assert str(caught.value).startswith("x.tar: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000])
+def test_what_is_no_header_is_told(text):
+    with pytest.raises(InputError):
+        Header.from_json(text, "x")
+
+
+def test_saliency_needs_no_classes():
+    assert Header.from_json(Header("saliency", ()).to_json(), "x").class_names == ()
+
+
+def test_an_undecodable_path_still_makes_json():
+    assert json.loads(json_bytes({"image": "a\udcff.jpg"}))["image"] == "a\udcff.jpg"
+
+
+def test_an_entry_names_the_step_and_no_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    step = entry(
+        command=["/home/ada/venv/bin/drstool", "cam", "--data=/home/ada/my voc", "-o", "m.h5"],
+        device="cpu",
+        seed=3,
+        inputs={"/home/ada/c.pt": "sha256:0"},
+        used={"tags": True},
+        settings={"sizes": (256, 320), "file": "/home/ada/x", "other": "/mnt/home/ada/x"},
+    )
+    assert step["command"].startswith("drstool cam") and "~/my voc" in step["command"]
+    assert step["settings"] == {"sizes": [256, 320], "file": "~/x", "other": "/mnt/home/ada/x"}
+    assert step["inputs"] == {"~/c.pt": "sha256:0"}
+    assert step["time"].endswith("Z") and step["program"] == "drstool" and step["seed"] == 3
+    assert json.loads(json.dumps(step)) == step
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/ada", "~"),
+        ("/home/ada/", "~/"),
+        ("/home/adams/x", "/home/adams/x"),
+        ("--a=/home/ada:/home/ada/b", "--a=~:~/b"),
+        ("x", "x"),
+    ],
+)
+def test_only_the_home_folder_itself_is_shortened(monkeypatch, text, shown):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert without_home(text) == shown
+
+
+def test_chains_merge_in_order_without_repeats():
+    a, b, c = {"n": 1}, {"n": 2}, {"n": 3}
+    assert merge([a, b], (), (x for x in [a, c])) == (a, b, c)
+    assert merge() == ()
+
+
+def test_a_digest_is_of_the_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"")
+    assert file_digest(tmp_path / "x").startswith("sha256:e3b0c442")
+    with pytest.raises(InputError, match="No such file"):
+        file_digest(tmp_path / "y")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drstool import cues
+from drstool.errors import InputError, UsageError
+from drstool.formats.label_png import LabelRecord
+from drstool.formats.maps import MapRecord
+from drstool.recipe import CueSettings
+from drstool.stages.pseudo_label import pseudo_label
+
+CONSTANT = CueSettings(background="constant")
+
+
+def record(identifier, values, labels, image_size=None):
+    values = np.asarray(values)
+    return MapRecord(id=identifier, values=values, labels=tuple(labels),
+                     image_size=image_size or values.shape[1:], image=f"images/{identifier}.jpg")
+
+
+def random_record(identifier, seed, count=2, size=(5, 7), image_size=(9, 11)):
+    values = np.random.default_rng(seed).integers(0, 256, (count, *size), dtype=np.uint8)
+    return record(identifier, values, range(1, count + 1), image_size)
+
+
+def save_grey(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path)
+
+
+def test_labels_are_the_rule_at_the_images_size(tmp_path):
+    records = [random_record("a/b", 1), random_record("c", 2, count=0)]
+    random = np.random.default_rng(3)
+    saliency = {each.id: random.integers(0, 256, (9, 11), dtype=np.uint8) for each in records}
+    for identifier, values in saliency.items():
+        save_grey(tmp_path / f"{identifier}.png", values)
+    found = list(pseudo_label(
+        records, CueSettings(), saliency_of=cues.saliency_folder(tmp_path)))
+    assert [each.id for each in found] == ["a/b", "c"]
+    assert [each.image for each in found] == ["images/a/b.jpg", "images/c.jpg"]
+    for given, label in zip(records, found):
+        maps = cues.resize_maps(given.as_float(), (9, 11))
+        expected = cues.pseudo_label(maps, given.labels, CueSettings(), saliency[given.id])
+        assert label.labels.dtype == np.uint8
+        np.testing.assert_array_equal(label.labels, expected)
+
+
+def test_any_number_of_workers_gives_the_same_labels():
+    records = [random_record(str(i), i) for i in range(12)]
+    one = list(pseudo_label(records, CONSTANT, workers=1))
+    many = list(pseudo_label(iter(records), CONSTANT, workers=4))
+    assert [each.id for each in one] == [each.id for each in many]
+    for left, right in zip(one, many):
+        np.testing.assert_array_equal(left.labels, right.labels)
+
+
+def test_half_precision_maps_and_image_without_class():
+    values = np.float16([[[0.1, 0.6]]])
+    found = list(pseudo_label(
+        [record("a", values, [3]), record("b", values[:0], [])], CONSTANT))
+    assert [each.labels.tolist() for each in found] == [[[0, 3]], [[0, 0]]]
+
+
+def test_records_are_taken_as_they_come():
+    taken = []
+
+    def records():
+        for i in range(100):
+            taken.append(i)
+            yield random_record(str(i), i)
+
+    assert next(pseudo_label(records(), CONSTANT)).id == "0"
+    assert taken == [0]
+
+
+def test_saliency_is_needed_only_for_the_saliency_cue():
+    # Before the first record is asked for.
+    with pytest.raises(UsageError, match="--saliency"):
+        pseudo_label([random_record("a", 1)], CueSettings())
+    for background in ("constant", "power"):
+        settings = CueSettings(background=background)
+        assert len(list(pseudo_label([random_record("a", 1)], settings))) == 1
+
+
+def test_missing_and_wrong_sized_saliency_are_errors_or_are_told(tmp_path):
+    records = [random_record(name, 1) for name in ("good", "absent", "small", "good2")]
+    for name, size in [("good", (9, 11)), ("small", (5, 7)), ("good2", (9, 11))]:
+        save_grey(tmp_path / f"{name}.png", np.zeros(size))
+    saliency_of = cues.saliency_folder(tmp_path)
+    with pytest.raises(InputError, match="absent"):
+        list(pseudo_label(records, CueSettings(), saliency_of=saliency_of))
+    told = []
+    found = list(pseudo_label(
+        records, CueSettings(), saliency_of=saliency_of, on_error=told.append, workers=2))
+    assert [each.id for each in found] == ["good", "good2"]
+    assert ["absent.png" in str(told[0]), "small.png" in str(told[1])] == [True, True]
+
+
+def test_label_images_are_no_maps():
+    labels = LabelRecord(id="a", labels=np.zeros((2, 2), np.uint8))
+    with pytest.raises(InputError, match="'a'.*give maps"):
+        list(pseudo_label([labels], CONSTANT))
+
+
+def test_progress_is_tracked():
+    seen = []
+
+    def track(items, description, total):
+        seen.append((description, total))
+        return items
+
+    records = [random_record("a", 1)]
+    assert len(list(pseudo_label(records, CONSTANT, track=track, total=1))) == 1
+    assert seen == [("pseudo-label", 1)]
