@@ -31,6 +31,10 @@ class DrstoolError(Exception):
         # A file name or another library's message may hold line ends; the promise is one line.
         super().__init__(" ".join(line.split()))
 
+    def __reduce__(self) -> tuple:
+        # Errors come out of worker processes, by way of pickle.
+        return type(self), (self.where, self.what, self.right)
+
 
 class UsageError(DrstoolError):
     """The command line asks for something that cannot be."""

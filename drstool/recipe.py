@@ -8,6 +8,7 @@ help text. ``RECIPES`` holds the named sets: ``default``, the small single-GPU s
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import Any, TypeVar
 
 from drstool.errors import UsageError
@@ -24,6 +25,9 @@ NORMALIZE_STD = (0.229, 0.224, 0.225)
 
 # Sizes over which maps are fused, as shares of the image size: 256, 320, 384 for 320 (authors' code).
 _MAP_SCALES = (0.8, 1.0, 1.2)
+
+# Below, nothing is left behind the pooling layers; above, memory would not do.
+_LEAST_SIDE, _MOST_SIDE = 8, 10_000
 
 
 Settings = TypeVar("Settings", bound="_MapSettings")
@@ -55,8 +59,8 @@ class ClassifierRecipe(Jitter):
     drs_layers: str = _number("all", "ReLUs that suppress: all, or numbers 1-16 like 1-10,13.")
     epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
     batch_size: int = _number(3, "Images a step.", min=1)
-    image_size: int = _number(320, "Side of the square crop, pixels.", min=32)
-    resize_size: int = _number(0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0)
+    image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
+    resize_size: int = _number(0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0, max=_MOST_SIDE)
     lr: float = _number(1e-3, "Learning rate of pretrained weights.", min=0.0)
     bias_lr_factor: float = _number(2.0, "Learning rate of biases over that of weights.", min=0.0)
     new_lr_factor: float = _number(10.0, "Learning rate of new layers and DRS controllers over --lr.", min=0.0)
@@ -79,7 +83,7 @@ class RefinerRecipe(Jitter):
     backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
     epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
     batch_size: int = _number(3, "Images a step.", min=1)
-    image_size: int = _number(320, "Side to which image and maps are warped, pixels.", min=32)
+    image_size: int = _number(320, "Side to which image and maps are warped, pixels.", min=32, max=_MOST_SIDE)
     lr: float = _number(1e-4, "Learning rate (Adam).", min=0.0)
     decay_epochs: tuple[int, ...] = _number((5, 10), "Epochs, from 1, at whose start the rate falls.")
     decay_factor: float = _number(0.1, "What the rate is multiplied by there.", min=0.0)
@@ -97,7 +101,7 @@ class SegmenterRecipe:
     epochs: int = _number(1, "Passes over the images; 0 writes the initialised network.", min=0)
     steps: int = _number(0, "Number of steps in place of --epochs; 0: as --epochs says.", min=0)
     batch_size: int = _number(2, "Images a step.", min=2)
-    image_size: int = _number(320, "Side of the square crop, pixels.", min=32)
+    image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
     # Paper recipe: 0.05 at batch 32; the default keeps its rate per image at batch 2.
     lr: float = _number(0.003, "Learning rate of the head.", min=0.0)
     backbone_lr_factor: float = _number(0.1, "Learning rate of the backbone over --lr.", min=0.0)
@@ -128,10 +132,18 @@ class _MapSettings:
         ----------
         trained
             The recipe of the checkpoint; without a size (an imported network), 320.
+
+        Raises
+        ------
+        UsageError
+            A size that no network can see.
         """
         side = self.image_size or trained.get("image_size") or ClassifierRecipe.image_size
-        return replace(
-            self, image_size=side, sizes=self.sizes or tuple(round(scale * side) for scale in _MAP_SCALES))
+        sizes = self.sizes or tuple(round(scale * side) for scale in _MAP_SCALES)
+        for option, size in (("--image-size", side), *(("--sizes", size) for size in sizes)):
+            if not _LEAST_SIDE <= size <= _MOST_SIDE:
+                raise UsageError(option, f"{size} pixels a side", f"{_LEAST_SIDE} to {_MOST_SIDE}")
+        return replace(self, image_size=side, sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -233,7 +245,8 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         choices = spec.metadata.get("choices")
         if choices and value not in choices:
             raise UsageError(option, f"{value} is no choice", "take one of " + ", ".join(map(str, choices)))
-        # The negated form lets no NaN through.
+        if isinstance(value, float) and not isfinite(value):
+            raise UsageError(option, f"{value} is no finite number", "give one")
         if low is not None and not value >= low:
             raise UsageError(option, f"{value} is too small", f"at least {low}")
         if high is not None and not value <= high:

@@ -156,11 +156,14 @@ def fit(
     if not total:
         return
     loader = torch.utils.data.DataLoader(
-        samples, batch_sampler=_Batches(len(samples), plan), num_workers=workers,
+        _Telling(samples), batch_sampler=_Batches(len(samples), plan), num_workers=workers, collate_fn=_collated,
         pin_memory=device.type == "cuda", worker_init_fn=_one_thread)
     watch = _LossWatch()
     with _stopping_workers(loader) as batches:
-        for step, (ids, *batch) in enumerate(track(batches, "training", total)):
+        for step, loaded in enumerate(track(batches, "training", total)):
+            if isinstance(loaded, DrstoolError):
+                raise loaded
+            ids, *batch = loaded
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor(step, step // per_epoch)
             batch = [tensor.to(device, non_blocking=True) for tensor in batch]
@@ -221,6 +224,24 @@ def _stopping_workers(loader: torch.utils.data.DataLoader) -> Iterator[Iterable]
         shutdown = getattr(batches, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
+
+
+class _Telling:
+    """Samples whose errors are told as values: torch would make tracebacks of those of its workers."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[str, Any] | DrstoolError:
+        try:
+            return self._samples[key]
+        except DrstoolError as error:
+            return error
+
+
+def _collated(samples: list) -> list | DrstoolError:
+    error = next((sample for sample in samples if isinstance(sample, DrstoolError)), None)
+    return error if error is not None else torch.utils.data.default_collate(samples)
 
 
 def _one_thread(worker: int) -> None:

@@ -199,12 +199,15 @@ def test_a_sprite_covers_a_shapes_area_however_it_lies(turn: float, mirror: bool
     sprite.draw(disc(0.7, 0.4, 0.5), hsv(0.0, 1.0, 1.0))
     rgb, alpha, striking = sprite.reduced()
     assert alpha.sum() == pytest.approx(np.pi * 10**2, rel=0.02)
-    assert rgb[alpha > 0.99] == pytest.approx(np.array([[1.0, 0, 0]] * (alpha > 0.99).sum()))
+    # The edge has the colour itself, not a mixture with what is not there.
+    np.testing.assert_allclose(rgb[alpha > 0.1], np.broadcast_to([1, 0, 0], rgb[alpha > 0.1].shape),
+                               atol=1e-5)
     assert not striking.any()
 
 
-@pytest.mark.parametrize(("hue", "expected"), [(0, (1, 0, 0)), (1 / 3, (0, 1, 0)), (2 / 3, (0, 0, 1)),
-                                               (-1 / 3, (0, 0, 1)), (1.0, (1, 0, 0))])
+@pytest.mark.parametrize(("hue", "expected"), [
+    (0, (1, 0, 0)), (1 / 3, (0, 1, 0)), (2 / 3, (0, 0, 1)), (-1 / 3, (0, 0, 1)), (1.0, (1, 0, 0)),
+])
 def test_hsv(hue: float, expected: tuple) -> None:
     assert hsv(hue, 1, 1) == pytest.approx(np.array(expected), abs=1e-6)
     assert hsv(hue, 0, 0.5) == pytest.approx(np.full(3, 0.5))

@@ -153,7 +153,8 @@ def test_it_finds_the_demo_creatures_mostly_not_perfectly(method: str, least: fl
     for index in range(12):
         picture = render_picture(0, index)
         valid = picture.labels != IGNORE
-        target, found = (picture.labels > 0)[valid], (saliency_map(picture.image, method) > 50)[valid]
+        target = (picture.labels > 0)[valid]
+        found = (saliency_map(picture.image, method) > 50)[valid]
         precision = (target & found).sum() / max(found.sum(), 1)
         recall = (target & found).sum() / target.sum()
         scores.append(1.3 * precision * recall / max(0.3 * precision + recall, 1e-9))

@@ -29,6 +29,8 @@ class _Group(TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         _terminate_cleanly()
         try:
+            # Not the name of the file that was started: 'python -m drstool' is drstool, too.
+            extra["prog_name"] = "drstool"
             result = super().main(*args, standalone_mode=False, **extra)
             _flush()
         except DrstoolError as error:

@@ -108,9 +108,14 @@ class Run:
             f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
             f"{_duration(time.monotonic() - self._started)}")
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there is somebody to see progress: stderr is a terminal, and not to be quiet."""
+        return not self._quiet and sys.stderr.isatty()
+
     def track(self, items: Iterable, description: str, total: int | None = None) -> Iterator:
         """The items, with a progress bar where stderr is a terminal."""
-        if self._quiet or not sys.stderr.isatty():
+        if not self.shows_progress:
             yield from items
             return
         from rich.console import Console

@@ -205,6 +205,11 @@ class SegmenterSamples:
     recipe
         Sizes and augmentation.
     seed
+
+    Raises
+    ------
+    InputError
+        An item has no label PNG.
     """
 
     def __init__(
@@ -213,6 +218,9 @@ class SegmenterSamples:
     ) -> None:
         self._items, self._labels, self._class_names = dataset.items, labels, tuple(class_names)
         self._recipe, self._seed = recipe, seed
+        for item in dataset.items:
+            if item.id not in labels:
+                raise InputError("--labels", f"there is no label image of {item.id!r}", "make labels of the same split")
 
     def __len__(self) -> int:
         return len(self._items)

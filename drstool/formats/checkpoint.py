@@ -70,7 +70,13 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool
     }
     with new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
         # Through a file object torch does not write the file's own name into the archive.
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # A full disk: torch tells of its own confusion that follows.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:

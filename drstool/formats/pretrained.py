@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ _TORCHVISION = {
 }
 
 
-def initial_weights(init: str, backbone: str) -> Mapping[str, Any] | None:
+def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapping[str, Any] | None:
     """The state dict that ``--init`` names, or None for a random start.
 
     Parameters
@@ -29,6 +31,8 @@ def initial_weights(init: str, backbone: str) -> Mapping[str, Any] | None:
         ``imagenet`` (downloaded by torchvision, or taken from its cache), ``none``, or a file: a
         state dict under torchvision's names, or a drstool checkpoint.
     backbone
+    progress
+        Let torch tell on stderr how its download goes.
 
     Raises
     ------
@@ -46,7 +50,9 @@ def initial_weights(init: str, backbone: str) -> Mapping[str, Any] | None:
 
     weights = getattr(torchvision.models, _TORCHVISION[backbone]).IMAGENET1K_V1
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
+        # torch tells where it downloads from, also where nobody wants to know.
+        with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
+            return weights.get_state_dict(progress=progress, check_hash=True)
     except (OSError, RuntimeError) as error:
         # URLError is an OSError; a broken download is a RuntimeError.
         raise InputError(

@@ -18,44 +18,64 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["FixedDRS", "LearnableDRS", "suppress"]
 
 
-class _Suppress(torch.autograd.Function):
-    """The clamp with the one gradient that autograd of the written-out formula gives.
+# Where `values` is above zero: `grad`, elsewhere 0, in one pass without a mask tensor.
+_where_positive = torch.ops.aten.threshold_backward
 
-    Only the result is kept for the backward pass, and the next convolution keeps that one anyway.
+
+class _Suppress(torch.autograd.Function):
+    """The clamp, with the gradients that autograd of the written-out formula gives.
+
+    Of the size of ``x``, only the result is kept for the backward pass, and the next convolution
+    keeps that one anyway. The bound comes from ``k``, or from ``controller`` by way of the mean.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, k: Tensor) -> Tensor:
-        maximum, where = x.flatten(2).max(dim=2)
-        maximum = maximum.clamp_min(0)
-        bound = (k * maximum).to(x.dtype)
-        y = torch.clamp(x, min=torch.zeros_like(bound)[..., None, None], max=bound[..., None, None])
-        ctx.save_for_backward(y, bound, maximum, where, k)
+    def forward(ctx, x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tensor:
+        maximum, where = F.adaptive_max_pool2d(x, 1, return_indices=True)
+        maximum = maximum.flatten(1).clamp_min(0)
+        mean = None
+        if controller is not None:
+            mean = torch.relu(x).sum(dim=(2, 3)).to(controller.dtype) / (x.shape[2] * x.shape[3])
+            with torch.autocast(x.device.type, enabled=False):
+                k = torch.sigmoid(mean @ controller.T)
+        bound = (k * maximum).to(x.dtype)[..., None, None]
+        y = torch.clamp(x, min=torch.zeros_like(bound), max=bound)
+        ctx.save_for_backward(y, bound, maximum, where.flatten(1), k, mean, controller)
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        y, bound, maximum, where, k = ctx.saved_tensors
-        cut = y >= bound[..., None, None]
-        # A dead channel is cut everywhere (0 >= 0), but neither k nor x can move its zero maximum.
-        alive = maximum > 0
-        exact = torch.promote_types(grad.dtype, torch.float32)
-        grad_bound = torch.where(cut, grad, 0).sum(dim=(2, 3), dtype=exact) * alive
-        grad_x = torch.where((y > 0) & ~cut, grad, 0)
-        at_maximum = (grad_bound * k).to(grad.dtype)
-        # Under channels-last a flattened view does not exist, so the index is split into row, column.
-        n, c = where.shape
-        width = y.shape[3]
-        rows = torch.arange(n, device=y.device)[:, None].expand(n, c)
-        channels = torch.arange(c, device=y.device)[None].expand(n, c)
-        position = (rows, channels, where // width, where % width)
-        grad_x[position] = grad_x[position] + at_maximum
-        grad_k = (grad_bound * maximum).to(k.dtype) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_k
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        y, bound, maximum, where, k, mean, controller = ctx.saved_tensors
+        # A response passes its gradient on if it lies strictly between 0 and the bound; one that
+        # was cut passes it to the bound. In a dead channel (maximum 0) nothing is above 0.
+        through = _where_positive(grad, y, 0)
+        grad_x = _where_positive(through, bound - y, 0)
+        grad_bound = through.sub_(grad_x).sum(dim=(2, 3)).to(k.dtype)
+        grad_k, grad_controller = grad_bound * maximum, None
+        if controller is not None:
+            grad_logit = grad_k * k * (1 - k)
+            grad_controller = grad_logit.T @ mean
+            grad_mean = (grad_logit @ controller / (y.shape[2] * y.shape[3])).to(grad.dtype)
+            grad_x += _where_positive(grad_mean[..., None, None].expand_as(y), y, 0)
+        _add_at(grad_x, where, grad_bound * k)
+        return grad_x, grad_k if ctx.needs_input_grad[1] else None, grad_controller
+
+
+def _add_at(maps: Tensor, where: Tensor, values: Tensor) -> None:
+    """Add ``(N, C)`` values to maps ``(N, C, h, w)``, in place, at flat spatial positions ``(N, C)``.
+
+    A flattened view of the maps does not exist under channels-last, hence rows and columns.
+    """
+    n, c, _, width = maps.shape
+    images = torch.arange(n, device=maps.device)[:, None]
+    channels = torch.arange(c, device=maps.device)[None]
+    rows = torch.div(where, width, rounding_mode="floor")
+    maps[images, channels, rows, where % width] += values.to(maps.dtype)
 
 
 def suppress(x: Tensor, k: Tensor) -> Tensor:
@@ -79,7 +99,7 @@ def suppress(x: Tensor, k: Tensor) -> Tensor:
     >>> suppress(x, torch.tensor([[0.5]])).flatten().tolist()
     [0.0, 1.0, 2.0, 2.0]
     """
-    return _Suppress.apply(x, k)
+    return _Suppress.apply(x, k, None)
 
 
 class FixedDRS(nn.Module):
@@ -117,5 +137,4 @@ class LearnableDRS(nn.Module):
         nn.init.normal_(self.controller.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = torch.relu(x).mean(dim=(2, 3), dtype=torch.float32)
-        return suppress(x, torch.sigmoid(self.controller(mean).float()))
+        return _Suppress.apply(x, None, self.controller.weight)

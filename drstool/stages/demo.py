@@ -97,13 +97,13 @@ def render_demo(
 
 def _check(seed: int, train: int, val: int, size: int) -> None:
     if seed < 0:
-        raise UsageError("seed", f"{seed} is negative", "give 0 or more")
+        raise UsageError("--seed", f"{seed} is negative", "give 0 or more")
     if train < 1:
-        raise UsageError("train", f"{train} training pictures", "give at least 1")
+        raise UsageError("--train", f"{train} training pictures", "give at least 1")
     if val < 0:
-        raise UsageError("val", f"{val} pictures", "give 0 or more")
+        raise UsageError("--val", f"{val} pictures", "give 0 or more")
     if size < _SMALLEST_SIZE:
-        raise UsageError("size", f"{size} pixels are too few to see a creature",
+        raise UsageError("--size", f"{size} pixels are too few to see a creature",
                          f"give at least {_SMALLEST_SIZE}")
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from drstool.data import Dataset, require_tags
 from drstool.data.transforms import ClassifierSamples
+from drstool.errors import UsageError
 from drstool.formats.checkpoint import Checkpoint
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained, parse_layers
@@ -61,6 +62,8 @@ def train_cls(
 
     Raises
     ------
+    UsageError
+        A crop larger than the image it is taken from.
     InputError
         An image without a tag or unreadable; weights of another network.
 
@@ -68,6 +71,10 @@ def train_cls(
     ----------
     Kim, Han, Kim, AAAI 2021, sections 3.1 and 4.1.
     """
+    if recipe.warp_size < recipe.image_size:
+        raise UsageError(
+            "--resize-size", f"{recipe.warp_size} is below the --image-size {recipe.image_size}",
+            "0, or at least as large: the crop is taken from it")
     require_tags(dataset)
     seed_everything(seed)
     architecture: dict[str, Any] = {

@@ -97,7 +97,7 @@ def _training(run: Run, settings: Any, init: str, precision: str) -> dict[str, A
 
     # With 0 epochs the initialised network is written, pretrained weights included.
     return {
-        "weights": initial_weights(init, settings.backbone),
+        "weights": initial_weights(init, settings.backbone, progress=run.shows_progress),
         "weights_name": f"--init {init}",
         "seed": run.seed,
         "device": run.device,

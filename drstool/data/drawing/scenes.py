@@ -105,7 +105,7 @@ def _draw_clutter(rng: np.random.Generator, picture: np.ndarray) -> None:
 def _windows(
     size: tuple[int, int], sheet: int, at: tuple[float, float],
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where in the picture a square sheet centred ``at`` (down, right) lies, and what part of it."""
+    """Where in a picture a square sheet centred ``at`` (down, right) lies, and what part of it."""
     in_picture, in_sheet = [], []
     for length, position in zip(size, at, strict=True):
         start = round(position) - sheet // 2

@@ -132,6 +132,7 @@ class Sprite:
     Attributes
     ----------
     rgb : (n, n, 3) float32
+        Colours times ``alpha``.
     alpha, striking : (n, n) float32 in [0, 1]
         What the thing covers, and what its striking part does.
     """
@@ -181,7 +182,7 @@ class Sprite:
             return cells.mean((1, 3))
 
         alpha = mean(self.alpha)
-        rgb = mean(self.rgb * self.alpha[..., None]) / np.maximum(alpha, 1e-6)[..., None]
+        rgb = mean(self.rgb) / np.maximum(alpha, 1e-6)[..., None]
         return rgb, alpha, mean(self.striking)
 
 

@@ -1,0 +1,42 @@
+"""Print the scores of a chain step by step, from the JSON that 'drstool eval --json' printed."""
+
+import json
+import sys
+from pathlib import Path
+
+STEPS = [
+    ("cam", "CAM (plain classifier)"),
+    ("drs", "DRS localization maps"),
+    ("refined", "refined maps"),
+]
+
+
+def read(folder: Path, name: str) -> dict:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def object_mean(scores: dict, key: str) -> float:
+    """Mean of a score over the object classes."""
+    values = [entry[key] for entry in scores["classes"] if entry["name"] != "background" and entry[key] is not None]
+    return sum(values) / len(values)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    print()
+    print("                              object    map mIoU,    mIoU,")
+    print("step                          coverage  no saliency  with saliency")
+    print("-" * 67)
+    for name, title in STEPS:
+        plain, saliency = read(folder, f"{name}-plain"), read(folder, f"{name}-saliency")
+        print(f"{title:<28}  {object_mean(plain, 'acc'):8.3f}  {plain['mean_iou']:11.3f}  {saliency['mean_iou']:13.3f}")
+    labels, prediction = read(folder, "labels"), read(folder, "pred")
+    print(f"{'pseudo labels':<28}  {object_mean(labels, 'acc'):8.3f}  {'':11}  {labels['mean_iou']:13.3f}")
+    print(f"{'segmentation, val split':<28}  {object_mean(prediction, 'acc'):8.3f}  {'':11}  {prediction['mean_iou']:13.3f}")
+    print()
+    print("coverage: share of an object's pixels that its own class wins, mean over object classes;")
+    print("for maps at a constant background of 0.2. Pseudo labels are scored where they are not ignored.")
+
+
+if __name__ == "__main__":
+    main()
