@@ -12,7 +12,8 @@ from drstool.models.vgg import NUM_RECTIFIERS, VGG, image_scores
 from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
 
 __all__ = [
-    "fused_maps", "grad_cam", "localization_map", "normalize", "predicted_channels", "refined_map", "segment_probabilities",
+    "fused_maps", "grad_cam", "localization_map", "normalize", "predicted_channels", "refined_map",
+    "segment_probabilities",
 ]
 
 # Class maps (N, C, h, w) of normalised images, given the channels that are wanted of each.
@@ -22,6 +23,9 @@ Finish = Callable[[Tensor, tuple[int, int]], Tensor]
 
 # Keeps the division defined where a class map is zero everywhere (authors' code).
 _EPSILON = 1e-5
+
+# Pixels a side of which the pooling layers leave something.
+_LEAST_SIDE = 8
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -120,6 +124,9 @@ def fused_maps(
             if mirrored:
                 maps = maps.flip(3)
             for n, (wanted, output) in enumerate(zip(channels, outputs, strict=True)):
+                if not wanted:
+                    fused[n] = images.new_zeros((0, *output))
+                    continue
                 part = finish(maps[n:n + 1, list(wanted)], output)[0]
                 fused[n] = part if fused[n] is None else torch.maximum(fused[n], part)
     return fused  # type: ignore[return-value]
@@ -128,7 +135,7 @@ def fused_maps(
 def grad_cam(model: VGG, layer: int) -> Network:
     """Grad-CAM at the activations of one layer, as a network.
 
-    The map of class c is ``sum_k w_k A_k`` with ``w_k`` the spatial mean of ``d score_c / d A_k``;
+    The map of class c is ``sum_k w_k A_k`` with ``w_k`` the spatial sum of ``d score_c / d A_k``;
     its positive part is taken later. At the last layer this is the plain map but for the bias.
 
     Parameters
@@ -157,7 +164,9 @@ def grad_cam(model: VGG, layer: int) -> Network:
                 chosen = [(n, wanted[slot]) for n, wanted in enumerate(channels) if slot < len(wanted)]
                 total = sum(scores[n, c] for n, c in chosen)
                 (gradient,) = torch.autograd.grad(total, activations, retain_graph=True)
-                weights = gradient.mean(dim=(2, 3), keepdim=True)
+                # Paper: the mean / here: the sum, because a map as small as the mean makes it would
+                # be visibly lowered by the epsilon of the later division.
+                weights = gradient.sum(dim=(2, 3), keepdim=True)
                 weighted = (weights * activations).sum(dim=1).detach()
                 for n, c in chosen:
                     maps[n, c] = weighted[n]
@@ -201,18 +210,18 @@ def segment_probabilities(
     -------
     (num_classes, H, W) float32 in [0, 1]
     """
-    size = image.shape[2:]
+    size = tuple(image.shape[2:])
     total = None
     for scale in scales:
+        scaled = tuple(max(_LEAST_SIDE, round(side * scale)) for side in size)
         seen = image
-        if scale != 1:
-            scaled = [max(1, round(side * scale)) for side in size]
+        if scaled != size:
             seen = F.interpolate(image, size=scaled, mode="bilinear", align_corners=False)
         for mirrored in (False, True) if flip else (False,):
             logits = model(seen.flip(3) if mirrored else seen).float()
             if mirrored:
                 logits = logits.flip(3)
-            if scale != 1:
+            if scaled != size:
                 logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
             probabilities = logits.softmax(dim=1)[0]
             total = probabilities if total is None else total + probabilities

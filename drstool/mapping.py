@@ -32,7 +32,7 @@ class Loaded:
     size
         (H, W) of the image itself.
     channels
-        Object channels of its tags; empty where they are to be predicted.
+        Object channels of its tags; empty where it has none, or they are to be predicted.
     """
 
     item: Item
@@ -41,7 +41,9 @@ class Loaded:
     channels: list[int]
 
 
-def load_square(item: Item, *, side: int, class_names: Sequence[str] | None) -> Loaded:
+def load_square(
+    item: Item, *, side: int, class_names: Sequence[str] | None, empty: bool = False
+) -> Loaded:
     """The image, read and warped.
 
     Parameters
@@ -51,6 +53,8 @@ def load_square(item: Item, *, side: int, class_names: Sequence[str] | None) -> 
         S, pixels.
     class_names
         In which the tags are looked up; None: tags are not needed.
+    empty
+        Whether an image may be known to have no class at all.
 
     Raises
     ------
@@ -59,10 +63,10 @@ def load_square(item: Item, *, side: int, class_names: Sequence[str] | None) -> 
     """
     channels: list[int] = []
     if class_names is not None:
-        if not item.tags:
+        if item.tags is None or not (item.tags or empty):
             raise InputError(
                 f"image {item.id!r}", "has no tag",
-                "give it tags, leave it out, or use --tags predicted")
+                "give it tags, leave it out, or let 'drstool cam --tags predicted' find them")
         unknown = [tag for tag in item.tags if tag not in class_names]
         if unknown:
             raise InputError(

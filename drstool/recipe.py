@@ -28,6 +28,7 @@ _MAP_SCALES = (0.8, 1.0, 1.2)
 
 # Below, nothing is left behind the pooling layers; above, memory would not do.
 _LEAST_SIDE, _MOST_SIDE = 8, 10_000
+_MOST_IMAGES, _MOST_SCALE = 100_000, 16.0
 
 
 Settings = TypeVar("Settings", bound="_MapSettings")
@@ -58,9 +59,10 @@ class ClassifierRecipe(Jitter):
     delta: float = _number(0.55, "Fixed DRS: upper bound as a share of the maximum.", min=0.0, max=1.0)
     drs_layers: str = _number("all", "ReLUs that suppress: all, or numbers 1-16 like 1-10,13.")
     epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
-    batch_size: int = _number(3, "Images a step.", min=1)
+    batch_size: int = _number(3, "Images a step.", min=1, max=_MOST_IMAGES)
     image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
     resize_size: int = _number(0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0, max=_MOST_SIDE)
+    optimizer: str = _number("sgd", "sgd is the method's; adam serves training from scratch.", choices=("sgd", "adam"))
     lr: float = _number(1e-3, "Learning rate of pretrained weights.", min=0.0)
     bias_lr_factor: float = _number(2.0, "Learning rate of biases over that of weights.", min=0.0)
     new_lr_factor: float = _number(10.0, "Learning rate of new layers and DRS controllers over --lr.", min=0.0)
@@ -82,7 +84,7 @@ class RefinerRecipe(Jitter):
 
     backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
     epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
-    batch_size: int = _number(3, "Images a step.", min=1)
+    batch_size: int = _number(3, "Images a step.", min=1, max=_MOST_IMAGES)
     image_size: int = _number(320, "Side to which image and maps are warped, pixels.", min=32, max=_MOST_SIDE)
     lr: float = _number(1e-4, "Learning rate (Adam).", min=0.0)
     decay_epochs: tuple[int, ...] = _number((5, 10), "Epochs, from 1, at whose start the rate falls.")
@@ -100,7 +102,7 @@ class SegmenterRecipe:
     output_stride: int = _number(16, "Input size over feature size before ASPP.", choices=(16, 8))
     epochs: int = _number(1, "Passes over the images; 0 writes the initialised network.", min=0)
     steps: int = _number(0, "Number of steps in place of --epochs; 0: as --epochs says.", min=0)
-    batch_size: int = _number(2, "Images a step.", min=2)
+    batch_size: int = _number(2, "Images a step.", min=2, max=_MOST_IMAGES)
     image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
     # Paper recipe: 0.05 at batch 32; the default keeps its rate per image at batch 2.
     lr: float = _number(0.003, "Learning rate of the head.", min=0.0)
@@ -109,8 +111,8 @@ class SegmenterRecipe:
     weight_decay: float = _number(1e-4, "L2 penalty.", min=0.0)
     poly_power: float = _number(0.9, "Exponent of the poly schedule.", min=0.0)
     min_lr: float = _number(1e-6, "Learning rate below which the schedule does not go.", min=0.0)
-    scale_min: float = _number(0.5, "Smallest random scale.", min=0.05)
-    scale_max: float = _number(2.0, "Largest random scale.", min=0.05)
+    scale_min: float = _number(0.5, "Smallest random scale.", min=0.05, max=_MOST_SCALE)
+    scale_max: float = _number(2.0, "Largest random scale.", min=0.05, max=_MOST_SCALE)
     flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)
 
 
@@ -123,7 +125,7 @@ class _MapSettings:
     sizes: tuple[int, ...] = _number(
         (), "Sizes in pixels at which maps are made and fused; by default 0.8, 1 and 1.2 × the image size.")
     flip: bool = _number(False, "Also see the mirrored image, and fuse.")
-    batch_size: int = _number(8, "Images at a time.", min=1)
+    batch_size: int = _number(8, "Images at a time.", min=1, max=_MOST_IMAGES)
 
     def for_network(self: Settings, trained: dict[str, Any]) -> Settings:
         """The same settings with sizes filled in from those that the network was trained with.
@@ -177,7 +179,7 @@ class CueSettings:
 class SegmentSettings:
     """``segment``: full-size label images from a segmenter."""
 
-    scales: tuple[float, ...] = _number((1.0,), "Factors at which the image is seen, averaged.")
+    scales: tuple[float, ...] = _number((1.0,), "Factors at which the image is seen, averaged.", min=0.05, max=_MOST_SCALE)
     flip: bool = _number(False, "Also see the mirrored image, and average.")
 
 
@@ -245,10 +247,11 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         choices = spec.metadata.get("choices")
         if choices and value not in choices:
             raise UsageError(option, f"{value} is no choice", "take one of " + ", ".join(map(str, choices)))
-        if isinstance(value, float) and not isfinite(value):
-            raise UsageError(option, f"{value} is no finite number", "give one")
-        if low is not None and not value >= low:
-            raise UsageError(option, f"{value} is too small", f"at least {low}")
-        if high is not None and not value <= high:
-            raise UsageError(option, f"{value} is too large", f"at most {high}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not isfinite(number):
+                raise UsageError(option, f"{number} is no finite number", "give one")
+            if low is not None and number < low:
+                raise UsageError(option, f"{number} is too small", f"at least {low}")
+            if high is not None and number > high:
+                raise UsageError(option, f"{number} is too large", f"at most {high}")
     return replace(recipe, **changes)  # type: ignore[type-var]

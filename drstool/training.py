@@ -20,7 +20,7 @@ from drstool.errors import DrstoolError, UsageError
 from drstool.parallel import Track, untracked
 
 __all__ = [
-    "Plan", "Samples", "fit", "limit_threads", "pick_device", "pick_precision", "poly_factor", "seed_everything",
+    "EpochReport", "Plan", "Samples", "fit", "limit_threads", "pick_device", "pick_precision", "poly_factor", "seed_everything",
     "step_factor",
 ]
 
@@ -80,12 +80,15 @@ class EpochReport:
         Mean over the epoch's images.
     step
         Steps done so far.
+    score
+        Of the network after it, where epochs are chosen by score.
     """
 
     epoch: int
     epochs: int
     loss: float
     step: int
+    score: float | None = None
 
 
 class _Batches:
@@ -118,9 +121,12 @@ def fit(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    score: Callable[[], float] | None = None,
     track: Track = untracked,
-) -> None:
-    """Train the model in place.
+) -> EpochReport | None:
+    """Train the model in place; the report of the epoch whose weights it ends with.
+
+    That is the last epoch (None: there was none), or with ``score`` the first of the best.
 
     Parameters
     ----------
@@ -139,6 +145,8 @@ def fit(
         Processes that read images; 0 reads between the steps.
     on_epoch
         Called after each epoch.
+    score
+        Scores the network after each epoch; higher is better.
     track
         Progress of the steps.
 
@@ -154,11 +162,11 @@ def fit(
     rates = [group["lr"] for group in optimizer.param_groups]
     total, per_epoch = plan.total_steps(len(samples)), plan.steps_per_epoch(len(samples))
     if not total:
-        return
+        return None
     loader = torch.utils.data.DataLoader(
         _Telling(samples), batch_sampler=_Batches(len(samples), plan), num_workers=workers, collate_fn=_collated,
         pin_memory=device.type == "cuda", worker_init_fn=_one_thread)
-    watch = _LossWatch()
+    watch, kept = _LossWatch(), _Kept()
     with _stopping_workers(loader) as batches:
         for step, loaded in enumerate(track(batches, "training", total)):
             if isinstance(loaded, DrstoolError):
@@ -174,10 +182,43 @@ def fit(
             optimizer.step()
             watch.add(step, ids, loss.detach())
             if (step + 1) % per_epoch == 0 or step + 1 == total:
-                mean = watch.close()
+                report = EpochReport(
+                    step // per_epoch + 1, math.ceil(total / per_epoch), watch.close(), step + 1,
+                    _scored(model, score))
                 if on_epoch is not None:
-                    on_epoch(EpochReport(step // per_epoch + 1, math.ceil(total / per_epoch), mean, step + 1))
+                    on_epoch(report)
+                kept.offer(model, report)
     model.eval()
+    return kept.restore(model)
+
+
+def _scored(model: nn.Module, score: Callable[[], float] | None) -> float | None:
+    if score is None:
+        return None
+    model.eval()
+    value = score()
+    model.train()
+    return value
+
+
+class _Kept:
+    """The epoch to end with: the last one, or the first of those with the highest score."""
+
+    def __init__(self) -> None:
+        self._report: EpochReport | None = None
+        self._weights: dict[str, Tensor] | None = None
+
+    def offer(self, model: nn.Module, report: EpochReport) -> None:
+        if report.score is None:
+            self._report = report
+        elif self._report is None or report.score > self._report.score:  # type: ignore[operator]
+            self._report = report
+            self._weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def restore(self, model: nn.Module) -> EpochReport | None:
+        if self._weights is not None:
+            model.load_state_dict(self._weights)
+        return self._report
 
 
 class _LossWatch:

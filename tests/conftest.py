@@ -34,13 +34,14 @@ class Outcome:
         return json.loads(self.out)
 
 
-def call(*arguments, stdin=b""):
-    """One command line, run in this process."""
+def call(*arguments, stdin=b"", stdout=None):
+    """One command line, run in this process; ``stdout``: a binary file in place of text kept."""
     import drstool.cli.commands  # noqa: F401
     from drstool.cli.app import app
 
     arguments = [str(argument) for argument in arguments]
-    out, err = io.StringIO(), io.StringIO()
+    out = io.StringIO() if stdout is None else io.TextIOWrapper(stdout, encoding="utf-8")
+    err = io.StringIO()
     before = sys.argv, sys.stdin, signal.getsignal(signal.SIGTERM)
     sys.argv, sys.stdin = ["drstool", *arguments], io.TextIOWrapper(io.BytesIO(stdin))
     try:
@@ -51,6 +52,9 @@ def call(*arguments, stdin=b""):
     finally:
         sys.argv, sys.stdin = before[:2]
         signal.signal(signal.SIGTERM, before[2])
+    if stdout is not None:
+        out.detach()
+        return Outcome(code, "", err.getvalue())
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
@@ -155,7 +159,9 @@ class Program:
 
     def __init__(self):
         self.environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+            **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]),
+            # With the buffers that users have.
+            "PYTHONUNBUFFERED": ""}
 
     @staticmethod
     def line(*arguments):

@@ -144,8 +144,7 @@ DATA = {
         INPUT, lambda w: train_cls(w, *w.train, "--classes", w.file("names", "bar\nbar\n")), ["bar", "twice"]),
     "other classes than the checkpoint": (
         INPUT, lambda w: cam(w, "--data", w.manifest({"id": "a", "tags": ["cat"]})), ["cat"]),
-    "no images in common, eval": (
-        INPUT, lambda w: ("eval", w.made.pred, *w.train), ["train"]),
+    "no images in common, eval": (INPUT, lambda w: ("eval", w.made.pred, *w.train), ["none of the 2", "p0"]),
     "no masks, eval": (
         INPUT, lambda w: ("eval", w.made.pred, "--data", w.manifest({"id": "p4"})), []),
 }
@@ -178,6 +177,13 @@ def test_bad_image(drs, world, kind):
 def test_bad_image_in_every_command(drs, world, command):
     data = world.pictured("bad.jpg", BAD_IMAGES["truncated"])
     check_failure(drs(*IMAGE_READERS[command](world, data)), INPUT, world.tmp, "bad.jpg")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_image_while_training(drs, world, workers):
+    data = world.pictured("bad.jpg", BAD_IMAGES["truncated"])
+    outcome = drs(*train_cls(world, "--data", data, "--workers", workers))
+    check_failure(outcome, INPUT, world.tmp, "bad.jpg")
 
 
 @pytest.mark.parametrize("command", ["cam", "refine", "segment", "saliency", "overlay"])
@@ -401,6 +407,15 @@ def test_saliency_of_another_size(drs, world, own_voc):
     check_failure(drs(*arguments), INPUT, world.tmp, "p2")
 
 
+def test_maps_that_do_not_name_their_images(drs, world):
+    from drstool.formats import Header, MapRecord, open_sink
+
+    maps = world.tmp / "maps.h5"
+    with open_sink(str(maps), Header("localization-maps", ("bar", "disc"))) as sink:
+        sink.write(MapRecord("p0", np.zeros((1, 4, 4), np.uint8), (1,), (48, 64)))
+    check_failure(drs(*MAP_READERS["refine"](world, maps)), INPUT, world.tmp, "'p0'", "--data")
+
+
 def test_stdin_that_is_no_stream(drs, world):
     for content in (b"", b"once upon a time", bytes(2000), world.made.cams.read_bytes()[:1000]):
         outcome = drs("pseudo-label", *world.saliency, "-o", world.out, stdin=content)
@@ -498,7 +513,7 @@ LINES = {
     "missing argument": (lambda w: ("demo",), ["folder"]),
     "one argument too many": (lambda w: ("demo", "a", "b"), ["b"]),
     "option without a value": (lambda w: ("ids", "--data"), ["--data"]),
-    "no number": (lambda w: train_cls(w, *w.train, "--epochs", "many"), ["--epochs", "many"]),
+    "no number": (lambda w: train_cls(w, *w.train, "--epochs", "many"), ["--epochs", "drstool train-cls --help"]),
     "number too small": (lambda w: train_cls(w, *w.train, "--batch-size", "0"), ["--batch-size"]),
     "share above 1": (lambda w: ("pseudo-label", w.made.cams, "--alpha", "2", "-o", w.out), ["--alpha"]),
     "no finite number": (lambda w: train_cls(w, *w.train, "--lr", "nan"), ["--lr"]),
@@ -537,12 +552,26 @@ LINES = {
     "one picture for batch norm": (
         lambda w: ("train-seg", "--data", w.manifest({"id": "p0"}), *SMALL, "--labels", w.made.labels, "-o", w.out),
         ["two"]),
+    "too many pictures": (lambda w: ("demo", w.out, "--train", "9" * 20), ["--train"]),
+    "batch too large": (lambda w: cam(w, *w.train, "--batch-size", "9" * 20), ["--batch-size"]),
+    "scales too large": (lambda w: (*WRITERS["segment"](w, w.out), "--scales", "1e9"), ["--scales"]),
+    "empty data": (lambda w: cam(w, "--data", ""), ["--data", "empty"]),
+    "empty weights": (lambda w: ("cam", *w.train, "--weights", "", "-o", w.out), ["--weights", "empty"]),
+    "empty input": (lambda w: ("info", ""), ["ARTEFACT", "empty"]),
+    "empty output": (lambda w: ("cam", *w.train, "--weights", w.made.cls, "-o", ""), ["-o", "empty"]),
     "project": (lambda w: ("import", "--from", "mars", w.made.cls, "-o", w.out), ["--from", "mars"]),
     "kind of import": (lambda w: ("import", "--kind", "poet", w.made.cls, "-o", w.out), ["--kind", "poet"]),
     "no train pictures": (lambda w: ("demo", w.out, "--train", "0"), ["--train"]),
     "pictures too small": (lambda w: ("demo", w.out, "--size", "3"), ["--size"]),
     "two streams on stdout": (
-        lambda w: ("segment", *w.val, "--weights", w.made.seg, "--scores", "-"), ["stdout"]),
+        lambda w: ("segment", *w.val, "--weights", w.made.seg, "--scores", "-"), ["--scores", "stdout"]),
+    "labels and scores under one name": (
+        lambda w: ("segment", *w.val, "--weights", w.made.seg, "-o", w.out, "--scores", w.out), ["--scores", "result"]),
+    "sizes too small": (lambda w: cam(w, *w.train, "--sizes", "7"), ["--sizes", "8"]),
+    "infinite scales": (lambda w: (*WRITERS["segment"](w, w.out), "--scales", "inf"), ["--scales"]),
+    "split without data, overlay": (
+        lambda w: ("overlay", "--labels", w.made.pred, "--split", "val", "-o", w.out), ["--split"]),
+    "keep going while training": (lambda w: train_cls(w, *w.train, "--keep-going"), ["--keep-going"]),
 }
 
 
@@ -582,8 +611,9 @@ def test_ids_of_any_text(drs, world, tmp_path):
     ids = ["street/0 1", "v1.2.x", "größe", "猫/犬", "-o"]
     rows = []
     for number, identifier in enumerate(ids):
-        source = world.voc / "JPEGImages" / f"p{number}.jpg"
-        rows.append({"id": identifier, "image": str(source), "mask": str(world.voc / "SegmentationClass" / f"p{number}.png")})
+        image = world.voc / "JPEGImages" / f"p{number}.jpg"
+        mask = world.voc / "SegmentationClass" / f"p{number}.png"
+        rows.append({"id": identifier, "image": str(image), "mask": str(mask)})
     data = world.manifest(*rows)
     maps, refined, labels = tmp_path / "m.h5", tmp_path / "r.h5", tmp_path / "l"
     steps = [

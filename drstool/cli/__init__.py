@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -10,6 +11,9 @@ def main() -> None:
     from drstool.cli.app import app
     from drstool.cli import commands  # noqa: F401  registers the commands
 
+    if sys.stderr is None:
+        # Closed by the shell; printing would then go to stdout, among the data.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     # Ids and class names may hold any Unicode, whatever the terminal's locale says.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

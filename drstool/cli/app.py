@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from drstool.errors import DrstoolError
+from drstool.errors import DrstoolError, OutputError
 
 __all__ = ["app"]
 
 # Base of everything that the command line parser itself complains about.
 _ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+# Of writes to a full disk.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+# What torch says when a device, or this machine, has no memory left.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_CLOSED_PIPE, EXIT_TERMINATED = 1, 130, 141, 143
 
@@ -26,16 +35,20 @@ class _Group(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:
         _terminate_cleanly()
         try:
-            # Not the name of the file that was started: 'python -m drstool' is drstool, too.
-            extra["prog_name"] = "drstool"
-            result = super().main(*args, standalone_mode=False, **extra)
-            _flush()
+            with _stdout_failures_named():
+                code = self._run(sys.argv[1:] if args is None else args)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except DrstoolError as error:
             _leave(error.exit_code, str(error))
         except _ParserError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                # 'drstool' alone: its help, as it is.
+                print(error.format_message(), file=sys.stderr)
+                sys.exit(error.exit_code)
             _leave(error.exit_code, _parser_line(error))
         except (KeyboardInterrupt, typer.Abort):
             _leave(EXIT_INTERRUPTED, "interrupted")
@@ -46,24 +59,50 @@ class _Group(TyperGroup):
         except MemoryError:
             _leave(EXIT_FAILED, "out of memory; lower --batch-size, --workers or --sizes")
         except RuntimeError as error:
-            if "out of memory" not in str(error):
+            if not any(words in str(error) for words in _NO_MEMORY):
                 raise
             _leave(EXIT_FAILED, "the device is out of memory; lower --batch-size or --sizes, or --device cpu")
-        sys.exit(result if isinstance(result, int) else 0)
+        sys.exit(code)
+
+    def _run(self, args: Sequence[str]) -> int:
+        # Not typer's own main: that takes interrupts and closed pipes for something else.
+        try:
+            with self.make_context("drstool", list(args)) as context:
+                self.invoke(context)
+        except typer.Exit as end:
+            return end.exit_code
+        return 0
 
 
 def _leave(code: int, line: str = "") -> NoReturn:
     if line:
         print("drstool: " + " ".join(line.split()), file=sys.stderr)
     if code == EXIT_CLOSED_PIPE:
-        # Python would try to flush the closed pipe once more at exit, and complain.
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, 1)
+        _abandon_stdout()
     sys.exit(code)
 
 
-def _flush() -> None:
-    sys.stdout.flush()
+def _abandon_stdout() -> None:
+    """Let what is still buffered go nowhere: Python would try once more at exit, and complain."""
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+
+
+@contextmanager
+def _stdout_failures_named() -> Iterator[None]:
+    """Say that it was stdout that could not be written, where the system names no file."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        _abandon_stdout()
+        raise OutputError(
+            "stdout", f"cannot be written: {error.strerror}", "free some space, or write elsewhere") from None
 
 
 def _parser_line(error: Any) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Annotated, Any, Optional
 
@@ -18,7 +19,7 @@ from drstool.recipe import RECIPES, named_recipe, override
 
 __all__ = [
     "Classes", "Data", "DataOrNone", "Init", "Labels", "LabelsOrNone", "MapsIn", "Output",
-    "OutputOrStdout", "Precision", "Saliency", "Split", "Tags", "Weights", "command",
+    "OutputOrStdout", "Precision", "Saliency", "Split", "Tags", "Weights", "check_choice", "command",
 ]
 
 Data = Annotated[str, typer.Option(
@@ -37,7 +38,7 @@ Init = Annotated[str, typer.Option(
 Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
 LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder, or a stream.")]
 MapsIn = Annotated[Optional[str], typer.Argument(
-    metavar="[INPUT]", help="Map file, stream or folder; by default what comes on stdin.", show_default=False)]
+    metavar="INPUT", help="Map file, stream or folder; by default what comes on stdin.", show_default=False)]
 Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency PNGs, ID.png each.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
 OutputOrStdout = Annotated[Optional[str], typer.Option(
@@ -46,10 +47,22 @@ Precision = Annotated[str, typer.Option(
     "--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")]
 
 
-def _common() -> list[inspect.Parameter]:
-    """The options that every command has."""
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Check an option of a few words.
+
+    Raises
+    ------
+    UsageError
+        The value is none of them.
+    """
+    if value not in choices:
+        raise UsageError(option, f"{value!r} is no choice", "one of " + ", ".join(choices))
+
+
+def _common(keep_going: bool) -> list[inspect.Parameter]:
+    """The options that every command has, and ``--keep-going`` where it means something."""
     workers = "Images read or written at the same time; by default as the machine allows."
-    return [
+    options = [
         _option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
         _option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
         _option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
@@ -59,6 +72,7 @@ def _common() -> list[inspect.Parameter]:
         _option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
         _option("verbose", bool, False, "-v", "--verbose", help="Say more."),
     ]
+    return [option for option in options if keep_going or option.name != "keep_going"]
 
 
 _COMMON_NAMES = ("device", "seed", "workers", "overwrite", "keep_going", "no_provenance", "quiet", "verbose")
@@ -70,7 +84,7 @@ def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> ins
         annotation=Annotated[kind, typer.Option(*flags, **more)])
 
 
-def command(name: str, *, example: str, settings: type | None = None) -> Callable:
+def command(name: str, *, example: str, settings: type | None = None, keep_going: bool = True) -> Callable:
     """Register a function as a command.
 
     The function is called with ``run`` (the common options at work), with ``settings`` (an
@@ -85,6 +99,8 @@ def command(name: str, *, example: str, settings: type | None = None) -> Callabl
         A command line that runs, shown at the end of the help.
     settings
         A dataclass of :mod:`drstool.recipe`.
+    keep_going
+        Whether single images may fail and be left out.
     """
 
     def register(function: Callable) -> Callable:
@@ -99,18 +115,31 @@ def command(name: str, *, example: str, settings: type | None = None) -> Callabl
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
-            common = {key: values.pop(key) for key in _COMMON_NAMES}
+            for parameter in own:
+                if values[parameter.name] == "":
+                    raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
+            common = {key: values.pop(key, False) for key in _COMMON_NAMES}
             if settings is not None:
                 values["settings"] = _settings(settings, values)
             with Run(command=name, arguments=sys.argv, **common) as run:
                 function(run=run, **values)
 
-        call.__signature__ = inspect.Signature([*own, *recipe, *numbers, *_common()])  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in [*own, *recipe, *numbers, *_common()]}
-        app.command(name, epilog=f"Example: {example}", short_help=inspect.getdoc(function).splitlines()[0])(call)
+        parameters = [*own, *recipe, *numbers, *_common(keep_going)]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        # \b: the example stays one line, fit to be copied.
+        app.command(name, epilog=f"\b\nExample:\n  {example}", short_help=inspect.getdoc(function).splitlines()[0])(call)
         return function
 
     return register
+
+
+def _shown_name(parameter: inspect.Parameter) -> str:
+    """How a user knows a parameter: its option, or its name."""
+    told = parameter.annotation.__metadata__[0]
+    # In an Annotated, typer takes the first flag for the default.
+    flags = [flag for flag in (told.default, *(told.param_decls or ())) if str(flag).startswith("-")]
+    return flags[0] if flags else parameter.name.upper()
 
 
 _PREFIX = "number_"
@@ -165,6 +194,6 @@ def _numbers(spec: Field, text: str) -> tuple:
     except ValueError:
         numbers = ()
     may_be_empty = spec.name == "decay_epochs" and not text.strip()
-    if (not numbers and not may_be_empty) or any(not number > 0 for number in numbers):
+    if (not numbers and not may_be_empty) or not all(0 < number < math.inf for number in numbers):
         raise UsageError("--" + spec.name.replace("_", "-"), f"{text!r} is no list of positive numbers", "like " + (_shown(spec.default) or "256,320,384"))
     return numbers

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from drstool.errors import DrstoolError, ItemsFailed
+from drstool.errors import DrstoolError, ItemsFailed, OutputError
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,12 @@ class Run:
         if not self._quiet:
             print(message, file=sys.stderr, flush=True)
 
+    def write(self, text: str) -> None:
+        """Text that is the command's result, on stdout."""
+        if sys.stdout is None:
+            raise OutputError("stdout", "is closed", "redirect it, or give it a terminal")
+        sys.stdout.write(text)
+
     def done(self, what: str) -> None:
         """The line at the end: what was made, and how long it took."""
         self.say(f"{self.command}: {what} in {_duration(time.monotonic() - self._started)}")
@@ -106,6 +112,7 @@ class Run:
         """One line an epoch."""
         self.say(
             f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
+            + ("" if report.score is None else f"mIoU {report.score:.4f}  ") +
             f"{_duration(time.monotonic() - self._started)}")
 
     @property

@@ -55,6 +55,8 @@ def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> Found:
         As :func:`read_manifest`.
     """
     stdin = sys.stdin if stdin is None else stdin
+    if stdin is None:
+        raise InputError("stdin", "is closed", "pipe a manifest into it")
     # Past the locale's encoding: a manifest is UTF-8.
     buffer = getattr(stdin, "buffer", None)
     text = stdin.read() if buffer is None else decode_text(buffer.read(), "stdin")

@@ -227,7 +227,8 @@ class SegmenterSamples:
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
-        image, labels = load_pil(item.image), self.load_labels(item)
+        image = load_pil(item.image)
+        labels = self._load_labels(item, image.size)
         scale = random.uniform(recipe.scale_min, recipe.scale_max)
         size = tuple(max(1, int(side * scale)) for side in image.size)
         image = image.resize(size, Image.Resampling.BILINEAR)
@@ -241,13 +242,12 @@ class SegmenterSamples:
             labels = labels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return item.id, image_tensor(image), torch.from_numpy(np.array(labels, dtype=np.int64))
 
-    def load_labels(self, item: Item) -> Image.Image:
+    def _load_labels(self, item: Item, expected: tuple[int, int]) -> Image.Image:
         """The item's label image, checked against the image's size and the classes, mode ``L``."""
         path = self._labels[item.id]
         labels = read_label_png(path, path)
         check_label_values(labels, self._class_names, path)
         height, width = labels.shape
-        expected = load_pil(item.image).size
         if (width, height) != expected:
             raise InputError(
                 path, f"is {height}×{width}, and image {item.id!r} is {expected[1]}×{expected[0]}",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from drstool.formats.header import FORMAT
 from drstool.formats.outputs import new_file
 from drstool.labels import check_class_names
 
-__all__ = ["KINDS", "Checkpoint", "load_checkpoint", "load_tensors", "save_checkpoint"]
+__all__ = ["KINDS", "Checkpoint", "load_checkpoint", "load_tensors", "save_checkpoint", "with_selection"]
 
 VERSION = 1
 # The command that makes each kind, for messages.
@@ -46,6 +48,21 @@ class Checkpoint:
     recipe: dict[str, Any]
     weights: Mapping[str, Any]
     provenance: tuple[dict, ...] = field(default=())
+
+
+def with_selection(checkpoint: Checkpoint, report: Any) -> Checkpoint:
+    """The checkpoint, its recipe told which epoch was selected by which score, if one was.
+
+    Parameters
+    ----------
+    checkpoint
+    report
+        Of the epoch whose weights it holds (with ``epoch`` and ``score``), or None.
+    """
+    if report is None or report.score is None:
+        return checkpoint
+    chosen = {"selected_epoch": report.epoch, "selected_score": report.score}
+    return replace(checkpoint, recipe=checkpoint.recipe | chosen)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
@@ -141,10 +158,12 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
     if not path.is_file():
         raise InputError(path, "no such file" if not path.exists() else "is no file", "name a checkpoint file")
     try:
-        with torch.serialization.safe_globals(allowed or []):
+        with torch.serialization.safe_globals(allowed or []), warnings.catch_warnings():
+            # About pickle protocols, which are no matter of the user's.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error) or "GLOBAL" in str(error):
+        if _is_pickle(path) and any(word in str(error) for word in ("Unsupported", "WeightsUnpickler", "GLOBAL")):
             raise InputError(
                 path, "holds more than tensors and plain values, and could run code when read",
                 "save a state dict") from None
@@ -154,3 +173,11 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … on damaged files
         raise InputError(
             path, f"is no torch file, or a damaged one ({type(error).__name__})", "copy or make it again") from None
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file has the form of one of torch's: a whole zip archive, or a bare pickle."""
+    if zipfile.is_zipfile(path):
+        return True
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
 
     weights = getattr(torchvision.models, _TORCHVISION[backbone]).IMAGENET1K_V1
     try:
-        # torch tells where it downloads from, also where nobody wants to know.
-        with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
+        # torch tells on stdout, which is for data, where it downloads from.
+        with contextlib.redirect_stdout(sys.stderr if progress else io.StringIO()):
             return weights.get_state_dict(progress=progress, check_hash=True)
     except (OSError, RuntimeError) as error:
         # URLError is an OSError; a broken download is a RuntimeError.
@@ -66,6 +67,7 @@ def _from_file(path: str) -> Mapping[str, Any]:
     content = load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         content = content.get("weights")
-    if not isinstance(content, dict) or not all(hasattr(value, "shape") for value in content.values()) or not content:
+    if not isinstance(content, dict) or not content or not all(
+            isinstance(name, str) and hasattr(value, "shape") for name, value in content.items()):
         raise InputError(path, "is no state dict", "a file of named tensors, as torchvision's weights are")
     return content

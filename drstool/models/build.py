@@ -40,10 +40,13 @@ def parse_layers(text: str, option: str = "--drs-layers") -> list[int]:
         return list(range(NUM_RECTIFIERS))
     layers: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
-            raise UsageError(option, f"{text!r} is no list of layers", f"like 1-10,13, from 1 to {NUM_RECTIFIERS}, or all")
-        low, high = int(first), int(last or first)
+        first, dash, last = part.strip().partition("-")
+        if not dash:
+            last = first
+        if not first.isdecimal() or not last.isdecimal():
+            raise UsageError(
+                option, f"{text!r} is no list of layers", f"like 1-10,13, from 1 to {NUM_RECTIFIERS}, or all")
+        low, high = int(first), int(last)
         if not 1 <= low <= high <= NUM_RECTIFIERS:
             raise UsageError(option, f"there is no layer range {part.strip()}", f"layers are 1 to {NUM_RECTIFIERS}")
         layers.update(range(low - 1, high))
@@ -94,7 +97,7 @@ def restore_network(
         Description and weights do not fit each other.
     """
     known = DEEPLAB_BACKBONES if kind == "segmenter" else VGG_BACKBONES
-    if architecture.get("backbone") not in known:
+    if architecture.get("backbone") not in list(known):
         raise InputError(
             where, f"describes an unknown backbone {architecture.get('backbone')!r}", "one of " + ", ".join(known))
     try:

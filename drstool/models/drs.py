@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 __all__ = ["FixedDRS", "LearnableDRS", "suppress"]
@@ -49,6 +50,7 @@ class _Suppress(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable  # the formula below is no graph that could be differentiated again
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         y, bound, maximum, where, k, mean, controller = ctx.saved_tensors
         # A response passes its gradient on if it lies strictly between 0 and the bound; one that

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drstool.data.item import Item
-from drstool.errors import InputError, UsageError
+from drstool.errors import UsageError
 from drstool.formats.checkpoint import Checkpoint
 from drstool.formats.maps import MapRecord
 from drstool.inference import Network, fused_maps, grad_cam, localization_map, predicted_channels

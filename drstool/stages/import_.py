@@ -69,7 +69,9 @@ def import_drs(
     outputs = _tensor(state, "extra_conv4.weight", path).shape[0]
     names = class_names or _VOC_CLASSES
     if outputs != len(names):
-        raise InputError(path, f"has {outputs} object classes, and {len(names)} names are known", "--classes FILE with a name for each")
+        raise InputError(
+            path, f"has {outputs} object classes, and {len(names)} names are known",
+            "--classes FILE with a name for each")
     architecture: dict[str, Any] = {"backbone": "vgg16"}
     if kind == "classifier":
         architecture |= {
@@ -80,7 +82,8 @@ def import_drs(
     try:
         model.load_state_dict(weights)
     except RuntimeError:
-        raise InputError(path, "its tensors are not of the shapes of VGG-16", "a checkpoint of qjadud1994/DRS") from None
+        raise InputError(
+            path, "its tensors are not of the shapes of VGG-16", "a checkpoint of qjadud1994/DRS") from None
     return Checkpoint(kind, tuple(names), architecture, {"imported": "qjadud1994/DRS"}, weights)
 
 
@@ -88,7 +91,8 @@ def _state(path: str) -> Mapping[str, Tensor]:
     content = load_tensors(path, allowed=_numpy_scalars())
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise InputError(path, "is no checkpoint of qjadud1994/DRS", "a file {'model': state dict}, as its best.pth")
     # DataParallel puts a word before every name.
     return {name.removeprefix("module."): value for name, value in content.items()}
@@ -98,14 +102,18 @@ def _numpy_scalars() -> list:
     """What a NumPy number is pickled as: their file holds its validation score as one."""
     import numpy as np
 
-    scalar = np._core.multiarray.scalar
-    types: list = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
+    # NumPy moved this function between its modules, and files of either age are read.
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    types: list = [*((scalar, name) for name in names), np.dtype]
     return types + [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, path: str) -> Tensor:
     if name not in state:
-        raise InputError(path, f"is no checkpoint of qjadud1994/DRS: there is no tensor '{name}'", "a file {'model': state dict}, as its best.pth")
+        raise InputError(
+            path, f"is no checkpoint of qjadud1994/DRS: there is no tensor '{name}'",
+            "a file {'model': state dict}, as its best.pth")
     return state[name].detach().to(torch.float32)
 
 
@@ -116,7 +124,8 @@ def _translated(state: Mapping[str, Tensor], learnable: bool, path: str) -> dict
         for part in ("weight", "bias"):
             weights[f"layers.{index}.conv.{part}"] = _tensor(state, f"{block}conv{number}.{part}", path)
         if learnable:
-            weights[f"layers.{index}.rectifier.controller.weight"] = _tensor(state, f"{block}relu{number}.fc.0.weight", path)
+            controller = _tensor(state, f"{block}relu{number}.fc.0.weight", path)
+            weights[f"layers.{index}.rectifier.controller.weight"] = controller
     assert len(_THEIR_LAYERS) == TRUNK_LAYERS + 3
     for part in ("weight", "bias"):
         weights[f"output.{part}"] = _tensor(state, f"extra_conv4.{part}", path)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from drstool.errors import InputError
-from drstool.formats import RecordSource, open_records
+from drstool.formats import Header, RecordSource, open_records
+from drstool.formats.header import HEADER_NAME, carrier
 
 __all__ = ["as_json", "as_text", "describe"]
 
@@ -19,7 +20,7 @@ def describe(path: str | None) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A map file, a stream, a folder of label PNGs or a checkpoint; None: standard input.
+        A map file, a stream, a folder of label PNGs or figures, or a checkpoint; None: standard input.
 
     Raises
     ------
@@ -32,6 +33,8 @@ def describe(path: str | None) -> dict[str, Any]:
         # Checkpoints are zip files; nothing else of ours is.
         if Path(path).is_file() and zipfile.is_zipfile(path):
             return _checkpoint(path)
+        if (told := _folder(Path(path))) is not None:
+            return told
     with open_records(path) as source:
         return _records(source)
 
@@ -48,6 +51,20 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "recipe": checkpoint.recipe,
         "provenance": list(checkpoint.provenance),
     }
+
+
+def _folder(path: Path) -> dict[str, Any] | None:
+    """A folder that holds neither maps nor labels, such as figures; None where it is no such."""
+    marker = path / HEADER_NAME
+    if not marker.is_file():
+        return None
+    header = Header.from_json(marker.read_bytes(), marker)
+    if carrier(header.kind) in ("maps", "labels"):
+        return None
+    return {
+        "kind": header.kind, "class_names": list(header.class_names),
+        "pictures": sum(1 for file in path.rglob("*") if file.suffix in (".png", ".jpg")),
+        "provenance": list(header.provenance)}
 
 
 def _records(source: RecordSource) -> dict[str, Any]:
@@ -99,7 +116,7 @@ def as_text(told: dict[str, Any]) -> str:
         if name == "class_names":
             value = "not known" if value is None else f"{len(value)}: {', '.join(value)}" if value else "none"
         elif isinstance(value, dict):
-            value = ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+            value = ", ".join(f"{key} {_short(item, key)}" for key, item in value.items())
         lines.append((name.replace("_", " "), str(value)))
     for number, step in enumerate(told.get("provenance", ()), start=1):
         lines.append((f"step {number}", f"{step.get('time', '')}  {step.get('command', '')}"))
@@ -107,9 +124,9 @@ def as_text(told: dict[str, Any]) -> str:
     return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, name: str) -> str:
     if isinstance(value, list) and value == list(range(len(value))) and len(value) > 4:
         return f"0..{len(value) - 1}"
     if isinstance(value, (list, tuple)):
-        return "×".join(map(str, value)) if len(value) <= 4 else ",".join(map(str, value))
+        return ("×" if name in ("shape", "image_size") else ",").join(map(str, value))
     return str(value)

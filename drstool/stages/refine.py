@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from drstool.data.item import Item
+from drstool.errors import InputError
 from drstool.formats.checkpoint import Checkpoint
 from drstool.formats.maps import MapRecord
 from drstool.inference import fused_maps, refined_map
@@ -31,9 +32,16 @@ def items_of_maps(records: Iterable[MapRecord], class_names: tuple[str, ...]) ->
         Taken as they come.
     class_names
         Of the records' file or stream.
+
+    Raises
+    ------
+    InputError
+        A record does not name its image.
     """
     names = label_names(class_names)
     for record in records:
+        if not record.image:
+            raise InputError(f"image {record.id!r}", "has maps that do not say where it lies", "give --data")
         yield Item(record.id, Path(record.image), tags=tuple(names[label] for label in record.labels))
 
 
@@ -56,7 +64,7 @@ def refine(
     Parameters
     ----------
     items
-        Images with their tags; taken as they come.
+        Images with their tags; taken as they come. One known to have none gets an empty record.
     checkpoint
         A refiner.
     settings, map_size, dtype, device, precision, workers, on_error, track, total
@@ -65,7 +73,7 @@ def refine(
     Raises
     ------
     InputError
-        An image is unreadable or has no tag.
+        An image is unreadable, or nothing is known of its tags.
 
     References
     ----------
@@ -76,7 +84,7 @@ def refine(
     model.to(device, memory_format=torch.channels_last)
     settings = settings.for_network(checkpoint.recipe)
     output_size(map_size, settings.image_size, (1, 1))
-    load = partial(load_square, side=settings.image_size, class_names=checkpoint.class_names)
+    load = partial(load_square, side=settings.image_size, class_names=checkpoint.class_names, empty=True)
     loaded = map_items(load, items, workers, on_error)
     return _maps(track(loaded, "refine", total), model, settings, map_size, dtype, device, precision)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from drstool.data import Dataset
 from drstool.data.transforms import RefinerSamples
-from drstool.formats.checkpoint import Checkpoint
+from drstool.formats.checkpoint import Checkpoint, with_selection
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
 from drstool.parallel import Track, untracked
@@ -35,6 +35,7 @@ def refine_train(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
 ) -> Checkpoint:
     """A trained refiner.
@@ -47,7 +48,7 @@ def refine_train(
         Of the maps.
     maps
         A map file with a map for every image.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, track
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -69,13 +70,17 @@ def refine_train(
     model, trunk = build_network("refiner", architecture, class_names)
     if weights is not None:
         load_pretrained(trunk, weights, weights_name)
-    fit(
+    def made() -> Checkpoint:
+        return Checkpoint("refiner", class_names, architecture, asdict(recipe), model.state_dict())
+
+    report = fit(
         model, _loss, RefinerSamples(dataset, maps, recipe, seed),
         torch.optim.Adam(model.parameters(), lr=recipe.lr),
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
-        device=device, precision=precision, workers=workers, on_epoch=on_epoch, track=track)
-    return Checkpoint("refiner", class_names, architecture, asdict(recipe), model.state_dict())
+        device=device, precision=precision, workers=workers, on_epoch=on_epoch,
+        score=None if select is None else lambda: select(made()), track=track)
+    return with_selection(made(), report)
 
 
 def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from drstool.data import Dataset, require_tags
 from drstool.data.transforms import ClassifierSamples
 from drstool.errors import UsageError
-from drstool.formats.checkpoint import Checkpoint
+from drstool.formats.checkpoint import Checkpoint, with_selection
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained, parse_layers
 from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
@@ -36,6 +36,7 @@ def train_cls(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
 ) -> Checkpoint:
     """A trained classifier.
@@ -54,11 +55,14 @@ def train_cls(
         See :func:`drstool.training.fit`.
     on_epoch, track
         Told of each epoch's loss, and of progress.
+    select
+        Scores the network after each epoch; the result is then the best epoch, not the last.
 
     Returns
     -------
     Checkpoint
-        Of kind ``classifier``, without provenance; the state after the last epoch.
+        Of kind ``classifier``, without provenance; the state after the last epoch, or after the
+        selected one, which the recipe then names (``selected_epoch``, ``selected_score``).
 
     Raises
     ------
@@ -83,15 +87,26 @@ def train_cls(
     model, trunk = build_network("classifier", architecture, class_names)
     if weights is not None:
         load_pretrained(trunk, weights, weights_name)
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
-    fit(
+    optimizer = _optimizer(parameter_groups(model, recipe), recipe)
+
+    def made() -> Checkpoint:
+        return Checkpoint("classifier", class_names, architecture, asdict(recipe), model.state_dict())
+
+    report = fit(
         model, _loss, ClassifierSamples(dataset, class_names, recipe, seed), optimizer,
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
-        device=device, precision=precision, workers=workers, on_epoch=on_epoch, track=track)
-    return Checkpoint("classifier", class_names, architecture, asdict(recipe), model.state_dict())
+        device=device, precision=precision, workers=workers, on_epoch=on_epoch,
+        score=None if select is None else lambda: select(made()), track=track)
+    return with_selection(made(), report)
+
+
+def _optimizer(groups: list[dict[str, Any]], recipe: ClassifierRecipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0)
 
 
 def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from drstool.data import Dataset
 from drstool.data.transforms import SegmenterSamples
 from drstool.errors import UsageError
-from drstool.formats.checkpoint import Checkpoint
+from drstool.formats.checkpoint import Checkpoint, with_selection
 from drstool.inference import normalize
 from drstool.labels import IGNORE
 from drstool.models.build import build_network, load_pretrained
@@ -38,6 +38,7 @@ def train_seg(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
 ) -> Checkpoint:
     """A trained segmenter.
@@ -50,7 +51,7 @@ def train_seg(
         The object classes of the labels.
     labels
         Label PNG of each image's id, at the image's own size.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, track
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -84,11 +85,15 @@ def train_seg(
     optimizer = torch.optim.SGD(
         _parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum,
         weight_decay=recipe.weight_decay)
-    fit(
+    def made() -> Checkpoint:
+        return Checkpoint("segmenter", class_names, architecture, asdict(recipe), model.state_dict())
+
+    report = fit(
         model, _loss, SegmenterSamples(dataset, labels, class_names, recipe, seed), optimizer,
         poly_factor(plan.total_steps(len(dataset)) or 1, recipe.poly_power, recipe.min_lr / recipe.lr if recipe.lr else 0),
-        plan, device=device, precision=precision, workers=workers, on_epoch=on_epoch, track=track)
-    return Checkpoint("segmenter", class_names, architecture, asdict(recipe), model.state_dict())
+        plan, device=device, precision=precision, workers=workers, on_epoch=on_epoch,
+        score=None if select is None else lambda: select(made()), track=track)
+    return with_selection(made(), report)
 
 
 def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:

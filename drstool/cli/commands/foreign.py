@@ -11,7 +11,7 @@ from drstool.cli.options import Classes, Output, command
 from drstool.cli.run import Run
 
 
-@command("import", example="drstool import --from drs best.pth -o cls.pt")
+@command("import", keep_going=False, example="drstool import --from drs best.pth -o cls.pt")
 def import_(
     run: Run,
     file: Annotated[str, typer.Argument(metavar="FILE", help="The other project's file.", show_default=False)],

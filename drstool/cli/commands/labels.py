@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Optional
 
 import typer
@@ -53,9 +54,10 @@ def segment(
     from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import segment as stage
 
-    check_sink(output, run.overwrite, what="labels")
     if scores is not None:
+        _check_apart(output, scores)
         check_sink(scores, run.overwrite, what="maps")
+    check_sink(output, run.overwrite, what="labels")
     checkpoint = load_checkpoint(weights, "segmenter")
     dataset = open_dataset(data, split, class_names=checkpoint.class_names)
     records = stage.segment(
@@ -63,7 +65,7 @@ def segment(
         precision=run.precision(precision), workers=run.threads, on_error=run.on_error,
         track=run.track, total=len(dataset))
     chain = run.provenance(
-        checkpoint.provenance, device=True, settings=asdict_plain(settings),
+        checkpoint.provenance, device=True, settings=asdict_plain(settings) | {"precision": precision},
         inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
         used={"pixel_ground_truth": False})
     labels = open_sink(output, Header("labels", checkpoint.class_names, chain), overwrite=run.overwrite, what="labels")
@@ -75,3 +77,13 @@ def segment(
         with labels as sink, maps as map_sink:
             count = write_both(sink, map_sink, records)
     run.done(f"{count} label images to {output or 'stdout'}")
+
+
+def _check_apart(labels: str | None, scores: str) -> None:
+    """Check that labels and scores do not go to one place."""
+    from drstool.errors import UsageError
+
+    names = [os.path.realpath("/dev/stdout" if name in (None, "-") else name) for name in (labels, scores)]
+    if names[0] == names[1]:
+        raise UsageError(
+            "--scores", f"would go where the labels go, {labels or 'stdout'}", "give both -o and --scores a name")

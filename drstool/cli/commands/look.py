@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Optional
 
 import typer
@@ -18,6 +17,7 @@ from drstool.cli.options import (
     Saliency,
     Split,
     Tags,
+    check_choice,
     command,
 )
 from drstool.cli.run import Run
@@ -38,8 +38,10 @@ def evaluate(
     from drstool.data import open_dataset
     from drstool.errors import UsageError
     from drstool.formats import open_records
+    from drstool.metrics import IGNORED_AS
     from drstool.stages import eval as stage
 
+    check_choice("--ignored", ignored, IGNORED_AS)
     if json and csv:
         raise UsageError("eval", "prints JSON or CSV, not both", "leave --json or --csv out")
     with open_records(prediction) as source:
@@ -52,7 +54,7 @@ def evaluate(
             saliency_of=saliency_folder(saliency) if saliency else None, ignored=ignored,
             workers=run.threads, on_error=run.on_error, track=run.track)
     write = stage.as_json if json else stage.as_csv if csv else stage.as_table
-    sys.stdout.write(write(result))
+    run.write(write(result))
 
 
 @command("overlay", settings=OverlaySettings, example="drstool overlay --data demo --split val --labels pred -o figures")
@@ -73,6 +75,8 @@ def overlay(
 
     if labels is None and maps is None and data is None:
         raise UsageError("overlay", "has nothing to draw", "give --data, --labels or --maps")
+    if split is not None and data is None:
+        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
     check_writable(output, run.overwrite, folder=True)
     with ExitStack() as stack:
         sources = [stack.enter_context(open_records(path)) for path in (labels, maps) if path is not None]
@@ -90,25 +94,26 @@ def overlay(
     run.done(f"{count} pictures to {output}")
 
 
-@command("info", example="drstool info cams.h5")
+@command("info", keep_going=False, example="drstool info cams.h5")
 def info(
     run: Run,
     artefact: Annotated[Optional[str], typer.Argument(
-        metavar="[INPUT]", help="Map file, stream, label folder or checkpoint; by default stdin.", show_default=False)] = None,
+        metavar="INPUT", help="Map file, stream, label folder or checkpoint; by default stdin.", show_default=False)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole history.")] = False,
 ) -> None:
     """Print what a map file, stream, label folder or checkpoint holds."""
     from drstool.stages import info as stage
 
     told = stage.describe(artefact)
-    sys.stdout.write(stage.as_json(told) if json else stage.as_text(told))
+    run.write(stage.as_json(told) if json else stage.as_text(told))
 
 
-@command("ids", example="drstool ids --data demo --split train | head -n 3")
+@command("ids", keep_going=False, example="drstool ids --data demo --split train | head -n 3")
 def ids(run: Run, data: Data, split: Split = None, tags: Tags = None, classes: Classes = None) -> None:
     """Print a dataset's images and tags, one JSON object a line: a manifest."""
     from drstool.data import open_dataset
     from drstool.stages import ids as stage
 
     dataset = open_dataset(data, split, tags=tags, classes=classes)
-    sys.stdout.writelines(line + "\n" for line in stage.ids(dataset))
+    for line in stage.ids(dataset):
+        run.write(line + "\n")

@@ -14,13 +14,13 @@ Method = Annotated[str, typer.Option(
     "--method", metavar="rbd|mbd", help="Robust background detection, or minimum barrier distance.")]
 
 
-@command("demo", example="drstool demo demo")
+@command("demo", keep_going=False, example="drstool demo demo")
 def demo(
     run: Run,
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    train: Annotated[int, typer.Option(help="Training pictures.")] = 300,
-    val: Annotated[int, typer.Option(help="Validation pictures.")] = 100,
-    size: Annotated[int, typer.Option(help="Pixels a side, about.")] = 176,
+    train: Annotated[int, typer.Option(help="Training pictures.", max=1_000_000)] = 300,
+    val: Annotated[int, typer.Option(help="Validation pictures.", max=1_000_000)] = 100,
+    size: Annotated[int, typer.Option(help="Pixels a side, about.", max=4000)] = 176,
 ) -> None:
     """Draw a small dataset to try everything on, in VOC layout with masks, tags and saliency."""
     from drstool.data import open_dataset

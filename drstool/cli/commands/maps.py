@@ -7,9 +7,11 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.commands.train import asdict_plain
-from drstool.cli.options import Data, DataOrNone, MapsIn, OutputOrStdout, Split, Weights, command
+from drstool.cli.options import Data, DataOrNone, MapsIn, OutputOrStdout, Split, Weights, check_choice, command
 from drstool.cli.run import Run
 from drstool.recipe import CamSettings, RefineSettings
+
+_DTYPES = ("uint8", "float16")
 
 # Of maps from networks, unlike of training: maps must be the same on every device.
 MapPrecision = Annotated[str, typer.Option(
@@ -17,7 +19,7 @@ MapPrecision = Annotated[str, typer.Option(
 MapSize = Annotated[str, typer.Option(
     "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels.")]
 Dtype = Annotated[str, typer.Option(
-    "--dtype", metavar="uint8|float16", help="How values are stored: uint8 is round(255 x); float16 is finer and larger.")]
+    "--dtype", metavar="|".join(_DTYPES), help="How values are stored: uint8 is round(255 x); float16 is finer and larger.")]
 
 
 @command(
@@ -39,6 +41,7 @@ def cam(
     from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import cam as stage
 
+    check_choice("--dtype", dtype, _DTYPES)
     check_sink(output, run.overwrite, what="maps")
     checkpoint = load_checkpoint(weights, "classifier")
     predicted = tags == "predicted"
@@ -50,7 +53,7 @@ def cam(
         device=run.device, precision=run.precision(precision), workers=run.threads,
         on_error=run.on_error, track=run.track, total=len(dataset))
     chain = run.provenance(
-        checkpoint.provenance, device=True, settings=asdict_plain(settings) | {"method": method, "dtype": dtype},
+        checkpoint.provenance, device=True, settings=asdict_plain(settings) | {"method": method, "dtype": dtype, "precision": precision},
         inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
         used={"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False})
     header = Header("localization-maps", checkpoint.class_names, chain)
@@ -78,6 +81,9 @@ def refine(
 
     if maps is not None and data is not None:
         raise UsageError("refine", "takes images from --data or from maps, not both", "leave one out")
+    if split is not None and data is None:
+        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
+    check_choice("--dtype", dtype, _DTYPES)
     check_sink(output, run.overwrite, what="maps")
     checkpoint = load_checkpoint(weights, "refiner")
     with _images(data, split, maps, checkpoint.class_names) as (items, total, upstream, list_digest):
@@ -86,7 +92,7 @@ def refine(
             precision=run.precision(precision), workers=run.threads,
             on_error=run.on_error, track=run.track, total=total)
         chain = run.provenance(
-            checkpoint.provenance, upstream, device=True, settings=asdict_plain(settings) | {"dtype": dtype},
+            checkpoint.provenance, upstream, device=True, settings=asdict_plain(settings) | {"dtype": dtype, "precision": precision},
             inputs={"checkpoint": run.digest(weights)} | list_digest, used={"pixel_ground_truth": False})
         header = Header("refined-maps", checkpoint.class_names, chain)
         with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:

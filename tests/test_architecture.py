@@ -1,0 +1,188 @@
+"""The picture of the code: which module may import which, who prints, who knows the labels."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "drstool"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# Each layer may import from those after it, and from its own where that is said below.
+LAYERS = ["cli", "stages", "mapping", "data", ("formats", "cues", "metrics"), ("models", "training", "inference"),
+          "recipe", ("labels", "errors", "identifiers", "parallel")]
+# Layers whose members may import each other.
+COHERENT = ("cli", "data", "formats", "models")
+
+
+def module_of(path):
+    parts = ("drstool", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): ast.parse(path.read_text(encoding="utf-8"), path) for path in FILES}
+NAMES = [name for name in MODULES if name not in ("drstool", "drstool.__main__")]
+
+
+def part(module):
+    """The part of the picture a module lies in: ``drstool.formats.maps`` in ``formats``."""
+    return module.split(".")[1]
+
+
+def rank(name):
+    for number, layer in enumerate(LAYERS):
+        if name == layer or name in layer and isinstance(layer, tuple):
+            return number
+    raise AssertionError(f"'{name}' is in no layer: add it to LAYERS")
+
+
+def imported(module):
+    """Full names of what a module imports, lazily or for types only as well."""
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+def own(module):
+    """What a module imports of drstool; the package itself only tells the version."""
+    return {name for name in imported(module) if name.startswith("drstool.")}
+
+
+def at_once(module):
+    """What a module imports when it is imported itself, by the first part of the name."""
+    found = set()
+    for node in _running(MODULES[module].body):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def _running(body):
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+            continue
+        yield node
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_imports_point_down(module):
+    here = part(module)
+    upward = [name for name in own(module) if part(name) != here and rank(part(name)) < rank(here)]
+    assert upward == []
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_only_coherent_parts_import_among_themselves(module):
+    here = part(module)
+    inside = [name for name in own(module) if part(name) == here and name != module]
+    assert inside == [] or here in COHERENT
+
+
+def test_stages_do_not_import_stages():
+    stages = [name for name in NAMES if part(name) == "stages"]
+    assert len(stages) > 8
+    assert [name for stage in stages for name in own(stage) if part(name) == "stages"] == []
+
+
+def test_models_and_formats_do_not_know_each_other():
+    for here, there in (("models", "formats"), ("formats", "models")):
+        assert [name for name in NAMES if part(name) == here and any(part(n) == there for n in own(name))] == []
+
+
+def test_drs_stands_alone():
+    assert own("drstool.models.drs") == set()
+
+
+def test_formats_data_and_small_parts_do_not_import_torch_at_once():
+    light = ("cli", "formats", "cues", "metrics", "recipe", "labels", "errors", "identifiers", "parallel")
+    heavy = {"torch", "torchvision"}
+    assert [name for name in NAMES if part(name) in light and heavy & at_once(name)] == []
+    light_data = [name for name in NAMES if part(name) == "data" and name != "drstool.data.transforms"]
+    assert [name for name in light_data if heavy & at_once(name)] == []
+
+
+def test_only_checkpoints_and_pretrained_weights_need_torch_in_formats():
+    users = [name for name in NAMES if part(name) == "formats"
+             and {"torch", "torchvision"} & {found.partition(".")[0] for found in imported(name)}]
+    assert users == ["drstool.formats.checkpoint", "drstool.formats.pretrained"]
+
+
+def test_recipe_needs_the_standard_library_only():
+    import sys
+
+    assert at_once("drstool.recipe") - {"drstool"} <= set(sys.stdlib_module_names)
+
+
+def calls(module):
+    """Dotted names of what a module calls."""
+    return [ast.unparse(node.func) for node in ast.walk(MODULES[module]) if isinstance(node, ast.Call)]
+
+
+def test_only_the_command_line_prints_and_exits():
+    speaking = ("print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write", "warnings.warn")
+    assert [(name, call) for name in NAMES if part(name) != "cli" for call in calls(name) if call in speaking] == []
+
+
+def numbers(module, value):
+    return [node.lineno for node in ast.walk(MODULES[module])
+            if isinstance(node, ast.Constant) and type(node.value) is int and node.value == value]
+
+
+def test_only_labels_knows_the_ignore_label():
+    """255 elsewhere is the largest grey value: multiplied, divided, clipped, never a label."""
+    suspects = []
+    for name in NAMES:
+        if part(name) == "labels":
+            continue
+        for node in ast.walk(MODULES[name]):
+            compared = isinstance(node, ast.Compare) and any(_is_255(n) for n in (node.left, *node.comparators))
+            assigned = isinstance(node, ast.Assign) and _is_255(node.value)
+            passed = isinstance(node, ast.Call) and any(_is_255(k.value) and k.arg != "max" for k in node.keywords)
+            if compared or assigned or passed:
+                suspects.append((name, node.lineno, ast.unparse(node)[:60]))
+    assert suspects == []
+
+
+def _is_255(node):
+    return isinstance(node, ast.Constant) and node.value == 255 and type(node.value) is int
+
+
+def test_only_labels_makes_the_palette():
+    shifts = [name for name in NAMES if part(name) != "labels" and "palette" in
+              {node.name for node in ast.walk(MODULES[name]) if isinstance(node, ast.FunctionDef)}]
+    assert shifts == []
+    assert numbers("drstool.labels", 255)
+
+
+def test_every_module_says_what_it_is():
+    assert [name for name in NAMES if MODULES[name].body and not ast.get_docstring(MODULES[name])] == []
+
+
+def test_every_public_name_exists():
+    for name in NAMES:
+        for node in MODULES[name].body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                listed = ast.literal_eval(node.value)
+                defined = _defined(MODULES[name].body)
+                assert [entry for entry in listed if entry not in defined] == [], name
+
+
+def _defined(body):
+    found = set()
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
+    return found

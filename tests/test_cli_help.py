@@ -1,0 +1,157 @@
+"""The helps: what every command takes, examples that run, options for every number, no torch."""
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from typer.main import get_command
+
+import drstool.cli.commands  # noqa: F401
+from drstool import recipe
+from drstool.cli.app import app
+
+GROUP = get_command(app)
+COMMANDS = sorted(GROUP.commands)
+SETTINGS = {
+    "train-cls": recipe.ClassifierRecipe, "refine-train": recipe.RefinerRecipe,
+    "train-seg": recipe.SegmenterRecipe, "cam": recipe.CamSettings, "refine": recipe.RefineSettings,
+    "pseudo-label": recipe.CueSettings, "eval": recipe.CueSettings, "segment": recipe.SegmentSettings,
+    "overlay": recipe.OverlaySettings,
+}
+EXAMPLE = re.compile(r"^  Example:\n +(drstool .+)\s*\Z", re.MULTILINE)
+
+
+def options(command):
+    """Every flag that a command knows."""
+    params = GROUP.commands[command].params
+    return {flag for parameter in params for flag in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def example(drs, command):
+    """The example at the end of a command's help."""
+    outcome = drs(command, "--help")
+    assert outcome.code == 0
+    match = EXAMPLE.search(outcome.out)
+    assert match, outcome.out[-300:]
+    return match[1]
+
+
+def test_commands_of_the_method_are_there():
+    method = {"train-cls", "cam", "refine-train", "refine", "pseudo-label", "train-seg", "segment", "eval", "overlay"}
+    assert method <= set(COMMANDS)
+
+
+def test_help_lists_every_command(drs):
+    outcome = drs("--help")
+    assert outcome.code == 0
+    assert [name for name in COMMANDS if f"\n  {name} " not in outcome.out] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_common_options(drs, command):
+    common = {"--device", "--seed", "--workers", "-q", "--quiet", "-v", "--verbose", "--overwrite", "--no-provenance"}
+    assert common <= options(command)
+    for flag in ("-h", "--help"):
+        outcome = drs(command, flag)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out.startswith(f"Usage: drstool {command} ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command):
+    params = GROUP.commands[command].params
+    assert [p.name for p in params if not getattr(p, "help", None)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_example_parses(drs, command):
+    stages = [shlex.split(stage) for stage in example(drs, command).split(" | ")]
+    ours = [stage[1:] for stage in stages if stage[0] == "drstool"]
+    assert ours[0][0] == command
+    for name, *arguments in ours:
+        # Parsed to the end, with every type and limit checked, but not run.
+        GROUP.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("command", SETTINGS)
+def test_every_number_is_an_option(command):
+    flags = {"--" + spec.name.replace("_", "-") for spec in fields(SETTINGS[command])}
+    assert flags <= options(command)
+
+
+@pytest.mark.parametrize("command", SETTINGS)
+def test_every_default_is_told(drs, command):
+    text = " ".join(drs(command, "--help").out.split())
+    for name, kinds in recipe.RECIPES.items():
+        if SETTINGS[command] in kinds:
+            assert "--recipe" in options(command)
+            assert name in text
+    settings = recipe.named_recipe("default", SETTINGS[command])
+    for spec in fields(settings):
+        if isinstance(getattr(settings, spec.name), float):
+            assert f"default: {getattr(settings, spec.name)}" in text
+
+
+def test_options_that_scripts_rely_on():
+    assert {"--data", "--split", "--tags", "--init", "--recipe", "--suppression", "-o"} <= options("train-cls")
+    assert {"--weights", "--sizes", "--method", "--keep-going", "-o"} <= options("cam")
+    assert {"--saliency", "--alpha", "--background", "-o"} <= options("pseudo-label")
+    assert {"--labels", "--backbone", "--epochs", "--batch-size", "--image-size", "--lr"} <= options("train-seg")
+    assert {"--json", "--csv"} <= options("eval")
+
+
+def test_no_command_is_help(drs):
+    outcome = drs()
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("Usage: drstool ")
+    assert "\nCommands:\n" in outcome.err
+
+
+def test_version(drs):
+    from drstool import __version__
+
+    assert drs("--version").out == f"drstool {__version__}\n"
+
+
+# One process runs all of them: each would be as slow to start as it is quick to run.
+_WITHOUT_TORCH = """
+import contextlib, io, json, sys
+import drstool.cli.commands
+from drstool.cli.app import app
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["drstool", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            app(arguments)
+        except SystemExit as end:
+            assert end.code == 0, arguments
+    found = sorted(name for name in sys.modules if name.partition(".")[0] in ("torch", "torchvision"))
+    assert not found, (arguments, found[:3])
+print("no torch")
+"""
+
+
+def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
+    import json
+
+    lines = [
+        ["--help"], ["cam", "--help"], ["train-seg", "--help"],
+        ["ids", "--data", voc, "--split", "train"],
+        ["info", made.cams], ["info", made.labels],
+        ["eval", made.pred, "--data", voc, "--split", "val"],
+        ["eval", made.cams, "--data", voc, "--split", "train", "--background", "power"],
+        ["overlay", "--data", voc, "--split", "val", "--labels", made.pred, "-o", tmp_path / "figures"],
+        ["pseudo-label", made.cams, "--saliency", voc / "saliency_map", "-o", tmp_path / "labels"],
+        ["saliency", "--data", voc, "--split", "val", "-o", tmp_path / "saliency"],
+        ["demo", tmp_path / "demo", "--train", "1", "--val", "1", "--size", "48"],
+    ]
+    lines = [[str(word) for word in line] for line in lines]
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, json.dumps(lines)], env=program.environment,
+        capture_output=True, text=True, timeout=120)
+    assert done.stdout == "no torch\n", done.stderr

@@ -1,0 +1,341 @@
+"""Schedules, parameter groups, losses and the loop."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from drstool.data.item import Dataset, Item
+from drstool.errors import DrstoolError, UsageError
+from drstool.formats.header import Header
+from drstool.formats.label_png import encode_label_png
+from drstool.formats.maps import MapFileWriter, MapRecord
+from drstool.models.build import build_network
+from drstool.models.vgg import build_classifier
+from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe, named_recipe
+from drstool.stages import refine_train as refining
+from drstool.stages import train_cls as classifying
+from drstool.stages import train_seg as segmenting
+from drstool.training import Plan, fit, poly_factor, seed_everything, step_factor
+
+CLASSES = ("cat", "dog")
+CPU = torch.device("cpu")
+
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+def test_step_schedule():
+    """15 epochs: the rate falls at the start of the 5th and of the 10th."""
+    factor = step_factor((5, 10), 0.1)
+    expected = [1.0] * 4 + [0.1] * 5 + [0.01] * 6
+    assert [factor(10 * epoch, epoch) for epoch in range(15)] == pytest.approx(expected)
+    assert step_factor((), 0.1)(1000, 99) == 1.0
+    assert step_factor((1,), 0.5)(0, 0) == 0.5
+
+
+def test_poly_schedule():
+    factor = poly_factor(10, 0.9, 0.0)
+    # (1 - s / 10) ^ 0.9, by hand.
+    assert [factor(step, 0) for step in (0, 1, 5, 9)] == pytest.approx([1.0, 0.909533, 0.535887, 0.125893], abs=1e-6)
+    assert poly_factor(10, 0.9, 0.2)(9, 0) == 0.2
+    assert poly_factor(4, 1.0, 0.0)(3, 0) == 0.25
+
+
+def test_plans():
+    assert Plan(2, 3, 0).total_steps(7) == 6
+    assert Plan(2, 3, 0, drop_last=True).total_steps(7) == 4
+    assert Plan(2, 3, 0, drop_last=True).total_steps(2) == 2
+    assert Plan(2, 3, 0, steps=5).total_steps(7) == 5
+    assert Plan(0, 3, 0).total_steps(7) == 0
+
+
+# --- parameter groups ----------------------------------------------------------------------------
+
+
+def rates_by_name(model, groups):
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rate) == len(list(model.parameters()))
+    return {name: rate[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "vgg16-small"])
+def test_classifier_learning_rates(backbone):
+    recipe = ClassifierRecipe()
+    assert (recipe.lr, recipe.bias_lr_factor, recipe.new_lr_factor) == (1e-3, 2, 10)
+    with torch.device("meta"):
+        model = build_classifier(backbone, 3, "learnable")
+    rates = rates_by_name(model, classifying.parameter_groups(model, recipe))
+    assert rates["layers.0.conv.weight"] == pytest.approx(1e-3)
+    assert rates["layers.12.conv.weight"] == pytest.approx(1e-3)
+    assert rates["layers.0.rectifier.controller.weight"] == pytest.approx(1e-2)
+    assert rates["layers.13.conv.weight"] == pytest.approx(1e-2)
+    assert rates["layers.15.rectifier.controller.weight"] == pytest.approx(1e-2)
+    assert rates["output.weight"] == pytest.approx(1e-2)
+    assert rates["output.bias"] == pytest.approx(2e-2)
+    part = "conv" if backbone == "vgg16" else "norm"
+    assert rates[f"layers.1.{part}.bias"] == rates[f"layers.12.{part}.bias"] == pytest.approx(2e-3)
+    assert rates[f"layers.13.{part}.bias"] == pytest.approx(2e-2)
+
+
+def test_segmenter_learning_rates():
+    recipe = SegmenterRecipe()
+    model, _ = build_network("segmenter", {"backbone": "vgg16-small", "output_stride": 16}, CLASSES)
+    rates = rates_by_name(model, segmenting._parameter_groups(model, recipe))
+    for name, rate in rates.items():
+        assert rate == pytest.approx(recipe.lr * (0.1 if name.startswith("backbone.") else 1))
+    assert len(set(rates.values())) == 2
+
+
+def test_published_numbers():
+    paper = {kind: named_recipe("paper", kind) for kind in (ClassifierRecipe, RefinerRecipe, SegmenterRecipe)}
+    classifier, refiner, segmenter = paper.values()
+    assert (classifier.warp_size, classifier.image_size, classifier.batch_size, classifier.epochs) == (384, 320, 5, 15)
+    assert (classifier.momentum, classifier.weight_decay, classifier.decay_epochs) == (0.9, 5e-4, (5, 10))
+    assert (refiner.lr, refiner.epochs, refiner.decay_epochs) == (1e-4, 30, (10, 20))
+    assert (segmenter.steps, segmenter.batch_size, segmenter.image_size, segmenter.lr) == (20_000, 32, 513, 0.05)
+    assert (segmenter.poly_power, segmenter.weight_decay, segmenter.backbone_lr_factor) == (0.9, 1e-4, 0.1)
+
+
+# --- losses --------------------------------------------------------------------------------------
+
+
+def test_multi_label_soft_margin_loss():
+    maps, tags = torch.randn(2, 3, 4, 5), torch.tensor([[1.0, 0, 1], [0, 0, 1]])
+    total = 0.0
+    for n in range(2):
+        for c in range(3):
+            p = 1 / (1 + math.exp(-maps[n, c].mean().item()))
+            total -= (math.log(p) if tags[n, c] else math.log(1 - p)) / (2 * 3)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    assert classifying._loss(lambda seen: maps, [images, tags]).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_regression_loss():
+    """The maps are upsampled to the image, and the target's bytes are 255ths."""
+    maps = torch.tensor([[[[0.0, 1.0]], [[0.5, 0.5]]]])
+    target = torch.tensor([[[[0, 255, 51, 255]], [[0, 0, 102, 0]]]], dtype=torch.uint8)
+    errors = [0.0, 1 / 3 - 1, 2 / 3 - 0.2, 0.0, 0.5, 0.5, 0.5 - 0.4, 0.5]
+    expected = sum(error ** 2 for error in errors) / 8
+    images = torch.zeros(1, 3, 1, 4, dtype=torch.uint8)
+    assert refining._loss(lambda seen: maps, [images, target]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_entropy_skips_ignored_pixels():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5)
+    labels = torch.randint(0, 3, (2, 4, 5))
+    labels[torch.rand(2, 4, 5) < 0.4] = 255
+    total, count = 0.0, 0
+    for n in range(2):
+        for y in range(4):
+            for x in range(5):
+                if labels[n, y, x] != 255:
+                    powers = [math.exp(logit) for logit in logits[n, :, y, x].tolist()]
+                    total -= math.log(powers[labels[n, y, x]] / sum(powers))
+                    count += 1
+    images = torch.zeros(2, 3, 4, 5, dtype=torch.uint8)
+    assert 0 < count < 40
+    assert segmenting._loss(lambda seen: logits, [images, labels]).item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_cross_entropy_of_ignored_pixels_only():
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = segmenting._loss(
+        lambda seen: logits, [torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.full((1, 2, 2), 255)])
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
+class Numbers:
+    """Sample i is the number i."""
+
+    def __init__(self, count):
+        self.count = count
+        self.asked = []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, key):
+        self.asked.append(key)
+        return f"id {key[1]}", torch.tensor([float(key[1])])
+
+
+class Recorder(torch.optim.SGD):
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.rates = []
+
+    def step(self, closure=None):
+        self.rates.append([group["lr"] for group in self.param_groups])
+        return super().step(closure)
+
+
+def run(samples, plan, *, loss=None, factor=lambda step, epoch: 1.0, groups=None, **more):
+    model = nn.Linear(1, 1)
+    optimizer = Recorder(groups(model) if groups else model.parameters(), lr=1e-3)
+    loss = loss or (lambda model, batch: batch[0].mean() + 0 * model(batch[0]).sum())
+    fit(model, loss, samples, optimizer, factor, plan, device=CPU, **more)
+    return optimizer
+
+
+def test_every_epoch_is_another_order_of_all_images():
+    samples = Numbers(10)
+    run(samples, Plan(3, 4, seed=1))
+    epochs = [[i for epoch, i in samples.asked if epoch == e] for e in range(3)]
+    assert all(sorted(order) == list(range(10)) for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 3
+    again, other = Numbers(10), Numbers(10)
+    run(again, Plan(3, 4, seed=1))
+    run(other, Plan(3, 4, seed=2))
+    assert again.asked == samples.asked != other.asked
+
+
+def test_rates_follow_the_schedule():
+    def groups(model):
+        return [{"params": [model.weight], "lr": 1.0}, {"params": [model.bias], "lr": 0.5}]
+
+    optimizer = run(
+        Numbers(5), Plan(3, 2, seed=0), groups=groups, factor=lambda step, epoch: 10.0 ** -epoch + step)
+    assert optimizer.rates == [
+        [pytest.approx(scale * (10.0 ** -(step // 3) + step)) for scale in (1.0, 0.5)] for step in range(9)]
+
+
+def test_reported_loss_is_the_mean_over_images():
+    reports = []
+    run(Numbers(7), Plan(2, 3, seed=0), on_epoch=reports.append)
+    assert [report.loss for report in reports] == pytest.approx([3.0, 3.0])
+    assert [(report.epoch, report.epochs, report.step) for report in reports] == [(1, 2, 3), (2, 2, 6)]
+
+
+def test_run_that_ends_within_an_epoch():
+    samples, reports = Numbers(6), []
+    optimizer = run(samples, Plan(1, 2, seed=0, steps=4), on_epoch=reports.append)
+    assert len(optimizer.rates) == 4
+    assert [(report.epoch, report.step) for report in reports] == [(1, 3), (2, 4)]
+    assert [epoch for epoch, _ in samples.asked] == [0] * 6 + [1] * 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_stops_the_run(bad):
+    samples = Numbers(8)
+    seen = []
+
+    def loss(model, batch):
+        seen.append(sorted(int(value) for value in batch[0].flatten()))
+        return model(batch[0]).sum() * 0 + (bad if len(seen) == 3 else 1.0)
+
+    with pytest.raises(DrstoolError) as caught:
+        run(samples, Plan(1, 2, seed=0), loss=loss)
+    message = str(caught.value)
+    assert "step 3" in message
+    assert all(f"id {i}" in message for i in seen[2])
+    assert not any(f"id {i}" in message for i in seen[1])
+    assert str(bad) in message
+
+
+def test_model_is_trained_in_training_mode_and_left_in_evaluation_mode():
+    modes = []
+    model = nn.Sequential(nn.Linear(1, 1))
+
+    def loss(model, batch):
+        modes.append(model.training)
+        return model(batch[0]).sum()
+
+    fit(model.eval(), loss, Numbers(2), torch.optim.SGD(model.parameters(), lr=0.1),
+        lambda step, epoch: 1.0, Plan(1, 2, 0), device=CPU)
+    assert modes == [True]
+    assert not model.training
+
+
+# --- the stages ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Five pictures with tags, maps and labels."""
+    root = tmp_path_factory.mktemp("training")
+    random = np.random.default_rng(0)
+    items, labels = [], {}
+    with MapFileWriter(root / "maps.h5", Header("localization-maps", CLASSES, ())) as writer:
+        for i in range(5):
+            size = (36 + 4 * i, 50 - 3 * i)
+            path = root / f"{i}.png"
+            Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+            items.append(Item(str(i), path, tags=(CLASSES[i % 2],)))
+            labels[str(i)] = root / f"label{i}.png"
+            labels[str(i)].write_bytes(encode_label_png(random.integers(0, 3, size, dtype=np.uint8)))
+            values = random.integers(0, 256, (1, 20, 20), dtype=np.uint8)
+            writer.write(MapRecord(str(i), values, (i % 2 + 1,), size, str(path)))
+    return Dataset(tuple(items), CLASSES, "data", "manifest"), root / "maps.h5", labels
+
+
+def train(stage, world, *, epochs=2, seed=0, **more):
+    dataset, maps, labels = world
+    small = {"backbone": "vgg16-small", "image_size": 32, "epochs": epochs}
+    if stage == "classifier":
+        return classifying.train_cls(dataset, CLASSES, ClassifierRecipe(batch_size=2, **small), seed=seed, **more)
+    if stage == "refiner":
+        return refining.refine_train(dataset, CLASSES, maps, RefinerRecipe(batch_size=2, **small), seed=seed, **more)
+    return segmenting.train_seg(dataset, CLASSES, labels, SegmenterRecipe(batch_size=2, **small), seed=seed, **more)
+
+
+STAGES = ["classifier", "refiner", "segmenter"]
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_do_not_depend_on_workers(world, stage):
+    alone = train(stage, world, workers=0)
+    helped = train(stage, world, workers=2)
+    assert same(alone.weights, helped.weights)
+    assert not same(alone.weights, train(stage, world, seed=1).weights)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_epoch_gives_the_network_as_initialised(world, stage):
+    found = train(stage, world, epochs=0, seed=5)
+    seed_everything(5)
+    model, _ = build_network(stage, found.architecture, CLASSES)
+    assert found.kind == stage
+    assert same(found.weights, model.state_dict())
+
+
+def test_training_starts_from_the_given_weights(world):
+    first = train("classifier", world, epochs=1)
+    found = train("refiner", world, epochs=0, weights=first.weights)
+    for index in range(16):
+        name = f"layers.{index}.conv.weight"
+        assert torch.equal(found.weights[name], first.weights[name])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_training_lowers_the_loss(world, stage):
+    losses = []
+    train(stage, world, epochs=6, on_epoch=lambda report: losses.append(report.loss))
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_settings_that_cannot_be(world):
+    dataset, _, labels = world
+    small = {"backbone": "vgg16-small", "image_size": 32}
+    with pytest.raises(UsageError, match="--resize-size"):
+        classifying.train_cls(dataset, CLASSES, ClassifierRecipe(resize_size=20, **small))
+    with pytest.raises(UsageError, match="--scale-min"):
+        segmenting.train_seg(dataset, CLASSES, labels, SegmenterRecipe(scale_min=2.0, scale_max=1.0, **small))
+    one = Dataset(dataset.items[:1], CLASSES, "data", "manifest")
+    with pytest.raises(UsageError, match="one image"):
+        segmenting.train_seg(one, CLASSES, labels, SegmenterRecipe(**small))

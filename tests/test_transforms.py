@@ -1,0 +1,231 @@
+"""Training samples: images stay paired with what is learned from them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from drstool.data.item import Dataset, Item
+from drstool.data.transforms import (
+    ClassifierSamples,
+    RefinerSamples,
+    SegmenterSamples,
+    image_tensor,
+    strongest_only,
+    tag_vector,
+    warp,
+)
+from drstool.errors import InputError
+from drstool.formats.header import Header
+from drstool.formats.label_png import encode_label_png
+from drstool.formats.maps import MapFileWriter, MapRecord
+from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
+from drstool.stages.train_seg import _loss as segmenter_loss
+
+CLASSES = ("cat", "dog", "cow")
+CALM = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+# The colour of each label in the pictures below; label 0 is grey.
+COLORS = np.array([[128, 128, 128], [250, 0, 0], [0, 250, 0], [0, 0, 250]], dtype=np.uint8)
+
+
+def scene():
+    """A label image (64, 48) with nothing symmetric about it."""
+    labels = np.zeros((64, 48), np.uint8)
+    labels[4:30, 3:20] = 1
+    labels[34:60, 8:40] = 2
+    labels[6:20, 28:44] = 3
+    return labels
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    Image.fromarray(COLORS[scene()]).save(tmp_path / "a.png")
+    return Dataset((Item("a", tmp_path / "a.png", tags=("cat", "dog", "cow")),), CLASSES, "data", "manifest")
+
+
+def test_strongest_only():
+    maps = np.array([[[3, 5, 0]], [[4, 5, 0]], [[1, 2, 0]]], np.uint8)
+    found = strongest_only(maps)
+    assert found.tolist() == [[[0, 5, 0]], [[4, 5, 0]], [[0, 0, 0]]]
+    assert found.dtype == np.uint8
+    assert strongest_only(maps[:0]).shape == (0, 1, 3)
+
+
+def test_tag_vector():
+    item = Item("a", "a.jpg", tags=("cat", "cow"))
+    assert tag_vector(item, CLASSES).tolist() == [1, 0, 1]
+    assert tag_vector(Item("a", "a.jpg"), CLASSES).tolist() == [0, 0, 0]
+    assert tag_vector(item, CLASSES).dtype == torch.float32
+
+
+def test_image_tensor_and_warp():
+    image = Image.fromarray(COLORS[scene()])
+    assert image_tensor(image).shape == (3, 64, 48)
+    assert image_tensor(image)[:, 5, 4].tolist() == [250, 0, 0]
+    assert warp(image, 20).size == (20, 20)
+
+
+def close_to(pixels, color):
+    return (pixels.int() - torch.tensor(color, dtype=torch.int32)[:, None, None]).abs().amax(dim=0) < 40
+
+
+# --- classifier ----------------------------------------------------------------------------------
+
+
+def test_classifier_crop_is_a_part_of_the_warped_image(dataset):
+    recipe = ClassifierRecipe(image_size=32, resize_size=40, flip=0.5, **CALM)
+    samples = ClassifierSamples(dataset, CLASSES, recipe, seed=3)
+    warped = image_tensor(warp(Image.open(dataset.items[0].image), 40))
+    places = set()
+    for epoch in range(40):
+        name, pixels, tags = samples[(epoch, 0)]
+        assert (name, tags.tolist()) == ("a", [1, 1, 1])
+        found = [
+            (flipped, top, left) for flipped, whole in enumerate((warped, warped.flip(2)))
+            for top in range(9) for left in range(9)
+            if torch.equal(whole[:, top:top + 32, left:left + 32], pixels)]
+        assert len(found) == 1
+        places.add(found[0])
+    assert {flipped for flipped, _, _ in places} == {0, 1}
+    assert {top for _, top, _ in places} >= {0, 8} and {left for _, _, left in places} >= {0, 8}
+    assert torch.equal(samples[(7, 0)][1], samples[(7, 0)][1])
+
+
+def test_jitter_changes_colours_only_as_far_as_asked(dataset):
+    calm = ClassifierRecipe(image_size=32, resize_size=32, flip=0.0, **CALM)
+    still = ClassifierSamples(dataset, CLASSES, calm, 0)[(0, 0)][1].float()
+    bright = ClassifierSamples(dataset, CLASSES, replace(calm, brightness=0.3), 0)
+    ratios = [(bright[(epoch, 0)][1].float().mean() / still.mean()).item() for epoch in range(30)]
+    assert max(ratios) > 1.05 and min(ratios) < 0.85
+    assert max(ratios) < 1.31 and min(ratios) > 0.69
+
+
+# --- refiner -------------------------------------------------------------------------------------
+
+
+def map_file(path, values, labels):
+    record = MapRecord("a", values, labels, (64, 48), "a.png")
+    with MapFileWriter(path, Header("localization-maps", CLASSES, ())) as writer:
+        writer.write(record)
+    return path
+
+
+def test_refiner_targets_follow_their_image(tmp_path, dataset):
+    labels = scene()
+    values = np.stack([np.where(labels == label, 200, 10) for label in (1, 3)]).astype(np.uint8)
+    path = map_file(tmp_path / "maps.h5", values, (1, 3))
+    samples = RefinerSamples(dataset, path, RefinerRecipe(image_size=48, flip=0.5, **CALM), seed=0)
+    seen = set()
+    for epoch in range(12):
+        _, pixels, target = samples[(epoch, 0)]
+        assert target.shape == (3, 48, 48) and target.dtype == torch.uint8
+        assert not target[1].any()
+        for channel in (0, 2):
+            object_ = target[channel] > 150
+            assert object_.sum() > 100
+            # Bilinear borders aside, where the map is high there is the class's colour.
+            assert close_to(pixels, COLORS[channel + 1])[object_].float().mean() > 0.85
+            assert not target[2 - channel][object_].any()
+        seen.add(bool(target[0][:, :24].sum() > target[0][:, 24:].sum()))
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16])
+def test_refiner_target_values(tmp_path, dataset, dtype):
+    values = np.array([[[0, 255], [51, 102]], [[100, 0], [0, 255]]], np.uint8)
+    stored = values if dtype == np.uint8 else (values / 255).astype(np.float16)
+    path = map_file(tmp_path / "maps.h5", stored, (1, 3))
+    samples = RefinerSamples(dataset, path, RefinerRecipe(image_size=32, flip=0.0), seed=0)
+    target = samples[(0, 0)][2]
+    scaled = F.interpolate(
+        torch.from_numpy(values[None].astype(np.float32)), size=(32, 32), mode="bilinear", align_corners=True)[0]
+    expected = scaled * (scaled >= scaled.flip(0))
+    clear = (scaled[0] - scaled[1]).abs() > 1
+    for channel, row in ((0, 0), (2, 1)):
+        assert (target[channel].float() - expected[row])[clear].abs().max() <= 0.6
+    assert not target[1].any()
+
+
+def test_image_without_class_has_an_empty_target(tmp_path, dataset):
+    path = map_file(tmp_path / "maps.h5", np.zeros((0, 5, 5), np.uint8), ())
+    samples = RefinerSamples(dataset, path, RefinerRecipe(image_size=32), seed=0)
+    assert not samples[(0, 0)][2].any()
+
+
+def test_refiner_needs_every_map(tmp_path, dataset):
+    path = map_file(tmp_path / "maps.h5", np.zeros((0, 5, 5), np.uint8), ())
+    more = replace(dataset, items=(*dataset.items, Item("b", "b.png")))
+    with pytest.raises(InputError, match="'b'"):
+        RefinerSamples(more, path, RefinerRecipe(), seed=0)
+
+
+# --- segmenter -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labels(tmp_path):
+    path = tmp_path / "labels" / "a.png"
+    path.parent.mkdir()
+    path.write_bytes(encode_label_png(scene()))
+    return {"a": path}
+
+
+def test_segmenter_labels_follow_their_image(dataset, labels):
+    recipe = SegmenterRecipe(image_size=40, flip=0.5)
+    samples = SegmenterSamples(dataset, labels, CLASSES, recipe, seed=1)
+    met, padded = set(), 0
+    for epoch in range(30):
+        _, pixels, label = samples[(epoch, 0)]
+        assert label.shape == (40, 40) and label.dtype == torch.int64
+        for value in label.unique().tolist():
+            where = label == value
+            if value == 255:
+                padded += 1
+                assert (pixels[:, where] == torch.tensor([[124], [116], [104]])).all()
+            elif where.sum() > 150:
+                met.add(value)
+                assert close_to(pixels, COLORS[value])[where].float().mean() > 0.75
+    assert met == {0, 1, 2, 3}
+    assert 0 < padded < 30
+
+
+def test_small_image_lies_whole_in_its_padding(dataset, labels):
+    recipe = SegmenterRecipe(image_size=80, scale_min=1.0, scale_max=1.0, flip=0.0)
+    samples = SegmenterSamples(dataset, labels, CLASSES, recipe, seed=1)
+    corners = set()
+    for epoch in range(12):
+        _, pixels, label = samples[(epoch, 0)]
+        rows, columns = torch.nonzero(label != 255, as_tuple=True)
+        top, left = rows.min().item(), columns.min().item()
+        corners.add((top, left))
+        inside = (slice(top, top + 64), slice(left, left + 48))
+        assert np.array_equal(label[inside], scene())
+        assert np.array_equal(pixels[(slice(None), *inside)].permute(1, 2, 0), COLORS[scene()])
+        assert (label != 255).sum() == 64 * 48
+    assert len(corners) > 4
+
+
+def test_padding_teaches_nothing(dataset, labels):
+    samples = SegmenterSamples(
+        dataset, labels, CLASSES, SegmenterRecipe(image_size=80, scale_min=1.0, scale_max=1.0), seed=1)
+    _, pixels, label = samples[(0, 0)]
+    logits = torch.randn(1, 4, 80, 80, requires_grad=True)
+    segmenter_loss(lambda images: logits, [pixels[None], label[None]]).backward()
+    padding = (label == 255)[None, None].expand_as(logits)
+    assert not logits.grad[padding].any()
+    assert logits.grad[~padding].all()
+
+
+@pytest.mark.parametrize("wrong", ["size", "value", "none"])
+def test_labels_that_do_not_fit(dataset, labels, wrong):
+    if wrong == "size":
+        labels["a"].write_bytes(encode_label_png(np.zeros((48, 64), np.uint8)))
+    elif wrong == "value":
+        labels["a"].write_bytes(encode_label_png(np.full((64, 48), 4, np.uint8)))
+    else:
+        labels = {}
+    with pytest.raises(InputError):
+        SegmenterSamples(dataset, labels, CLASSES, SegmenterRecipe(image_size=40), seed=1)[(0, 0)]
