@@ -14,9 +14,19 @@ from typing import Any, TypeVar
 from drstool.errors import UsageError
 
 __all__ = [
-    "NORMALIZE_MEAN", "NORMALIZE_STD", "RECIPES", "CamSettings", "ClassifierRecipe", "CueSettings",
-    "OverlaySettings", "RefineSettings", "RefinerRecipe", "SegmentSettings", "SegmenterRecipe",
-    "named_recipe", "override",
+    "NORMALIZE_MEAN",
+    "NORMALIZE_STD",
+    "RECIPES",
+    "CamSettings",
+    "ClassifierRecipe",
+    "CueSettings",
+    "OverlaySettings",
+    "RefineSettings",
+    "RefinerRecipe",
+    "SegmentSettings",
+    "SegmenterRecipe",
+    "named_recipe",
+    "override",
 ]
 
 # ImageNet statistics of RGB in [0, 1], as torchvision's pretrained weights expect.
@@ -54,14 +64,16 @@ class ClassifierRecipe(Jitter):
 
     backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
     suppression: str = _number(
-        "learnable", "DRS after each ReLU, or none for a plain CAM classifier.",
-        choices=("fixed", "learnable", "none"))
+        "learnable", "DRS after each ReLU, or none for a plain CAM classifier.", choices=("fixed", "learnable", "none")
+    )
     delta: float = _number(0.55, "Fixed DRS: upper bound as a share of the maximum.", min=0.0, max=1.0)
     drs_layers: str = _number("all", "ReLUs that suppress: all, or numbers 1-16 like 1-10,13.")
     epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
     batch_size: int = _number(3, "Images a step.", min=1, max=_MOST_IMAGES)
     image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
-    resize_size: int = _number(0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0, max=_MOST_SIDE)
+    resize_size: int = _number(
+        0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0, max=_MOST_SIDE
+    )
     optimizer: str = _number("sgd", "sgd is the method's; adam serves training from scratch.", choices=("sgd", "adam"))
     lr: float = _number(1e-3, "Learning rate of pretrained weights.", min=0.0)
     bias_lr_factor: float = _number(2.0, "Learning rate of biases over that of weights.", min=0.0)
@@ -97,8 +109,8 @@ class SegmenterRecipe:
     """``train-seg``: DeepLabV3+, cross-entropy over pseudo labels, SGD with the poly schedule."""
 
     backbone: str = _number(
-        "resnet50", "Feature network.",
-        choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small"))
+        "resnet50", "Feature network.", choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small")
+    )
     output_stride: int = _number(16, "Input size over feature size before ASPP.", choices=(16, 8))
     epochs: int = _number(1, "Passes over the images; 0 writes the initialised network.", min=0)
     steps: int = _number(0, "Number of steps in place of --epochs; 0: as --epochs says.", min=0)
@@ -121,9 +133,11 @@ class _MapSettings:
     """How a network sees the images of which it makes maps."""
 
     image_size: int = _number(
-        0, "Side of the square to which the image is warped first; 0: the one of training.", min=0)
+        0, "Side of the square to which the image is warped first; 0: the one of training.", min=0
+    )
     sizes: tuple[int, ...] = _number(
-        (), "Sizes in pixels at which maps are made and fused; by default 0.8, 1 and 1.2 × the image size.")
+        (), "Sizes in pixels at which maps are made and fused; by default 0.8, 1 and 1.2 × the image size."
+    )
     flip: bool = _number(False, "Also see the mirrored image, and fuse.")
     batch_size: int = _number(8, "Images at a time.", min=1, max=_MOST_IMAGES)
 
@@ -164,22 +178,29 @@ class CueSettings:
 
     alpha: float = _number(0.20, "Map values below this are no object cue.", min=0.0, max=1.0)
     background: str = _number(
-        "saliency", "Where the background cue comes from: 1 - saliency, a constant, or "
-        "(1 - strongest map value) ^ power.", choices=("saliency", "constant", "power"))
+        "saliency",
+        "Where the background cue comes from: 1 - saliency, a constant, or (1 - strongest map value) ^ power.",
+        choices=("saliency", "constant", "power"),
+    )
     saliency_threshold: int = _number(50, "Grey value above which a pixel is salient.", min=0, max=255)
     soft: bool = _number(False, "Use the saliency's grey values instead of the threshold.")
     constant: float = _number(0.20, "The constant background cue.", min=0.0, max=1.0)
     power: float = _number(4.0, "Exponent of the power background cue.", min=0.0)
     conflict: float = _number(
-        0.9, "A pixel with more than two cues above this is ignored; soft saliency above it "
-        "is certain.", min=0.0, max=1.0)
+        0.9,
+        "A pixel with more than two cues above this is ignored; soft saliency above it is certain.",
+        min=0.0,
+        max=1.0,
+    )
 
 
 @dataclass(frozen=True)
 class SegmentSettings:
     """``segment``: full-size label images from a segmenter."""
 
-    scales: tuple[float, ...] = _number((1.0,), "Factors at which the image is seen, averaged.", min=0.05, max=_MOST_SCALE)
+    scales: tuple[float, ...] = _number(
+        (1.0,), "Factors at which the image is seen, averaged.", min=0.05, max=_MOST_SCALE
+    )
     flip: bool = _number(False, "Also see the mirrored image, and average.")
 
 
@@ -202,8 +223,7 @@ RECIPES: dict[str, dict[type, Any]] = {
     "paper": {
         ClassifierRecipe: ClassifierRecipe(batch_size=5),
         RefinerRecipe: RefinerRecipe(batch_size=5, epochs=30, decay_epochs=(10, 20)),
-        SegmenterRecipe: SegmenterRecipe(
-            backbone="resnet101", steps=20_000, batch_size=32, image_size=513, lr=0.05),
+        SegmenterRecipe: SegmenterRecipe(backbone="resnet101", steps=20_000, batch_size=32, image_size=513, lr=0.05),
     },
 }
 

@@ -20,7 +20,15 @@ from drstool.errors import DrstoolError, UsageError
 from drstool.parallel import Track, untracked
 
 __all__ = [
-    "EpochReport", "Plan", "Samples", "fit", "limit_threads", "pick_device", "pick_precision", "poly_factor", "seed_everything",
+    "EpochReport",
+    "Plan",
+    "Samples",
+    "fit",
+    "limit_threads",
+    "pick_device",
+    "pick_precision",
+    "poly_factor",
+    "seed_everything",
     "step_factor",
 ]
 
@@ -106,7 +114,7 @@ class _Batches:
             epoch, position = divmod(step, per_epoch)
             if position == 0:
                 order = np.random.default_rng([self._plan.seed, epoch]).permutation(self._count)
-            yield [(epoch, int(i)) for i in order[position * size:(position + 1) * size]]
+            yield [(epoch, int(i)) for i in order[position * size : (position + 1) * size]]
 
 
 def fit(
@@ -164,8 +172,13 @@ def fit(
     if not total:
         return None
     loader = torch.utils.data.DataLoader(
-        _Telling(samples), batch_sampler=_Batches(len(samples), plan), num_workers=workers, collate_fn=_collated,
-        pin_memory=device.type == "cuda", worker_init_fn=_one_thread)
+        _Telling(samples),
+        batch_sampler=_Batches(len(samples), plan),
+        num_workers=workers,
+        collate_fn=_collated,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
     watch, kept = _LossWatch(), _Kept()
     with _stopping_workers(loader) as batches:
         for step, loaded in enumerate(track(batches, "training", total)):
@@ -183,8 +196,8 @@ def fit(
             watch.add(step, ids, loss.detach())
             if (step + 1) % per_epoch == 0 or step + 1 == total:
                 report = EpochReport(
-                    step // per_epoch + 1, math.ceil(total / per_epoch), watch.close(), step + 1,
-                    _scored(model, score))
+                    step // per_epoch + 1, math.ceil(total / per_epoch), watch.close(), step + 1, _scored(model, score)
+                )
                 if on_epoch is not None:
                     on_epoch(report)
                 kept.offer(model, report)
@@ -245,11 +258,14 @@ class _LossWatch:
         if not self._waiting:
             return
         for (step, ids, _), loss in zip(
-                self._waiting, torch.stack([entry[2] for entry in self._waiting]).tolist(), strict=True):
+            self._waiting, torch.stack([entry[2] for entry in self._waiting]).tolist(), strict=True
+        ):
             if not math.isfinite(loss):
                 raise DrstoolError(
-                    "training", f"the loss is {loss} at step {step + 1} (images {', '.join(ids)})",
-                    "a lower --lr, or --precision float32")
+                    "training",
+                    f"the loss is {loss} at step {step + 1} (images {', '.join(ids)})",
+                    "a lower --lr, or --precision float32",
+                )
             self._sum += loss * len(ids)
             self._images += len(ids)
         self._waiting.clear()
@@ -341,7 +357,8 @@ def pick_device(name: str) -> torch.device:
             raise UsageError("--device", "no CUDA device is available here", "--device cpu, or auto")
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise UsageError(
-                "--device", f"there is no {name}", f"this machine has {torch.cuda.device_count()} CUDA device(s)")
+                "--device", f"there is no {name}", f"this machine has {torch.cuda.device_count()} CUDA device(s)"
+            )
     return device
 
 

@@ -66,7 +66,13 @@ def sheet(rows, titles) -> Image.Image:
     canvas = Image.new("RGB", (len(titles) * (TILE + GAP) - GAP, HEAD + len(rows) * (TILE + GAP) - GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
-        draw.text((column * (TILE + GAP) + TILE // 2, HEAD // 2), title, fill="black", anchor="mm", font=ImageFont.load_default(13))
+        draw.text(
+            (column * (TILE + GAP) + TILE // 2, HEAD // 2),
+            title,
+            fill="black",
+            anchor="mm",
+            font=ImageFont.load_default(13),
+        )
     for row, pictures_of_row in enumerate(rows):
         for column, picture in enumerate(pictures_of_row):
             tile = Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.LANCZOS)

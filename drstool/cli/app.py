@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import contextlib
 import os
 import signal
 import sys
@@ -102,7 +103,8 @@ def _stdout_failures_named() -> Iterator[None]:
             raise
         _abandon_stdout()
         raise OutputError(
-            "stdout", f"cannot be written: {error.strerror}", "free some space, or write elsewhere") from None
+            "stdout", f"cannot be written: {error.strerror}", "free some space, or write elsewhere"
+        ) from None
 
 
 def _parser_line(error: Any) -> str:
@@ -111,7 +113,11 @@ def _parser_line(error: Any) -> str:
     message = error.format_message().rstrip(".")
     if where.startswith("drstool "):
         where = where.removeprefix("drstool ")
-    return f"{where}: {message}; see 'drstool {where} --help'" if where != "drstool" else f"{message}; see 'drstool --help'"
+    return (
+        f"{where}: {message}; see 'drstool {where} --help'"
+        if where != "drstool"
+        else f"{message}; see 'drstool --help'"
+    )
 
 
 def _system_line(error: OSError) -> str:
@@ -125,18 +131,21 @@ def _terminate_cleanly() -> None:
     def stop(number: int, frame: object) -> NoReturn:
         raise SystemExit(EXIT_TERMINATED)
 
-    try:
+    # ValueError: not in the main thread, so it is somebody else's process, and their handler.
+    with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, stop)
-    except ValueError:
-        pass  # Not in the main thread: somebody else's process, and their handler.
 
 
 app = typer.Typer(
-    name="drstool", cls=_Group, no_args_is_help=True, add_completion=False,
-    rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="drstool",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Weakly-supervised semantic segmentation by Discriminative Region Suppression: "
-         "from images and image-level tags to pixel-level segmentation, step by step.",
+    "from images and image-level tags to pixel-level segmentation, step by step.",
 )
 
 

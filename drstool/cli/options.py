@@ -18,33 +18,71 @@ from drstool.errors import UsageError
 from drstool.recipe import RECIPES, named_recipe, override
 
 __all__ = [
-    "Classes", "Data", "DataOrNone", "Init", "Labels", "LabelsOrNone", "MapsIn", "Output",
-    "OutputOrStdout", "Precision", "Saliency", "Split", "Tags", "Weights", "check_choice", "command",
+    "Classes",
+    "Data",
+    "DataOrNone",
+    "Init",
+    "Labels",
+    "LabelsOrNone",
+    "MapsIn",
+    "Output",
+    "OutputOrStdout",
+    "Precision",
+    "Saliency",
+    "Split",
+    "Tags",
+    "Weights",
+    "check_choice",
+    "command",
 ]
 
-Data = Annotated[str, typer.Option(
-    "--data", help="Images: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
-    "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.", show_default=False)]
-DataOrNone = Annotated[Optional[str], typer.Option(
-    "--data", help="Images, as in the other commands; by default those that the input names.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Images: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
+        "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
+        show_default=False,
+    ),
+]
+DataOrNone = Annotated[
+    Optional[str],
+    typer.Option("--data", help="Images, as in the other commands; by default those that the input names."),
+]
 Split = Annotated[Optional[str], typer.Option("--split", help="Part of the data: a name, or for VOC a file of ids.")]
-Tags = Annotated[Optional[str], typer.Option(
-    "--tags", help="File of image-level tags, 'id class class…' a line, in place of the data's own.")]
-Classes = Annotated[Optional[str], typer.Option("--classes", help="File of object class names, one a line, in label order.")]
+Tags = Annotated[
+    Optional[str],
+    typer.Option("--tags", help="File of image-level tags, 'id class class…' a line, in place of the data's own."),
+]
+Classes = Annotated[
+    Optional[str], typer.Option("--classes", help="File of object class names, one a line, in label order.")
+]
 Weights = Annotated[str, typer.Option("--weights", help="Checkpoint.", show_default=False)]
-Init = Annotated[str, typer.Option(
-    "--init", help="Weights to start from: imagenet (torchvision's download), none, or a file: a "
-    "state dict of torchvision's network, or a drstool checkpoint.")]
+Init = Annotated[
+    str,
+    typer.Option(
+        "--init",
+        help="Weights to start from: imagenet (torchvision's download), none, or a file: a "
+        "state dict of torchvision's network, or a drstool checkpoint.",
+    ),
+]
 Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
 LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder, or a stream.")]
-MapsIn = Annotated[Optional[str], typer.Argument(
-    metavar="INPUT", help="Map file, stream or folder; by default what comes on stdin.", show_default=False)]
+MapsIn = Annotated[
+    Optional[str],
+    typer.Argument(
+        metavar="INPUT", help="Map file, stream or folder; by default what comes on stdin.", show_default=False
+    ),
+]
 Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency PNGs, ID.png each.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
-OutputOrStdout = Annotated[Optional[str], typer.Option(
-    "-o", "--output", help="File or folder to write; by default a stream on stdout, for a pipe.")]
-Precision = Annotated[str, typer.Option(
-    "--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")]
+OutputOrStdout = Annotated[
+    Optional[str],
+    typer.Option("-o", "--output", help="File or folder to write; by default a stream on stdout, for a pipe."),
+]
+Precision = Annotated[
+    str, typer.Option("--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")
+]
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
@@ -68,7 +106,13 @@ def _common(keep_going: bool) -> list[inspect.Parameter]:
         _option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
         _option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
         _option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
-        _option("no_provenance", bool, False, "--no-provenance", help="Write no history, so that the same work gives the same bytes."),
+        _option(
+            "no_provenance",
+            bool,
+            False,
+            "--no-provenance",
+            help="Write no history, so that the same work gives the same bytes.",
+        ),
         _option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
         _option("verbose", bool, False, "-v", "--verbose", help="Say more."),
     ]
@@ -80,8 +124,8 @@ _COMMON_NAMES = ("device", "seed", "workers", "overwrite", "keep_going", "no_pro
 
 def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default,
-        annotation=Annotated[kind, typer.Option(*flags, **more)])
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, typer.Option(*flags, **more)]
+    )
 
 
 def command(name: str, *, example: str, settings: type | None = None, keep_going: bool = True) -> Callable:
@@ -107,11 +151,15 @@ def command(name: str, *, example: str, settings: type | None = None, keep_going
         own = [
             p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for p in inspect.signature(function, eval_str=True).parameters.values()
-            if p.name not in ("run", "settings")]
+            if p.name not in ("run", "settings")
+        ]
         numbers = _recipe_options(settings) if settings else []
         named = settings is not None and any(settings in recipe for recipe in RECIPES.values())
-        recipe = [_option(
-            "recipe", str, "default", "--recipe", help="Named settings: " + ", ".join(RECIPES) + ".")] if named else []
+        recipe = (
+            [_option("recipe", str, "default", "--recipe", help="Named settings: " + ", ".join(RECIPES) + ".")]
+            if named
+            else []
+        )
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
@@ -128,7 +176,9 @@ def command(name: str, *, example: str, settings: type | None = None, keep_going
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.
-        app.command(name, epilog=f"\b\nExample:\n  {example}", short_help=inspect.getdoc(function).splitlines()[0])(call)
+        app.command(name, epilog=f"\b\nExample:\n  {example}", short_help=inspect.getdoc(function).splitlines()[0])(
+            call
+        )
         return function
 
     return register
@@ -173,7 +223,13 @@ def _defaults(settings: type, spec: Field) -> str:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, tuple)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _settings(kind: type, values: dict[str, Any]) -> Any:
@@ -195,5 +251,9 @@ def _numbers(spec: Field, text: str) -> tuple:
         numbers = ()
     may_be_empty = spec.name == "decay_epochs" and not text.strip()
     if (not numbers and not may_be_empty) or not all(0 < number < math.inf for number in numbers):
-        raise UsageError("--" + spec.name.replace("_", "-"), f"{text!r} is no list of positive numbers", "like " + (_shown(spec.default) or "256,320,384"))
+        raise UsageError(
+            "--" + spec.name.replace("_", "-"),
+            f"{text!r} is no list of positive numbers",
+            "like " + (_shown(spec.default) or "256,320,384"),
+        )
     return numbers

@@ -33,8 +33,18 @@ class Run:
     """
 
     def __init__(
-        self, *, command: str, arguments: list[str], device: str, seed: int, workers: int | None,
-        overwrite: bool, keep_going: bool, no_provenance: bool, quiet: bool, verbose: bool,
+        self,
+        *,
+        command: str,
+        arguments: list[str],
+        device: str,
+        seed: int,
+        workers: int | None,
+        overwrite: bool,
+        keep_going: bool,
+        no_provenance: bool,
+        quiet: bool,
+        verbose: bool,
     ) -> None:
         self.command, self.seed, self.overwrite = command, seed, overwrite
         self.verbose = verbose and not quiet
@@ -48,8 +58,7 @@ class Run:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is None and self._failures:
-            raise ItemsFailed(
-                self.command, f"{self._failures} failed and were left out", "see the lines above")
+            raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
 
     # --- the machine ---------------------------------------------------------------------------
 
@@ -67,7 +76,9 @@ class Run:
         """Threads that read, decode and write images."""
         if self._workers is not None:
             return max(1, self._workers)
-        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        return min(
+            _MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
 
     @property
     def loader_processes(self) -> int:
@@ -112,8 +123,9 @@ class Run:
         """One line an epoch."""
         self.say(
             f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
-            + ("" if report.score is None else f"mIoU {report.score:.4f}  ") +
-            f"{_duration(time.monotonic() - self._started)}")
+            + ("" if report.score is None else f"mIoU {report.score:.4f}  ")
+            + f"{_duration(time.monotonic() - self._started)}"
+        )
 
     @property
     def shows_progress(self) -> bool:
@@ -142,10 +154,18 @@ class Run:
                 return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
 
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(""),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(f"{self.command}: {description}" if description != self.command else description, total=total)
+            task = progress.add_task(
+                f"{self.command}: {description}" if description != self.command else description, total=total
+            )
             for item in items:
                 yield item
                 progress.advance(task)
@@ -153,9 +173,13 @@ class Run:
     # --- provenance ----------------------------------------------------------------------------
 
     def provenance(
-        self, *upstream: Iterable[dict], inputs: Mapping[str, str] | None = None,
-        used: Mapping[str, object] | None = None, settings: Mapping[str, object] | None = None,
-        device: bool = False, seed: bool = False,
+        self,
+        *upstream: Iterable[dict],
+        inputs: Mapping[str, str] | None = None,
+        used: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+        device: bool = False,
+        seed: bool = False,
     ) -> tuple[dict, ...]:
         """The chains of what went in, and this run's own entry; empty with ``--no-provenance``.
 
@@ -177,8 +201,13 @@ class Run:
         from drstool.formats.provenance import entry, merge
 
         own = entry(
-            command=["drstool", *self._arguments[1:]], device=str(self.device) if device else None,
-            seed=self.seed if seed else None, inputs=inputs, used=used, settings=settings)
+            command=["drstool", *self._arguments[1:]],
+            device=str(self.device) if device else None,
+            seed=self.seed if seed else None,
+            inputs=inputs,
+            used=used,
+            settings=settings,
+        )
         return merge(*upstream, [own])
 
     def digest(self, path: str) -> str:

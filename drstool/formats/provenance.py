@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 from pathlib import Path
 
 from drstool import __version__
@@ -51,7 +51,7 @@ def entry(
         "program": "drstool",
         "version": __version__,
         "command": shlex.join([os.path.basename(program), *arguments]),
-        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "device": device,
         "seed": seed,
         "inputs": dict(inputs or {}),

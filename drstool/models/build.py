@@ -109,7 +109,7 @@ def restore_network(
 
 
 # Parts of published networks that no stage uses.
-_UNUSED = ("classifier.", "fc.", "features.18.", "output.")
+_UNUSED = ("classifier.", "fc.", "features.18.", "output.", "decoder.1.")
 
 
 def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: object) -> None:

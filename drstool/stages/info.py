@@ -62,9 +62,11 @@ def _folder(path: Path) -> dict[str, Any] | None:
     if carrier(header.kind) in ("maps", "labels"):
         return None
     return {
-        "kind": header.kind, "class_names": list(header.class_names),
+        "kind": header.kind,
+        "class_names": list(header.class_names),
         "pictures": sum(1 for file in path.rglob("*") if file.suffix in (".png", ".jpg")),
-        "provenance": list(header.provenance)}
+        "provenance": list(header.provenance),
+    }
 
 
 def _records(source: RecordSource) -> dict[str, Any]:
@@ -89,9 +91,19 @@ def _records(source: RecordSource) -> dict[str, Any]:
 def _record(record: Any) -> dict[str, Any]:
     if hasattr(record, "values"):
         return {
-            "id": record.id, "shape": list(record.values.shape), "dtype": str(record.values.dtype),
-            "labels": list(record.labels), "image": record.image, "image_size": list(record.image_size)}
-    return {"id": record.id, "shape": list(record.labels.shape), "dtype": str(record.labels.dtype), "image": record.image}
+            "id": record.id,
+            "shape": list(record.values.shape),
+            "dtype": str(record.values.dtype),
+            "labels": list(record.labels),
+            "image": record.image,
+            "image_size": list(record.image_size),
+        }
+    return {
+        "id": record.id,
+        "shape": list(record.labels.shape),
+        "dtype": str(record.labels.dtype),
+        "image": record.image,
+    }
 
 
 def as_json(told: dict[str, Any]) -> str:

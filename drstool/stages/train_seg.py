@@ -78,21 +78,39 @@ def train_seg(
     architecture = {"backbone": recipe.backbone, "output_stride": recipe.output_stride}
     model, trunk = build_network("segmenter", architecture, class_names)
     if weights is not None:
-        load_pretrained(trunk, weights, weights_name)
+        # A segmenter's own checkpoint has its own names; others have those of the backbone.
+        whole = any(name.startswith("backbone.") for name in weights)
+        load_pretrained(model if whole else trunk, weights, weights_name)
     plan = Plan(
-        recipe.epochs, min(recipe.batch_size, len(dataset)), seed, steps=recipe.steps if recipe.epochs else 0,
-        drop_last=True)
+        recipe.epochs,
+        min(recipe.batch_size, len(dataset)),
+        seed,
+        steps=recipe.steps if recipe.epochs else 0,
+        drop_last=True,
+    )
     optimizer = torch.optim.SGD(
-        _parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay)
+        _parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
     def made() -> Checkpoint:
         return Checkpoint("segmenter", class_names, architecture, asdict(recipe), model.state_dict())
 
     report = fit(
-        model, _loss, SegmenterSamples(dataset, labels, class_names, recipe, seed), optimizer,
-        poly_factor(plan.total_steps(len(dataset)) or 1, recipe.poly_power, recipe.min_lr / recipe.lr if recipe.lr else 0),
-        plan, device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        score=None if select is None else lambda: select(made()), track=track)
+        model,
+        _loss,
+        SegmenterSamples(dataset, labels, class_names, recipe, seed),
+        optimizer,
+        poly_factor(
+            plan.total_steps(len(dataset)) or 1, recipe.poly_power, recipe.min_lr / recipe.lr if recipe.lr else 0
+        ),
+        plan,
+        device=device,
+        precision=precision,
+        workers=workers,
+        on_epoch=on_epoch,
+        score=None if select is None else lambda: select(made()),
+        track=track,
+    )
     return with_selection(made(), report)
 
 
@@ -107,6 +125,4 @@ def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
 def _parameter_groups(model: DeepLabV3Plus, recipe: SegmenterRecipe) -> list[dict]:
     backbone = list(model.backbone.parameters())
     head = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
-    return [
-        {"params": backbone, "lr": recipe.lr * recipe.backbone_lr_factor},
-        {"params": head, "lr": recipe.lr}]
+    return [{"params": backbone, "lr": recipe.lr * recipe.backbone_lr_factor}, {"params": head, "lr": recipe.lr}]

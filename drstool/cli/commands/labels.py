@@ -13,9 +13,17 @@ from drstool.cli.run import Run
 from drstool.recipe import CueSettings, SegmentSettings
 
 
-@command("pseudo-label", settings=CueSettings, example="drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels")
+@command(
+    "pseudo-label",
+    settings=CueSettings,
+    example="drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels",
+)
 def pseudo_label(
-    run: Run, settings: CueSettings, maps: MapsIn = None, saliency: Saliency = None, output: OutputOrStdout = None,
+    run: Run,
+    settings: CueSettings,
+    maps: MapsIn = None,
+    saliency: Saliency = None,
+    output: OutputOrStdout = None,
 ) -> None:
     """Write label PNGs from maps: object cues against a background cue."""
     from drstool.cues import check_saliency_given, saliency_folder
@@ -27,25 +35,43 @@ def pseudo_label(
     check_sink(output, run.overwrite, what="labels")
     with open_records(maps) as source:
         if not source.is_maps:
-            raise InputError(source.where, f"holds {source.kind}", "pseudo-label reads maps, as 'drstool cam' or 'refine' write them")
+            raise InputError(
+                source.where, f"holds {source.kind}", "pseudo-label reads maps, as 'drstool cam' or 'refine' write them"
+            )
         ids = source.ids()
         records = stage.pseudo_label(
-            source.records(), settings, saliency_of=saliency_folder(saliency) if saliency else None,
-            workers=run.threads, on_error=run.on_error, track=run.track, total=None if ids is None else len(ids))
+            source.records(),
+            settings,
+            saliency_of=saliency_folder(saliency) if saliency else None,
+            workers=run.threads,
+            on_error=run.on_error,
+            track=run.track,
+            total=None if ids is None else len(ids),
+        )
         chain = run.provenance(
-            source.header.provenance, settings=asdict_plain(settings),
-            used={"saliency": settings.background == "saliency", "pixel_ground_truth": False})
+            source.header.provenance,
+            settings=asdict_plain(settings),
+            used={"saliency": settings.background == "saliency", "pixel_ground_truth": False},
+        )
         header = Header("labels", source.header.class_names, chain)
         with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:
             count = sink.write_all(records)
     run.done(f"{count} label images to {output or 'stdout'}")
 
 
-@command("segment", settings=SegmentSettings, example="drstool segment --data demo --split val --weights seg.pt -o pred")
+@command(
+    "segment", settings=SegmentSettings, example="drstool segment --data demo --split val --weights seg.pt -o pred"
+)
 def segment(
-    run: Run, settings: SegmentSettings, data: Data, weights: Weights, output: OutputOrStdout = None,
+    run: Run,
+    settings: SegmentSettings,
+    data: Data,
+    weights: Weights,
+    output: OutputOrStdout = None,
     split: Split = None,
-    scores: Annotated[Optional[str], typer.Option("--scores", help="Also write the probabilities, as a map file.")] = None,
+    scores: Annotated[
+        Optional[str], typer.Option("--scores", help="Also write the probabilities, as a map file.")
+    ] = None,
     precision: Precision = "float32",
 ) -> None:
     """Write label PNGs from a segmentation network."""
@@ -61,19 +87,32 @@ def segment(
     checkpoint = load_checkpoint(weights, "segmenter")
     dataset = open_dataset(data, split, class_names=checkpoint.class_names)
     records = stage.segment(
-        dataset.items, checkpoint, settings, scores=scores is not None, device=run.device,
-        precision=run.precision(precision), workers=run.threads, on_error=run.on_error,
-        track=run.track, total=len(dataset))
+        dataset.items,
+        checkpoint,
+        settings,
+        scores=scores is not None,
+        device=run.device,
+        precision=run.precision(precision),
+        workers=run.threads,
+        on_error=run.on_error,
+        track=run.track,
+        total=len(dataset),
+    )
     chain = run.provenance(
-        checkpoint.provenance, device=True, settings=asdict_plain(settings) | {"precision": precision},
+        checkpoint.provenance,
+        device=True,
+        settings=asdict_plain(settings) | {"precision": precision},
         inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
-        used={"pixel_ground_truth": False})
+        used={"pixel_ground_truth": False},
+    )
     labels = open_sink(output, Header("labels", checkpoint.class_names, chain), overwrite=run.overwrite, what="labels")
     if scores is None:
         with labels as sink:
             count = sink.write_all(record for record, _ in records)
     else:
-        maps = open_sink(scores, Header("score-maps", checkpoint.class_names, chain), overwrite=run.overwrite, what="maps")
+        maps = open_sink(
+            scores, Header("score-maps", checkpoint.class_names, chain), overwrite=run.overwrite, what="maps"
+        )
         with labels as sink, maps as map_sink:
             count = write_both(sink, map_sink, records)
     run.done(f"{count} label images to {output or 'stdout'}")
@@ -86,4 +125,5 @@ def _check_apart(labels: str | None, scores: str) -> None:
     names = [os.path.realpath("/dev/stdout" if name in (None, "-") else name) for name in (labels, scores)]
     if names[0] == names[1]:
         raise UsageError(
-            "--scores", f"would go where the labels go, {labels or 'stdout'}", "give both -o and --scores a name")
+            "--scores", f"would go where the labels go, {labels or 'stdout'}", "give both -o and --scores a name"
+        )

@@ -26,10 +26,16 @@ from drstool.recipe import CueSettings, OverlaySettings
 
 @command("eval", settings=CueSettings, example="drstool eval pred --data demo --split val")
 def evaluate(
-    run: Run, settings: CueSettings, data: Data, prediction: MapsIn = None, split: Split = None,
-    classes: Classes = None, saliency: Saliency = None,
-    ignored: Annotated[str, typer.Option(
-        metavar="miss|skip|background", help="What predicted ignore labels (255) count as.")] = "miss",
+    run: Run,
+    settings: CueSettings,
+    data: Data,
+    prediction: MapsIn = None,
+    split: Split = None,
+    classes: Classes = None,
+    saliency: Saliency = None,
+    ignored: Annotated[
+        str, typer.Option(metavar="miss|skip|background", help="What predicted ignore labels (255) count as.")
+    ] = "miss",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
@@ -50,18 +56,34 @@ def evaluate(
         known = source.header.class_names if source.header is not None else None
         dataset = open_dataset(data, split, classes=classes, class_names=known or None)
         result = stage.evaluate(
-            source.records(), dataset, header=source.header, ids=source.ids(), settings=settings,
-            saliency_of=saliency_folder(saliency) if saliency else None, ignored=ignored,
-            workers=run.threads, on_error=run.on_error, track=run.track)
+            source.records(),
+            dataset,
+            header=source.header,
+            ids=source.ids(),
+            settings=settings,
+            saliency_of=saliency_folder(saliency) if saliency else None,
+            ignored=ignored,
+            workers=run.threads,
+            on_error=run.on_error,
+            track=run.track,
+        )
     write = stage.as_json if json else stage.as_csv if csv else stage.as_table
     run.write(write(result))
 
 
-@command("overlay", settings=OverlaySettings, example="drstool overlay --data demo --split val --labels pred -o figures")
+@command(
+    "overlay", settings=OverlaySettings, example="drstool overlay --data demo --split val --labels pred -o figures"
+)
 def overlay(
-    run: Run, settings: OverlaySettings, output: Output, data: DataOrNone = None, split: Split = None,
+    run: Run,
+    settings: OverlaySettings,
+    output: Output,
+    data: DataOrNone = None,
+    split: Split = None,
     labels: LabelsOrNone = None,
-    maps: Annotated[Optional[str], typer.Option("--maps", help="Maps, drawn as heat over the image: a map file or stream.")] = None,
+    maps: Annotated[
+        Optional[str], typer.Option("--maps", help="Maps, drawn as heat over the image: a map file or stream.")
+    ] = None,
     target: Annotated[bool, typer.Option("--target/--no-target", help="Draw ground truth where there is some.")] = True,
 ) -> None:
     """Write pictures of images with labels, ground truth and maps over them."""
@@ -84,12 +106,20 @@ def overlay(
         names = headers[0].class_names if headers else None
         dataset = open_dataset(data, split, class_names=names or None) if data is not None else None
         pictures = stage.overlay(
-            dataset, chain.from_iterable(source.records() for source in sources) if sources else None,
-            settings=settings, class_names=names, targets=target, workers=run.threads,
-            on_error=run.on_error, track=run.track)
+            dataset,
+            chain.from_iterable(source.records() for source in sources) if sources else None,
+            settings=settings,
+            class_names=names,
+            targets=target,
+            workers=run.threads,
+            on_error=run.on_error,
+            track=run.track,
+        )
         chain_of = run.provenance(
-            *[header.provenance for header in headers], settings=asdict_plain(settings),
-            used={"pixel_ground_truth": "drawn" if target and dataset is not None else False})
+            *[header.provenance for header in headers],
+            settings=asdict_plain(settings),
+            used={"pixel_ground_truth": "drawn" if target and dataset is not None else False},
+        )
         count = write_pictures(output, Header("figures", names or (), chain_of), pictures, overwrite=run.overwrite)
     run.done(f"{count} pictures to {output}")
 
@@ -97,8 +127,12 @@ def overlay(
 @command("info", keep_going=False, example="drstool info cams.h5")
 def info(
     run: Run,
-    artefact: Annotated[Optional[str], typer.Argument(
-        metavar="INPUT", help="Map file, stream, label folder or checkpoint; by default stdin.", show_default=False)] = None,
+    artefact: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="INPUT", help="Map file, stream, label folder or checkpoint; by default stdin.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole history.")] = False,
 ) -> None:
     """Print what a map file, stream, label folder or checkpoint holds."""

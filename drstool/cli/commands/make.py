@@ -10,8 +10,9 @@ import typer
 from drstool.cli.options import Data, OutputOrStdout, Split, command
 from drstool.cli.run import Run
 
-Method = Annotated[str, typer.Option(
-    "--method", metavar="rbd|mbd", help="Robust background detection, or minimum barrier distance.")]
+Method = Annotated[
+    str, typer.Option("--method", metavar="mbd|rbd", help="Minimum barrier distance (better on photographs), or robust background detection.")
+]
 
 
 @command("demo", keep_going=False, example="drstool demo demo")
@@ -30,20 +31,23 @@ def demo(
     from drstool.stages import saliency as saliency_stage
 
     with new_folder(folder, run.overwrite) as making:
-        stage.render_demo(
-            making, seed=run.seed, train=train, val=val, size=size, workers=run.threads, track=run.track)
+        stage.render_demo(making, seed=run.seed, train=train, val=val, size=size, workers=run.threads, track=run.track)
         dataset = open_dataset(str(making), "trainval")
-        maps = saliency_stage.saliency(dataset.items, workers=run.threads, track=run.track, total=len(dataset))
+        maps = saliency_stage.saliency(dataset.items, method="rbd", workers=run.threads, track=run.track, total=len(dataset))
         with open_sink(str(making / "saliency_map"), Header("saliency", ()), what="labels") as sink:
             sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
         # Marks the folder as ours, so that --overwrite may replace it.
-        write_marker(making, Header("figures", (), run.provenance(seed=True)))
+        write_marker(making, Header("dataset", (), run.provenance(seed=True)))
     run.done(f"{train} + {val} pictures to {folder}")
 
 
 @command("saliency", example="drstool saliency --data demo --split train -o saliency_map")
 def saliency(
-    run: Run, data: Data, output: OutputOrStdout = None, split: Split = None, method: Method = "rbd",
+    run: Run,
+    data: Data,
+    output: OutputOrStdout = None,
+    split: Split = None,
+    method: Method = "mbd",
 ) -> None:
     """Write saliency maps of images, by a published measure that learns nothing."""
     from drstool.data import open_dataset
@@ -54,8 +58,11 @@ def saliency(
     check_sink(output, run.overwrite, what="labels")
     dataset = open_dataset(data, split)
     maps = stage.saliency(
-        dataset.items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(dataset))
-    chain = run.provenance(settings={"method": method}, inputs={"list": f"sha256:{dataset.digest()}"}, used={"pixel_ground_truth": False})
+        dataset.items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(dataset)
+    )
+    chain = run.provenance(
+        settings={"method": method}, inputs={"list": f"sha256:{dataset.digest()}"}, used={"pixel_ground_truth": False}
+    )
     with open_sink(output, Header("saliency", (), chain), overwrite=run.overwrite, what="labels") as sink:
         count = sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
     run.done(f"{count} saliency maps to {output or 'stdout'}")

@@ -14,26 +14,55 @@ from drstool.recipe import CamSettings, RefineSettings
 _DTYPES = ("uint8", "float16")
 
 # Of maps from networks, unlike of training: maps must be the same on every device.
-MapPrecision = Annotated[str, typer.Option(
-    "--precision", help="float32, bfloat16 (faster, and maps differ by about 1/100), or auto.")]
-MapSize = Annotated[str, typer.Option(
-    "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels.")]
-Dtype = Annotated[str, typer.Option(
-    "--dtype", metavar="|".join(_DTYPES), help="How values are stored: uint8 is round(255 x); float16 is finer and larger.")]
+MapPrecision = Annotated[
+    str, typer.Option("--precision", help="float32, bfloat16 (faster, and maps differ by about 1/100), or auto.")
+]
+MapSize = Annotated[
+    str,
+    typer.Option(
+        "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels."
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="|".join(_DTYPES),
+        help="How values are stored: uint8 is round(255 x); float16 is finer and larger.",
+    ),
+]
 
 
 @command(
-    "cam", settings=CamSettings,
-    example="drstool cam --data demo --split train --weights cls.pt --image-size 176 --sizes 144,176,208 -o cams.h5")
+    "cam",
+    settings=CamSettings,
+    example="drstool cam --data demo --split train --weights cls.pt --image-size 176 --sizes 144,176,208 -o cams.h5",
+)
 def cam(
-    run: Run, settings: CamSettings, data: Data, weights: Weights, output: OutputOrStdout = None,
+    run: Run,
+    settings: CamSettings,
+    data: Data,
+    weights: Weights,
+    output: OutputOrStdout = None,
     split: Split = None,
-    tags: Annotated[str, typer.Option("--tags", help="given: the data's; predicted: by the classifier; or a file of tags.")] = "given",
-    tag_threshold: Annotated[float, typer.Option(help="Probability from which a predicted tag counts.", min=0.0, max=1.0)] = 0.5,
-    method: Annotated[Optional[str], typer.Option(
-        metavar="drs|cam|grad-cam", help="The network's maps as trained, with suppression off, or Grad-CAM. [default: drs, or cam where nothing suppresses]")] = None,
+    tags: Annotated[
+        str, typer.Option("--tags", help="given: the data's; predicted: by the classifier; or a file of tags.")
+    ] = "given",
+    tag_threshold: Annotated[
+        float, typer.Option(help="Probability from which a predicted tag counts.", min=0.0, max=1.0)
+    ] = 0.5,
+    method: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="drs|cam|grad-cam",
+            help="The network's maps as trained, with suppression off, or Grad-CAM. "
+            "[default: drs, or cam where nothing suppresses]",
+        ),
+    ] = None,
     layer: Annotated[int, typer.Option(help="Layer of Grad-CAM, 1 to 16.")] = 13,
-    map_size: MapSize = "square", dtype: Dtype = "uint8", precision: MapPrecision = "float32",
+    map_size: MapSize = "square",
+    dtype: Dtype = "uint8",
+    precision: MapPrecision = "float32",
 ) -> None:
     """Write localization maps of the images' classes."""
     from drstool.data import open_dataset
@@ -46,16 +75,31 @@ def cam(
     checkpoint = load_checkpoint(weights, "classifier")
     predicted = tags == "predicted"
     dataset = open_dataset(
-        data, split, tags=None if tags in ("given", "predicted") else tags, class_names=checkpoint.class_names)
+        data, split, tags=None if tags in ("given", "predicted") else tags, class_names=checkpoint.class_names
+    )
     records = stage.cam(
-        dataset.items, checkpoint, settings, method=method, layer=layer,
-        predict_tags=tag_threshold if predicted else None, map_size=map_size, dtype=dtype,
-        device=run.device, precision=run.precision(precision), workers=run.threads,
-        on_error=run.on_error, track=run.track, total=len(dataset))
+        dataset.items,
+        checkpoint,
+        settings,
+        method=method,
+        layer=layer,
+        predict_tags=tag_threshold if predicted else None,
+        map_size=map_size,
+        dtype=dtype,
+        device=run.device,
+        precision=run.precision(precision),
+        workers=run.threads,
+        on_error=run.on_error,
+        track=run.track,
+        total=len(dataset),
+    )
     chain = run.provenance(
-        checkpoint.provenance, device=True, settings=asdict_plain(settings) | {"method": method, "dtype": dtype, "precision": precision},
+        checkpoint.provenance,
+        device=True,
+        settings=asdict_plain(settings) | {"method": method, "dtype": dtype, "precision": precision},
         inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
-        used={"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False})
+        used={"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False},
+    )
     header = Header("localization-maps", checkpoint.class_names, chain)
     with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
         count = sink.write_all(records)
@@ -63,12 +107,21 @@ def cam(
 
 
 @command(
-    "refine", settings=RefineSettings,
-    example="drstool refine --data demo --split train --weights refiner.pt --image-size 176 --sizes 144,176,208 -o refined.h5")
+    "refine",
+    settings=RefineSettings,
+    example="drstool refine --data demo --split train --weights refiner.pt --image-size 176 --sizes 144,176,208 -o refined.h5",
+)
 def refine(
-    run: Run, settings: RefineSettings, weights: Weights, maps: MapsIn = None,
-    data: DataOrNone = None, output: OutputOrStdout = None, split: Split = None,
-    map_size: MapSize = "image", dtype: Dtype = "uint8", precision: MapPrecision = "float32",
+    run: Run,
+    settings: RefineSettings,
+    weights: Weights,
+    maps: MapsIn = None,
+    data: DataOrNone = None,
+    output: OutputOrStdout = None,
+    split: Split = None,
+    map_size: MapSize = "image",
+    dtype: Dtype = "float16",
+    precision: MapPrecision = "float32",
 ) -> None:
     """Write refined maps of the images' classes.
 
@@ -88,12 +141,26 @@ def refine(
     checkpoint = load_checkpoint(weights, "refiner")
     with _images(data, split, maps, checkpoint.class_names) as (items, total, upstream, list_digest):
         records = stage.refine(
-            items, checkpoint, settings, map_size=map_size, dtype=dtype, device=run.device,
-            precision=run.precision(precision), workers=run.threads,
-            on_error=run.on_error, track=run.track, total=total)
+            items,
+            checkpoint,
+            settings,
+            map_size=map_size,
+            dtype=dtype,
+            device=run.device,
+            precision=run.precision(precision),
+            workers=run.threads,
+            on_error=run.on_error,
+            track=run.track,
+            total=total,
+        )
         chain = run.provenance(
-            checkpoint.provenance, upstream, device=True, settings=asdict_plain(settings) | {"dtype": dtype, "precision": precision},
-            inputs={"checkpoint": run.digest(weights)} | list_digest, used={"pixel_ground_truth": False})
+            checkpoint.provenance,
+            upstream,
+            device=True,
+            settings=asdict_plain(settings) | {"dtype": dtype, "precision": precision},
+            inputs={"checkpoint": run.digest(weights)} | list_digest,
+            used={"pixel_ground_truth": False},
+        )
         header = Header("refined-maps", checkpoint.class_names, chain)
         with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
             count = sink.write_all(records)
@@ -121,7 +188,9 @@ class _images:
         if not source.is_maps:
             raise InputError(source.where, f"holds {source.kind}", "maps name the images to refine; or use --data")
         if source.header.class_names != self._class_names:
-            raise InputError(source.where, "its classes are not the refiner's", "use a refiner trained on the same classes")
+            raise InputError(
+                source.where, "its classes are not the refiner's", "use a refiner trained on the same classes"
+            )
         ids = source.ids()
         items = items_of_maps(source.records(), self._class_names)
         return items, None if ids is None else len(ids), source.header.provenance, {}

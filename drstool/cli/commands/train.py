@@ -12,8 +12,13 @@ from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, 
 from drstool.cli.run import Run
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 
-SelectOn = Annotated[Optional[str], typer.Option(
-    "--select-on", help="Split whose pixel ground truth chooses the epoch, by mIoU; by default the last epoch is the result.")]
+SelectOn = Annotated[
+    Optional[str],
+    typer.Option(
+        "--select-on",
+        help="Split whose pixel ground truth chooses the epoch, by mIoU; by default the last epoch is the result.",
+    ),
+]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +28,24 @@ if TYPE_CHECKING:
 
 
 @command(
-    "train-cls", keep_going=False, settings=ClassifierRecipe,
-    example="drstool train-cls --data demo --split train --backbone vgg16-small --init none --image-size 144 --lr 0.01 --new-lr-factor 1 -o cls.pt")
+    "train-cls",
+    keep_going=False,
+    settings=ClassifierRecipe,
+    example="drstool train-cls --data demo --split train --backbone vgg16-small --init none --optimizer adam "
+    "--image-size 144 --lr 0.002 --new-lr-factor 1 -o cls.pt",
+)
 def train_cls(
-    run: Run, settings: ClassifierRecipe, data: Data, output: Output, split: Split = None,
-    tags: Tags = None, classes: Classes = None, init: Init = "imagenet", precision: Precision = "auto",
-    select_on: SelectOn = None, saliency: Saliency = None,
+    run: Run,
+    settings: ClassifierRecipe,
+    data: Data,
+    output: Output,
+    split: Split = None,
+    tags: Tags = None,
+    classes: Classes = None,
+    init: Init = "imagenet",
+    precision: Precision = "auto",
+    select_on: SelectOn = None,
+    saliency: Saliency = None,
 ) -> None:
     """Train a classification network with DRS, from images and tags."""
     from drstool.data import open_dataset
@@ -38,19 +55,35 @@ def train_cls(
     check_writable(output, run.overwrite)
     dataset = open_dataset(data, split, tags=tags, classes=classes)
     checkpoint = stage.train_cls(
-        dataset, _class_names(dataset), settings, **_training(run, settings, init, precision),
-        select=_selector(run, data, select_on, saliency))
+        dataset,
+        _class_names(dataset),
+        settings,
+        **_training(run, settings, init, precision),
+        select=_selector(run, data, select_on, saliency),
+    )
     _save(run, output, checkpoint, dataset, init, precision, select_on, tags=dataset.tags_source)
 
 
 @command(
-    "refine-train", keep_going=False, settings=RefinerRecipe,
-    example="drstool refine-train --data demo --split train --maps cams.h5 --backbone vgg16-small --init cls.pt --image-size 176 -o refiner.pt")
+    "refine-train",
+    keep_going=False,
+    settings=RefinerRecipe,
+    example="drstool refine-train --data demo --split train --maps cams.h5 --backbone vgg16-small --init cls.pt "
+    "--image-size 176 -o refiner.pt",
+)
 def refine_train(
-    run: Run, settings: RefinerRecipe, data: Data,
-    maps: Annotated[str, typer.Option("--maps", help="Map file with localization maps of the images.", show_default=False)],
-    output: Output, split: Split = None, init: Init = "imagenet", precision: Precision = "auto",
-    select_on: SelectOn = None, saliency: Saliency = None,
+    run: Run,
+    settings: RefinerRecipe,
+    data: Data,
+    maps: Annotated[
+        str, typer.Option("--maps", help="Map file with localization maps of the images.", show_default=False)
+    ],
+    output: Output,
+    split: Split = None,
+    init: Init = "imagenet",
+    precision: Precision = "auto",
+    select_on: SelectOn = None,
+    saliency: Saliency = None,
 ) -> None:
     """Train a refinement network that regresses localization maps."""
     from drstool.data import open_dataset
@@ -63,17 +96,33 @@ def refine_train(
         header = reader.header
     dataset = open_dataset(data, split, class_names=header.class_names)
     checkpoint = stage.refine_train(
-        dataset, header.class_names, maps, settings, **_training(run, settings, init, precision),
-        select=_selector(run, data, select_on, saliency))
+        dataset,
+        header.class_names,
+        maps,
+        settings,
+        **_training(run, settings, init, precision),
+        select=_selector(run, data, select_on, saliency),
+    )
     _save(run, output, checkpoint, dataset, init, precision, select_on, header.provenance, maps=run.digest(maps))
 
 
 @command(
-    "train-seg", keep_going=False, settings=SegmenterRecipe,
-    example="drstool train-seg --data demo --split train --labels labels --backbone vgg16-small --init refiner.pt --image-size 176 --epochs 5 -o seg.pt")
+    "train-seg",
+    keep_going=False,
+    settings=SegmenterRecipe,
+    example="drstool train-seg --data demo --split train --labels labels --backbone vgg16-small --init refiner.pt "
+    "--image-size 176 --epochs 5 -o seg.pt",
+)
 def train_seg(
-    run: Run, settings: SegmenterRecipe, data: Data, labels: Labels, output: Output,
-    split: Split = None, classes: Classes = None, init: Init = "imagenet", precision: Precision = "auto",
+    run: Run,
+    settings: SegmenterRecipe,
+    data: Data,
+    labels: Labels,
+    output: Output,
+    split: Split = None,
+    classes: Classes = None,
+    init: Init = "imagenet",
+    precision: Precision = "auto",
     select_on: SelectOn = None,
 ) -> None:
     """Train DeepLabV3+ from images and label PNGs."""
@@ -87,8 +136,13 @@ def train_seg(
     known = header.class_names if header else None
     dataset = open_dataset(data, split, classes=classes, class_names=known)
     checkpoint = stage.train_seg(
-        dataset, known or _class_names(dataset), paths, settings, **_training(run, settings, init, precision),
-        select=_selector(run, data, select_on))
+        dataset,
+        known or _class_names(dataset),
+        paths,
+        settings,
+        **_training(run, settings, init, precision),
+        select=_selector(run, data, select_on),
+    )
     _save(run, output, checkpoint, dataset, init, precision, select_on, header.provenance if header else ())
 
 
@@ -97,8 +151,10 @@ def _class_names(dataset: Dataset) -> tuple[str, ...]:
 
     if dataset.class_names is None:
         raise InputError(
-            dataset.source, "does not say the names of its object classes",
-            "--classes FILE with one name a line, or a classes.txt beside the images' folder")
+            dataset.source,
+            "does not say the names of its object classes",
+            "--classes FILE with one name a line, or a classes.txt beside the images' folder",
+        )
     return dataset.class_names
 
 
@@ -149,8 +205,17 @@ def _selector(
 
 
 def _save(
-    run: Run, output: str, checkpoint: Checkpoint, dataset: Dataset, init: str, precision: str,
-    select_on: str | None, upstream: tuple[dict, ...] = (), *, tags: Optional[str] = None, **inputs: str,
+    run: Run,
+    output: str,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    init: str,
+    precision: str,
+    select_on: str | None,
+    upstream: tuple[dict, ...] = (),
+    *,
+    tags: Optional[str] = None,
+    **inputs: str,
 ) -> None:
     from drstool.formats.checkpoint import save_checkpoint
 
@@ -162,7 +227,10 @@ def _save(
     settings = asdict_plain(checkpoint.recipe) | {"precision": run.precision(precision)}
     chain = run.provenance(upstream, inputs=digests, used=used, settings=settings, device=True, seed=True)
     save_checkpoint(output, replace(checkpoint, provenance=chain), overwrite=run.overwrite)
-    run.done(f"wrote {output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes from {len(dataset)} images")
+    run.done(
+        f"wrote {output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes "
+        f"from {len(dataset)} images"
+    )
 
 
 def asdict_plain(recipe: Any) -> dict[str, Any]:
