@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from drstool.data.item import Item
 from drstool.errors import UsageError
@@ -101,7 +100,7 @@ def _maps(
     predict_tags: float | None, map_size: str, dtype: str, device: torch.device, precision: str,
 ) -> Iterator[MapRecord]:
     for batch, images in batches(loaded, settings.batch_size, device):
-        with torch.inference_mode(not _wants_gradients(network)), torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), autocast(device, precision):
             if predict_tags is None:
                 channels = [image.channels for image in batch]
             else:
@@ -111,20 +110,6 @@ def _maps(
                 network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip)
         for image, wanted, values in zip(batch, channels, maps, strict=True):
             yield map_record(image, wanted, values, dtype)
-
-
-class _GradCAM:
-    """Marks a network that needs gradients, so inference mode is left off for it."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    def __call__(self, images: Tensor, channels) -> Tensor:
-        return self._network(images, channels)
-
-
-def _wants_gradients(network: Network) -> bool:
-    return isinstance(network, _GradCAM)
 
 
 def _network(model: VGG, suppression: str, method: str | None, layer: int) -> Network:
@@ -138,7 +123,7 @@ def _network(model: VGG, suppression: str, method: str | None, layer: int) -> Ne
     if method == "grad-cam":
         if not 1 <= layer <= NUM_RECTIFIERS:
             raise UsageError("--layer", f"there is no layer {layer}", f"1 to {NUM_RECTIFIERS}")
-        return _GradCAM(grad_cam(model, layer - 1))
+        return grad_cam(model, layer - 1)
     if method == "cam" and suppression != "none":
         model = without_suppression(model)
     return lambda images, channels: model(images)

@@ -1,0 +1,111 @@
+"""Choosing the epoch by ground truth, on request and told; and the choice of optimizer."""
+
+import pytest
+import torch
+
+from drstool.recipe import ClassifierRecipe
+from drstool.stages.train_cls import _optimizer
+from drstool.training import EpochReport, Plan, fit
+
+
+SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32")
+
+
+@pytest.fixture
+def must(drs):
+    """Runs a command line that has to succeed."""
+
+    def run(*arguments):
+        outcome = drs(*arguments)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    return run
+
+
+class _Steps:
+    """Samples that tell the model nothing."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, key):
+        return f"{key[1]}", torch.ones(1)
+
+
+def _fitted(scores):
+    """Weight after each epoch and at the end, and the report, of a model whose weight grows by 1 an epoch."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    seen, told = [], iter(scores)
+
+    def score():
+        seen.append(model.weight.item())
+        return next(told)
+
+    report = fit(
+        model, lambda m, batch: -m.weight.sum() * batch[0].mean(), _Steps(),
+        torch.optim.SGD(model.parameters(), lr=1.0), lambda step, epoch: 1.0, Plan(len(scores), 2, 0),
+        device=torch.device("cpu"), score=score)
+    return seen, model.weight.item(), report
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.1, 0.7, 0.3], 2), ([0.5, 0.5, 0.4], 1), ([0.1, 0.2, 0.3], 3)])
+def test_the_first_of_the_best_epochs_is_kept(scores, best):
+    seen, end, report = _fitted(scores)
+    assert seen == [1.0, 2.0, 3.0]
+    assert end == seen[best - 1]
+    assert isinstance(report, EpochReport) and (report.epoch, report.score) == (best, scores[best - 1])
+
+
+def test_without_a_score_the_last_epoch_is_the_result():
+    model = torch.nn.Linear(1, 1, bias=False)
+    report = fit(
+        model, lambda m, batch: (m.weight * 0).sum() + batch[0].mean(), _Steps(),
+        torch.optim.SGD(model.parameters(), lr=1.0), lambda step, epoch: 1.0, Plan(3, 2, 0),
+        device=torch.device("cpu"))
+    assert (report.epoch, report.score) == (3, None)
+
+
+@pytest.mark.parametrize("command", ["train-cls", "refine-train", "train-seg"])
+def test_select_on_is_recorded(must, command, voc, made, tmp_path):
+    more = {
+        "train-cls": [], "refine-train": ["--maps", made.cams],
+        "train-seg": ["--labels", made.labels, "--batch-size", 2]}[command]
+    small = [*SMALL, "--epochs", 2]
+    output = tmp_path / "net.pt"
+    outcome = must(command, "--data", voc, "--split", "train", *more, *small, "--select-on", "val", "-o", output)
+    assert outcome.err.count("mIoU") == 2
+    told = must("info", output, "--json").json()
+    assert told["recipe"]["selected_epoch"] in (1, 2)
+    assert f"mIoU {told['recipe']['selected_score']:.4f}" in outcome.err
+    assert told["provenance"][-1]["used"]["pixel_ground_truth"] == "epoch chosen on split val"
+
+
+def test_training_without_it_reads_no_ground_truth(must, own_voc, tmp_path):
+    for mask in (own_voc / "SegmentationClass").iterdir():
+        mask.write_bytes(b"not to be read")
+    output = tmp_path / "net.pt"
+    must("train-cls", "--data", own_voc, "--split", "train", *SMALL, "--epochs", 1, "-o", output)
+    told = must("info", output, "--json").json()
+    assert told["provenance"][-1]["used"]["pixel_ground_truth"] is False
+    assert "selected_epoch" not in told["recipe"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_optimizer(name, kind):
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.25}]
+    optimizer = _optimizer(groups, ClassifierRecipe(optimizer=name, weight_decay=0.125))
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["lr"] == 0.25 and optimizer.param_groups[0]["weight_decay"] == 0.125
+
+
+def test_a_segmenter_starts_from_a_segmenter(must, voc, made, tmp_path):
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    common = ["--data", voc, "--split", "train", "--labels", made.labels, "--backbone", "mobilenet_v2", "--epochs", 0]
+    must("train-seg", *common, "--init", "none", "--seed", 1, "-o", first)
+    must("train-seg", *common, "--init", first, "--seed", 2, "-o", second)
+    weights = [torch.load(path, weights_only=True)["weights"] for path in (first, second)]
+    same = {name for name in weights[0] if torch.equal(weights[0][name], weights[1][name])}
+    # All but the last layer, which is new: another data set may have other classes.
+    assert set(weights[0]) - same == {"decoder.1.weight", "decoder.1.bias"}
