@@ -20,6 +20,7 @@ __all__ = [
     "CamSettings",
     "ClassifierRecipe",
     "CueSettings",
+    "Jitter",
     "OverlaySettings",
     "RefineSettings",
     "RefinerRecipe",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,7 +25,6 @@ __all__ = [
     "Plan",
     "Samples",
     "fit",
-    "limit_threads",
     "pick_device",
     "pick_precision",
     "poly_factor",
@@ -302,6 +302,8 @@ def _collated(samples: list) -> list | DrstoolError:
 
 
 def _one_thread(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the one that trains ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
@@ -387,9 +389,3 @@ def _has_amx() -> bool:
 def seed_everything(seed: int) -> None:
     """Make initialisation and dropout repeatable."""
     torch.manual_seed(seed)
-
-
-def limit_threads(workers: int) -> None:
-    """Leave the worker processes their cores."""
-    if workers and torch.get_num_threads() > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() - workers))

@@ -155,3 +155,11 @@ def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
         [sys.executable, "-c", _WITHOUT_TORCH, json.dumps(lines)], env=program.environment,
         capture_output=True, text=True, timeout=120)
     assert done.stdout == "no torch\n", done.stderr
+
+
+def test_verbose_says_more_and_quiet_wins(drs, made, tmp_path):
+    line = ("pseudo-label", made.cams, "--background", "constant", "--constant", "0.3")
+    more = drs(*line, "-v", "-o", tmp_path / "more").err
+    assert more.startswith("pseudo-label: alpha 0.2, background constant, ") and "constant 0.3" in more
+    assert len(drs(*line, "-o", tmp_path / "usual").err.splitlines()) == 1
+    assert drs(*line, "-v", "-q", "-o", tmp_path / "less").err == ""

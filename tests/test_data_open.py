@@ -127,3 +127,10 @@ def test_datasets_need_no_torch():
     code = ("import sys, drstool.data, drstool.stages.ids; "
             "sys.exit(any(n == 'torch' for n in sys.modules))")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_images_only_takes_data_of_any_classes(data):
+    dataset = open_dataset(data, class_names=["fish"], images_only=True)
+    assert dataset.class_names == ("fish",) and dataset.tags_source == "none"
+    assert [item.id for item in dataset.items] == ["a", "my b", "c"]
+    assert {(item.tags, item.mask) for item in dataset.items} == {(None, None)}

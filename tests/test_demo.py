@@ -106,7 +106,8 @@ def test_tag_list_counts_classes_from_0(demo: Path) -> None:
     assert first[0] == "demo_000000"
     assert "0" in first[1:]  # the first creature of the first picture is of the first class
     assert (demo / "classes.txt").read_text().split() == list(CLASS_NAMES)
-    assert "beetle" in (demo / "README.txt").read_text()
+    text = (demo / "README.txt").read_text()
+    assert "beetle" in text and "saliency_map/ID.png" in text
 
 
 def test_every_class_comes_early(pictures: list) -> None:

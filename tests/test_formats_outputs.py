@@ -251,3 +251,17 @@ def test_a_pipe_that_does_not_block_is_waited_for():
         write_fully(stream, data)
     reader.join(30)
     assert got == [data]
+
+
+def test_only_a_dataset_replaces_a_dataset(tmp_path):
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "drstool.json").write_bytes(json_bytes(Header("dataset", ()).to_json()))
+    with pytest.raises(OutputError, match="is a dataset"), new_folder(folder, overwrite=True):
+        pass
+    with pytest.raises(OutputError, match="is a dataset"):
+        check_writable(folder, True, folder=True)
+    assert (folder / "drstool.json").is_file()
+    with new_folder(folder, overwrite=True, dataset=True) as partial:
+        (partial / "new").touch()
+    assert [path.name for path in folder.iterdir()] == ["new"]

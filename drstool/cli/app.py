@@ -27,6 +27,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # What torch says when a device, or this machine, has no memory left.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
+# Signals to end that came in.
+_told_to_stop: list[int] = []
+
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_CLOSED_PIPE, EXIT_TERMINATED = 1, 130, 141, 143
 
 
@@ -60,6 +63,11 @@ class _Group(TyperGroup):
         except MemoryError:
             _leave(EXIT_FAILED, "out of memory; lower --batch-size, --workers or --sizes")
         except RuntimeError as error:
+            if _told_to_stop:
+                # A data loader may notice that its workers got the signal too before we do.
+                _leave(EXIT_TERMINATED)
+            if "DataLoader worker" in str(error):
+                _leave(EXIT_FAILED, "a worker process was killed, perhaps for want of memory; lower --workers")
             if not any(words in str(error) for words in _NO_MEMORY):
                 raise
             _leave(EXIT_FAILED, "the device is out of memory; lower --batch-size or --sizes, or --device cpu")
@@ -129,6 +137,7 @@ def _terminate_cleanly() -> None:
     """Let SIGTERM unwind the stack, so that temporary files go."""
 
     def stop(number: int, frame: object) -> NoReturn:
+        _told_to_stop.append(number)
         raise SystemExit(EXIT_TERMINATED)
 
     # ValueError: not in the main thread, so it is somebody else's process, and their handler.

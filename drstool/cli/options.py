@@ -114,7 +114,7 @@ def _common(keep_going: bool) -> list[inspect.Parameter]:
             help="Write no history, so that the same work gives the same bytes.",
         ),
         _option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
-        _option("verbose", bool, False, "-v", "--verbose", help="Say more."),
+        _option("verbose", bool, False, "-v", "--verbose", help="Also say the settings, and where networks run."),
     ]
     return [option for option in options if keep_going or option.name != "keep_going"]
 
@@ -170,6 +170,8 @@ def command(name: str, *, example: str, settings: type | None = None, keep_going
             if settings is not None:
                 values["settings"] = _settings(settings, values)
             with Run(command=name, arguments=sys.argv, **common) as run:
+                if settings is not None:
+                    run.detail(", ".join(f"{k} {_shown(v)}" for k, v in vars(values["settings"]).items() if v != ()))
                 function(run=run, **values)
 
         parameters = [*own, *recipe, *numbers, *_common(keep_going)]

@@ -69,6 +69,7 @@ class Run:
             from drstool.training import pick_device
 
             self._device = pick_device(self._device_name)
+            self.detail(f"device {self._device}, {self.threads} threads")
         return self._device
 
     @property
@@ -99,6 +100,11 @@ class Run:
         """A line for the user, on stderr."""
         if not self._quiet:
             print(message, file=sys.stderr, flush=True)
+
+    def detail(self, message: str) -> None:
+        """A line for who wants to know more (``--verbose``), on stderr."""
+        if self.verbose:
+            self.say(f"{self.command}: {message}")
 
     def write(self, text: str) -> None:
         """Text that is the command's result, on stdout."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -23,7 +23,7 @@ from drstool.errors import InputError
 
 __all__ = [
     "MAX_PIXELS", "CocoMask", "Dataset", "Item", "image_size", "load_image", "load_pil",
-    "load_saliency", "load_target", "open_dataset", "require_tags",
+    "load_saliency", "load_target", "open_dataset", "require_tags", "saliency_of_items",
 ]
 
 _STDIN = "-"
@@ -31,7 +31,8 @@ _STDIN = "-"
 
 def open_dataset(
     data: str, split: str | None = None, *, tags: str | None = None, classes: str | None = None,
-    class_names: Sequence[str] | None = None, stdin: TextIO | None = None,
+    class_names: Sequence[str] | None = None, images_only: bool = False,
+    stdin: TextIO | None = None,
 ) -> Dataset:
     """The images of a dataset of any known layout, every file of an image checked to be there.
 
@@ -50,6 +51,9 @@ def open_dataset(
         Text file of the class names in label order, one a line.
     class_names
         Names of a checkpoint or map file; the data must fit them.
+    images_only
+        Leave out what the data say about classes, which may then be any: for networks that look
+        at the images alone.
     stdin
         Read instead of the process's own.
 
@@ -65,6 +69,9 @@ def open_dataset(
     found = _read(data, split, need_names, stdin)
     if tags is not None:
         found = _with_tags(found, Path(tags))
+    if images_only:
+        rows = [replace(row, tags=None, mask=None) for row in found.rows]
+        found = Found(rows, None, False, "none")
     names = resolve_names(found, class_names, data, listed=listed)
     channels = None if names is None else {name: i for i, name in enumerate(names)}
     items = tuple(_item(row, names, channels) for row in found.rows)
@@ -127,3 +134,25 @@ def _item(
     if isinstance(mask, CocoMask):
         mask = replace(mask, class_names=class_names or ())
     return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency)
+
+
+def saliency_of_items(dataset: Dataset) -> Callable[[str], Path] | None:
+    """Path of an image id's saliency map as the dataset names it; None where it names none.
+
+    Raises
+    ------
+    InputError
+        By the function: the dataset names no saliency map of this image.
+    """
+    paths = {item.id: item.saliency for item in dataset.items if item.saliency is not None}
+    if not paths:
+        return None
+
+    def saliency_of(identifier: str) -> Path:
+        if identifier not in paths:
+            raise InputError(
+                f"image '{identifier}'", f"{dataset.source} names no saliency map of it",
+                "add it, give a folder with --saliency, or take --background constant or power")
+        return paths[identifier]
+
+    return saliency_of

@@ -49,7 +49,9 @@ def output_error(where: object, error: OSError) -> OutputError:
     return OutputError(where, f"cannot be written: {reason}", _RIGHT.get(error.errno or 0, ""))
 
 
-def check_writable(path: str | Path, overwrite: bool, *, folder: bool = False) -> Path:
+def check_writable(
+    path: str | Path, overwrite: bool, *, folder: bool = False, dataset: bool = False
+) -> Path:
     """Where the output will lie, after checking that it may be written; called before the work.
 
     Parameters
@@ -60,6 +62,8 @@ def check_writable(path: str | Path, overwrite: bool, *, folder: bool = False) -
         Whether something there may be replaced.
     folder
         Whether the output is a folder. An existing empty folder counts as absent.
+    dataset
+        Whether the output is a dataset, and so may replace one.
 
     Raises
     ------
@@ -70,7 +74,10 @@ def check_writable(path: str | Path, overwrite: bool, *, folder: bool = False) -
         raise OutputError("-o", "the name is empty", "give a name")
     target = Path(os.path.realpath(path))
     with writing(path, target):
-        (_check_folder if folder else _check_file)(path, target, overwrite)
+        if folder:
+            _check_folder(path, target, overwrite, dataset)
+        else:
+            _check_file(path, target, overwrite)
         _check_parent(path, target)
     return target
 
@@ -105,7 +112,7 @@ def new_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: str | Path, overwrite: bool = False, *, dataset: bool = False) -> Iterator[Path]:
     """A temporary folder to fill; when the block ends well, it becomes ``path``.
 
     Parameters
@@ -114,19 +121,21 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         The folder to make.
     overwrite
         Whether a folder there is replaced; only one that holds a ``drstool.json`` is.
+    dataset
+        Whether a dataset is written: only that may replace a dataset.
 
     Raises
     ------
     OutputError
         It exists and may not be replaced, or it cannot be written (no space, no permission, …).
     """
-    target = check_writable(path, overwrite, folder=True)
+    target = check_writable(path, overwrite, folder=True, dataset=dataset)
     partial = _beside(target, "partial")
     with writing(path, partial):
         try:
             partial.mkdir()
             yield partial
-            _publish_folder(path, partial, target, overwrite)
+            _publish_folder(path, partial, target, overwrite, dataset)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -189,7 +198,7 @@ def _check_file(path: object, target: Path, overwrite: bool) -> None:
         raise _exists(path)
 
 
-def _check_folder(path: object, target: Path, overwrite: bool) -> None:
+def _check_folder(path: object, target: Path, overwrite: bool, dataset: bool) -> None:
     if not os.path.lexists(target):
         return
     if not target.is_dir():
@@ -202,8 +211,11 @@ def _check_folder(path: object, target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise _exists(path)
-    if not _is_ours(target):
+    kind = _kind_of(target)
+    if kind is None:
         raise OutputError(path, "was not written by drstool", "move it away")
+    if kind == "dataset" and not dataset:
+        raise OutputError(path, "is a dataset", "give another -o: only 'drstool demo' replaces one")
 
 
 def _check_parent(path: object, target: Path) -> None:
@@ -218,12 +230,15 @@ def _exists(path: object) -> OutputError:
     return OutputError(path, "exists", "give another -o, or --overwrite")
 
 
-def _is_ours(folder: Path) -> bool:
+def _kind_of(folder: Path) -> str | None:
+    """The kind a folder of ours says it is; None for somebody else's."""
     try:
         header = json.loads((folder / HEADER_NAME).read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(header, dict) and header.get("format") == FORMAT
+        return None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        return None
+    return str(header.get("kind"))
 
 
 def _beside(target: Path, role: str) -> Path:
@@ -259,8 +274,8 @@ def _publish_file(path: object, partial: Path, target: Path, overwrite: bool) ->
     os.replace(partial, target)
 
 
-def _publish_folder(path: object, partial: Path, target: Path, overwrite: bool) -> None:
-    _check_folder(path, target, overwrite)
+def _publish_folder(path: object, partial: Path, target: Path, overwrite: bool, dataset: bool) -> None:
+    _check_folder(path, target, overwrite, dataset)
     if not target.is_dir() or not any(target.iterdir()):
         os.rename(partial, target)
         return

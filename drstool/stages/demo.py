@@ -34,7 +34,8 @@ drawn by a program from seed {seed}; nothing here is a photograph. The layout is
 
 JPEGImages/ID.jpg                pictures
 Annotations/ID.xml               the image's objects: class names and boxes
-SegmentationClass/ID.png         pixel ground truth; read by 'drstool eval', never for training
+SegmentationClass/ID.png         pixel ground truth, for scores and pictures; nothing learns from it
+saliency_map/ID.png              grey saliency maps, made from the pictures alone
 ImageSets/Segmentation/NAME.txt  ids of a split: train ({train}), val ({val}), trainval
 ImageSets/Segmentation/NAME_cls.txt
                                  an id and its class numbers, counted from 0, a line

@@ -1,7 +1,8 @@
 """``eval``: scores of label images or maps against pixel ground truth.
 
-This is the one stage that reads pixel ground truth; an :class:`Evaluation` says so, and says how
-it was made.
+This is the one stage whose result rests on pixel ground truth (``overlay`` only draws it, and
+training looks at it only where ``--select-on`` has this stage choose the epoch); an
+:class:`Evaluation` says so, and says how it was made.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ def refine_train(
     model, trunk = build_network("refiner", architecture, class_names)
     if weights is not None:
         load_pretrained(trunk, weights, weights_name)
+
     def made() -> Checkpoint:
         return Checkpoint("refiner", class_names, architecture, asdict(recipe), model.state_dict())
 

@@ -36,7 +36,7 @@ _SIGMA_COLOR, _SIGMA_BOUNDARY, _SIGMA_SPACE, _SMOOTHNESS = 10.0, 1.0, 0.4, 0.1
 
 
 def saliency(
-    items: Iterable[Item], *, method: str = "rbd", workers: int = 1,
+    items: Iterable[Item], *, method: str = "mbd", workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Ids and saliency maps of the items' images, in the items' order.
@@ -84,7 +84,7 @@ def _method(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return METHODS[name]
 
 
-def saliency_map(image: np.ndarray, method: str = "rbd") -> np.ndarray:
+def saliency_map(image: np.ndarray, method: str = "mbd") -> np.ndarray:
     """Saliency of each pixel, by a measure that learns nothing.
 
     Parameters

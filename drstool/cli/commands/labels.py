@@ -85,7 +85,7 @@ def segment(
         check_sink(scores, run.overwrite, what="maps")
     check_sink(output, run.overwrite, what="labels")
     checkpoint = load_checkpoint(weights, "segmenter")
-    dataset = open_dataset(data, split, class_names=checkpoint.class_names)
+    dataset = open_dataset(data, split, class_names=checkpoint.class_names, images_only=True)
     records = stage.segment(
         dataset.items,
         checkpoint,

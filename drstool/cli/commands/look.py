@@ -41,7 +41,7 @@ def evaluate(
 ) -> None:
     """Print the scores of label PNGs or maps against ground truth."""
     from drstool.cues import check_saliency_given, saliency_folder
-    from drstool.data import open_dataset
+    from drstool.data import open_dataset, saliency_of_items
     from drstool.errors import UsageError
     from drstool.formats import open_records
     from drstool.metrics import IGNORED_AS
@@ -51,17 +51,19 @@ def evaluate(
     if json and csv:
         raise UsageError("eval", "prints JSON or CSV, not both", "leave --json or --csv out")
     with open_records(prediction) as source:
-        if source.is_maps:
-            check_saliency_given(settings, saliency is not None)
         known = source.header.class_names if source.header is not None else None
         dataset = open_dataset(data, split, classes=classes, class_names=known or None)
+        # A folder that is named wins; otherwise the dataset's own saliency maps serve.
+        saliency_of = saliency_folder(saliency) if saliency else saliency_of_items(dataset)
+        if source.is_maps:
+            check_saliency_given(settings, saliency_of is not None)
         result = stage.evaluate(
             source.records(),
             dataset,
             header=source.header,
             ids=source.ids(),
             settings=settings,
-            saliency_of=saliency_folder(saliency) if saliency else None,
+            saliency_of=saliency_of,
             ignored=ignored,
             workers=run.threads,
             on_error=run.on_error,

@@ -11,7 +11,11 @@ from drstool.cli.options import Data, OutputOrStdout, Split, command
 from drstool.cli.run import Run
 
 Method = Annotated[
-    str, typer.Option("--method", metavar="mbd|rbd", help="Minimum barrier distance (better on photographs), or robust background detection.")
+    str, typer.Option(
+        "--method",
+        metavar="mbd|rbd",
+        help="Minimum barrier distance (better on photographs), or robust background detection.",
+    )
 ]
 
 
@@ -30,10 +34,13 @@ def demo(
     from drstool.stages import demo as stage
     from drstool.stages import saliency as saliency_stage
 
-    with new_folder(folder, run.overwrite) as making:
+    with new_folder(folder, run.overwrite, dataset=True) as making:
         stage.render_demo(making, seed=run.seed, train=train, val=val, size=size, workers=run.threads, track=run.track)
         dataset = open_dataset(str(making), "trainval")
-        maps = saliency_stage.saliency(dataset.items, method="rbd", workers=run.threads, track=run.track, total=len(dataset))
+        # Of the two measures, the better one on these drawings.
+        maps = saliency_stage.saliency(
+            dataset.items, method="rbd", workers=run.threads, track=run.track, total=len(dataset)
+        )
         with open_sink(str(making / "saliency_map"), Header("saliency", ()), what="labels") as sink:
             sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
         # Marks the folder as ours, so that --overwrite may replace it.

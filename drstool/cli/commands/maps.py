@@ -36,7 +36,7 @@ Dtype = Annotated[
 @command(
     "cam",
     settings=CamSettings,
-    example="drstool cam --data demo --split train --weights cls.pt --image-size 176 --sizes 144,176,208 -o cams.h5",
+    example="drstool cam --data demo --split train --weights cls.pt -o cams.h5",
 )
 def cam(
     run: Run,
@@ -75,7 +75,11 @@ def cam(
     checkpoint = load_checkpoint(weights, "classifier")
     predicted = tags == "predicted"
     dataset = open_dataset(
-        data, split, tags=None if tags in ("given", "predicted") else tags, class_names=checkpoint.class_names
+        data,
+        split,
+        tags=None if tags in ("given", "predicted") else tags,
+        class_names=checkpoint.class_names,
+        images_only=predicted,
     )
     records = stage.cam(
         dataset.items,
@@ -109,7 +113,7 @@ def cam(
 @command(
     "refine",
     settings=RefineSettings,
-    example="drstool refine --data demo --split train --weights refiner.pt --image-size 176 --sizes 144,176,208 -o refined.h5",
+    example="drstool refine --data demo --split train --weights refiner.pt -o refined.h5",
 )
 def refine(
     run: Run,

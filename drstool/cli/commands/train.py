@@ -182,16 +182,16 @@ def _selector(
     if split is None:
         return None
     from drstool.cues import saliency_folder
-    from drstool.data import open_dataset
+    from drstool.data import open_dataset, saliency_of_items
     from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
     from drstool.stages import cam, refine, segment
     from drstool.stages.eval import evaluate
 
-    cues = CueSettings(background="saliency" if saliency else "constant")
-    saliency_of = saliency_folder(saliency) if saliency else None
 
     def score(checkpoint: Checkpoint) -> float:
         dataset = open_dataset(data, split, class_names=checkpoint.class_names)
+        saliency_of = saliency_folder(saliency) if saliency else saliency_of_items(dataset)
+        cues = CueSettings(background="saliency" if saliency_of else "constant")
         where = {"device": run.device, "workers": run.threads}
         if checkpoint.kind == "classifier":
             records = cam.cam(dataset.items, checkpoint, CamSettings(), **where)
