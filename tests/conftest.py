@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# A process started in the background ignores Ctrl-C, and so would the programs started from here;
+# with a handler in place they begin as they do at a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 CLASSES = ("bar", "disc")
 TRAIN = ("p0", "p1", "p2", "p3")
 VAL = ("p4", "p5")
