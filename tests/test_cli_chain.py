@@ -405,3 +405,11 @@ def stream_head(made):
         stream = io.BytesIO()
         StreamWriter(stream, maps.header)
         return stream.getvalue()
+
+
+def test_eval_takes_the_saliency_maps_of_the_dataset(drs, voc, made):
+    given = ("eval", made.cams, "--data", voc, "--split", "train", "--json")
+    own, named = drs(*given), drs(*given, "--saliency", voc / "saliency_map")
+    constant = drs(*given, "--background", "constant")
+    assert own.code == named.code == constant.code == 0
+    assert own.json()["mean_iou"] == named.json()["mean_iou"] != constant.json()["mean_iou"]

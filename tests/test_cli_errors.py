@@ -534,7 +534,7 @@ LINES = {
     "suppression": (lambda w: train_cls(w, *w.train, "--suppression", "some"), ["--suppression", "some"]),
     "background": (lambda w: ("pseudo-label", w.made.cams, "--background", "sky", "-o", w.out), ["sky"]),
     "saliency not given": (lambda w: ("pseudo-label", w.made.cams, "-o", w.out), ["--saliency"]),
-    "saliency not given, eval": (lambda w: ("eval", w.made.cams, *w.val), ["--saliency"]),
+    "saliency not given, eval": (lambda w: ("eval", w.made.cams, "--data", w.manifest({"id": "p0"})), ["--saliency"]),
     "device": (lambda w: cam(w, *w.train, "--device", "abacus"), ["--device", "abacus"]),
     "device of torch's": (lambda w: cam(w, *w.train, "--device", "meta"), ["--device", "meta"]),
     "precision": (lambda w: cam(w, *w.train, "--precision", "exact"), ["--precision", "exact"]),
