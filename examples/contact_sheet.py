@@ -1,7 +1,10 @@
 """Draw images with their ground truth, maps and labels side by side: one row an image.
 
-Example: python examples/contact_sheet.py --data demo --split train \
+Example: python examples/contact_sheet.py --data demo --split train \\
              --maps cam.h5 drs.h5 refined.h5 --labels labels -o sheet.png
+
+README's picture is made so in the folder of the quickstart, with
+--titles "plain CAM" "DRS maps" "refined maps" --ids demo_000069 demo_000207 demo_000230 demo_000253.
 """
 
 import argparse
@@ -32,7 +35,7 @@ def main() -> None:
     titles = ["image", "ground truth", *(args.titles or [Path(path).stem for path in args.maps])]
     titles += [Path(args.labels).name] if labels else []
     rows = [list(pictures(item, sources, labels)) for item in items]
-    sheet(rows, titles).save(args.output, optimize=True)
+    sheet(rows, titles).save(args.output, optimize=True, quality=82)
 
 
 def arguments() -> argparse.Namespace:
