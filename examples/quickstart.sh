@@ -16,9 +16,9 @@ cd "$work"
 # Suppression stands at the last three of the 16 ReLUs: at all of them, a network without pretrained
 # weights learns too slowly for a demonstration. The colours of the heads tell the classes apart, hence
 # no change of hue.
-backbone="--backbone vgg16-small --precision float32 --image-size 160 --batch-size 5 --hue 0 --saturation 0.1"
+backbone="--backbone vgg16-small --image-size 160 --batch-size 5 --hue 0 --saturation 0.1"
 scratch="$backbone --resize-size 176 --init none --optimizer adam --lr 0.002 --new-lr-factor 1 --bias-lr-factor 1
-    --weight-decay 0 --epochs 12 --decay-epochs 8,10,12 --decay-factor 0.4"
+    --weight-decay 0 --epochs 10 --decay-epochs 6,8,10 --decay-factor 0.4"
 
 drstool demo demo
 data="--data demo --split train"
@@ -30,7 +30,7 @@ drstool cam $data --weights cls.pt -o drs.h5
 drstool refine-train $data --maps drs.h5 $backbone --init cls.pt --lr 0.001 --epochs 6 --decay-epochs 4,6 -o refiner.pt
 drstool refine $data --weights refiner.pt -o refined.h5
 drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels
-drstool train-seg $data --labels labels --backbone vgg16-small --precision float32 --image-size 160 --init refiner.pt \
+drstool train-seg $data --labels labels --backbone vgg16-small --image-size 160 --init refiner.pt \
     --lr 0.05 --backbone-lr-factor 1 --batch-size 8 --epochs 6 --scale-min 0.75 --scale-max 1.5 -o seg.pt
 drstool segment --data demo --split val --weights seg.pt -o pred
 
