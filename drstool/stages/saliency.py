@@ -258,19 +258,23 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 def _rebuilt(marker: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Grey reconstruction by dilation of ``marker`` under ``mask``: both (H, W) float32.
 
-    By raster scans along anti-diagonals, as the distance transform, two each way.
+    By raster scans along anti-diagonals, as the distance transform, there and back until nothing
+    changes any more; a winding path needs one for each of its turns.
     """
     height, width = mask.shape
     rebuilt = np.pad(np.minimum(marker, mask), 1, constant_values=-np.inf).ravel()
     limit = np.pad(mask, 1, constant_values=-np.inf).ravel()
-    for step in (1, -1, 1, -1):
-        grown, below = rebuilt[::step], limit[::step]
-        for here in _diagonals(height + 2, width + 2):
-            values = grown[here]
-            for back in (width + 2, 1):
-                there = slice(here.start - back, here.stop - back, here.step)
-                np.maximum(values, grown[there], out=values)
-            np.minimum(values, below[here], out=values)
+    before = None
+    while before is None or not np.array_equal(rebuilt, before):
+        before = rebuilt.copy()
+        for step in (1, -1):
+            grown, below = rebuilt[::step], limit[::step]
+            for here in _diagonals(height + 2, width + 2):
+                values = grown[here]
+                for back in (width + 2, 1):
+                    there = slice(here.start - back, here.stop - back, here.step)
+                    np.maximum(values, grown[there], out=values)
+                np.minimum(values, below[here], out=values)
     return rebuilt.reshape(height + 2, width + 2)[1:-1, 1:-1]
 
 
