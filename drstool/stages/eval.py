@@ -318,7 +318,7 @@ def _labels_of(
     if isinstance(record, LabelRecord):
         return record.labels
     saliency = None
-    if settings.background == "saliency" and saliency_of is not None:
+    if settings.uses_saliency and saliency_of is not None:
         saliency = load_saliency(saliency_of(record.id), record.image_size)
     maps = cues.resize_maps(record.as_float(), record.image_size)
     return cues.pseudo_label(maps, record.labels, settings, saliency, ignore_rules=False)
