@@ -38,14 +38,16 @@ from drstool.labels import BACKGROUND, ignore_label
 from drstool.recipe import CueSettings
 
 __all__ = [
-    "IGNORE_RULES", "background_cue", "certain_saliency", "check_saliency_given", "object_cue",
-    "pseudo_label", "pseudo_label_with_reasons", "resize_maps", "saliency_folder",
+    "IGNORE_RULES", "MAX_CONFIDENT", "background_cue", "certain_saliency", "check_saliency_given",
+    "combiner", "confident_cues", "constant_background", "doubtful_background", "object_cue",
+    "power_background", "pseudo_label", "pseudo_label_with_reasons", "resize_maps",
+    "saliency_folder", "strongest_cue", "strongest_value",
 ]
 
 # What gives a pixel the ignore label, in the order in which the rules are asked.
 IGNORE_RULES = ("conflict", "certain saliency", "between thresholds")
 
-# This many confident cues may meet at a pixel; more are a conflict.
+# This many confident cues, background counted, may meet at a pixel; more are a conflict.
 MAX_CONFIDENT = 2
 
 
@@ -252,23 +254,49 @@ def _decided(
     dtype: np.dtype | type,
 ) -> tuple[np.ndarray, Iterator[tuple[str, np.ndarray]]]:
     """The label of the strongest cue, and for each rule that applies the pixels to be ignored."""
-    strongest = background_cue(maps, settings, saliency)
-    label = np.full(strongest.shape, BACKGROUND, dtype=dtype)
-    confident = (strongest > settings.conflict).astype(np.uint16)
-    # Ascending, and only a stronger cue takes over: ties stay with the lowest label.
-    for channel in np.argsort(np.asarray(labels, dtype=int), kind="stable"):
-        cue = object_cue(maps[channel], settings.alpha)
-        np.copyto(label, label.dtype.type(labels[channel]), where=cue > strongest)
-        np.maximum(strongest, cue, out=strongest)
-        confident += cue > settings.conflict
-    unclaimed = label == BACKGROUND
+    background = background_cue(maps, settings, saliency)
+    label, strongest = strongest_cue(maps, labels, settings.alpha, dtype)
+    label[strongest <= background] = BACKGROUND
 
     def reasons() -> Iterator[tuple[str, np.ndarray]]:
+        # Rules are asked one after the other, while the label already changes.
+        unclaimed = label == BACKGROUND
+        confident = confident_cues(maps, settings) + (background > settings.conflict)
         yield IGNORE_RULES[0], confident > MAX_CONFIDENT
         for rule, doubtful in doubtful_background(maps, settings, saliency):
             yield rule, unclaimed & doubtful
 
     return label, reasons()
+
+
+def strongest_cue(
+    maps: np.ndarray, labels: Sequence[int], alpha: float, dtype: np.dtype | type = np.uint8,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The strongest object cue at each pixel: its label, the lowest on ties, and its value.
+
+    Returns
+    -------
+    label : (H, W) uint8 or uint16
+        0 where there is no cue.
+    value : (H, W) float32
+        0 where there is no cue.
+    """
+    label = np.full(maps.shape[1:], BACKGROUND, dtype=dtype)
+    strongest = np.zeros(maps.shape[1:], dtype=np.float32)
+    # Ascending, and only a stronger cue takes over: ties stay with the lowest label.
+    for channel in np.argsort(np.asarray(labels, dtype=int), kind="stable"):
+        cue = object_cue(maps[channel], alpha)
+        np.copyto(label, label.dtype.type(labels[channel]), where=cue > strongest)
+        np.maximum(strongest, cue, out=strongest)
+    return label, strongest
+
+
+def confident_cues(maps: np.ndarray, settings: CueSettings) -> np.ndarray:
+    """How many object cues exceed ``conflict`` at each pixel, (H, W) uint16."""
+    count = np.zeros(maps.shape[1:], dtype=np.uint16)
+    for values in maps:
+        count += object_cue(values, settings.alpha) > settings.conflict
+    return count
 
 
 def doubtful_background(

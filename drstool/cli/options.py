@@ -164,7 +164,8 @@ def command(name: str, *, example: str, settings: type | None = None, keep_going
         @functools.wraps(function)
         def call(**values: Any) -> None:
             for parameter in own:
-                if values[parameter.name] == "":
+                value = values[parameter.name]
+                if value == "" or isinstance(value, (list, tuple)) and "" in value:
                     raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
             common = {key: values.pop(key, False) for key in _COMMON_NAMES}
             if settings is not None:
