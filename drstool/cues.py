@@ -7,36 +7,48 @@ Dense form of the rule, over background and all C object classes::
     label      = argmax(cue)                                 (ties: the lowest label)
     label      = ignore where more than two of the cues exceed `conflict`
     label      = ignore where label = background and the saliency is certain
+    label      = ignore where label = background and a map exceeds `background_below`
 
 Here only the K present classes are touched. That gives the same labels, since an absent class's
 cue is 0: it never exceeds ``conflict`` >= 0, and never wins, because the background cue is at
 least 0 and comes first on ties.
 
+The background cue may itself be several, of which at each pixel the strongest counts (an object
+must then be stronger than each), or the weakest. A constant background of 0.30 with
+``background_below`` 0.05 is the rule of two thresholds of Ahn et al.
+
 References
 ----------
 Kim, Han, Kim, Discriminative Region Suppression for Weakly-Supervised Semantic Segmentation,
-AAAI 2021, section 3.4.
+AAAI 2021, section 3.4. Ahn, Cho, Kwak, Weakly Supervised Learning of Instance Segmentation with
+Inter-pixel Relations (IRN), CVPR 2019, and its published code: two thresholds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from drstool.errors import InputError, UsageError
 from drstool.identifiers import member_name
-from drstool.labels import BACKGROUND, IGNORE
+from drstool.labels import BACKGROUND, ignore_label
 from drstool.recipe import CueSettings
 
 __all__ = [
-    "background_cue", "certain_saliency", "check_saliency_given", "object_cue", "pseudo_label",
-    "resize_maps", "saliency_folder",
+    "IGNORE_RULES", "MAX_CONFIDENT", "background_cue", "certain_saliency", "check_saliency_given",
+    "combiner", "confident_cues", "constant_background", "doubtful_background", "object_cue",
+    "power_background", "pseudo_label", "pseudo_label_with_reasons", "resize_maps",
+    "saliency_folder", "strongest_cue", "strongest_value",
 ]
 
-# This many confident cues may meet at a pixel; more are a conflict.
-_MAX_CONFIDENT = 2
+# What gives a pixel the ignore label, in the order in which the rules are asked.
+IGNORE_RULES = ("conflict", "certain saliency", "between thresholds")
+
+# This many confident cues, background counted, may meet at a pixel; more are a conflict.
+MAX_CONFIDENT = 2
 
 
 def object_cue(values: np.ndarray, alpha: float) -> np.ndarray:
@@ -70,9 +82,10 @@ def background_cue(
     maps : (K, H, W) float32 >= 0
         Before ``alpha`` is applied.
     settings
-        ``background`` chooses between ``1 - saliency``, a constant and ``(1 - max(maps)) ^ power``.
+        ``background`` chooses among ``1 - saliency``, a constant and ``(1 - max(maps)) ^ power``;
+        of several, ``combine`` takes the strongest or the weakest at each pixel.
     saliency : (H, W) uint8 or None
-        Needed for ``background="saliency"`` only.
+        Needed only where ``settings.uses_saliency``.
 
     Returns
     -------
@@ -92,15 +105,48 @@ def background_cue(
     [[1.0, 1.0, 0.0]]
     >>> background_cue(maps, CueSettings(background="power", power=2)).tolist()
     [[0.25, 0.25, 0.25]]
+    >>> both = CueSettings(background="saliency+power", power=2)
+    >>> background_cue(maps, both, np.uint8([[0, 50, 51]])).tolist()
+    [[1.0, 1.0, 0.25]]
     """
-    if settings.background == "saliency":
+    cues = [_one_background(kind, maps, settings, saliency) for kind in settings.backgrounds]
+    return reduce(combiner(settings), cues)
+
+
+def combiner(settings: CueSettings) -> np.ufunc:
+    """What makes one background cue of two, elementwise."""
+    return np.maximum if settings.combine == "max" else np.minimum
+
+
+def constant_background(constant: float | np.ndarray) -> np.float32 | np.ndarray:
+    """The constant background cue, float32.
+
+    Under 0 it would lose to the zero cue of any class, absent ones too.
+    """
+    return np.maximum(np.float32(constant), np.float32(0))
+
+
+def power_background(strongest: np.ndarray, power: float | np.ndarray) -> np.ndarray:
+    """The power background cue of the strongest map value at each pixel, float32.
+
+    Maps of other methods may exceed 1, where the power would not be a number.
+    """
+    return (np.float32(1) - np.minimum(strongest, np.float32(1))) ** np.float32(power)
+
+
+def _one_background(
+    kind: str, maps: np.ndarray, settings: CueSettings, saliency: np.ndarray | None,
+) -> np.ndarray:
+    if kind == "saliency":
         return np.float32(1) - _saliency_share(_checked(saliency, maps.shape[1:]), settings)
-    if settings.background == "constant":
-        # Under 0 it would lose to the zero cue of any class, absent ones too.
-        return np.full(maps.shape[1:], max(settings.constant, 0.0), dtype=np.float32)
-    strongest = maps.max(axis=0, initial=0).astype(np.float32, copy=False)
-    # Maps of other methods may exceed 1, where the power would not be a number.
-    return (np.float32(1) - np.minimum(strongest, np.float32(1))) ** np.float32(settings.power)
+    if kind == "constant":
+        return np.full(maps.shape[1:], constant_background(settings.constant), dtype=np.float32)
+    return power_background(strongest_value(maps), settings.power)
+
+
+def strongest_value(maps: np.ndarray) -> np.ndarray:
+    """The strongest map value at each pixel, 0 where there is no map; (H, W) float32."""
+    return maps.max(axis=0, initial=0).astype(np.float32, copy=False)
 
 
 def certain_saliency(saliency: np.ndarray, settings: CueSettings) -> np.ndarray:
@@ -131,6 +177,7 @@ def certain_saliency(saliency: np.ndarray, settings: CueSettings) -> np.ndarray:
 def pseudo_label(
     maps: np.ndarray, labels: Sequence[int], settings: CueSettings,
     saliency: np.ndarray | None = None, *, ignore_rules: bool = True,
+    dtype: np.dtype | type = np.uint8,
 ) -> np.ndarray:
     """The label of the strongest cue at each pixel, or the ignore label where cues disagree.
 
@@ -144,14 +191,16 @@ def pseudo_label(
         Their label values.
     settings
     saliency : (H, W) uint8 or None
-        Needed for ``background="saliency"``; otherwise not looked at.
+        Needed only where ``settings.uses_saliency``; otherwise not looked at.
     ignore_rules
-        False leaves out the two rules that give the ignore label.
+        False leaves out the rules that give the ignore label.
+    dtype
+        Of the result, see :func:`drstool.labels.label_type`.
 
     Returns
     -------
-    (H, W) uint8
-        0, one of ``labels``, or 255.
+    (H, W) uint8 or uint16
+        0, one of ``labels``, or the ignore label.
 
     Raises
     ------
@@ -170,22 +219,102 @@ def pseudo_label(
     >>> pseudo_label(maps, [15], CueSettings(), np.uint8([[255, 255, 0]])).tolist()
     [[15, 255, 0]]
     """
-    strongest = background_cue(maps, settings, saliency)
-    label = np.full(strongest.shape, BACKGROUND, dtype=np.uint8)
-    confident = (strongest > settings.conflict).astype(np.uint8)
+    label, reasons = _decided(maps, labels, settings, saliency, dtype)
+    if ignore_rules:
+        for _, ignored in reasons:
+            label[ignored] = ignore_label(dtype)
+    return label
+
+
+def pseudo_label_with_reasons(
+    maps: np.ndarray, labels: Sequence[int], settings: CueSettings,
+    saliency: np.ndarray | None = None, *, dtype: np.dtype | type = np.uint8,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """As :func:`pseudo_label`, and which pixels each rule ignores.
+
+    Returns
+    -------
+    label : (H, W) uint8 or uint16
+    ignored : dict of str to (n,) int
+        By rule of ``IGNORE_RULES``: of each pixel that it ignores, the label of the strongest map
+        there, 0 where none is above 0. A pixel that several rules ignore counts for the first.
+    """
+    label, reasons = _decided(maps, labels, settings, saliency, dtype)
+    # Nothing else gives this value, so that the pixels of earlier rules are known by it.
+    ignore, ignored = ignore_label(dtype), {}
+    for rule, where in reasons:
+        where &= label != ignore
+        label[where] = ignore
+        ignored[rule] = _strongest_label(maps[:, where], labels)
+    return label, ignored
+
+
+def _decided(
+    maps: np.ndarray, labels: Sequence[int], settings: CueSettings, saliency: np.ndarray | None,
+    dtype: np.dtype | type,
+) -> tuple[np.ndarray, Iterator[tuple[str, np.ndarray]]]:
+    """The label of the strongest cue, and for each rule that applies the pixels to be ignored."""
+    background = background_cue(maps, settings, saliency)
+    label, strongest = strongest_cue(maps, labels, settings.alpha, dtype)
+    label[strongest <= background] = BACKGROUND
+
+    def reasons() -> Iterator[tuple[str, np.ndarray]]:
+        # Rules are asked one after the other, while the label already changes.
+        unclaimed = label == BACKGROUND
+        confident = confident_cues(maps, settings) + (background > settings.conflict)
+        yield IGNORE_RULES[0], confident > MAX_CONFIDENT
+        for rule, doubtful in doubtful_background(maps, settings, saliency):
+            yield rule, unclaimed & doubtful
+
+    return label, reasons()
+
+
+def strongest_cue(
+    maps: np.ndarray, labels: Sequence[int], alpha: float, dtype: np.dtype | type = np.uint8,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The strongest object cue at each pixel: its label, the lowest on ties, and its value.
+
+    Returns
+    -------
+    label : (H, W) uint8 or uint16
+        0 where there is no cue.
+    value : (H, W) float32
+        0 where there is no cue.
+    """
+    label = np.full(maps.shape[1:], BACKGROUND, dtype=dtype)
+    strongest = np.zeros(maps.shape[1:], dtype=np.float32)
     # Ascending, and only a stronger cue takes over: ties stay with the lowest label.
     for channel in np.argsort(np.asarray(labels, dtype=int), kind="stable"):
-        cue = object_cue(maps[channel], settings.alpha)
-        np.copyto(label, np.uint8(labels[channel]), where=cue > strongest)
+        cue = object_cue(maps[channel], alpha)
+        np.copyto(label, label.dtype.type(labels[channel]), where=cue > strongest)
         np.maximum(strongest, cue, out=strongest)
-        confident += cue > settings.conflict
-    if ignore_rules:
-        unclaimed = label == BACKGROUND
-        label[confident > _MAX_CONFIDENT] = IGNORE
-        if settings.background == "saliency":
-            certain = certain_saliency(saliency, settings)  # type: ignore[arg-type]
-            label[unclaimed & certain] = IGNORE
-    return label
+    return label, strongest
+
+
+def confident_cues(maps: np.ndarray, settings: CueSettings) -> np.ndarray:
+    """How many object cues exceed ``conflict`` at each pixel, (H, W) uint16."""
+    count = np.zeros(maps.shape[1:], dtype=np.uint16)
+    for values in maps:
+        count += object_cue(values, settings.alpha) > settings.conflict
+    return count
+
+
+def doubtful_background(
+    maps: np.ndarray, settings: CueSettings, saliency: np.ndarray | None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """For each rule that applies, where a pixel that no object claims is ignored; (H, W) bool."""
+    if settings.uses_saliency:
+        yield IGNORE_RULES[1], certain_saliency(saliency, settings)  # type: ignore[arg-type]
+    # A cue beyond 1 beats every background cue, so that nothing is left for a threshold of 1.
+    if settings.background_below < 1:
+        yield IGNORE_RULES[2], strongest_value(maps) > settings.background_below
+
+
+def _strongest_label(maps: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """The label of the strongest of the maps (K, n), lowest on ties, 0 where none is above 0; (n,) int."""
+    order = np.argsort(np.asarray(labels, dtype=int), kind="stable")
+    values = np.concatenate([np.zeros((1, maps.shape[1]), maps.dtype), maps[order]])
+    return np.array([BACKGROUND, *(labels[channel] for channel in order)])[values.argmax(axis=0)]
 
 
 def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -248,7 +377,9 @@ def check_saliency_given(settings: CueSettings, given: bool) -> None:
     UsageError
         They are not.
     """
-    if settings.background == "saliency" and not given:
+    if settings.saliency_scale != 1 and not (settings.soft and settings.uses_saliency):
+        raise UsageError("--saliency-scale", "scales the soft saliency, which is not in use", "give --soft")
+    if settings.uses_saliency and not given:
         raise UsageError(
             "--background", "saliency needs saliency maps",
             "give their folder with --saliency, or take --background constant or power",
@@ -257,7 +388,7 @@ def check_saliency_given(settings: CueSettings, given: bool) -> None:
 
 def _checked(saliency: np.ndarray | None, size: tuple[int, ...]) -> np.ndarray:
     """The saliency map, if it is one of the maps' size."""
-    check_saliency_given(CueSettings(background="saliency"), saliency is not None)
+    check_saliency_given(CueSettings(), saliency is not None)
     assert saliency is not None
     if saliency.shape != size:
         raise InputError(
@@ -273,10 +404,15 @@ def _shown(size: Sequence[int]) -> str:
 
 
 def _saliency_share(saliency: np.ndarray, settings: CueSettings) -> np.ndarray:
-    """Saliency in [0, 1]: the grey values, or 0 and 1 by the threshold; (H, W) float32."""
-    if settings.soft:
-        return saliency.astype(np.float32) / np.float32(255)
-    return (saliency > settings.saliency_threshold).astype(np.float32)
+    """Saliency in [0, 1]: the grey values, scaled, or 0 and 1 by the threshold; (H, W) float32."""
+    if not settings.soft:
+        return (saliency > settings.saliency_threshold).astype(np.float32)
+    share = saliency.astype(np.float32) / np.float32(255)
+    if settings.saliency_scale == 1:
+        return share
+    # A picture without any salient pixel stays so.
+    scale = settings.saliency_scale or 1 / max(share.max(), np.float32(1 / 255))
+    return np.minimum(share * np.float32(scale), np.float32(1))
 
 
 def _resize_axis(maps: np.ndarray, length: int, axis: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Class names, label values and colours: the only place that knows them.
 
 A *class name list* holds the object classes only. Object channel ``c`` of a map (counted from 0)
-is label ``c + 1`` of a label image; 0 is background and 255 is ignored.
+is label ``c + 1`` of a label image; 0 is background and the highest value is ignored: 255 of one
+byte a pixel, which is enough for 254 object classes, and 65535 of two bytes a pixel beyond.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from drstool.errors import InputError
 
 __all__ = [
     "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
-    "channel_of", "check_class_names", "check_label_values", "colorize", "label_names", "label_of",
-    "num_classes", "palette",
+    "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label", "label_names",
+    "label_of", "label_type", "num_classes", "palette",
 ]
 
 BACKGROUND = 0
+# Of label images of one byte a pixel; for both widths see `ignore_label`.
 IGNORE = 255
 BACKGROUND_NAME = "background"
-# One byte a pixel, less background and ignore.
-MAX_OBJECT_CLASSES = 254
+# Pixels of a label image: one byte, or two where one does not hold all labels.
+_NARROW, _WIDE = np.dtype(np.uint8), np.dtype(np.uint16)
+# One or two bytes a pixel, less background and ignore.
+_MAX_NARROW_CLASSES = 254
+MAX_OBJECT_CLASSES = 65534
 
 
 def label_of(channel: int) -> int:
@@ -45,6 +50,61 @@ def channel_of(label: int) -> int:
     19
     """
     return label - 1
+
+
+def label_type(num_object_classes: int) -> np.dtype:
+    """Data type of label images of so many object classes: uint8 up to 254, else uint16.
+
+    Examples
+    --------
+    >>> label_type(254), label_type(255)
+    (dtype('uint8'), dtype('uint16'))
+    """
+    return _NARROW if num_object_classes <= _MAX_NARROW_CLASSES else _WIDE
+
+
+def ignore_label(dtype: np.dtype | type) -> int:
+    """The ignore label of label images of a data type: its highest value.
+
+    Examples
+    --------
+    >>> ignore_label(np.uint8), ignore_label(np.uint16)
+    (255, 65535)
+    """
+    return int(np.iinfo(dtype).max)
+
+
+def as_label_type(labels: np.ndarray, num_object_classes: int) -> np.ndarray:
+    """A label image in the data type that its classes ask for, its ignore label translated.
+
+    Parameters
+    ----------
+    labels : (H, W) uint8 or uint16
+    num_object_classes
+        The number of object classes.
+
+    Returns
+    -------
+    (H, W) uint8 or uint16
+        ``labels`` itself where its type is right already, or where it holds a value that the
+        narrow type cannot, which :func:`check_label_values` will name.
+
+    Examples
+    --------
+    >>> as_label_type(np.uint8([[1, 255]]), 300).tolist()
+    [[1, 65535]]
+    >>> as_label_type(np.uint16([[1, 65535]]), 20).tolist()
+    [[1, 255]]
+    """
+    dtype = label_type(num_object_classes)
+    if labels.dtype == dtype:
+        return labels
+    ignored = labels == ignore_label(labels.dtype)
+    if dtype == _NARROW and (labels >= IGNORE)[~ignored].any():
+        return labels
+    converted = labels.astype(dtype)
+    converted[ignored] = ignore_label(dtype)
+    return converted
 
 
 def num_classes(class_names: Sequence[str]) -> int:
@@ -83,7 +143,7 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
     if len(names) > MAX_OBJECT_CLASSES:
         raise InputError(
             where, f"names {len(names)} object classes",
-            f"a label PNG of one byte a pixel holds at most {MAX_OBJECT_CLASSES}",
+            f"a label PNG holds at most {MAX_OBJECT_CLASSES}",
         )
     seen: set[str] = set()
     for name in names:
@@ -101,11 +161,11 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
 
 
 def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: object) -> None:
-    """Check that a label image holds only 0 .. C and 255.
+    """Check that a label image holds only 0 .. C and the ignore label.
 
     Parameters
     ----------
-    labels : (H, W) uint8
+    labels : (H, W) uint8 or uint16
     class_names
         The C object classes.
     where
@@ -116,16 +176,17 @@ def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: ob
     InputError
         Another value occurs.
     """
-    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    ignored = ignore_label(labels.dtype)
+    counts = np.bincount(labels.ravel(), minlength=ignored + 1)
     highest = len(class_names)
     counts[: highest + 1] = 0
-    counts[IGNORE] = 0
+    counts[ignored] = 0
     unknown = np.flatnonzero(counts)
     if unknown.size:
         listed = ", ".join(map(str, unknown[:5])) + (", …" if unknown.size > 5 else "")
         raise InputError(
             where, f"holds label values that are no class: {listed}",
-            f"with {highest} object classes the values are 0..{highest} and {IGNORE} (ignored)",
+            f"with {highest} object classes the values are 0..{highest} and {ignored} (ignored)",
         )
 
 
@@ -158,10 +219,16 @@ def colorize(labels: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    labels : (H, W) uint8
+    labels : (H, W) uint8 or uint16
+        Of two bytes a pixel, the colours of the objects repeat after 254.
 
     Returns
     -------
     (H, W, 3) uint8
     """
+    if labels.dtype != _NARROW:
+        objects = (labels.astype(np.int32) - label_of(0)) % _MAX_NARROW_CLASSES + label_of(0)
+        objects[labels == BACKGROUND] = BACKGROUND
+        objects[labels == ignore_label(labels.dtype)] = IGNORE
+        labels = objects
     return palette()[labels]

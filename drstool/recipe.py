@@ -180,19 +180,48 @@ class CueSettings:
     alpha: float = _number(0.20, "Map values below this are no object cue.", min=0.0, max=1.0)
     background: str = _number(
         "saliency",
-        "Where the background cue comes from: 1 - saliency, a constant, or (1 - strongest map value) ^ power.",
-        choices=("saliency", "constant", "power"),
+        "Where the background cue comes from: 1 - saliency, a constant, or (1 - strongest map value) ^ power; "
+        "several are joined by +.",
+        parts=("saliency", "constant", "power"),
+    )
+    combine: str = _number(
+        "max",
+        "How several background cues become one: max, where an object must be stronger than each, or min, where "
+        "one of them is enough.",
+        choices=("max", "min"),
     )
     saliency_threshold: int = _number(50, "Grey value above which a pixel is salient.", min=0, max=255)
     soft: bool = _number(False, "Use the saliency's grey values instead of the threshold.")
+    saliency_scale: float = _number(
+        1.0,
+        "Soft saliency is multiplied by this first, up to 1; 0: by what makes each image's most salient pixel 1.",
+        min=0.0,
+    )
     constant: float = _number(0.20, "The constant background cue.", min=0.0, max=1.0)
     power: float = _number(4.0, "Exponent of the power background cue.", min=0.0)
+    background_below: float = _number(
+        1.0,
+        "A pixel that no object claims is background only if no map value there is above this, else ignored: the "
+        "lower of two thresholds; 1 ignores none.",
+        min=0.0,
+        max=1.0,
+    )
     conflict: float = _number(
         0.9,
         "A pixel with more than two cues above this is ignored; soft saliency above it is certain.",
         min=0.0,
         max=1.0,
     )
+
+    @property
+    def backgrounds(self) -> tuple[str, ...]:
+        """The kinds of background cue that are combined; mostly one."""
+        return tuple(self.background.split("+"))
+
+    @property
+    def uses_saliency(self) -> bool:
+        """Whether a saliency map goes into the background cue."""
+        return "saliency" in self.backgrounds
 
 
 @dataclass(frozen=True)
@@ -247,6 +276,13 @@ def named_recipe(name: str, kind: type[Recipe]) -> Recipe:
     return RECIPES[name].get(kind) or kind()
 
 
+def _check_parts(option: str, value: str, parts: tuple[str, ...]) -> None:
+    """Check a value of one or more words joined by +, each at most once."""
+    words = value.split("+")
+    if len(set(words)) < len(words) or not set(words) <= set(parts):
+        raise UsageError(option, f"{value} is no choice", f"take one of {', '.join(parts)}, or several joined by +")
+
+
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with the given fields changed, each checked against its limits.
 
@@ -268,6 +304,8 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         choices = spec.metadata.get("choices")
         if choices and value not in choices:
             raise UsageError(option, f"{value} is no choice", "take one of " + ", ".join(map(str, choices)))
+        if parts := spec.metadata.get("parts"):
+            _check_parts(option, value, parts)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not isfinite(number):
                 raise UsageError(option, f"{number} is no finite number", "give one")

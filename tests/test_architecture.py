@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = ["cli", "stages", "mapping", "data", ("formats", "cues", "metrics"), ("models", "training", "inference"),
           "recipe", ("labels", "errors", "identifiers", "parallel")]
 # Layers whose members may import each other.
-COHERENT = ("cli", "data", "formats", "models")
+COHERENT = ("cli", "data", "formats", "metrics", "models")
 
 
 def module_of(path):

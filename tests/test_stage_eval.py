@@ -18,6 +18,7 @@ from drstool.formats.maps import MapRecord
 from drstool.metrics import ConfusionMatrix
 from drstool.recipe import CueSettings
 from drstool.stages.eval import as_csv, as_json, as_table, evaluate
+from drstool.stages.pseudo_label import pseudo_label
 
 NAMES = ("cat", "potted plant", "zebra")
 HEADER = Header(kind="labels", class_names=NAMES, provenance=({"program": "drstool"},))
@@ -67,9 +68,10 @@ def test_scores_are_those_of_one_confusion_matrix(dataset, targets, workers, ign
     records = predictions(targets)
     result = evaluate(iter(records), dataset, header=HEADER, workers=workers, ignored=ignored)
     assert repr(result.scores) == repr(expected_scores(targets, records, ignored))
-    assert (result.kind, result.images, result.extra, result.missing) == ("labels", 5, 0, ())
+    coverage = result.coverage
+    assert (result.protocol.kind, coverage.images, coverage.extra, coverage.missing) == ("labels", 5, 0, ())
     assert result.scores.absent == ("zebra",)
-    assert result.confusion.shape == (4, 5)
+    assert result.confusion.counts.shape == (4, 5)
 
 
 def test_perfect_predictions(dataset, targets):
@@ -102,14 +104,14 @@ def test_maps_are_scored_by_the_strongest_cue_without_ignoring(dataset, targets,
         strongest = np.concatenate([np.zeros_like(maps[:1]), maps]).argmax(0)
         labelled.append(LabelRecord(id=record.id, labels=strongest.astype(np.uint8)))
     assert repr(result.scores) == repr(expected_scores(targets, labelled))
-    assert (result.kind, result.settings) == ("maps", CueSettings())
+    assert (result.protocol.kind, result.protocol.settings) == ("maps", CueSettings())
     assert result.scores.ignored_share == 0
 
 
 def test_maps_of_another_size_are_scored_at_full_size(dataset, targets):
     settings = CueSettings(background="constant", constant=0.3)
     result = evaluate(maps_of(targets, size=(3, 3)), dataset, settings=settings)
-    counted = result.confusion.sum()
+    counted = result.confusion.counts.sum()
     assert counted == sum(np.count_nonzero(labels != 255) for labels in targets.values())
 
 
@@ -123,8 +125,8 @@ def test_predictions_of_other_images_are_counted_and_left_out(dataset, targets):
     records = predictions(targets)
     others = [LabelRecord(id=f"other {i}", labels=np.zeros((1, 1), np.uint8)) for i in range(9)]
     result = evaluate([*others, *records], dataset)
-    assert (result.extra, result.images) == (9, 5)
-    assert result.extra_ids == tuple(f"other {i}" for i in range(5))
+    assert (result.coverage.extra, result.coverage.images) == (9, 5)
+    assert result.coverage.extra_ids == tuple(f"other {i}" for i in range(5))
     assert repr(result.scores) == repr(expected_scores(targets, records))
 
 
@@ -136,8 +138,8 @@ def test_missing_predictions_are_an_error_or_are_told(dataset, targets, known):
         evaluate(records, dataset, ids=ids)
     told = []
     result = evaluate(records, dataset, ids=ids, on_error=told.append)
-    assert result.missing == ("part/0", "part/1")
-    assert result.images == 3
+    assert result.coverage.missing == ("part/0", "part/1")
+    assert result.coverage.images == 3
     assert len(told) == 1
 
 
@@ -158,17 +160,28 @@ def without_mask(dataset, *identifiers):
                    tags_source="none")
 
 
-def test_images_without_ground_truth_are_an_error_or_are_told(dataset, targets):
+def test_images_without_ground_truth_are_counted_and_named(dataset, targets):
     lacking = without_mask(dataset, "part/1")
     records = predictions(targets)
-    with pytest.raises(InputError, match="1 of 5 images have no ground truth: part/1;"):
-        evaluate(records, lacking)
-    told = []
-    result = evaluate(records, lacking, on_error=told.append)
-    assert (result.without_target, result.images, result.extra) == (("part/1",), 4, 0)
-    assert len(told) == 1
+    result = evaluate(records, lacking)
+    assert (result.coverage.without_target, result.coverage.images, result.coverage.extra) == (("part/1",), 4, 0)
+    assert "1 images without ground truth: part/1" in as_table(result)
     with pytest.raises(InputError, match="5 of 5 images have no ground truth"):
-        evaluate(records, without_mask(dataset, *targets), on_error=told.append)
+        evaluate(records, without_mask(dataset, *targets), on_error=[].append)
+
+
+@pytest.mark.parametrize("on_error", [None, [].append])
+def test_strict_wants_the_same_images_on_both_sides(dataset, targets, on_error):
+    records = predictions(targets)
+    strict = {"strict": True, "on_error": on_error}
+    assert evaluate(records, dataset, **strict).coverage.warnings() == []
+    with pytest.raises(InputError, match="1 of 5 images have no ground truth: part/1;"):
+        evaluate(records, without_mask(dataset, "part/1"), **strict)
+    with pytest.raises(InputError, match="1 of 5 images have none: part/0;"):
+        evaluate(records[1:], dataset, **strict)
+    extra = LabelRecord(id="other", labels=np.zeros((1, 1), np.uint8))
+    with pytest.raises(InputError, match="1 are of no image of the dataset: other;"):
+        evaluate([*records, extra], dataset, **strict)
 
 
 @pytest.mark.parametrize("keep_going", [True, False])
@@ -228,7 +241,7 @@ def test_bad_predictions_are_errors_or_are_told(dataset, targets, kind, message,
     told = []
     result = evaluate(records, dataset, workers=workers, on_error=told.append)
     assert len(told) == 1
-    assert result.failed == (() if kind == "twice" else ("part/2",))
+    assert result.coverage.failed == (() if kind == "twice" else ("part/2",))
     assert repr(result.scores) == repr(expected_scores(targets, good))
 
 
@@ -334,7 +347,7 @@ def test_records_are_let_go_of(dataset, targets, workers):
             yield record
 
     result = evaluate(records(), dataset, workers=workers)
-    assert (result.images, result.extra) == (5, 295)
+    assert (result.coverage.images, result.coverage.extra) == (5, 295)
     assert most <= 2 * workers + 3
 
 
@@ -358,3 +371,66 @@ def test_ground_truth_may_be_annotations(dataset, targets):
     assert repr(evaluate(records, drawn).scores) == repr(expected_scores(targets, records))
     with pytest.raises(InputError, match="instances.json#7"):
         evaluate([LabelRecord(id="part/0", labels=np.zeros((1, 1), np.uint8))], drawn)
+
+
+def test_json_has_frequencies_confusion_and_the_method_of_the_predictions(dataset, targets):
+    chain = (
+        {"command": "drstool train-cls -o c", "settings": {"flip": 0.5}, "used": {"tags": "list"}},
+        {"command": "drstool cam -o m", "settings": {"flip": True, "sizes": [256, 320]},
+         "used": {"tags": "list", "pixel_ground_truth": False}},
+        {"command": "drstool pseudo-label m", "settings": {"alpha": 0.3}, "used": {"saliency": True}})
+    records = predictions(targets)
+    told = evaluate(records, dataset, header=Header("labels", NAMES, chain)).to_json()
+    method = told["protocol"]["method"]
+    assert (method["recorded"], method["flip"], method["sizes"], method["crf"]) == (True, True, [256, 320], False)
+    assert method["cues"] == {"alpha": 0.3}
+    assert method["tags"] == [{"step": "train-cls", "used": "list"}, {"step": "cam", "used": "list"}]
+    assert (method["saliency"], method["pixel_ground_truth"]) == ([{"step": "pseudo-label", "used": True}], [])
+    unknown = evaluate(records, dataset).to_json()["protocol"]["method"]
+    assert (unknown["recorded"], unknown["crf"], unknown["tags"]) == (False, None, None)
+
+    target, prediction = (np.stack(list(part)) for part in (targets.values(), (each.labels for each in records)))
+    valid = target != 255
+    assert told["pixels"] == valid.sum()
+    assert told["ignored_target_pixels"] == (~valid).sum()
+    counts = np.array(told["confusion"]["counts"])
+    assert counts[1, 2] == ((target == 1) & (prediction == 2)).sum()
+    assert counts[2, -1] == ((target == 2) & (prediction == 255)).sum()
+    row = told["frequencies"][1]
+    assert (row["name"], row["pixels"], row["images"]) == (
+        "cat", (target == 1).sum(), sum((labels == 1).any() for labels in target))
+    assert row["share"] == row["pixels"] / valid.sum()
+    assert row["predicted_pixels"] == ((prediction == 1) & valid).sum()
+    assert row["predicted_images"] == 5
+    assert told["protocol"]["classes_left_out"] == ["zebra"]
+    assert (told["protocol"]["resize"], told["mean_boundary_iou"]) == (None, None)
+
+
+def test_ground_truth_digest_is_of_what_was_scored(dataset, targets, tmp_path):
+    records = predictions(targets)
+    first = evaluate(records, dataset).protocol.target_digest
+    assert evaluate(records[::-1], dataset, workers=3).protocol.target_digest == first
+    assert evaluate(records[1:], dataset, on_error=[].append).protocol.target_digest != first
+    save_mask(tmp_path / "part/1.png", np.zeros((6, 8)))
+    assert evaluate(records, dataset).protocol.target_digest != first
+
+
+def test_boundary_iou_stands_beside_iou(dataset, targets):
+    result = evaluate(predictions(targets), dataset, boundary_ratio=0.02)
+    told = result.to_json()
+    assert told["mean_boundary_iou"] == pytest.approx(
+        np.mean([row["boundary_iou"] for row in told["classes"] if row["boundary_iou"] is not None]))
+    assert told["protocol"]["boundary_iou"] == {"distance": "0.02 of the image's diagonal"}
+    rows = list(csv.DictReader(io.StringIO(as_csv(result))))
+    assert float(rows[4]["boundary_iou"]) == pytest.approx(told["mean_boundary_iou"], abs=1e-6)
+    assert "Boundary IoU  0." in as_table(result)
+
+
+def test_ignore_rules_make_scores_those_of_pseudo_labels(dataset, targets):
+    settings = CueSettings(background="constant", background_below=0.4, constant=0.6)
+    labelled = list(pseudo_label(maps_of(targets), settings))
+    assert any((record.labels == 255).any() for record in labelled)
+    for ignored in ("miss", "skip", "background"):
+        result = evaluate(maps_of(targets), dataset, settings=settings, ignore_rules=True, ignored=ignored)
+        assert repr(result.scores) == repr(expected_scores(targets, labelled, ignored))
+    assert "the ignore rules applied" in as_table(result)

@@ -164,7 +164,8 @@ def command(name: str, *, example: str, settings: type | None = None, keep_going
         @functools.wraps(function)
         def call(**values: Any) -> None:
             for parameter in own:
-                if values[parameter.name] == "":
+                value = values[parameter.name]
+                if value == "" or isinstance(value, (list, tuple)) and "" in value:
                     raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
             common = {key: values.pop(key, False) for key in _COMMON_NAMES}
             if settings is not None:
@@ -204,7 +205,7 @@ def _recipe_options(settings: type) -> list[inspect.Parameter]:
         flag = "--" + spec.name.replace("_", "-")
         kind = _KINDS.get(str(spec.type), str)
         flags = (f"{flag}/--no-{spec.name.replace('_', '-')}",) if kind is bool else (flag,)
-        choices = spec.metadata.get("choices")
+        choices = spec.metadata.get("choices") or spec.metadata.get("parts")
         more: dict[str, Any] = {"help": f"{spec.metadata['help']} {_defaults(settings, spec)}", "show_default": False}
         if choices and kind is str:
             more["metavar"] = "|".join(choices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def joined(self, other: Dataset) -> Dataset:
+        """The images of both, each once, in order."""
+        known = {item.id for item in self.items}
+        return replace(self, items=(*self.items, *(item for item in other.items if item.id not in known)))
 
     def digest(self) -> str:
         """SHA-256 (hex) over the ids and tags in order, for provenance; paths do not count."""

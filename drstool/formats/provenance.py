@@ -13,7 +13,7 @@ from pathlib import Path
 from drstool import __version__
 from drstool.errors import InputError
 
-__all__ = ["entry", "file_digest", "merge", "without_home"]
+__all__ = ["entry", "file_digest", "merge", "method_of", "without_home"]
 
 
 def entry(
@@ -110,3 +110,49 @@ def _shortened(text: str) -> str:
         if len(folder) > 1:
             text = re.sub(r"(?<![\w.\-])" + re.escape(folder) + r"(?![^/:;,\s'\"])", "~", text)
     return text
+
+
+_TRAININGS = ("train-cls", "refine-train", "train-seg")
+
+
+def method_of(chain: Iterable[dict]) -> dict[str, object]:
+    """How predictions were made, as far as their chain records it; for who reads their scores.
+
+    Returns
+    -------
+    dict
+        ``recorded``: whether there is a chain at all; without one, nothing below is known (None).
+        ``crf``, ``flip``, ``sizes``, ``scales``: of the last step that has such a setting; False
+        where none has. ``cues``: settings of ``pseudo-label``. ``tags``, ``saliency`` and
+        ``pixel_ground_truth``: which steps used them, and what from.
+
+    Examples
+    --------
+    >>> step = {"command": "drstool cam -o x", "settings": {"flip": True}, "used": {"tags": "list"}}
+    >>> told = method_of([step])
+    >>> told["flip"], told["crf"], told["tags"]
+    (True, False, [{'step': 'cam', 'used': 'list'}])
+    """
+    steps = [(_step_name(entry), _mapping(entry, "settings"), _mapping(entry, "used")) for entry in chain]
+    told: dict[str, object] = {"recorded": bool(steps)}
+    for name in ("crf", "flip", "sizes", "scales"):
+        # A training's flip is another thing: how often it mirrors.
+        found = [settings[name] for step, settings, _ in steps if name in settings and step not in _TRAININGS]
+        told[name] = found[-1] if found else False if steps else None
+    cues = [settings for step, settings, _ in steps if step == "pseudo-label"]
+    told["cues"] = cues[-1] if cues else None
+    for kind in ("tags", "saliency", "pixel_ground_truth"):
+        users = [{"step": step, "used": used[kind]} for step, _, used in steps if used.get(kind)]
+        told[kind] = users if steps else None
+    return told
+
+
+def _step_name(entry: dict) -> str:
+    """The command of a step, such as ``cam``."""
+    words = str(entry.get("command", "")).split(maxsplit=2)
+    return words[1] if len(words) > 1 else ""
+
+
+def _mapping(entry: dict, key: str) -> Mapping:
+    value = entry.get(key)
+    return value if isinstance(value, Mapping) else {}

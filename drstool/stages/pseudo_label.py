@@ -67,7 +67,7 @@ def label_record(
         raise InputError(f"image '{record.id}'", "comes as a label image",
                          "give maps, such as 'drstool cam' or 'drstool refine' writes")
     saliency = None
-    if settings.background == "saliency" and saliency_of is not None:
+    if settings.uses_saliency and saliency_of is not None:
         saliency = load_saliency(saliency_of(record.id), record.image_size)
     maps = cues.resize_maps(record.as_float(), record.image_size)
     labels = cues.pseudo_label(maps, record.labels, settings, saliency)

@@ -51,7 +51,7 @@ def pseudo_label(
         chain = run.provenance(
             source.header.provenance,
             settings=asdict_plain(settings),
-            used={"saliency": settings.background == "saliency", "pixel_ground_truth": False},
+            used={"saliency": settings.uses_saliency, "pixel_ground_truth": False},
         )
         header = Header("labels", source.header.class_names, chain)
         with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:

@@ -199,7 +199,7 @@ def _selector(
             records = refine.refine(dataset.items, checkpoint, RefineSettings(), **where)
         else:
             records = (labels for labels, _ in segment.segment(dataset.items, checkpoint, SegmentSettings(), **where))
-        return evaluate(records, dataset, settings=cues, saliency_of=saliency_of).scores.mean_iou
+        return evaluate(records, dataset, settings=cues, saliency_of=saliency_of, strict=True).scores.mean_iou
 
     return score
 

@@ -1,0 +1,90 @@
+"""Numbers as text: aligned tables, CSV, and JSON whose matrices keep a row a line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+__all__ = ["aligned", "csv_number", "csv_text", "json_number", "json_text", "listed", "shown_number"]
+
+# Ids named in an error or counted by name; a message stays one line.
+SHOWN_IDS = 5
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines: the first column flush left, the others flush right."""
+    widths = [max(map(_width, column)) for column in zip(*rows)]
+    lines = []
+    for first, *others in rows:
+        line = first + " " * (widths[0] - _width(first))
+        for text, width in zip(others, widths[1:]):
+            line += "  " + " " * (width - _width(text)) + text
+        lines.append(line)
+    return lines
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """The rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def json_text(value: dict) -> str:
+    """Indented JSON; lists of numbers take one line each.
+
+    Examples
+    --------
+    >>> print(json_text({"a": [[1, 2], [3, 4]]}), end="")
+    {
+      "a": [
+        [1, 2],
+        [3, 4]
+      ]
+    }
+    """
+    return _json(value, "") + "\n"
+
+
+def _json(value: object, indent: str) -> str:
+    """The value as JSON, of which the first line is indented by the caller."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        items = [f"{inner}{_json(str(key), '')}: {_json(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    plain = not isinstance(value, (list, tuple)) or all(isinstance(item, (int, float, type(None))) for item in value)
+    if plain:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "[\n" + ",\n".join(inner + _json(item, inner) for item in value) + f"\n{indent}]"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names."""
+    names = list(names)
+    return ", ".join(names[:SHOWN_IDS]) + (", …" if len(names) > SHOWN_IDS else "")
+
+
+def json_number(value: object) -> object:
+    """The value, or None for NaN, which JSON does not have."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def shown_number(value: float) -> str:
+    """Four digits for a table; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def csv_number(value: float) -> str:
+    """Six digits for CSV; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:.6f}"
+
+
+def _width(text: str) -> int:
+    """Columns the text takes on a terminal: East Asian letters two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(letter)
+        else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -1,0 +1,370 @@
+"""Threshold sweeps: the scores at 256 values of one number of the cue rule, from one pass over the pixels.
+
+Along the sweep a pixel's label changes at few places, which follow from its strongest cue. With m
+the strongest object cue, b the other background cues and the thresholds ordered so that the rule
+grows stricter towards objects::
+
+    alpha      the strongest class as long as m >= alpha, where m > b
+    constant   the strongest class as long as m > constant, where m > b (or everywhere m > b)
+    power      the strongest class as long as m > (1 - m) ^ power, exponents descending
+
+So it is enough to count, for each label, at which of the thresholds pixels begin and cease to have
+it. The comparisons are those of :mod:`drstool.cues`, in float32, so that the scores are exactly
+those of 256 evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from drstool import cues
+from drstool.labels import BACKGROUND, ignore_label, num_classes
+from drstool.metrics.confusion import Margins, Scores, scores_of
+from drstool.recipe import CueSettings
+
+__all__ = [
+    "GRIDS", "StepCounts", "SweepMatrix", "count_steps", "label_steps", "settings_at", "swept_settings",
+]
+
+STEPS = 256
+# By the number that is swept, its values. Maps are mostly stored in 256 levels; published exponents
+# lie between 4 and 24.
+GRIDS: dict[str, tuple[float, ...]] = {
+    "alpha": tuple(i / 255 for i in range(STEPS)),
+    "constant": tuple(i / 255 for i in range(STEPS)),
+    "power": tuple(i / 8 for i in range(STEPS)),
+}
+# A background cue grows with the constant and shrinks with the exponent.
+_DESCENDING = ("power",)
+
+# Map values up to 1 are looked up in this many equal parts, a power of two so that none is rounded.
+_PARTS = 1 << 14
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSteps:
+    """The labels that the pixels of one image have along a sweep.
+
+    At the thresholds 0 .. 255, in the order in which the rule grows stricter, a pixel is first
+    ignored for a conflict, then has its object's label, then that of ``below``.
+
+    Attributes
+    ----------
+    label : (H, W) uint8 or uint16
+        The strongest object's, 0 where there is none.
+    until : (H, W) int64
+        Number of the threshold, 0 .. 256, at which a pixel ceases to have it.
+    conflict_until : (H, W) int64 or None
+        As ``until``, of conflicts; None where there is no conflict at any threshold.
+    ignored_below : (H, W) bool or None
+        Where a pixel without object is ignored; elsewhere, or with None, it is background.
+    """
+
+    label: np.ndarray
+    until: np.ndarray
+    conflict_until: np.ndarray | None = None
+    ignored_below: np.ndarray | None = None
+
+
+def swept_settings(settings: CueSettings, parameter: str) -> CueSettings:
+    """The settings whose number is swept: with the background cue to which it belongs.
+
+    Examples
+    --------
+    >>> swept_settings(CueSettings(), "constant").background
+    'constant'
+    >>> swept_settings(CueSettings(background="saliency+constant"), "constant").background
+    'saliency+constant'
+    """
+    if parameter == "alpha" or parameter in settings.backgrounds:
+        return settings
+    return replace(settings, background=parameter)
+
+
+def settings_at(settings: CueSettings, parameter: str, index: int) -> CueSettings:
+    """The settings with the swept number at its ``index``-th value."""
+    return replace(settings, **{parameter: GRIDS[parameter][index]})
+
+
+def label_steps(
+    maps: np.ndarray, labels: Sequence[int], settings: CueSettings, saliency: np.ndarray | None,
+    parameter: str, *, ignore_rules: bool = False, dtype: np.dtype | type = np.uint8,
+) -> LabelSteps:
+    """The labels that the pixels of one image have along a sweep.
+
+    Parameters
+    ----------
+    maps, labels, settings, saliency, ignore_rules, dtype
+        See :func:`drstool.cues.pseudo_label`.
+    parameter
+        A name of ``GRIDS``.
+    """
+    swept = _Swept(maps, labels, settings, saliency, parameter, dtype)
+    claimed = swept.claimed()
+    if not ignore_rules:
+        return LabelSteps(swept.label, claimed)
+    ignored = np.zeros(claimed.shape, dtype=bool)
+    for _, doubtful in cues.doubtful_background(maps, settings, saliency):
+        ignored |= doubtful
+    before, from_here = swept.conflicts()
+    if from_here is not None:
+        # From there on background, too, is confident: whatever the label was, it is a conflict.
+        ignored |= from_here < STEPS
+        claimed = np.minimum(claimed, from_here)
+    return LabelSteps(swept.label, claimed, before, ignored)
+
+
+class _Swept:
+    """One image along a sweep."""
+
+    def __init__(
+        self, maps: np.ndarray, labels: Sequence[int], settings: CueSettings, saliency: np.ndarray | None,
+        parameter: str, dtype: np.dtype | type,
+    ) -> None:
+        self.maps, self.settings, self.parameter = maps, settings, parameter
+        alpha = 0.0 if parameter == "alpha" else settings.alpha
+        self.label, self.value = cues.strongest_cue(maps, labels, alpha, dtype)
+        fixed = [kind for kind in settings.backgrounds if kind != parameter]
+        self.background = cues.background_cue(
+            maps, replace(settings, background="+".join(fixed)), saliency) if fixed else None
+
+    def claimed(self) -> np.ndarray:
+        """Up to which threshold the strongest cue is stronger than the background; (H, W) int64."""
+        until = _crossings(self.parameter).count(self.value)
+        if self.background is None:
+            return until
+        beaten = self.value > self.background
+        if self.parameter == "alpha" or self._needs_all:
+            # Where the background is as strong as the cue, no threshold helps.
+            until *= beaten
+        else:
+            until[beaten] = STEPS
+        return until
+
+    def conflicts(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Up to which threshold, and from which on, too many cues are confident; (H, W) int64."""
+        limit = np.float32(self.settings.conflict)
+        ranked = _strongest(self.maps, cues.MAX_CONFIDENT + 1)
+        if self.parameter == "alpha":
+            return self._conflicts_of_alpha(ranked, limit), None
+        least = np.float32(self.settings.alpha)
+        many, enough = (  # more cues than may meet, and as many: one more is a conflict
+            (ranked[i] > limit) & (ranked[i] >= least) for i in (cues.MAX_CONFIDENT, cues.MAX_CONFIDENT - 1))
+        always = np.where(many, STEPS, 0) if many.any() else None
+        from_here = np.where(enough, self._confident_from(limit), STEPS) if enough.any() else None
+        return always, from_here
+
+    def _conflicts_of_alpha(self, ranked: list[np.ndarray], limit: np.float32) -> np.ndarray | None:
+        """A conflict lasts until the weakest cue of those that make one is cut off."""
+        assert self.background is not None
+        # With a confident background one cue less is enough.
+        weakest = np.where(self.background > limit, ranked[cues.MAX_CONFIDENT - 1], ranked[cues.MAX_CONFIDENT])
+        confident = weakest > limit
+        return _crossings("alpha").count(weakest) * confident if confident.any() else None
+
+    def _confident_from(self, limit: np.float32) -> np.ndarray:
+        """From which threshold on the background cue exceeds ``conflict``."""
+        if self.parameter == "constant":
+            start = np.full(self.label.shape, np.searchsorted(_constants(), limit, "right"))
+        else:
+            start = _weak_powers(float(limit)).count(cues.strongest_value(self.maps))
+        if self.background is None:
+            return start
+        already = self.background > limit
+        return np.where(already, 0, start) if self._needs_all else np.where(already, start, STEPS)
+
+    @property
+    def _needs_all(self) -> bool:
+        """Whether a cue must be stronger than each of the combined background cues."""
+        return cues.combiner(self.settings) is np.maximum
+
+
+def _strongest(maps: np.ndarray, number: int) -> list[np.ndarray]:
+    """The ``number`` strongest map values at each pixel, descending, 0 where there are fewer."""
+    ranked = [np.zeros(maps.shape[1:], dtype=np.float32) for _ in range(number)]
+    for values in maps:
+        for place, kept in enumerate(ranked):
+            ranked[place], values = np.maximum(kept, values), np.minimum(kept, values)
+    return ranked
+
+
+class _Thresholds:
+    """Ascending thresholds >= 0 that are counted faster than by bisection.
+
+    A value's part of [0, 1] tells how many thresholds are certainly not above it; the few others in
+    the same part are compared.
+    """
+
+    def __init__(self, thresholds: np.ndarray) -> None:
+        # Behind the last one, and behind all values.
+        self._thresholds = np.append(thresholds, np.float32(np.inf))
+        # The last part is of all values from 1 on.
+        edges = np.arange(_PARTS + 1, dtype=np.float32) / np.float32(_PARTS)
+        self._below = np.searchsorted(thresholds, edges, "right")
+        finite = np.count_nonzero(thresholds < np.inf)
+        self._most = int(np.diff(self._below, append=finite).max(initial=0))
+
+    def count(self, values: np.ndarray) -> np.ndarray:
+        """How many of the thresholds are not above each value >= 0, (…) int64."""
+        part = np.minimum(values, np.float32(1)) * np.float32(_PARTS)
+        count = self._below.take(part.astype(np.int32))
+        for _ in range(self._most):
+            count += self._thresholds.take(count) <= values
+        return count
+
+
+@cache
+def _crossings(parameter: str) -> _Thresholds:
+    """For each threshold, in the order of strictness, the least strongest cue that still makes the label."""
+    if parameter == "alpha":
+        return _Thresholds(np.float32(GRIDS["alpha"]))
+    if parameter == "constant":
+        return _Thresholds(np.nextafter(_constants(), np.float32(np.inf)))
+    powers = np.float32(GRIDS["power"][::-1])
+    return _Thresholds(_least(lambda value: value > cues.power_background(value, powers)))
+
+
+@cache
+def _constants() -> np.ndarray:
+    return np.asarray(cues.constant_background(np.float32(GRIDS["constant"])))
+
+
+@cache
+def _weak_powers(limit: float) -> _Thresholds:
+    """For each exponent, descending, the least map value whose background cue is at most ``limit``."""
+    powers = np.float32(GRIDS["power"][::-1])
+    return _Thresholds(_least(lambda value: cues.power_background(value, powers) <= np.float32(limit)))
+
+
+def _least(holds: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The least float32 >= 0 of which something holds that holds of all larger ones; infinity if none.
+
+    Positive floats are ordered as their bit patterns, which are halved until one is left.
+    """
+    low = np.zeros(STEPS, dtype=np.int64)
+    high = np.full(STEPS, np.float32(np.inf).view(np.int32), dtype=np.int64)
+    while (low < high).any():
+        middle = (low + high) // 2
+        true = holds(middle.astype(np.int32).view(np.float32))
+        low, high = np.where(true | (low >= high), low, middle + 1), np.where(true, middle, high)
+    return np.maximum.accumulate(low.astype(np.int32).view(np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class StepCounts:
+    """Where along a sweep the pixels of one image begin and cease to have a label.
+
+    Attributes
+    ----------
+    rows : (R,) int64
+        Labels of the image and its maps, ascending.
+    hits, predicted, undecided : (R, 257) int64
+        Differences, from one threshold to the next, of the pixels by label: rightly predicted,
+        predicted, and, by the target's label, predicted as ignored.
+    in_target : (R,) int64
+    """
+
+    rows: np.ndarray
+    hits: np.ndarray
+    predicted: np.ndarray
+    undecided: np.ndarray
+    in_target: np.ndarray
+
+
+def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) -> StepCounts:
+    """Count the pixels of one image along a sweep.
+
+    Parameters
+    ----------
+    target : (H, W) uint8 or uint16
+        Of the same type as the labels of ``steps``, all values checked.
+    steps
+        See :func:`label_steps`.
+    labels
+        Those of the maps.
+    """
+    ignore = ignore_label(target.dtype)
+    occurring = np.bincount(target.ravel(), minlength=ignore + 1)
+    occurring[[BACKGROUND, *labels]] += 1
+    rows = np.flatnonzero(occurring[:ignore])
+    size = rows.size
+    row_of = np.zeros(ignore + 1, dtype=np.int64)
+    row_of[rows] = np.arange(size)
+    # Histogram by (what a pixel is below its object, target, object, threshold); pixels whose
+    # target is ignored have a row of their own in it, which is then left out.
+    target_row = row_of.copy()
+    target_row[ignore] = size
+    pixels = target_row.take(target)
+    if steps.ignored_below is not None:
+        pixels += np.int64(size + 1) * steps.ignored_below
+    pixels *= size
+    pixels += row_of.take(steps.label)
+    pixels *= STEPS + 1
+    shape = (1 if steps.ignored_below is None else 2, size + 1, size, STEPS + 1)
+    before = steps.conflict_until
+    until = steps.until if before is None else np.maximum(before, steps.until)
+    ends = np.bincount((pixels + until).ravel(), minlength=np.prod(shape)).reshape(shape)[:, :size]
+
+    # By object for those ended, by target for what follows.
+    objects, background = ends.sum(axis=0), ends.sum(axis=2)
+    hits, predicted, undecided = np.zeros((3, size, STEPS + 1), dtype=np.int64)
+    own = np.arange(size)
+    predicted -= objects.sum(axis=0)
+    hits -= objects[own, own]
+    for part in (predicted, hits):
+        part[:, 0] -= part.sum(axis=1)
+    # An object's row 0 is of pixels that no map claims: they are background from the start.
+    predicted[0] += background[0].sum(axis=0)
+    hits[0] += background[0, 0]
+    if len(background) > 1:
+        undecided += background[1]
+    if before is not None:
+        conflict = before > 0
+        starts = np.bincount((pixels + before)[conflict], minlength=np.prod(shape)).reshape(shape)[:, :size].sum(axis=0)
+        for part, begun in ((predicted, starts.sum(axis=0)), (hits, starts[own, own])):
+            # They become an object's only where the conflict ends.
+            part += begun
+            part[:, 0] -= begun.sum(axis=1)
+        ended = starts.sum(axis=1)
+        undecided -= ended
+        undecided[:, 0] += ended.sum(axis=1)
+    return StepCounts(rows, hits, predicted, undecided, background.sum(axis=(0, 2)))
+
+
+class SweepMatrix:
+    """What scores need of 256 confusion matrices, one for each threshold of a sweep.
+
+    Parameters
+    ----------
+    class_names
+        The C object classes.
+    parameter
+        A name of ``GRIDS``.
+    """
+
+    def __init__(self, class_names: Sequence[str], parameter: str) -> None:
+        self.class_names, self.parameter = tuple(class_names), parameter
+        classes = num_classes(class_names)
+        self._changes = np.zeros((3, classes, STEPS + 1), dtype=np.int64)
+        self._in_target = np.zeros(classes, dtype=np.int64)
+
+    def add(self, counts: StepCounts) -> None:
+        """Add what :func:`count_steps` has counted."""
+        for total, part in zip(self._changes, (counts.hits, counts.predicted, counts.undecided)):
+            total[counts.rows] += part
+        self._in_target[counts.rows] += counts.in_target
+
+    def margins(self) -> list[Margins]:
+        """Pixels by class at each of the 256 values, in their ascending order."""
+        # The differences are summed up; behind the last threshold there is nothing.
+        hits, predicted, undecided = self._changes.cumsum(axis=2)[..., :STEPS]
+        order = range(STEPS)[::-1] if self.parameter in _DESCENDING else range(STEPS)
+        return [Margins(hits[:, i], self._in_target, predicted[:, i], undecided[:, i]) for i in order]
+
+    def scores(self, ignored: str = "miss") -> list[Scores]:
+        """Scores at each of the 256 values; see :meth:`ConfusionMatrix.scores`."""
+        return [scores_of(margins, self.class_names, ignored) for margins in self.margins()]
