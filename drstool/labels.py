@@ -6,6 +6,7 @@ is label ``c + 1`` of a label image; 0 is background and 255 is ignored.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ IGNORE = 255
 BACKGROUND_NAME = "background"
 # One byte a pixel, less background and ignore.
 MAX_OBJECT_CLASSES = 254
+_LONGEST_NAME = 200
 
 
 def label_of(channel: int) -> int:
@@ -75,7 +77,8 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        No name, an empty name, a name twice, the name of the background, or too many names.
+        No name, an empty name, a name twice, the name of the background, too many names, or a name
+        that cannot be printed.
     """
     names = tuple(names)
     if not names:
@@ -89,6 +92,9 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise InputError(where, "holds an empty class name", "give every class a name")
+        if len(name) > _LONGEST_NAME or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise InputError(
+                where, f"holds the class name {name[:40]!r}", f"up to {_LONGEST_NAME} printable characters")
         if name == BACKGROUND_NAME:
             raise InputError(
                 where, f"lists '{BACKGROUND_NAME}' as an object class",
