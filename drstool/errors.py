@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["DrstoolError", "InputError", "ItemsFailed", "OutputError", "UsageError"]
+__all__ = [
+    "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError", "UnfinishedError", "UsageError",
+]
 
 
 class DrstoolError(Exception):
@@ -46,6 +48,14 @@ class InputError(DrstoolError):
     """Something that was to be read is missing, damaged or of another kind."""
 
     exit_code = 3
+
+
+class ForeignError(InputError):
+    """An input is another program's, or none of the kinds of file that are read."""
+
+
+class UnfinishedError(InputError):
+    """An input is ours, and the command that was writing it has not come to its end."""
 
 
 class OutputError(DrstoolError):

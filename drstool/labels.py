@@ -7,6 +7,7 @@ byte a pixel, which is enough for 254 object classes, and 65535 of two bytes a p
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ _NARROW, _WIDE = np.dtype(np.uint8), np.dtype(np.uint16)
 # One or two bytes a pixel, less background and ignore.
 _MAX_NARROW_CLASSES = 254
 MAX_OBJECT_CLASSES = 65534
+_LONGEST_NAME = 200
 
 
 def label_of(channel: int) -> int:
@@ -135,7 +137,8 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        No name, an empty name, a name twice, the name of the background, or too many names.
+        No name, an empty name, a name twice, the name of the background, too many names, or a name
+        that cannot be printed.
     """
     names = tuple(names)
     if not names:
@@ -149,6 +152,9 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise InputError(where, "holds an empty class name", "give every class a name")
+        if len(name) > _LONGEST_NAME or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            raise InputError(
+                where, f"holds the class name {name[:40]!r}", f"up to {_LONGEST_NAME} printable characters")
         if name == BACKGROUND_NAME:
             raise InputError(
                 where, f"lists '{BACKGROUND_NAME}' as an object class",

@@ -143,6 +143,7 @@ def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
         ["--help"], ["cam", "--help"], ["train-seg", "--help"],
         ["ids", "--data", voc, "--split", "train"],
         ["info", made.cams], ["info", made.labels],
+        ["check", made.cams, made.labels, made.figures],
         ["eval", made.pred, "--data", voc, "--split", "val"],
         ["eval", made.cams, "--data", voc, "--split", "train", "--background", "power"],
         ["overlay", "--data", voc, "--split", "val", "--labels", made.pred, "-o", tmp_path / "figures"],

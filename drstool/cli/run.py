@@ -110,7 +110,16 @@ class Run:
         """Text that is the command's result, on stdout."""
         if sys.stdout is None:
             raise OutputError("stdout", "is closed", "redirect it, or give it a terminal")
-        sys.stdout.write(text)
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:
+            # A file name that is no Unicode, or a terminal that knows few letters.
+            sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
+
+    def answer(self, text: str) -> None:
+        """As :meth:`write`, for what the exit code tells in short: not said with ``-q``."""
+        if not self._quiet:
+            self.write(text)
 
     def done(self, what: str) -> None:
         """The line at the end: what was made, and how long it took."""

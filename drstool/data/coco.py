@@ -27,6 +27,8 @@ from drstool.labels import BACKGROUND, IGNORE, check_class_names, label_of
 __all__ = ["CocoMask", "category_names", "rasterize_polygon", "read_coco", "read_rle"]
 
 _INSTANCES = "instances_"
+# Kept as bits until the objects' order is known: 2 GiB.
+_MOST_PAINTED = 2**34
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,16 @@ class CocoMask:
     def __str__(self) -> str:
         return f"{self.path}#{self.image_id}"
 
-    def rasterize(self) -> np.ndarray:
+    def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray:
         """The label image.
 
         A crowd is ignored (255). Where objects overlap, the one of fewer pixels lies on top.
+
+        Parameters
+        ----------
+        expected : (H, W), optional
+            Size of the image itself. Where the file tells another, nothing is drawn: the label image
+            is empty and of the size it tells.
 
         Returns
         -------
@@ -68,18 +76,26 @@ class CocoMask:
         coco = _load(self.path)
         image = coco.image(self.image_id)
         size = _size_of(image, str(self))
+        if expected is not None and size != tuple(expected):
+            return np.full(size, BACKGROUND, np.uint8)
         labels = {name: label_of(channel)
                   for channel, name in enumerate(self.class_names or coco.class_names)}
+        annotations = coco.annotations.get(image["id"], ())
+        if len(annotations) * size[0] * size[1] > _MOST_PAINTED:
+            raise InputError(
+                str(self), f"has {len(annotations):,} annotations on {size[0]} x {size[1]} pixels",
+                f"at most {_MOST_PAINTED:,} pixels in all are drawn")
         painted = []
-        for annotation in coco.annotations.get(image["id"], ()):
+        for annotation in annotations:
             where = f"{self.path} annotation {annotation.get('id')}"
             name = coco.categories[annotation["category_id"]]
             value = IGNORE if annotation.get("iscrowd") else labels.get(name, IGNORE)
             region = _region(annotation.get("segmentation"), size, where)
-            painted.append((int(region.sum()), value, region))
+            # By bits: an image may have many objects, each as large as itself.
+            painted.append((int(region.sum()), value, np.packbits(region)))
         target = np.full(size, BACKGROUND, np.uint8)
-        for _, value, region in sorted(painted, key=lambda entry: -entry[0]):
-            target[region] = value
+        for _, value, bits in sorted(painted, key=lambda entry: -entry[0]):
+            target[np.unpackbits(bits, count=target.size).reshape(size).view(bool)] = value
         return target
 
 

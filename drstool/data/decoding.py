@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,12 +48,11 @@ _UPRIGHT = {
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
 
+# Where a scan of a JPEG begins; encoders make ten or so.
+_SCAN, _MOST_SCANS, _PART = b"\xff\xda", 100, 1 << 20
+
 _PNG_SIGNATURE_LENGTH = 8
 _PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
-
-# MAX_PIXELS decides alone. Pillow's own warning would be a second line on stderr, and silencing
-# it picture by picture (warnings.catch_warnings) is not safe in threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _T = TypeVar("_T")
 
@@ -145,7 +143,7 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
         raise InputError(item.id, "has no ground truth mask",
                          "give masks with the data, or leave the image out")
     is_file = isinstance(item.mask, Path)
-    target = read_label_png(item.mask) if is_file else item.mask.rasterize()
+    target = read_label_png(item.mask) if is_file else item.mask.rasterize(size)
     _check_size(target, size, item.mask, "the mask", item.image)
     return target
 
@@ -185,7 +183,20 @@ def _decode(path: str | os.PathLike, use: Callable[[Image.Image], _T]) -> _T:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(path, f"claims {image.width} x {image.height} pixels",
                              f"at most {MAX_PIXELS:,} pixels are read")
+        _check_scans(image, path)
         return use(image)
+
+
+def _check_scans(image: Image.Image, path: str | os.PathLike) -> None:
+    """Check a JPEG that comes in passes over all of its pixels: a few bytes can ask for thousands."""
+    if "progressive" not in image.info or image.fp is None:
+        return
+    position = image.fp.tell()
+    image.fp.seek(0)
+    scans = sum(part.count(_SCAN) for part in iter(lambda: image.fp.read(_PART), b""))
+    image.fp.seek(position)
+    if scans > _MOST_SCANS:
+        raise InputError(path, f"is a JPEG of {scans} scans", f"at most {_MOST_SCANS} are read")
 
 
 @contextmanager

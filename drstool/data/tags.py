@@ -17,6 +17,7 @@ __all__ = ["gather_names", "read_class_names", "read_tag_list", "resolve_names",
 
 # A path is not longer on common systems; a line may be, of a file that is no list at all.
 _LONGEST_ID = 4096
+_MAX_CLASS_LIST_BYTES = 1 << 20
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     InputError
         It cannot be read or the names cannot serve (:func:`drstool.labels.check_class_names`).
     """
-    return check_class_names(read_lines(path), path)
+    return check_class_names(read_lines(path, _MAX_CLASS_LIST_BYTES), path)
 
 
 def split_id(line: str, ids: Collection[str]) -> tuple[str, str]:

@@ -8,18 +8,24 @@ from drstool.errors import InputError
 
 __all__ = ["decode_text", "read_bytes", "read_lines", "read_text"]
 
+# COCO's largest annotation file has half as many.
+MAX_TEXT_BYTES = 1 << 30
 
-def read_bytes(path: str | os.PathLike) -> bytes:
-    """Content of a file.
+
+def read_bytes(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> bytes:
+    """Content of a file, which may be a pipe.
 
     Raises
     ------
     InputError
-        It cannot be read.
+        It cannot be read, or has more than so many bytes.
     """
     try:
         with open(path, "rb") as file:
-            return file.read()
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise InputError(path, f"has more than {most:,} bytes", "give a smaller file")
+        return content
     except OSError as error:
         raise InputError(path, f"cannot be read: {error.strerror}", "check the path") from None
     except ValueError as error:  # A null byte in the path.
@@ -41,13 +47,13 @@ def decode_text(content: bytes, where: object) -> str:
         raise InputError(where, f"line {line} is no UTF-8 text", "save it as UTF-8") from None
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:
     """A text file's content; see :func:`read_bytes` and :func:`decode_text`."""
-    return decode_text(read_bytes(path), path)
+    return decode_text(read_bytes(path, most), path)
 
 
-def read_lines(path: str | os.PathLike) -> list[str]:
+def read_lines(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> list[str]:
     """Lines of a text file that hold more than spaces, without the spaces at both ends."""
     # Not splitlines(): that also parts at characters an id may hold, such as U+2028.
-    lines = (line.strip() for line in read_text(path).split("\n"))
+    lines = (line.strip() for line in read_text(path, most).split("\n"))
     return [line for line in lines if line]

@@ -30,6 +30,8 @@ _MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TAG_LIST_ENDING = "_cls"
 _CLASS_LIST_NAME = re.compile(r"(.+)_(?:trainval|train|val)\.txt")
+# Some thousand objects; a tree takes many times the memory of its text.
+_MAX_XML_BYTES = 4 << 20
 # Lists of DeepLab's fashion name files instead of ids.
 _IMAGE_PATH = re.compile(r"/?JPEGImages/(\S+)\.(?:jpg|jpeg|png)\b.*", re.IGNORECASE)
 
@@ -98,17 +100,27 @@ def object_names(path: str | Path) -> tuple[str, ...]:
         It cannot be read, is no well-formed XML, or declares a document type: annotations need
         none, and entities are how XML attacks its reader.
     """
-    content = read_bytes(path)
-    # A null byte: a UTF-16 file, in which the declaration below would go unseen.
-    if b"<!DOCTYPE" in content or b"\0" in content:
-        raise InputError(path, "declares a document type or is no UTF-8 text",
-                         "a VOC annotation is plain XML")
+    content = read_bytes(path, _MAX_XML_BYTES)
     try:
-        objects = ElementTree.fromstring(content).iterfind("object")
+        parser = ElementTree.XMLParser(target=_PlainTree())
+        objects = ElementTree.fromstring(content, parser).iterfind("object")
         return tuple((entry.findtext("name") or "").strip() for entry in objects)
+    except _DocumentTypeError:
+        raise InputError(path, "declares a document type", "a VOC annotation is plain XML") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(path, f"is no XML annotation: {error}",
                          "the file may be damaged or cut short") from None
+
+
+class _DocumentTypeError(Exception):
+    pass
+
+
+class _PlainTree(ElementTree.TreeBuilder):
+    """Builds no document that declares a type, whatever encoding hides it."""
+
+    def doctype(self, *_: object) -> None:
+        raise _DocumentTypeError
 
 
 class _Files:

@@ -9,27 +9,31 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from drstool.errors import InputError, OutputError, UsageError
+from drstool.errors import ForeignError, InputError, OutputError, UsageError
 from drstool.formats.header import HEADER_NAME, Header, carrier
-from drstool.formats.label_png import LabelFolderReader, LabelFolderWriter, LabelRecord
+from drstool.formats.label_png import (
+    LabelFolderReader, LabelFolderWriter, LabelRecord, check_folder,
+)
 from drstool.formats.maps import HDF5_SIGNATURE, MapFileReader, MapFileWriter, MapRecord
 from drstool.formats.outputs import (
     check_writable, new_file, new_folder, output_error, write_fully, writing,
 )
-from drstool.formats.pictures import write_marker, write_pictures
+from drstool.formats.pictures import check_picture, write_end, write_marker, write_pictures
 from drstool.formats.stream import (
     BLOCK, StreamReader, StreamWriter, looks_like_tar, read_up_to,
 )
 
 __all__ = [
     "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource",
-    "check_sink", "check_writable", "new_file", "new_folder", "open_records", "open_sink",
-    "write_both", "write_marker", "write_pictures",
+    "check_folder", "check_picture", "check_sink", "check_writable", "new_file", "new_folder",
+    "open_records", "open_sink",
+    "write_both", "write_end", "write_marker", "write_pictures",
 ]
 
 Record = MapRecord | LabelRecord
@@ -72,6 +76,29 @@ class RecordSource:
             A record is damaged, or the stream is cut short.
         """
         return iter(self._reader)
+
+    def attempts(self) -> Iterator[Callable[[], Record]]:
+        """As :meth:`records`, but functions that read each record, or tell what is wrong with it.
+
+        Raises
+        ------
+        InputError
+            A stream is cut short, or damaged as a whole.
+        """
+        if isinstance(self._reader, StreamReader):
+            return self._reader.attempts()
+        return (partial(self._reader.read, identifier) for identifier in self._reader.ids())
+
+    def check_extent(self) -> None:
+        """Check that nothing is there beyond the records; a stream tells when it ends.
+
+        Raises
+        ------
+        InputError
+            There is.
+        """
+        if isinstance(self._reader, MapFileReader):
+            self._reader.check_extent()
 
     def ids(self) -> tuple[str, ...] | None:
         """The ids in stored order; None of a stream, which tells them one by one."""
@@ -290,7 +317,7 @@ def _tar_reader(stream: BinaryIO, where: str, head: bytes) -> StreamReader:
         raise InputError(where, "is empty", "see what the stage before says")
     beginning = HEADER_NAME.encode()
     if not looks_like_tar(head) and not beginning.startswith(head[: len(beginning)]):
-        raise InputError(where, f"is {_guess(head)}", _SOURCES)
+        raise ForeignError(where, f"is {_guess(head)}", _SOURCES)
     return StreamReader(stream, where, head=head)
 
 

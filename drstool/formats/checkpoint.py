@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drstool.errors import InputError
-from drstool.formats.header import FORMAT
+from drstool.errors import ForeignError, InputError
+from drstool.formats.header import FORMAT, check_plain
 from drstool.formats.outputs import new_file
+from drstool.formats.torch_file import check_torch_file
 from drstool.labels import check_class_names
 
 __all__ = ["KINDS", "Checkpoint", "load_checkpoint", "load_tensors", "save_checkpoint", "with_selection"]
@@ -112,14 +112,14 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
     """
     content = load_tensors(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or "weights" not in content:
-        raise InputError(
+        raise ForeignError(
             path, "is not a drstool checkpoint",
             "use one that train-cls, refine-train or train-seg wrote, or 'drstool import' for others")
     version = content.get("version")
     if version != VERSION:
         raise InputError(path, f"is a checkpoint of version {version}", f"this drstool reads version {VERSION}")
     found = content.get("kind")
-    if found not in KINDS:
+    if not isinstance(found, str) or found not in KINDS:
         raise InputError(path, f"holds an unknown kind of network: {found!r}", "one of " + ", ".join(KINDS))
     if kind is not None and found != kind:
         raise InputError(
@@ -128,6 +128,11 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
     for name, expected in shapes:
         if not isinstance(content.get(name), expected):
             raise InputError(path, f"is damaged: '{name}' is missing or of another type", "make it again")
+    _check_weights(content["weights"], path)
+    for name in ("architecture", "recipe", "provenance"):
+        check_plain(content[name], f"{path}: '{name}'")
+    if not all(isinstance(entry, dict) for entry in content["provenance"]):
+        raise InputError(path, "is damaged: 'provenance' is no list of objects", "make it again")
     return Checkpoint(
         kind=found,
         class_names=check_class_names(content["class_names"], path),
@@ -152,18 +157,20 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
     InputError
         There is no such file, it is damaged or no torch file, or it holds code.
     """
-    import torch
-
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file" if not path.exists() else "is no file", "name a checkpoint file")
+    # Before torch, which is slow to import and believes what a file says of itself.
+    check_torch_file(path, {_pickled_name(entry) for entry in allowed or ()})
+    import torch
+
     try:
         with torch.serialization.safe_globals(allowed or []), warnings.catch_warnings():
             # About pickle protocols, which are no matter of the user's.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_pickle(path) and any(word in str(error) for word in ("Unsupported", "WeightsUnpickler", "GLOBAL")):
+        if any(word in str(error) for word in ("Unsupported", "WeightsUnpickler", "GLOBAL")):
             raise InputError(
                 path, "holds more than tensors and plain values, and could run code when read",
                 "save a state dict") from None
@@ -175,9 +182,20 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
             path, f"is no torch file, or a damaged one ({type(error).__name__})", "copy or make it again") from None
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether a file has the form of one of torch's: a whole zip archive, or a bare pickle."""
-    if zipfile.is_zipfile(path):
-        return True
-    with open(path, "rb") as file:
-        return file.read(1) == b"\x80"
+def _pickled_name(entry: Any) -> str:
+    """How a pickle names a type; an entry is the type, or it and its dotted name."""
+    if isinstance(entry, tuple):
+        return " ".join(entry[1].rsplit(".", 1))
+    return f"{entry.__module__} {entry.__qualname__}"
+
+
+def _check_weights(weights: dict, path: object) -> None:
+    """Check that a state dict is one: names and tensors that lie in memory as a whole."""
+    import torch
+
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+            raise InputError(path, f"is damaged: its weights hold {name!r:.60}, which is no tensor", "make it again")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            # A view that repeats few numbers; whoever copies it would need memory for all.
+            raise InputError(path, f"is damaged: '{name:.60}' is larger than what is stored", "make it again")

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from drstool.errors import InputError
+from drstool.errors import ForeignError, InputError
 from drstool.labels import check_class_names
 
 __all__ = [
-    "END_NAME", "FORMAT", "HEADER_NAME", "KINDS", "MAX_PIXELS", "VERSION",
-    "Header", "carrier", "json_bytes",
+    "END_NAME", "FORMAT", "HEADER_NAME", "KINDS", "MAX_HEADER_BYTES", "MAX_PIXELS", "VERSION",
+    "Header", "carrier", "check_plain", "json_bytes",
 ]
 
 FORMAT = "drstool"
@@ -19,6 +19,15 @@ VERSION = 1
 
 # Above this a picture's size is damage or malice.
 MAX_PIXELS = 100_000_000
+
+# Of the header as JSON. A chain of a hundred commands takes some 100 KB; text of this size can be
+# read into a GB of empty lists at the most.
+MAX_HEADER_BYTES = 16 << 20
+
+# Of settings and provenance: values in all, and values in values.
+_MOST_VALUES, _DEEPEST = 1_000_000, 32
+# Whole numbers of more digits cannot even be printed.
+_LARGEST_WHOLE = 2**64
 
 # First and last member of a stream, and of a folder of label images.
 HEADER_NAME = "drstool.json"
@@ -90,7 +99,7 @@ class Header:
         if isinstance(value, (str, bytes)):
             value = _loaded(value, where)
         if not isinstance(value, Mapping) or value.get("format") != FORMAT:
-            raise InputError(
+            raise ForeignError(
                 where, "does not say it is drstool's", f'its "format" is to be "{FORMAT}"')
         _check_version(value.get("version"), where)
         kind = value.get("kind")
@@ -111,6 +120,35 @@ def carrier(kind: str) -> str:
     return KINDS[kind]
 
 
+def check_plain(value: object, where: object) -> None:
+    """Check that a value can be shown and written as JSON, in reasonable time and space.
+
+    Raises
+    ------
+    InputError
+        It holds something else than texts, numbers, lists and objects named by texts, more than a
+        million of them, or in one another more than 32 deep.
+
+    Examples
+    --------
+    >>> check_plain({"lr": 0.1, "sizes": [256, 320]}, "memory")
+    """
+    pending: list[tuple[object, int]] = [(value, 0)]
+    seen = 0
+    while pending:
+        item, depth = pending.pop()
+        seen += 1
+        if depth > _DEEPEST or seen + len(pending) > _MOST_VALUES:
+            raise InputError(where, "holds values in values without end", "it is damaged")
+        if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
+            pending += [(inner, depth + 1) for inner in item.values()]
+        elif isinstance(item, (list, tuple)):
+            pending += [(inner, depth + 1) for inner in item]
+        elif not (item is None or isinstance(item, (str, bool, float))
+                  or isinstance(item, int) and abs(item) < _LARGEST_WHOLE):
+            raise InputError(where, f"holds a {type(item).__name__} that is no plain value", "it is damaged")
+
+
 def json_bytes(value: object) -> bytes:
     """Readable JSON text of a value, the same bytes for the same value."""
     try:
@@ -121,6 +159,8 @@ def json_bytes(value: object) -> bytes:
 
 
 def _loaded(text: str | bytes, where: object) -> object:
+    if len(text) > MAX_HEADER_BYTES:
+        raise InputError(where, f"has {len(text):,} bytes", f"a header takes at most {MAX_HEADER_BYTES:,}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -150,4 +190,5 @@ def _provenance(value: Mapping, where: object) -> tuple[dict, ...]:
     chain = value.get("provenance", ())
     if not isinstance(chain, (list, tuple)) or not all(isinstance(entry, dict) for entry in chain):
         raise InputError(where, "has a provenance that is no list of objects", "it is damaged")
+    check_plain(chain, f"{where}: its provenance")
     return tuple(chain)

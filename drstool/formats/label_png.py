@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,26 +22,36 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from drstool.errors import InputError
+from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.header import (
-    END_NAME, HEADER_NAME, MAX_PIXELS, Header, carrier, json_bytes,
+    END_NAME, HEADER_NAME, MAX_HEADER_BYTES, MAX_PIXELS, Header, carrier, json_bytes,
 )
 from drstool.formats.outputs import writing
-from drstool.identifiers import check_id, member_name
+from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
 from drstool.labels import check_label_values, palette
 
 __all__ = [
-    "LabelFolderReader", "LabelFolderWriter", "label_paths", "LabelRecord",
-    "check_end_record", "check_label_record", "decode_label", "encode_label", "encode_label_png",
-    "end_record", "read_label_png",
+    "DAMAGE", "LabelFolderReader", "LabelFolderWriter", "LabelRecord",
+    "check_end_file", "check_end_record", "check_folder", "check_label_record", "decode_label",
+    "encode_label", "encode_label_png", "end_record", "label_paths", "read_bytes", "read_label_png",
 ]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Of a PNG whose first chunk is its description, as the standard demands: type, depth, colour.
+_FIRST_CHUNK, _DEPTH, _COLOUR = slice(12, 16), 24, 25
+# Sixteen times what the largest picture takes uncompressed.
+_MAX_PNG_BYTES = 2**31
+_MAX_END_BYTES = 1 << 16
 _IMAGE_KEY = "drstool:image"
-_DAMAGE = (
+# What Pillow raises on damaged PNGs.
+DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )
+# MAX_PIXELS decides alone. Pillow's own warning would be a second line on stderr, and silencing
+# it picture by picture (warnings.catch_warnings) is not safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 # Grey PNGs of 2 and 4 bits a pixel come out of Pillow stretched to 0..255 by these factors.
 _STRETCH = {2: 85, 4: 17}
 
@@ -115,7 +127,7 @@ def read_label_png(source: bytes | str | Path, where: object = None) -> np.ndarr
     InputError
         It is missing, no PNG, damaged, too large, or in colours instead of label values.
     """
-    return _decode(_bytes_of(source, where), where if where is not None else source)[0]
+    return _decode(read_bytes(source, where), where if where is not None else source)[0]
 
 
 def encode_label(record: LabelRecord, header: Header) -> bytes:
@@ -181,7 +193,9 @@ class LabelFolderWriter:
         self._folder, self._header = Path(folder), header
         self.where = str(where if where is not None else folder)
         self.count = 0
-        self._write(HEADER_NAME, json_bytes(header.to_json()))
+        self._names = Names(self.where)
+        self._head = json_bytes(header.to_json())
+        self._write(HEADER_NAME, self._head)
 
     def write(self, record: LabelRecord) -> None:
         """Add a record.
@@ -189,11 +203,12 @@ class LabelFolderWriter:
         Raises
         ------
         InputError
-            The record is none, or its file is there already.
+            The record is none, or its file is there already, or would be on another system.
         OutputError
             The system refuses.
         """
         check_label_record(record, self._header, self.where)
+        self._names.add(record.id)
         name = member_name(record.id, ".png")
         data = encode_label(record, self._header)
         with writing(self.where, self._folder):
@@ -206,7 +221,7 @@ class LabelFolderWriter:
 
     def close(self) -> None:
         """Write the end record."""
-        self._write(END_NAME, end_record(self.count))
+        self._write(END_NAME, end_record(self.count, self._head))
 
     def abort(self) -> None:
         """Leave the folder without its end record."""
@@ -230,9 +245,11 @@ class LabelFolderReader:
         self.where = str(where if where is not None else folder)
         header = self._folder / HEADER_NAME
         self.header: Header | None = None
+        self._head: bytes | None = None
         if os.path.exists(header):
-            self.header = Header.from_json(_bytes_of(header), header)
-        self._files = _png_files(self._folder, self.where)
+            self._head = read_bytes(header, most=MAX_HEADER_BYTES)
+            self.header = Header.from_json(self._head, header)
+        self._files = _png_files(self._folder, self.where, ours=self.header is not None)
         self._check_whole()
 
     def __len__(self) -> int:
@@ -259,7 +276,7 @@ class LabelFolderReader:
         if identifier not in self._files:
             raise InputError(
                 self.where, f"holds no labels of '{identifier}'", f"add '{identifier}.png'")
-        data = _bytes_of(self._files[identifier])
+        data = read_bytes(self._files[identifier])
         return decode_label(identifier, data, self.header, self.where)
 
     def close(self) -> None:
@@ -268,14 +285,23 @@ class LabelFolderReader:
     def _check_whole(self) -> None:
         if self.header is None:
             if not self._files:
-                raise InputError(self.where, "holds no PNG", "name a folder of label PNGs")
+                raise ForeignError(self.where, "holds no PNG", "name a folder of label PNGs")
             return
         if carrier(self.header.kind) != "labels":
             raise InputError(self.where, f"holds {self.header.kind}", "name a folder of label PNGs")
-        end = self._folder / END_NAME
-        if not os.path.exists(end):
-            raise InputError(self.where, f"lacks '{END_NAME}'", "copy or make it again")
-        check_end_record(_bytes_of(end), len(self._files), self.where)
+        check_end_file(self._folder, len(self._files), self._head, self.where)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Check that a folder of ours has all of its PNGs; somebody else's passes.
+
+    Raises
+    ------
+    InputError
+        It is ours, and not whole.
+    """
+    if os.path.lexists(Path(folder, HEADER_NAME)):
+        LabelFolderReader(folder)
 
 
 def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
@@ -296,24 +322,59 @@ def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
     return reader.header, dict(reader._files)
 
 
-def end_record(count: int) -> bytes:
-    """The last member of a whole stream or folder of ``count`` records."""
-    return json_bytes({"count": count, "complete": True})
+def end_record(count: int, head: bytes | None = None) -> bytes:
+    """The last member of a whole stream or folder of ``count`` records.
+
+    Parameters
+    ----------
+    count
+    head
+        Bytes of its header member, whose checksum is kept.
+    """
+    told: dict[str, object] = {"count": count, "complete": True}
+    if head is not None:
+        told["header_crc32"] = zlib.crc32(head)
+    return json_bytes(told)
 
 
-def check_end_record(data: bytes, count: int, where: object) -> None:
-    """Check that an end record tells of as many records as were found.
+def check_end_file(folder: Path, count: int, head: bytes | None, where: object) -> None:
+    """Check that a folder of ours has an end record, and that it fits.
+
+    Raises
+    ------
+    InputError
+        It does not; an ``UnfinishedError`` where there is none.
+    """
+    end = folder / END_NAME
+    if not os.path.exists(end):
+        raise UnfinishedError(where, f"lacks '{END_NAME}'", "copy or make it again")
+    check_end_record(read_bytes(end, most=_MAX_END_BYTES), count, where, head)
+
+
+def check_end_record(data: bytes, count: int, where: object, head: bytes | None = None) -> None:
+    """Check that an end record tells of as many records as were found, and of this header.
+
+    Parameters
+    ----------
+    data
+        The end record.
+    count
+        Number of records.
+    where
+        Named in errors.
+    head
+        Bytes of the header member.
 
     Raises
     ------
     InputError
         It does not.
     """
-    if data == end_record(count):
-        return
-    told = _count_in(data)
+    told, crc = _end_in(data)
     if told is None:
         raise InputError(where, f"its end record '{END_NAME}' is damaged", "copy or make it again")
+    if head is not None and crc is not None and crc != zlib.crc32(head):
+        raise InputError(where, f"'{HEADER_NAME}' was changed or damaged", "copy or make it again")
     if told != count:
         raise InputError(
             where, f"holds {count} records where its end record says {told}",
@@ -321,15 +382,16 @@ def check_end_record(data: bytes, count: int, where: object) -> None:
         )
 
 
-def _count_in(data: bytes) -> int | None:
+def _end_in(data: bytes) -> tuple[int | None, int | None]:
+    """Count and the header's checksum, where an end record holds them."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        return None
+        return None, None
     if not isinstance(value, dict) or value.get("complete") is not True:
-        return None
-    count = value.get("count")
-    return count if type(count) is int else None
+        return None, None
+    count, crc = value.get("count"), value.get("header_crc32")
+    return (count if type(count) is int else None), (crc if type(crc) is int else None)
 
 
 def _with_palette(picture: Image.Image) -> Image.Image:
@@ -346,6 +408,8 @@ def _palette_bytes() -> bytes:
 def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
     if not data.startswith(_SIGNATURE):
         raise InputError(where, "is no PNG" if data else "is empty", "label images are PNGs")
+    if data[_FIRST_CHUNK] != b"IHDR":
+        raise InputError(where, "is a damaged PNG (it does not begin with IHDR)", "copy or make it again")
     try:
         # Only this looks at every checksum; loading alone lets a flipped bit pass.
         _opened(data, where).verify()
@@ -357,35 +421,49 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
             )
         labels = np.asarray(picture).astype(np.uint8)
         image = picture.info.get(_IMAGE_KEY, "")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(where, f"is a damaged PNG ({error})", "copy or make it again") from error
-    depth, colour_type = data[24], data[25]
+    depth, colour_type = data[_DEPTH], data[_COLOUR]
     if colour_type == 0 and depth in _STRETCH:
         labels //= _STRETCH[depth]
     return labels, str(image)
 
 
 def _opened(data: bytes, where: object) -> Image.Image:
-    width, height = struct.unpack(">II", data[16:24])
+    picture = Image.open(io.BytesIO(data), formats=["PNG"])
+    width, height = picture.size
     if width * height > MAX_PIXELS:
         raise InputError(where, f"has {width} x {height} pixels", f"at most {MAX_PIXELS:,}")
-    return Image.open(io.BytesIO(data), formats=["PNG"])
+    return picture
 
 
-def _bytes_of(source: bytes | str | Path, where: object = None) -> bytes:
+def read_bytes(source: bytes | str | Path, where: object = None, *, most: int = _MAX_PNG_BYTES) -> bytes:
+    """A regular file's bytes, of which there may be so many; bytes stay as they are.
+
+    Raises
+    ------
+    InputError
+        It is missing, no file, too large, or may not be read.
+    """
     if isinstance(source, bytes):
         return source
+    told = where if where is not None else source
     try:
+        # Before opening: a named pipe would block, a device never end.
+        status = os.stat(source)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(told, "is no file", "give a regular file")
+        if status.st_size > most:
+            raise InputError(told, f"has {status.st_size:,} bytes", f"at most {most:,}")
         return Path(source).read_bytes()
     except OSError as error:
-        told = where if where is not None else source
         raise InputError(told, f"cannot be read: {error.strerror or error}") from error
 
 
-def _png_files(folder: Path, where: str) -> dict[str, Path]:
-    """PNGs below a folder by id, sorted; hidden files are left out."""
+def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:
+    """PNGs below a folder by id, sorted; in other people's, hidden files are left out."""
     files: dict[str, Path] = {}
-    for path in sorted(_walk(folder, where)):
+    for path in sorted(_walk(folder, where, hidden=ours)):
         identifier = check_id(path.relative_to(folder).as_posix()[: -len(".png")], where)
         if identifier in files:
             raise InputError(where, f"holds two PNGs for '{identifier}'", "remove one")
@@ -393,19 +471,20 @@ def _png_files(folder: Path, where: str) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def _walk(folder: Path, where: str) -> Iterator[Path]:
+def _walk(folder: Path, where: str, *, hidden: bool) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(where, f"cannot be read: {error.strerror or error}") from error
 
+    def seen(name: str) -> bool:
+        # '._NAME' is what one system drops beside each file that it copies elsewhere.
+        return not name.startswith("._") if hidden else not name.startswith(".")
+
     for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if name.lower().endswith(".png") and not name.startswith("."):
+        folders[:] = sorted(filter(seen, folders))
+        for name in filter(seen, names):
+            if name.lower().endswith(".png"):
                 yield Path(root, name)
 
 
 def _clash(where: object, identifier: str) -> InputError:
-    return InputError(
-        where, f"cannot take '{identifier}': its name is taken",
-        "list each image once, and let no id be a file and a folder, or differ in case only",
-    )
+    return InputError(where, f"cannot take '{identifier}': its name is taken", ONE_NAME_RULE)

@@ -1,9 +1,13 @@
 """Map files: the maps of many images in one HDF5 file.
 
 Layout: root attributes ``format``, ``version``, ``kind``, ``class_names``, ``provenance`` (JSON),
-``complete`` and ``count``; ``/ids``, the image ids in the order they were written; and for each
-image ``/maps/<id>``, a ``(K, H, W)`` dataset of the K classes present, with the attributes
-``labels``, ``image_size`` and ``image``.
+``complete``, ``count`` and ``crc32``; ``/ids``, the image ids in the order they were written; and for
+each image ``/maps/<id>``, a ``(K, H, W)`` dataset of the K classes present, with the attributes
+``labels``, ``image_size``, ``image`` and ``crc32``.
+
+Every bit is covered by a checksum: HDF5 has its own for what it builds the file of, the maps have
+Fletcher's by its filter, and texts, which HDF5 keeps elsewhere, have ``crc32``. Files without are read
+as well.
 """
 
 from __future__ import annotations
@@ -11,18 +15,22 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
-from drstool.errors import InputError
-from drstool.formats.header import FORMAT, MAX_PIXELS, VERSION, Header, carrier, json_bytes
+from drstool.errors import ForeignError, InputError, UnfinishedError
+from drstool.formats.header import (
+    FORMAT, MAX_HEADER_BYTES, MAX_PIXELS, VERSION, Header, carrier, json_bytes,
+)
 from drstool.formats.outputs import output_error
 from drstool.identifiers import check_id
 from drstool.labels import MAX_OBJECT_CLASSES
@@ -40,6 +48,21 @@ MAX_RECORD_BYTES = 2**32
 # HDF5 1.10 and later read it; older layouts cost 3 KB more for each image.
 _LIBVER = ("v110", "v110")
 _GZIP_LEVEL = 4
+# No other filters are run: HDF5 would look for a library of that number and load it.
+_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE: "deflate", h5py.h5z.FILTER_SHUFFLE: "shuffle",
+    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
+}
+# Deflate shrinks by 1032 at the most: a file that claims more is a lie, told before memory is taken.
+_MOST_DEFLATED = 1100
+# What deflate adds to data that do not shrink, in bytes and as a share of them, and the checksum.
+_FRAME_BYTES, _FRAME_SHARE = 64, 1 / 500
+_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
+_MAX_ID_BYTES = 1 << 12
+_IDS_AT_ONCE = 64
+_DEEPEST = 64
+# Of the block that every file of the newer form begins with: its size, and where it tells the file's.
+_SUPERBLOCK_BYTES, _END_OF_FILE = 48, slice(28, 36)
 # What h5py raises on damaged files.
 _DAMAGE = (
     OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError,
@@ -210,7 +233,7 @@ class MapFileWriter:
         if self._file is None:
             return
         try:
-            _finish(self._file, list(self._ids))
+            _finish(self._file, self._header, list(self._ids))
             self._file.flush()
             self._raise_failure()
             file, self._file = self._file, None
@@ -275,7 +298,7 @@ class MapFileReader:
         self._file = _open(source, self.where)
         try:
             self.header = _read_header(self._file, self.where)
-            self._ids = _read_ids(self._file, self.where)
+            self._ids = _read_ids(self._file, self.header, self.where)
         except BaseException:
             self.close()
             raise
@@ -305,6 +328,27 @@ class MapFileReader:
         if identifier not in self._known:
             raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
         return _read_map(self._opened(), identifier, len(self.header.class_names), self.where)
+
+    def check_extent(self) -> None:
+        """Check that the file holds no maps that it does not list, and ends where it says.
+
+        Raises
+        ------
+        InputError
+            It does not.
+        """
+        file = self._opened()
+        try:
+            unlisted = next((i for i in _walk(_hard(file, "maps", self.where), self.where)
+                             if i not in self._known), None)
+        except _DAMAGE as error:
+            raise InputError(self.where, "has a damaged list of images", "make it again") from error
+        if unlisted is not None:
+            raise InputError(self.where, f"holds maps of '{unlisted}', which it does not list", "make it again")
+        if isinstance(self._source, (str, os.PathLike)):
+            more = os.path.getsize(self._source) - _told_size(self._source)
+            if more > 0:
+                raise InputError(self.where, f"goes on for {more} bytes after its end", "copy it again")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -343,7 +387,7 @@ def encode_map(record: MapRecord, header: Header, *, compress: bool = False) -> 
     with h5py.File(name, "w", driver="core", backing_store=False, libver=_LIBVER) as file:
         _write_header(file, header)
         _write_map(file, record, compress)
-        _finish(file, [record.id])
+        _finish(file, header, [record.id])
         file.flush()
         return file.id.get_file_image()
 
@@ -502,12 +546,28 @@ def _write_map(file: h5py.File, record: MapRecord, compress: bool) -> None:
     dataset.attrs["labels"] = np.array(record.labels, dtype=np.uint8)
     dataset.attrs["image_size"] = np.array(record.image_size, dtype=np.int64)
     _set_text(dataset.attrs, "image", record.image)
+    dataset.attrs["crc32"] = np.uint32(_crc32(record.id, record.image))
 
 
-def _finish(file: h5py.File, ids: list[str]) -> None:
+def _finish(file: h5py.File, header: Header, ids: list[str]) -> None:
     file.create_dataset("ids", data=ids, shape=(len(ids),), dtype=h5py.string_dtype())
     file.attrs["count"] = len(ids)
+    file.attrs["crc32"] = np.uint32(_header_crc32(header, ids))
     file.attrs["complete"] = True
+
+
+def _crc32(*texts: str) -> int:
+    """Checksum of texts, and of where each ends."""
+    crc = 0
+    for text in texts:
+        data = text.encode("utf-8", "surrogateescape")
+        crc = zlib.crc32(data, zlib.crc32(b"%d:" % len(data), crc))
+    return crc
+
+
+def _header_crc32(header: Header, ids: Iterable[str]) -> int:
+    provenance = json_bytes(list(header.provenance)).decode()
+    return _crc32(header.kind, *header.class_names, provenance, *ids)
 
 
 def _open(source: str | Path | BinaryIO, where: str) -> h5py.File:
@@ -531,62 +591,85 @@ def _open(source: str | Path | BinaryIO, where: str) -> h5py.File:
         raise InputError(where, "is damaged or cut short", "make or copy it again") from error
 
 
+def _told_size(path: str | Path) -> int:
+    """Bytes that a file says it has; as many as there are where it is of HDF5's old form.
+
+    HDF5 tells of files that are shorter than they say, but not of longer ones, and of neither by itself.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_SUPERBLOCK_BYTES)
+    if len(start) < _SUPERBLOCK_BYTES or start[8] not in (2, 3) or start[9] != 8:
+        return os.path.getsize(path)
+    return int.from_bytes(start[_END_OF_FILE], "little")
+
+
 def _read_header(file: h5py.File, where: str) -> Header:
     try:
-        attrs = file.attrs
-        if "format" not in attrs or _text(attrs["format"]) != FORMAT:
-            raise InputError(
+        if _attribute(file, "format") != FORMAT:
+            raise ForeignError(
                 where, "is an HDF5 file, but none of drstool's", "see 'drstool import'")
         value = {
             "format": FORMAT,
-            "version": _integer(attrs.get("version")),
-            "kind": _text(attrs.get("kind", "")),
-            "class_names": [_text(name) for name in np.atleast_1d(attrs.get("class_names", ()))],
-            "provenance": _json(_text(attrs.get("provenance", "[]")), where),
+            "version": _integer(_attribute(file, "version")),
+            "kind": _attribute(file, "kind"),
+            "class_names": _attribute(file, "class_names", most=MAX_OBJECT_CLASSES + 1),
+            "provenance": _json(_attribute(file, "provenance") or "[]", where),
         }
-        complete = bool(attrs.get("complete", False))
+        complete = bool(_attribute(file, "complete"))
     except _DAMAGE as error:
         raise InputError(where, "has a damaged header", "make it again") from error
     header = Header.from_json(value, where)
     if carrier(header.kind) != "maps":
         raise InputError(where, f"says it holds {header.kind}", "a map file holds maps")
     if not complete:
-        raise InputError(where, "is not complete", "run the command that wrote it again")
+        raise UnfinishedError(where, "is not complete", "run the command that wrote it again")
     return header
 
 
-def _read_ids(file: h5py.File, where: str) -> tuple[str, ...]:
+def _read_ids(file: h5py.File, header: Header, where: str) -> tuple[str, ...]:
     try:
         maps = _hard(file, "maps", where)
         if not isinstance(maps, h5py.Group):
             raise InputError(where, "holds no group /maps", "it is damaged")
         listed = _hard(file, "ids", where) if file.id.links.exists(b"ids") else None
         ids = tuple(_walk(maps, where)) if listed is None else _listed_ids(listed, where)
-        count = _integer(file.attrs.get("count", len(ids)))
+        count, crc = _attribute(file, "count"), _attribute(file, "crc32")
     except _DAMAGE as error:
         raise InputError(where, "has a damaged list of images", "make it again") from error
     for identifier in ids:
         check_id(identifier, where)
+    if count is None:
+        count = len(ids)
     if count != len(ids) or len(set(ids)) != len(ids):
         raise InputError(
             where, f"lists {len(set(ids))} images where it says {count}", "it is damaged")
+    if crc is not None and crc != _header_crc32(header, ids):
+        raise InputError(where, "its header or list of images was changed or damaged", "make it again")
     return ids
 
 
 def _listed_ids(dataset: h5py.Dataset, where: str) -> tuple[str, ...]:
-    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or _is_elsewhere(dataset):
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or not _is_text(dataset.id.get_type()):
         raise InputError(where, "has a list of images that is none", "it is damaged")
-    return tuple(_text(identifier) for identifier in dataset[()])
+    _check_storage(dataset, where)
+    ids: list[str] = []
+    for start in range(0, len(dataset), _IDS_AT_ONCE):
+        # By portions: all of a list that is a lie may name one long text.
+        ids += map(_text, dataset[start: start + _IDS_AT_ONCE])
+        if any(len(identifier) > _MAX_ID_BYTES for identifier in ids[start:]):
+            raise InputError(where, "has a list of images that is none", "it is damaged")
+    return tuple(ids)
 
 
-def _walk(group: h5py.Group, where: str, prefix: str = "") -> Iterator[str]:
+def _walk(group: h5py.Group, where: str, prefix: str = "", above: frozenset = frozenset()) -> Iterator[str]:
     """Ids of a map file made without drstool, which has no ``/ids``: all datasets, by name."""
-    if prefix.count("/") > 64:
+    place = h5py.h5o.get_info(group.id).addr
+    if place in above or len(above) > _DEEPEST:
         raise InputError(where, "has groups in groups without end", "it is damaged")
     for name in group:
         node = _hard(group, name, where)
         if isinstance(node, h5py.Group):
-            yield from _walk(node, where, f"{prefix}{name}/")
+            yield from _walk(node, where, f"{prefix}{name}/", above | {place})
         else:
             yield prefix + name
 
@@ -597,20 +680,90 @@ def _read_map(file: h5py.File, identifier: str, num_object_classes: int, where: 
         node = _hard(file, "maps", told)
         for part in identifier.split("/"):
             node = _hard(node, part, told)
-        if not isinstance(node, h5py.Dataset) or _is_elsewhere(node):
-            raise InputError(told, "is no dataset of this file", "maps lie in the map file itself")
+        if not isinstance(node, h5py.Dataset) or node.id.get_type().get_class() not in _NUMBERS:
+            raise InputError(told, "is no dataset of numbers", "maps are (K, H, W) uint8 or float16")
         _check_shape(node.shape, node.dtype.newbyteorder("="), told)
+        _check_storage(node, told)
         record = MapRecord(
             identifier,
             np.asarray(node[()]).astype(node.dtype.newbyteorder("="), copy=False),
-            tuple(_integer(label) for label in np.atleast_1d(node.attrs["labels"])),
-            tuple(_integer(side) for side in node.attrs["image_size"]),  # type: ignore[arg-type]
-            _text(node.attrs.get("image", "")),
+            tuple(map(_integer, np.atleast_1d(_attribute(node, "labels", most=MAX_OBJECT_CLASSES)))),
+            tuple(map(_integer, _attribute(node, "image_size", most=2))),  # type: ignore[arg-type]
+            _attribute(node, "image") or "",
         )
+        crc = _attribute(node, "crc32")
     except _DAMAGE as error:
         raise InputError(told, "its maps are damaged", "make them again") from error
+    if crc is not None and crc != _crc32(record.id, record.image):
+        raise InputError(told, "its name or its image's was changed or damaged", "make them again")
     check_map_record(record, num_object_classes, where)
     return record
+
+
+def _attribute(node: h5py.Group | h5py.Dataset, name: str, most: int | None = None) -> Any:
+    """An attribute's text or number, or a list of at most so many; None where there is none.
+
+    It is looked at before it is read: an attribute may be of any shape and type.
+    """
+    key = name.encode()
+    if not h5py.h5a.exists(node.id, key):
+        return None
+    attribute = h5py.h5a.open(node.id, key)
+    kind, shape = attribute.get_type(), attribute.shape
+    if not _is_text(kind) and kind.get_class() not in (h5py.h5t.INTEGER, h5py.h5t.ENUM):
+        raise TypeError(f"attribute '{name}' is neither text nor whole numbers")
+    if shape is None or math.prod(shape) > (1 if most is None else most) or len(shape) > 1:
+        raise TypeError(f"attribute '{name}' is of shape {shape}")
+    if math.prod(shape) * _stored_size(kind) > MAX_HEADER_BYTES:
+        raise TypeError(f"attribute '{name}' is too long")
+    value = node.attrs[name]
+    if most is None and np.ndim(value):
+        raise TypeError(f"attribute '{name}' is a list")
+    if not _is_text(kind):
+        return value
+    return _text(value) if most is None else [_text(text) for text in np.atleast_1d(value)]
+
+
+def _is_text(kind: h5py.h5t.TypeID) -> bool:
+    return kind.get_class() == h5py.h5t.STRING
+
+
+def _stored_size(kind: h5py.h5t.TypeID) -> int:
+    """Bytes a value takes in the file; a text of any length: where it lies, and how long it is."""
+    return 16 if _is_text(kind) and kind.is_variable_str() else kind.get_size()
+
+
+def _check_storage(dataset: h5py.Dataset, where: str) -> None:
+    """Check that a dataset lies in this file as a whole, and takes no more memory than it may.
+
+    Raises
+    ------
+    InputError
+        It lies elsewhere, needs a library that HDF5 does not have, or is larger than what is stored.
+    """
+    plan = dataset.id.get_create_plist()
+    if plan.get_external_count() or plan.get_layout() == h5py.h5d.VIRTUAL:
+        raise InputError(where, "lies in another file", "maps lie in the map file itself")
+    filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
+    if len(set(filters)) < len(filters) or not set(filters) <= set(_FILTERS):
+        raise InputError(
+            where, f"is packed by the filters {filters}", f"each once, only {', '.join(_FILTERS.values())} are read")
+    item = _stored_size(dataset.id.get_type())
+    size = math.prod(dataset.shape) * item
+    if plan.get_layout() != h5py.h5d.CHUNKED:
+        if dataset.id.get_storage_size() != size:
+            raise InputError(where, "is not stored as a whole", "make it again")
+        return
+    chunk = plan.get_chunk()
+    chunk_size = math.prod(chunk) * item
+    expected = math.prod(-(-side // part) for side, part in zip(dataset.shape, chunk, strict=True))
+    if any(part > side for side, part in zip(dataset.shape, chunk, strict=True)) or (
+            dataset.id.get_num_chunks() != expected):
+        raise InputError(where, "is not stored as a whole", "make it again")
+    stored = [dataset.id.get_chunk_info(number).size for number in range(expected)]
+    most = chunk_size * (1 + _FRAME_SHARE) + _FRAME_BYTES
+    if any(part > most for part in stored) or size > _MOST_DEFLATED * sum(stored):
+        raise InputError(where, f"claims {size:,} bytes of {sum(stored):,} stored", "it is damaged")
 
 
 def _hard(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset:
@@ -621,10 +774,6 @@ def _hard(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset
     if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
         raise InputError(where, f"'{name}' is a link", "maps lie in the map file itself")
     return group[name]
-
-
-def _is_elsewhere(dataset: h5py.Dataset) -> bool:
-    return bool(dataset.external) or dataset.is_virtual
 
 
 def _text(value: object) -> str:
@@ -642,6 +791,8 @@ def _integer(value: object) -> int:
 
 
 def _json(text: str, where: str) -> object:
+    if len(text) > MAX_HEADER_BYTES:
+        raise InputError(where, f"has a provenance of {len(text):,} bytes", f"at most {MAX_HEADER_BYTES:,}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
-from drstool.formats.header import END_NAME, HEADER_NAME, Header, json_bytes
-from drstool.formats.outputs import new_folder
+from drstool.errors import InputError
 
-__all__ = ["write_marker", "write_pictures"]
+from drstool.formats.header import (
+    END_NAME, HEADER_NAME, MAX_HEADER_BYTES, MAX_PIXELS, Header, json_bytes,
+)
+from drstool.formats.label_png import DAMAGE, end_record, read_bytes
+from drstool.formats.outputs import new_folder
+from drstool.identifiers import Names
+
+__all__ = [
+    "check_picture", "picture_files", "read_marker", "write_end", "write_marker", "write_pictures",
+]
+
+_SUFFIXES = (".png", ".jpg")
 
 
 def write_pictures(
@@ -31,21 +43,70 @@ def write_pictures(
 
     Raises
     ------
+    InputError
+        Two pictures would have one name.
     OutputError
         It exists, or cannot be written.
     """
-    count = 0
+    count, names = 0, Names(folder)
     with new_folder(folder, overwrite) as making:
         write_marker(making, header)
         for name, picture in pictures:
+            names.add(name)
             path = making / name
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path, format="PNG")
             count += 1
-        (making / END_NAME).write_bytes(json_bytes({"count": count, "complete": True}))
+        write_end(making, header, count)
     return count
 
 
 def write_marker(folder: Path, header: Header) -> None:
     """Put a header file into a folder in the making: it says what the folder is, and that it is ours."""
     (folder / HEADER_NAME).write_bytes(json_bytes(header.to_json()))
+
+
+def write_end(folder: Path, header: Header, count: int) -> None:
+    """Put an end record beside the header: the folder holds all of so many pictures."""
+    (folder / END_NAME).write_bytes(end_record(count, json_bytes(header.to_json())))
+
+
+def read_marker(folder: Path) -> tuple[Header | None, bytes | None]:
+    """The header of a folder of ours and its bytes; None of somebody else's.
+
+    Raises
+    ------
+    InputError
+        There is one, and it is damaged.
+    """
+    path = folder / HEADER_NAME
+    if not os.path.lexists(path):
+        return None, None
+    head = read_bytes(path, most=MAX_HEADER_BYTES)
+    return Header.from_json(head, path), head
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder and the folders below, sorted."""
+    return sorted(path for path in folder.rglob("*")
+                  if path.suffix.lower() in _SUFFIXES and not path.name.startswith("._"))
+
+
+def check_picture(path: str | Path) -> None:
+    """Check that a PNG is whole: every checksum, and every pixel.
+
+    Raises
+    ------
+    InputError
+        It is not, or no PNG, or too large.
+    """
+    data = read_bytes(path)
+    try:
+        # As with label images, only verifying looks at every checksum.
+        for check in ("verify", "load"):
+            picture = Image.open(io.BytesIO(data), formats=["PNG"])
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputError(path, f"has {picture.width} x {picture.height} pixels", f"at most {MAX_PIXELS:,}")
+            getattr(picture, check)()
+    except DAMAGE as error:
+        raise InputError(path, f"is a damaged PNG ({error})", "make it again") from error

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import select
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from drstool.errors import InputError
-from drstool.formats.header import END_NAME, HEADER_NAME, Header, carrier, json_bytes
+from drstool.errors import ForeignError, InputError
+from drstool.formats.header import (
+    END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes,
+)
 from drstool.formats.label_png import (
     LabelRecord, check_end_record, check_label_record, decode_label, encode_label, end_record,
 )
@@ -30,8 +32,8 @@ _SUFFIX = {"maps": ".h5", "labels": ".png"}
 # Two empty blocks end an archive.
 _TRAILER = bytes(2 * BLOCK)
 _READ_BYTES = 1 << 20
-_MAX_HEADER_BYTES = 64 << 20
 _MAX_NAME_BYTES = 1 << 16
+_MAX_END_BYTES = 1 << 16
 # The largest record and its HDF5 frame.
 _MAX_MEMBER_BYTES = (1 << 32) + (1 << 24)
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
@@ -59,7 +61,8 @@ class StreamWriter:
         self.where = str(where)
         self._kind = carrier(header.kind)
         self._seen: set[str] = set()
-        self._put(HEADER_NAME, json_bytes(header.to_json()))
+        self._head = json_bytes(header.to_json())
+        self._put(HEADER_NAME, self._head)
 
     @property
     def count(self) -> int:
@@ -84,7 +87,7 @@ class StreamWriter:
 
     def close(self) -> None:
         """Write the end record."""
-        self._put(END_NAME, end_record(self.count), _TRAILER)
+        self._put(END_NAME, end_record(self.count, self._head), _TRAILER)
 
     def abort(self) -> None:
         """Leave the stream without its end record."""
@@ -128,11 +131,12 @@ class StreamReader:
         self._seen: set[str] = set()
         member = self._next()
         if member is None or member.name != HEADER_NAME:
-            raise InputError(
+            raise ForeignError(
                 self.where, f"is a tar archive that does not begin with '{HEADER_NAME}'",
                 "give a stream of drstool's, or name the folder",
             )
-        self.header = Header.from_json(self._payload(member, _MAX_HEADER_BYTES), self.where)
+        self._head = self._payload(member, MAX_HEADER_BYTES)
+        self.header = Header.from_json(self._head, self.where)
         self._kind = carrier(self.header.kind)
         if self._kind not in _SUFFIX:
             raise InputError(
@@ -146,6 +150,17 @@ class StreamReader:
         InputError
             The stream is cut short or damaged, or holds something else than records.
         """
+        return (decode() for decode in self.attempts())
+
+    def attempts(self) -> Iterator[Callable[[], MapRecord | LabelRecord]]:
+        """As iterating, but functions that give each record, which has arrived, or tell what is wrong.
+
+        Raises
+        ------
+        InputError
+            The stream is cut short or damaged as a whole. What is wrong with one record only, its
+            function raises; the records that follow can still be had.
+        """
         while True:
             member = self._next()
             if member is None:
@@ -155,7 +170,7 @@ class StreamReader:
                 return
             yield self._record(member)
 
-    def _record(self, member: _Member) -> MapRecord | LabelRecord:
+    def _record(self, member: _Member) -> Callable[[], MapRecord | LabelRecord]:
         suffix = _SUFFIX[self._kind]
         if not member.name.endswith(suffix):
             raise InputError(
@@ -166,16 +181,19 @@ class StreamReader:
                 self.where, f"holds '{identifier}' twice", "each image is to come once")
         data = self._payload(member, _MAX_MEMBER_BYTES)
         self._seen.add(identifier)
+        return lambda: self._decoded(identifier, member.name, data)
+
+    def _decoded(self, identifier: str, name: str, data: bytes) -> MapRecord | LabelRecord:
         if self._kind == "labels":
             return decode_label(identifier, data, self.header, self.where)
-        record = decode_map(data, self.header, f"{self.where}: {member.name}")
+        record = decode_map(data, self.header, f"{self.where}: {name}")
         if record.id != identifier:
             raise InputError(
-                self.where, f"'{member.name}' holds the maps of '{record.id}'", "rename it back")
+                self.where, f"'{name}' holds the maps of '{record.id}'", "rename it back")
         return record
 
     def _finish(self, member: _Member) -> None:
-        check_end_record(self._payload(member, _MAX_HEADER_BYTES), len(self._seen), self.where)
+        check_end_record(self._payload(member, _MAX_END_BYTES), len(self._seen), self.where, self._head)
         if self._exactly(len(_TRAILER)) != _TRAILER:
             raise InputError(self.where, "has members after its end record", "see 'drstool cat'")
         # Reading on keeps the writer from meeting a closed pipe, and finds what was appended.
@@ -200,7 +218,7 @@ class StreamReader:
                 name = self._payload(_Member("long name", info.size), _MAX_NAME_BYTES)
                 path = name.rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif info.type == tarfile.XGLTYPE:
-                self._payload(_Member("global header", info.size), _MAX_HEADER_BYTES)
+                self._payload(_Member("global header", info.size), MAX_HEADER_BYTES)
             elif info.type == tarfile.DIRTYPE:
                 # A repacked folder has them; the records' names say it all.
                 path, size = None, None

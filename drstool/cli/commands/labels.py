@@ -28,11 +28,13 @@ def pseudo_label(
     """Write label PNGs from maps: object cues against a background cue."""
     from drstool.cues import check_saliency_given, saliency_folder
     from drstool.errors import InputError
-    from drstool.formats import Header, check_sink, open_records, open_sink
+    from drstool.formats import Header, check_folder, check_sink, open_records, open_sink
     from drstool.stages import pseudo_label as stage
 
     check_saliency_given(settings, saliency is not None)
     check_sink(output, run.overwrite, what="labels")
+    if saliency:
+        check_folder(saliency)
     with open_records(maps) as source:
         if not source.is_maps:
             raise InputError(

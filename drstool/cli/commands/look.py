@@ -1,4 +1,4 @@
-"""``eval``, ``overlay``, ``info``, ``ids``: numbers and pictures of what the others made."""
+"""``eval``, ``overlay``, ``info``, ``check``, ``ids``: numbers and pictures of what the others made."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from drstool.cli.options import (
     command,
 )
 from drstool.cli.run import Run
+from drstool.errors import InputError
 from drstool.recipe import CueSettings, OverlaySettings
 
 if TYPE_CHECKING:
@@ -213,7 +214,10 @@ def _targets(
     """The splits that have the ground truth, and where their saliency maps are."""
     from drstool.cues import saliency_folder
     from drstool.data import open_dataset, saliency_of_items
+    from drstool.formats import check_folder
 
+    if saliency:
+        check_folder(saliency)
     known = source.header.class_names if source.header is not None else None
     parts = [open_dataset(data, split, classes=classes, class_names=known or None) for split in splits]
     # A folder that is named wins; otherwise the dataset's own saliency maps serve.
@@ -289,6 +293,40 @@ def info(
 
     told = stage.describe(artefact)
     run.write(stage.as_json(told) if json else stage.as_text(told))
+
+
+@command("check", keep_going=False, example="drstool check cams.h5 labels cls.pt")
+def check(
+    run: Run,
+    artefacts: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Map files, streams, checkpoints, folders of labels, saliency maps or figures, datasets of "
+            "'drstool demo'; by default stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a line for each input, whole or not; also with -q.")
+    ] = False,
+) -> None:
+    """Tell whether files and folders are whole: a line on stdout for each thing wrong, and exit code 3."""
+    from drstool.stages import check as stage
+
+    problems = 0
+    for artefact in artefacts or ["-"]:
+        report = stage.check(artefact, workers=run.threads, track=run.track)
+        problems += len(report.problems)
+        if json:
+            run.write(stage.as_json(report))
+        else:
+            run.answer("".join(f"{error}\n" for error in report.problems))
+        if report.state == "whole":
+            run.detail(f"{report.input} is whole: {report.kind}, {report.count}")
+    if problems:
+        raise typer.Exit(InputError.exit_code)
+    run.done("nothing wrong")
 
 
 @command("ids", keep_going=False, example="drstool ids --data demo --split train | head -n 3")

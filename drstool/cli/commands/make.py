@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Draw a small dataset to try everything on, in VOC layout with masks, tags and saliency."""
     from drstool.data import open_dataset
-    from drstool.formats import Header, new_folder, open_sink, write_marker
+    from drstool.formats import Header, new_folder, open_sink, write_end, write_marker
     from drstool.formats.label_png import LabelRecord
     from drstool.stages import demo as stage
     from drstool.stages import saliency as saliency_stage
@@ -44,7 +44,9 @@ def demo(
         with open_sink(str(making / "saliency_map"), Header("saliency", ()), what="labels") as sink:
             sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
         # Marks the folder as ours, so that --overwrite may replace it.
-        write_marker(making, Header("dataset", (), run.provenance(seed=True)))
+        header = Header("dataset", (), run.provenance(seed=True))
+        write_marker(making, header)
+        write_end(making, header, len(dataset))
     run.done(f"{train} + {val} pictures to {folder}")
 
 
