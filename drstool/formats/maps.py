@@ -1,9 +1,9 @@
 """Map files: the maps of many images in one HDF5 file.
 
 Layout: root attributes ``format``, ``version``, ``kind``, ``class_names``, ``provenance`` (JSON),
-``complete`` and ``count``; ``/ids``, the image ids in the order they were written; and for each
-image ``/maps/<id>``, a ``(K, H, W)`` dataset of the K classes present, with the attributes
-``labels``, ``image_size`` and ``image``.
+``complete``, ``count`` and, where the file is one of several parts, ``part`` (JSON); ``/ids``, the
+image ids in the order they were written; and for each image ``/maps/<id>``, a ``(K, H, W)`` dataset
+of the K classes present, with the attributes ``labels``, ``image_size`` and ``image``.
 """
 
 from __future__ import annotations
@@ -485,6 +485,8 @@ def _write_header(file: h5py.File, header: Header) -> None:
     _set_text(file.attrs, "kind", header.kind)
     file.attrs.create("class_names", list(header.class_names), dtype=h5py.string_dtype())
     _set_text(file.attrs, "provenance", json_bytes(list(header.provenance)).decode())
+    if header.part is not None:
+        _set_text(file.attrs, "part", json_bytes(header.part.to_json()).decode())
     file.attrs["complete"] = False
     file.create_group("maps")
 
@@ -543,6 +545,7 @@ def _read_header(file: h5py.File, where: str) -> Header:
             "kind": _text(attrs.get("kind", "")),
             "class_names": [_text(name) for name in np.atleast_1d(attrs.get("class_names", ()))],
             "provenance": _json(_text(attrs.get("provenance", "[]")), where),
+            "part": _json(_text(attrs.get("part", "null")), where),
         }
         complete = bool(attrs.get("complete", False))
     except _DAMAGE as error:
@@ -645,4 +648,4 @@ def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(where, "has a damaged provenance", "make it again") from error
+        raise InputError(where, "has a damaged header", "make it again") from error
