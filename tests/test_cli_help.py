@@ -149,6 +149,8 @@ def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
         ["overlay", "--data", voc, "--split", "val", "--labels", made.pred, "-o", tmp_path / "figures"],
         ["pseudo-label", made.cams, "--saliency", voc / "saliency_map", "-o", tmp_path / "labels"],
         ["saliency", "--data", voc, "--split", "val", "-o", tmp_path / "saliency"],
+        ["cat", made.cams, "-o", tmp_path / "cams.tar"],
+        ["pseudo-label", made.cams, "--background", "constant", "--shard", "1/2", "-o", tmp_path / "half"],
         ["demo", tmp_path / "demo", "--train", "1", "--val", "1", "--size", "48"],
     ]
     lines = [[str(word) for word in line] for line in lines]

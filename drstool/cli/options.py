@@ -34,6 +34,7 @@ __all__ = [
     "Weights",
     "check_choice",
     "command",
+    "number_list",
 ]
 
 Data = Annotated[
@@ -247,16 +248,25 @@ def _settings(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _numbers(spec: Field, text: str) -> tuple:
+    if spec.name == "decay_epochs" and not text.strip():
+        return ()
     kind = int if "int" in str(spec.type) else float
+    return number_list("--" + spec.name.replace("_", "-"), text, kind, like=_shown(spec.default))
+
+
+def number_list(option: str, text: str, kind: type, like: str = "") -> tuple:
+    """Positive numbers from a list with commas.
+
+    Raises
+    ------
+    UsageError
+        The text is no such list.
+    """
     try:
-        numbers = tuple(kind(part) for part in text.split(",") if part.strip())
+        found = tuple(kind(part) for part in text.split(",") if part.strip())
     except ValueError:
-        numbers = ()
-    may_be_empty = spec.name == "decay_epochs" and not text.strip()
-    if (not numbers and not may_be_empty) or not all(0 < number < math.inf for number in numbers):
-        raise UsageError(
-            "--" + spec.name.replace("_", "-"),
-            f"{text!r} is no list of positive numbers",
-            "like " + (_shown(spec.default) or "256,320,384"),
-        )
-    return numbers
+        found = ()
+    if not found or not all(0 < number < math.inf for number in found):
+        example = like or ("256,320,384" if kind is int else "2,1")
+        raise UsageError(option, f"{text!r} is no list of positive numbers", f"like {example}")
+    return found

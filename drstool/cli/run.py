@@ -68,7 +68,14 @@ class Run:
         if self._device is None:
             from drstool.training import pick_device
 
-            self._device = pick_device(self._device_name)
+            device = pick_device(self._device_name)
+            # Under torchrun each process of a machine takes its own GPU, unless the user names one.
+            rank = os.environ.get("LOCAL_RANK", "")
+            if device.type == "cuda" and device.index is None and rank.isdecimal():
+                import torch
+
+                device = pick_device(f"cuda:{int(rank) % torch.cuda.device_count()}")
+            self._device = device
             self.detail(f"device {self._device}, {self.threads} threads")
         return self._device
 

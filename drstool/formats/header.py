@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from drstool.errors import ForeignError, InputError
+from drstool.formats.parts import Part
 from drstool.labels import check_class_names
 
 __all__ = [
@@ -60,6 +61,8 @@ class Header:
         and figures, which know no classes.
     provenance
         One entry a step, the oldest first (see :mod:`drstool.formats.provenance`).
+    part
+        Which part of a whole it is; None: it is whole.
 
     Examples
     --------
@@ -71,11 +74,13 @@ class Header:
     kind: str
     class_names: tuple[str, ...]
     provenance: tuple[dict, ...] = ()
+    part: Part | None = None
 
     def to_json(self) -> dict:
         """The header as a JSON object, format and version included."""
+        part = {} if self.part is None else {"part": self.part.to_json()}
         return {
-            "format": FORMAT, "version": VERSION, "kind": self.kind,
+            "format": FORMAT, "version": VERSION, "kind": self.kind, **part,
             "class_names": list(self.class_names), "provenance": list(self.provenance),
         }
 
@@ -106,7 +111,10 @@ class Header:
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(
                 where, f"is of an unknown kind {kind!r}", "kinds are " + ", ".join(KINDS))
-        return cls(kind, _class_names(value, kind, where), _provenance(value, where))
+        part = value.get("part")
+        return cls(
+            kind, _class_names(value, kind, where), _provenance(value, where),
+            None if part is None else Part.from_json(part, where))
 
 
 def carrier(kind: str) -> str:

@@ -1,9 +1,10 @@
 """Map files: the maps of many images in one HDF5 file.
 
 Layout: root attributes ``format``, ``version``, ``kind``, ``class_names``, ``provenance`` (JSON),
-``complete``, ``count`` and ``crc32``; ``/ids``, the image ids in the order they were written; and for
-each image ``/maps/<id>``, a ``(K, H, W)`` dataset of the K classes present, with the attributes
-``labels``, ``image_size``, ``image`` and ``crc32``.
+``complete``, ``count``, ``crc32`` and, where the file is one of several parts, ``part`` (JSON);
+``/ids``, the image ids in the order they were written; and for each image ``/maps/<id>``, a
+``(K, H, W)`` dataset of the K classes present, with the attributes ``labels``, ``image_size``,
+``image`` and ``crc32``.
 
 Every bit is covered by a checksum: HDF5 has its own for what it builds the file of, the maps have
 Fletcher's by its filter, and texts, which HDF5 keeps elsewhere, have ``crc32``. Files without are read
@@ -529,6 +530,8 @@ def _write_header(file: h5py.File, header: Header) -> None:
     _set_text(file.attrs, "kind", header.kind)
     file.attrs.create("class_names", list(header.class_names), dtype=h5py.string_dtype())
     _set_text(file.attrs, "provenance", json_bytes(list(header.provenance)).decode())
+    if header.part is not None:
+        _set_text(file.attrs, "part", json_bytes(header.part.to_json()).decode())
     file.attrs["complete"] = False
     file.create_group("maps")
 
@@ -567,7 +570,8 @@ def _crc32(*texts: str) -> int:
 
 def _header_crc32(header: Header, ids: Iterable[str]) -> int:
     provenance = json_bytes(list(header.provenance)).decode()
-    return _crc32(header.kind, *header.class_names, provenance, *ids)
+    part = [] if header.part is None else [json_bytes(header.part.to_json()).decode()]
+    return _crc32(header.kind, *header.class_names, provenance, *part, *ids)
 
 
 def _open(source: str | Path | BinaryIO, where: str) -> h5py.File:
@@ -614,6 +618,7 @@ def _read_header(file: h5py.File, where: str) -> Header:
             "kind": _attribute(file, "kind"),
             "class_names": _attribute(file, "class_names", most=MAX_OBJECT_CLASSES + 1),
             "provenance": _json(_attribute(file, "provenance") or "[]", where),
+            "part": _json(_attribute(file, "part") or "null", where),
         }
         complete = bool(_attribute(file, "complete"))
     except _DAMAGE as error:
@@ -796,4 +801,4 @@ def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(where, "has a damaged provenance", "make it again") from error
+        raise InputError(where, "has a damaged header", "make it again") from error

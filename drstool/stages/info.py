@@ -75,6 +75,8 @@ def _records(source: RecordSource) -> dict[str, Any]:
         "kind": source.kind,
         "class_names": list(header.class_names) if header else None,
     }
+    if header and header.part:
+        told["part"] = str(header.part)
     count = 0
     if ids is None:
         # A stream: only its end says how many there are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Annotated, Optional
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from drstool.cli.commands.train import asdict_plain
 from drstool.cli.options import Data, MapsIn, OutputOrStdout, Precision, Saliency, Split, Weights, command
 from drstool.cli.run import Run
+from drstool.cli.shards import ShardOption, pick_shard
 from drstool.recipe import CueSettings, SegmentSettings
 
 
@@ -24,6 +26,7 @@ def pseudo_label(
     maps: MapsIn = None,
     saliency: Saliency = None,
     output: OutputOrStdout = None,
+    shard: ShardOption = None,
 ) -> None:
     """Write label PNGs from maps: object cues against a background cue."""
     from drstool.cues import check_saliency_given, saliency_folder
@@ -32,6 +35,8 @@ def pseudo_label(
     from drstool.stages import pseudo_label as stage
 
     check_saliency_given(settings, saliency is not None)
+    share = pick_shard(shard)
+    output = share.output(output)
     check_sink(output, run.overwrite, what="labels")
     if saliency:
         check_folder(saliency)
@@ -40,22 +45,22 @@ def pseudo_label(
             raise InputError(
                 source.where, f"holds {source.kind}", "pseudo-label reads maps, as 'drstool cam' or 'refine' write them"
             )
-        ids = source.ids()
+        chosen, total, part = share.of_records(source)
         records = stage.pseudo_label(
-            source.records(),
+            chosen,
             settings,
             saliency_of=saliency_folder(saliency) if saliency else None,
             workers=run.threads,
             on_error=run.on_error,
             track=run.track,
-            total=None if ids is None else len(ids),
+            total=total,
         )
         chain = run.provenance(
             source.header.provenance,
             settings=asdict_plain(settings),
             used={"saliency": settings.uses_saliency, "pixel_ground_truth": False},
         )
-        header = Header("labels", source.header.class_names, chain)
+        header = Header("labels", source.header.class_names, chain, part)
         with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:
             count = sink.write_all(records)
     run.done(f"{count} label images to {output or 'stdout'}")
@@ -75,6 +80,7 @@ def segment(
         Optional[str], typer.Option("--scores", help="Also write the probabilities, as a map file.")
     ] = None,
     precision: Precision = "float32",
+    shard: ShardOption = None,
 ) -> None:
     """Write label PNGs from a segmentation network."""
     from drstool.data import open_dataset
@@ -82,14 +88,18 @@ def segment(
     from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import segment as stage
 
+    share = pick_shard(shard)
+    output = share.output(output)
     if scores is not None:
+        scores = share.output(scores)
         _check_apart(output, scores)
         check_sink(scores, run.overwrite, what="maps")
     check_sink(output, run.overwrite, what="labels")
     checkpoint = load_checkpoint(weights, "segmenter")
     dataset = open_dataset(data, split, class_names=checkpoint.class_names, images_only=True)
+    chosen, part = share.of_dataset(dataset)
     records = stage.segment(
-        dataset.items,
+        chosen.items,
         checkpoint,
         settings,
         scores=scores is not None,
@@ -98,7 +108,7 @@ def segment(
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
-        total=len(dataset),
+        total=len(chosen),
     )
     chain = run.provenance(
         checkpoint.provenance,
@@ -107,14 +117,13 @@ def segment(
         inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
         used={"pixel_ground_truth": False},
     )
-    labels = open_sink(output, Header("labels", checkpoint.class_names, chain), overwrite=run.overwrite, what="labels")
+    header = Header("labels", checkpoint.class_names, chain, part)
+    labels = open_sink(output, header, overwrite=run.overwrite, what="labels")
     if scores is None:
         with labels as sink:
             count = sink.write_all(record for record, _ in records)
     else:
-        maps = open_sink(
-            scores, Header("score-maps", checkpoint.class_names, chain), overwrite=run.overwrite, what="maps"
-        )
+        maps = open_sink(scores, replace(header, kind="score-maps"), overwrite=run.overwrite, what="maps")
         with labels as sink, maps as map_sink:
             count = write_both(sink, map_sink, records)
     run.done(f"{count} label images to {output or 'stdout'}")

@@ -9,6 +9,7 @@ import typer
 
 from drstool.cli.options import Data, OutputOrStdout, Split, command
 from drstool.cli.run import Run
+from drstool.cli.shards import ShardOption, pick_shard
 
 Method = Annotated[
     str, typer.Option(
@@ -57,6 +58,7 @@ def saliency(
     output: OutputOrStdout = None,
     split: Split = None,
     method: Method = "mbd",
+    shard: ShardOption = None,
 ) -> None:
     """Write saliency maps of images, by a published measure that learns nothing."""
     from drstool.data import open_dataset
@@ -64,14 +66,17 @@ def saliency(
     from drstool.formats.label_png import LabelRecord
     from drstool.stages import saliency as stage
 
+    share = pick_shard(shard)
+    output = share.output(output)
     check_sink(output, run.overwrite, what="labels")
     dataset = open_dataset(data, split)
+    chosen, part = share.of_dataset(dataset)
     maps = stage.saliency(
-        dataset.items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(dataset)
+        chosen.items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(chosen)
     )
     chain = run.provenance(
         settings={"method": method}, inputs={"list": f"sha256:{dataset.digest()}"}, used={"pixel_ground_truth": False}
     )
-    with open_sink(output, Header("saliency", (), chain), overwrite=run.overwrite, what="labels") as sink:
+    with open_sink(output, Header("saliency", (), chain, part), overwrite=run.overwrite, what="labels") as sink:
         count = sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
     run.done(f"{count} saliency maps to {output or 'stdout'}")

@@ -9,6 +9,7 @@ import typer
 from drstool.cli.commands.train import asdict_plain
 from drstool.cli.options import Data, DataOrNone, MapsIn, OutputOrStdout, Split, Weights, check_choice, command
 from drstool.cli.run import Run
+from drstool.cli.shards import Shard, ShardOption, pick_shard
 from drstool.recipe import CamSettings, RefineSettings
 
 _DTYPES = ("uint8", "float16")
@@ -63,6 +64,7 @@ def cam(
     map_size: MapSize = "square",
     dtype: Dtype = "uint8",
     precision: MapPrecision = "float32",
+    shard: ShardOption = None,
 ) -> None:
     """Write localization maps of the images' classes."""
     from drstool.data import open_dataset
@@ -71,6 +73,8 @@ def cam(
     from drstool.stages import cam as stage
 
     check_choice("--dtype", dtype, _DTYPES)
+    share = pick_shard(shard)
+    output = share.output(output)
     check_sink(output, run.overwrite, what="maps")
     checkpoint = load_checkpoint(weights, "classifier")
     predicted = tags == "predicted"
@@ -81,8 +85,9 @@ def cam(
         class_names=checkpoint.class_names,
         images_only=predicted,
     )
+    chosen, part = share.of_dataset(dataset, settings.batch_size)
     records = stage.cam(
-        dataset.items,
+        chosen.items,
         checkpoint,
         settings,
         method=method,
@@ -95,7 +100,7 @@ def cam(
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
-        total=len(dataset),
+        total=len(chosen),
     )
     chain = run.provenance(
         checkpoint.provenance,
@@ -104,7 +109,7 @@ def cam(
         inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
         used={"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False},
     )
-    header = Header("localization-maps", checkpoint.class_names, chain)
+    header = Header("localization-maps", checkpoint.class_names, chain, part)
     with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
         count = sink.write_all(records)
     run.done(f"{count} images' maps to {output or 'stdout'}")
@@ -126,6 +131,7 @@ def refine(
     map_size: MapSize = "image",
     dtype: Dtype = "float16",
     precision: MapPrecision = "float32",
+    shard: ShardOption = None,
 ) -> None:
     """Write refined maps of the images' classes.
 
@@ -141,9 +147,12 @@ def refine(
     if split is not None and data is None:
         raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
     check_choice("--dtype", dtype, _DTYPES)
+    share = pick_shard(shard)
+    output = share.output(output)
     check_sink(output, run.overwrite, what="maps")
     checkpoint = load_checkpoint(weights, "refiner")
-    with _images(data, split, maps, checkpoint.class_names) as (items, total, upstream, list_digest):
+    with _images(data, split, maps, checkpoint.class_names, share, settings.batch_size) as images:
+        items, total, part, upstream, list_digest = images
         records = stage.refine(
             items,
             checkpoint,
@@ -165,25 +174,29 @@ def refine(
             inputs={"checkpoint": run.digest(weights)} | list_digest,
             used={"pixel_ground_truth": False},
         )
-        header = Header("refined-maps", checkpoint.class_names, chain)
+        header = Header("refined-maps", checkpoint.class_names, chain, part)
         with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
             count = sink.write_all(records)
     run.done(f"{count} images' maps to {output or 'stdout'}")
 
 
 class _images:
-    """Items to refine with their number, upstream provenance and list digest; from a dataset or maps."""
+    """Items to refine with their number, part, upstream provenance and list digest; from a dataset or maps."""
 
-    def __init__(self, data: str | None, split: str | None, maps: str | None, class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, data: str | None, split: str | None, maps: str | None, class_names: tuple[str, ...], share: Shard,
+        unit: int,
+    ) -> None:
         self._data, self._split, self._maps, self._class_names = data, split, maps, class_names
-        self._source = None
+        self._share, self._unit, self._source = share, unit, None
 
     def __enter__(self) -> tuple:
         if self._data is not None:
             from drstool.data import open_dataset
 
             dataset = open_dataset(self._data, self._split, class_names=self._class_names)
-            return dataset.items, len(dataset), (), {"list": f"sha256:{dataset.digest()}"}
+            chosen, part = self._share.of_dataset(dataset, self._unit)
+            return chosen.items, len(chosen), part, (), {"list": f"sha256:{dataset.digest()}"}
         from drstool.errors import InputError
         from drstool.formats import open_records
         from drstool.stages.refine import items_of_maps
@@ -195,9 +208,8 @@ class _images:
             raise InputError(
                 source.where, "its classes are not the refiner's", "use a refiner trained on the same classes"
             )
-        ids = source.ids()
-        items = items_of_maps(source.records(), self._class_names)
-        return items, None if ids is None else len(ids), source.header.provenance, {}
+        records, total, part = self._share.of_records(source, self._unit)
+        return items_of_maps(records, self._class_names), total, part, source.header.provenance, {}
 
     def __exit__(self, *error: object) -> None:
         if self._source is not None:

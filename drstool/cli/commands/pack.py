@@ -1,0 +1,95 @@
+"""``cat``: several map files, streams or label folders made into one."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Annotated, Optional
+
+import typer
+
+from drstool.cli.options import Classes, OutputOrStdout, command, number_list
+from drstool.cli.run import Run
+
+
+@command("cat", keep_going=False, example="drstool cat cams.1.h5 cams.2.h5 -o cams.h5")
+def cat(
+    run: Run,
+    inputs: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            metavar="INPUT", help="Map files, streams or label folders; by default what comes on stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    output: OutputOrStdout = None,
+    ids: Annotated[
+        Optional[str],
+        typer.Option(
+            "--ids",
+            metavar="FILE|-",
+            help="Keep these images only: a file, or - for stdin, of an id a line or of what 'drstool ids' prints.",
+        ),
+    ] = None,
+    only: Annotated[
+        Optional[str],
+        typer.Option("--only", metavar="NAME,NAME,…", help="Keep the maps of these classes only, and images with one."),
+    ] = None,
+    fuse: Annotated[
+        Optional[str],
+        typer.Option(
+            "--fuse", metavar="max|mean", help="Make one map of several of the same images, pixel by pixel."
+        ),
+    ] = None,
+    factors: Annotated[
+        Optional[str], typer.Option("--factors", metavar="X,X,…", help="Weights of the inputs for --fuse mean.")
+    ] = None,
+    incomplete: Annotated[
+        bool, typer.Option("--incomplete", help="Merge parts although some of them are missing.")
+    ] = False,
+    classes: Classes = None,
+) -> None:
+    """Merge, convert, filter or fuse map files, streams and label folders.
+
+    Parts made with --shard come out in the order of the whole, whatever their order here.
+    """
+    from drstool.data.tags import read_class_names
+    from drstool.errors import UsageError
+    from drstool.formats import check_sink, open_records, open_sink
+    from drstool.formats.header import carrier
+    from drstool.stages import cat as stage
+
+    names = inputs or ["-"]
+    if names.count("-") + (ids == "-") > 1:
+        raise UsageError("stdin", "can be read once only", "name a file")
+    if factors is not None and fuse is None:
+        raise UsageError("--factors", "are weights for --fuse", "--fuse mean, or leave them out")
+    if fuse is not None and incomplete:
+        raise UsageError("--incomplete", "is about parts, which --fuse does not merge", "leave one out")
+    known = read_class_names(classes) if classes else None
+    weights = number_list("--factors", factors, float) if factors is not None else ()
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_records(name)) for name in names]
+        if fuse is None:
+            sources = stage.in_order(sources, incomplete=incomplete)
+        header = stage.merged_header(sources, known, fused=fuse is not None)
+        what = carrier(header.kind)
+        check_sink(output, run.overwrite, what=what)
+        wanted = None if ids is None else _read_ids(ids)
+        chosen = None if only is None else [name.strip() for name in only.split(",")]
+        records = stage.cat(sources, ids=wanted) if fuse is None else stage.fuse(sources, fuse, weights, ids=wanted)
+        if chosen is not None:
+            records = stage.keep_classes(records, chosen, header.class_names)
+        settings = {"fuse": fuse, "factors": list(weights), "only": chosen, "ids": wanted and len(wanted)}
+        chain = run.provenance(header.provenance, settings={k: v for k, v in settings.items() if v})
+        with open_sink(output, replace(header, provenance=chain), overwrite=run.overwrite, what=what) as sink:
+            count = sink.write_all(run.track(records, "cat", None))
+    run.done(f"{count} images' {header.kind.replace('-', ' ')} to {output or 'stdout'}")
+
+
+def _read_ids(name: str) -> list[str]:
+    from drstool.data.text import read_lines
+    from drstool.stages.cat import read_ids
+
+    return read_ids(sys.stdin if name == "-" else read_lines(name))
