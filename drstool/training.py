@@ -1,7 +1,8 @@
 """The one training loop: order of images, precision, schedule, losses.
 
 Whatever is random about image *i* in epoch *e* comes from a generator seeded by (seed, e, i), and
-the order from (seed, e), so a run does not depend on the number of workers.
+the order from (seed, e), so a run does not depend on the number of workers. What else the next step
+depends on is the loop's state, which can be kept between two steps and taken up again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +24,9 @@ from drstool.errors import DrstoolError, UsageError
 from drstool.parallel import Track, untracked
 
 __all__ = [
+    "Diverged",
     "EpochReport",
+    "Keeper",
     "Plan",
     "Samples",
     "fit",
@@ -99,20 +104,35 @@ class EpochReport:
     score: float | None = None
 
 
-class _Batches:
-    """Batches of (epoch, index) keys for a whole run: a PyTorch batch sampler."""
+class Keeper(Protocol):
+    """Where the state of a run lies between two sittings."""
 
-    def __init__(self, count: int, plan: Plan) -> None:
-        self._count, self._plan = count, plan
+    def load(self) -> Mapping[str, Any] | None:
+        """The state kept last, tensors on the CPU; None: the run begins."""
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep a state in place of the one before: plain values and tensors, gone over at once."""
+
+
+class Diverged(DrstoolError):
+    """The loss, or a weight, is no finite number any more."""
+
+
+class _Batches:
+    """Batches of (epoch, index) keys from a step on to the run's end: a PyTorch batch sampler."""
+
+    def __init__(self, count: int, plan: Plan, start: int = 0) -> None:
+        self._count, self._plan, self._start = count, plan, start
 
     def __len__(self) -> int:
-        return self._plan.total_steps(self._count)
+        return self._plan.total_steps(self._count) - self._start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size, per_epoch = self._plan.batch_size, self._plan.steps_per_epoch(self._count)
-        for step in range(len(self)):
+        order = None
+        for step in range(self._start, self._plan.total_steps(self._count)):
             epoch, position = divmod(step, per_epoch)
-            if position == 0:
+            if position == 0 or order is None:
                 order = np.random.default_rng([self._plan.seed, epoch]).permutation(self._count)
             yield [(epoch, int(i)) for i in order[position * size : (position + 1) * size]]
 
@@ -131,6 +151,7 @@ def fit(
     on_epoch: Callable[[EpochReport], None] | None = None,
     score: Callable[[], float] | None = None,
     track: Track = untracked,
+    keeper: Keeper | None = None,
 ) -> EpochReport | None:
     """Train the model in place; the report of the epoch whose weights it ends with.
 
@@ -152,64 +173,281 @@ def fit(
     workers
         Processes that read images; 0 reads between the steps.
     on_epoch
-        Called after each epoch.
+        Called after each epoch; of a run that goes on, after those that were not finished.
     score
-        Scores the network after each epoch; higher is better.
+        Scores the network after each epoch; higher is better. It draws no random number of the run's.
     track
         Progress of the steps.
+    keeper
+        Keeps the loop's state now and then, and when anything but a loss that is not finite ends the
+        run between two steps; a state that it has is taken up. Ctrl-C and SIGTERM, where they raise
+        something, wait for the end of a step.
 
     Raises
     ------
-    DrstoolError
-        The loss is not finite: names step and images.
+    Diverged
+        The loss is not finite: names step and images. What the keeper has is from before.
+
+    Notes
+    -----
+    On the CPU a run that was interrupted and went on ends with the same weights, bit by bit, as one
+    that was not.
     """
     model.to(device)
     if device.type != "cuda" or precision == "bfloat16":
         model.to(memory_format=torch.channels_last)
     model.train()
-    rates = [group["lr"] for group in optimizer.param_groups]
     total, per_epoch = plan.total_steps(len(samples)), plan.steps_per_epoch(len(samples))
     if not total:
         return None
+    # Of the run's beginning: a state taken up brings the rates of its last step.
+    rates = [group["lr"] for group in optimizer.param_groups]
+    loop = _Loop(model, optimizer, device)
+    state = keeper.load() if keeper is not None else None
+    if state is not None:
+        loop.take_up(state)
+    saver = _Saver(keeper, loop)
     loader = torch.utils.data.DataLoader(
         _Telling(samples),
-        batch_sampler=_Batches(len(samples), plan),
+        batch_sampler=_Batches(len(samples), plan, loop.step),
         num_workers=workers,
         collate_fn=_collated,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
-    watch, kept = _LossWatch(), _Kept()
-    with _stopping_workers(loader) as batches:
-        for step, loaded in enumerate(track(batches, "training", total)):
+    with _stopping_workers(loader) as batches, _Shield() as shield, saver.at_the_end(shield):
+        if state is not None:
+            # The loader drew a number for its workers.
+            loop.take_up_random(state)
+        coming = iter(track(batches, "training", total - loop.step))
+        while True:
+            if loop.step and loop.epoch_is_open and (loop.step % per_epoch == 0 or loop.step == total):
+                value = _scored(model, score, device)
+                with shield.closed():
+                    report = loop.close_epoch(math.ceil(loop.step / per_epoch), math.ceil(total / per_epoch), value)
+                    if on_epoch is not None:
+                        on_epoch(report)
+                if loop.step < total:
+                    saver.epoch_ended()
+            if loop.step == total:
+                break
+            loaded = next(coming)
             if isinstance(loaded, DrstoolError):
                 raise loaded
             ids, *batch = loaded
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor(step, step // per_epoch)
-            batch = [tensor.to(device, non_blocking=True) for tensor in batch]
-            with autocast(device, precision):
-                loss = loss_of(model, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            watch.add(step, ids, loss.detach())
-            if (step + 1) % per_epoch == 0 or step + 1 == total:
-                report = EpochReport(
-                    step // per_epoch + 1, math.ceil(total / per_epoch), watch.close(), step + 1, _scored(model, score)
-                )
-                if on_epoch is not None:
-                    on_epoch(report)
-                kept.offer(model, report)
+            with shield.closed():
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor(loop.step, loop.step // per_epoch)
+                batch = [tensor.to(device, non_blocking=True) for tensor in batch]
+                with autocast(device, precision):
+                    loss = loss_of(model, batch)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                loop.count(ids, loss.detach())
+            saver.stepped()
+        # Ends what shows progress.
+        next(coming, None)
     model.eval()
-    return kept.restore(model)
+    return loop.kept.restore(model)
 
 
-def _scored(model: nn.Module, score: Callable[[], float] | None) -> float | None:
+class _Loop:
+    """What the next step depends on, besides data and settings: all of it can be kept and taken up.
+
+    Attributes
+    ----------
+    step
+        Steps done. Epoch and position in it, and so the order of images and what is random about
+        them, follow from it.
+    watch
+        Losses of the epoch so far.
+    kept
+        The epoch to end with, and its weights where epochs are chosen by score.
+    reports
+        Of the epochs that are finished.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.model, self.optimizer, self.device = model, optimizer, device
+        self.step = 0
+        self.watch, self.kept = _LossWatch(), _Kept()
+        self.reports: list[EpochReport] = []
+
+    @property
+    def epoch_is_open(self) -> bool:
+        """Whether there were steps since the last report."""
+        return self.step > (self.reports[-1].step if self.reports else 0)
+
+    def count(self, ids: Sequence[str], loss: Tensor) -> None:
+        """A step was done."""
+        self.watch.add(self.step, ids, loss)
+        self.step += 1
+
+    def close_epoch(self, epoch: int, epochs: int, score: float | None) -> EpochReport:
+        """The report of the epoch that ends here."""
+        report = EpochReport(epoch, epochs, self.watch.close(), self.step, score)
+        self.reports.append(report)
+        self.kept.offer(self.model, report)
+        return report
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain values and tensors, which are the loop's own and not copies.
+
+        Raises
+        ------
+        Diverged
+            A loss or a weight is not finite: this is no state to go on from.
+        """
+        loss_sum, images = self.watch.so_far()
+        weights = self.model.state_dict()
+        finite = [value.isfinite().all() for value in weights.values() if value.is_floating_point()]
+        if finite and not torch.stack(finite).all():
+            raise Diverged("training", f"a weight is not finite after step {self.step}", _CALMER)
+        return {
+            "step": self.step,
+            "loss_sum": loss_sum,
+            "images": images,
+            "reports": [asdict(report) for report in self.reports],
+            "model": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.kept.state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Be where the loop was that gave the state."""
+        self.step = state["step"]
+        self.watch = _LossWatch(state["loss_sum"], state["images"])
+        self.reports = [EpochReport(**report) for report in state["reports"]]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.kept = _Kept(state["best"], self.reports)
+
+    def take_up_random(self, state: Mapping[str, Any]) -> None:
+        """Draw the random numbers on from where they were."""
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+class _Saver:
+    """Decides when the loop's state is kept: after each epoch and now and then, and at a bounded cost."""
+
+    # Seconds between two times within an epoch.
+    _EVERY = 300.0
+    # No more than one part in so many of the time goes into it.
+    _SHARE = 20
+
+    def __init__(self, keeper: Keeper | None, loop: _Loop) -> None:
+        self._keeper, self._loop = keeper, loop
+        self._last, self._took = time.monotonic(), 0.0
+
+    def stepped(self) -> None:
+        """A step was done; perhaps keep it."""
+        if self._keeper is not None and time.monotonic() - self._last >= max(self._EVERY, self._SHARE * self._took):
+            self._save()
+
+    def epoch_ended(self) -> None:
+        """An epoch was done; perhaps keep it."""
+        if self._keeper is not None and time.monotonic() - self._last >= self._SHARE * self._took:
+            self._save()
+
+    @contextlib.contextmanager
+    def at_the_end(self, shield: _Shield) -> Iterator[None]:
+        """Keep the state when something ends the block between two steps."""
+        try:
+            yield
+        except Diverged:
+            raise
+        except BaseException:
+            if self._keeper is not None and not shield.torn and self._loop.step:
+                # What ends the run is told; that its state is not to be kept is not.
+                with shield.last_words(), contextlib.suppress(Diverged):
+                    self._save()
+            raise
+
+    def _save(self) -> None:
+        started = time.monotonic()
+        self._keeper.save(self._loop.state())  # type: ignore[union-attr]
+        self._last = time.monotonic()
+        self._took = self._last - started
+
+
+class _Shield:
+    """Holds back what would raise in the middle of a step: Ctrl-C, SIGTERM, news of dead workers.
+
+    Attributes
+    ----------
+    torn
+        A step broke off in the middle: the weights are neither those before it nor those after it.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+
+    def __init__(self) -> None:
+        self.torn = False
+        self._closed, self._deaf = False, False
+        self._waiting: list[tuple[int, Any]] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Shield:
+        if threading.current_thread() is threading.main_thread():
+            for number in self._SIGNALS:
+                # What is ignored or ends the process at once stays as it is.
+                if callable(signal.getsignal(number)):
+                    self._before[number] = signal.signal(number, self._came)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """In the block nothing gets through; what came meanwhile does at its end."""
+        self._closed = self.torn = True
+        try:
+            yield
+            self.torn = False
+        finally:
+            self._closed = False
+            if self._waiting and not self.torn:
+                self._act()
+            self._waiting.clear()
+
+    @contextlib.contextmanager
+    def last_words(self) -> Iterator[None]:
+        """In the block only Ctrl-C gets through: who presses it again does not want to wait."""
+        self._deaf = True
+        try:
+            yield
+        finally:
+            self._deaf = False
+
+    def _came(self, number: int, frame: Any) -> None:
+        if self._deaf and number != signal.SIGINT:
+            return
+        self._waiting.append((number, frame))
+        if not self._closed:
+            self._act()
+
+    def _act(self) -> None:
+        # To be told to stop comes before news of workers that were told so too.
+        while self._waiting:
+            first = min(self._waiting, key=lambda came: self._SIGNALS.index(came[0]))
+            self._waiting.remove(first)
+            self._before[first[0]](*first)
+
+
+def _scored(model: nn.Module, score: Callable[[], float] | None, device: torch.device) -> float | None:
     if score is None:
         return None
     model.eval()
-    value = score()
+    # Building networks draws random numbers; dropout must not notice.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        value = score()
     model.train()
     return value
 
@@ -217,9 +455,18 @@ def _scored(model: nn.Module, score: Callable[[], float] | None) -> float | None
 class _Kept:
     """The epoch to end with: the last one, or the first of those with the highest score."""
 
-    def __init__(self) -> None:
-        self._report: EpochReport | None = None
-        self._weights: dict[str, Tensor] | None = None
+    def __init__(self, state: Mapping[str, Any] | None = None, reports: Sequence[EpochReport] = ()) -> None:
+        self._report: EpochReport | None = reports[-1] if reports else None
+        self._weights: Mapping[str, Tensor] | None = None
+        if state is not None:
+            self._weights = state["weights"]
+            self._report = next(report for report in reports if report.epoch == state["epoch"])
+
+    def state(self) -> dict[str, Any] | None:
+        """The chosen epoch and its weights; None where none is chosen."""
+        if self._weights is None or self._report is None:
+            return None
+        return {"epoch": self._report.epoch, "weights": self._weights}
 
     def offer(self, model: nn.Module, report: EpochReport) -> None:
         if report.score is None:
@@ -234,19 +481,27 @@ class _Kept:
         return self._report
 
 
+_CALMER = "a lower --lr, or --precision float32"
+
+
 class _LossWatch:
     """Mean loss, and a stop where one is not finite; asks the device only now and then."""
 
     _EVERY = 20
 
-    def __init__(self) -> None:
+    def __init__(self, loss_sum: float = 0.0, images: int = 0) -> None:
         self._waiting: list[tuple[int, Sequence[str], Tensor]] = []
-        self._sum, self._images = 0.0, 0
+        self._sum, self._images = loss_sum, images
 
     def add(self, step: int, ids: Sequence[str], loss: Tensor) -> None:
         self._waiting.append((step, ids, loss))
         if len(self._waiting) >= self._EVERY:
             self._look()
+
+    def so_far(self) -> tuple[float, int]:
+        """The sum over the images since the epoch began, and their number."""
+        self._look()
+        return self._sum, self._images
 
     def close(self) -> float:
         """The mean over the images since the last call."""
@@ -261,10 +516,8 @@ class _LossWatch:
             self._waiting, torch.stack([entry[2] for entry in self._waiting]).tolist(), strict=True
         ):
             if not math.isfinite(loss):
-                raise DrstoolError(
-                    "training",
-                    f"the loss is {loss} at step {step + 1} (images {', '.join(ids)})",
-                    "a lower --lr, or --precision float32",
+                raise Diverged(
+                    "training", f"the loss is {loss} at step {step + 1} (images {', '.join(ids)})", _CALMER
                 )
             self._sum += loss * len(ids)
             self._images += len(ids)
@@ -301,9 +554,11 @@ def _collated(samples: list) -> list | DrstoolError:
     return error if error is not None else torch.utils.data.default_collate(samples)
 
 
-def _one_thread(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the one that trains ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every one of the job; the
+    # one that trains ends the others.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

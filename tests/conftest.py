@@ -189,3 +189,14 @@ class Program:
 def program():
     """Starts the program as a process of its own."""
     return Program()
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """Starts command lines in processes of their own, quickly."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from zygote import Zygote
+
+    zygote = Zygote()
+    yield zygote
+    zygote.close()

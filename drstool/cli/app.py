@@ -140,6 +140,7 @@ def _terminate_cleanly() -> None:
         _told_to_stop.append(number)
         raise SystemExit(EXIT_TERMINATED)
 
+    _told_to_stop.clear()
     # ValueError: not in the main thread, so it is somebody else's process, and their handler.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, stop)

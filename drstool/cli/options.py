@@ -98,14 +98,15 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
         raise UsageError(option, f"{value!r} is no choice", "one of " + ", ".join(choices))
 
 
-def _common(keep_going: bool) -> list[inspect.Parameter]:
-    """The options that every command has, and ``--keep-going`` where it means something."""
+def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
+    """The options that every command has, and ``--keep-going`` and ``--resume`` where they mean something."""
     workers = "Images read or written at the same time; by default as the machine allows."
     options = [
         _option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
         _option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
         _option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
         _option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
+        _option("resume", bool, False, "--resume", help="Go on with the same work where it was interrupted."),
         _option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
         _option(
             "no_provenance",
@@ -117,10 +118,11 @@ def _common(keep_going: bool) -> list[inspect.Parameter]:
         _option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
         _option("verbose", bool, False, "-v", "--verbose", help="Also say the settings, and where networks run."),
     ]
-    return [option for option in options if keep_going or option.name != "keep_going"]
+    wanted = {"keep_going": keep_going, "resume": resume}
+    return [option for option in options if wanted.get(option.name, True)]
 
 
-_COMMON_NAMES = ("device", "seed", "workers", "overwrite", "keep_going", "no_provenance", "quiet", "verbose")
+_COMMON_NAMES = ("device", "seed", "workers", "overwrite", "resume", "keep_going", "no_provenance", "quiet", "verbose")
 
 
 def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
@@ -129,7 +131,9 @@ def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> ins
     )
 
 
-def command(name: str, *, example: str, settings: type | None = None, keep_going: bool = True) -> Callable:
+def command(
+    name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False
+) -> Callable:
     """Register a function as a command.
 
     The function is called with ``run`` (the common options at work), with ``settings`` (an
@@ -146,6 +150,8 @@ def command(name: str, *, example: str, settings: type | None = None, keep_going
         A dataclass of :mod:`drstool.recipe`.
     keep_going
         Whether single images may fail and be left out.
+    resume
+        Whether the work can be gone on with after an interruption.
     """
 
     def register(function: Callable) -> Callable:
@@ -176,7 +182,7 @@ def command(name: str, *, example: str, settings: type | None = None, keep_going
                     run.detail(", ".join(f"{k} {_shown(v)}" for k, v in vars(values["settings"]).items() if v != ()))
                 function(run=run, **values)
 
-        parameters = [*own, *recipe, *numbers, *_common(keep_going)]
+        parameters = [*own, *recipe, *numbers, *_common(keep_going, resume)]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.

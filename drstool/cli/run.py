@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from drstool.errors import DrstoolError, ItemsFailed, OutputError
@@ -13,9 +14,13 @@ from drstool.errors import DrstoolError, ItemsFailed, OutputError
 if TYPE_CHECKING:
     import torch
 
+    from drstool.formats.work import Work
     from drstool.training import EpochReport
 
-__all__ = ["Run"]
+__all__ = ["Run", "check_left_over"]
+
+# Unfinished work of fewer seconds is no loss.
+_WORTH_KEEPING = 60.0
 
 # Beyond this many threads the disk or the interpreter is the limit.
 _MOST_WORKERS = 16
@@ -28,7 +33,7 @@ class Run:
     ----------
     command, arguments
         Name of the command, and the whole command line.
-    device, seed, workers, overwrite, keep_going, no_provenance, quiet, verbose
+    device, seed, workers, overwrite, resume, keep_going, no_provenance, quiet, verbose
         As the options of the same names.
     """
 
@@ -41,22 +46,25 @@ class Run:
         seed: int,
         workers: int | None,
         overwrite: bool,
+        resume: bool,
         keep_going: bool,
         no_provenance: bool,
         quiet: bool,
         verbose: bool,
     ) -> None:
-        self.command, self.seed, self.overwrite = command, seed, overwrite
+        self.command, self.seed, self.overwrite, self.resume = command, seed, overwrite, resume
         self.verbose = verbose and not quiet
         self._arguments, self._device_name, self._device = arguments, device, None
         self._workers, self._quiet, self._provenance = workers, quiet, not no_provenance
         self._keep_going, self._failures = keep_going, 0
         self._started = time.monotonic()
+        self._claims = ExitStack()
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._claims.close()
         if error is None and self._failures:
             raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
 
@@ -100,6 +108,20 @@ class Run:
         from drstool.training import pick_precision
 
         return pick_precision(name, self.device)
+
+    # --- outputs -------------------------------------------------------------------------------
+
+    def reserve(self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False) -> None:
+        """Check that an output may be written, and keep other commands from it until this one ends."""
+        from drstool.formats import check_writable
+        from drstool.formats.locks import claimed
+
+        # What is there already may be what --resume is to find finished.
+        may_exist = self.overwrite or self.resume
+        check_writable(output, may_exist, folder=folder, dataset=dataset)
+        self._claims.enter_context(claimed(output))
+        # Once more: another command may have finished it just before.
+        check_writable(output, may_exist, folder=folder, dataset=dataset)
 
     # --- messages ------------------------------------------------------------------------------
 
@@ -202,6 +224,7 @@ class Run:
         settings: Mapping[str, object] | None = None,
         device: bool = False,
         seed: bool = False,
+        resumed: Sequence[Mapping[str, object]] = (),
     ) -> tuple[dict, ...]:
         """The chains of what went in, and this run's own entry; empty with ``--no-provenance``.
 
@@ -217,6 +240,8 @@ class Run:
             The numbers of the method.
         device, seed
             Whether this command's result depends on them.
+        resumed
+            When the work was gone on with.
         """
         if not self._provenance:
             return ()
@@ -229,16 +254,55 @@ class Run:
             inputs=inputs,
             used=used,
             settings=settings,
+            resumed=resumed,
         )
         return merge(*upstream, [own])
 
+    def work(
+        self,
+        classes: Sequence[str],
+        *,
+        inputs: Mapping[str, str] | None = None,
+        used: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+        device: bool = False,
+        seed: bool = False,
+    ) -> Work:
+        """What this run does, so that only the same is gone on with; arguments as of :meth:`provenance`."""
+        from drstool.formats.work import Work
+
+        return Work(
+            self.command,
+            tuple(classes),
+            dict(settings or {}),
+            dict(inputs or {}),
+            dict(used or {}),
+            self.device.type if device else None,
+            self.seed if seed else None,
+        )
+
     def digest(self, path: str) -> str:
-        """Digest of a file that goes in; not computed where provenance is not wanted."""
-        if not self._provenance:
-            return ""
+        """Digest of a file that goes in."""
         from drstool.formats.provenance import file_digest
 
         return file_digest(path)
+
+
+def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
+    """Let what an interrupted run left go only if it is little, or --overwrite says so; and say it.
+
+    Raises
+    ------
+    OutputError
+        It took long to make.
+    """
+    if not what:
+        return
+    if seconds >= _WORTH_KEEPING and not run.overwrite:
+        raise OutputError(
+            output, f"an interrupted run left {what}, {_duration(seconds)} of work",
+            "--resume goes on with it, --overwrite begins anew")
+    run.say(f"{run.command}: beginning anew, without {what} that an interrupted run left (see --resume)")
 
 
 def _duration(seconds: float) -> str:

@@ -12,10 +12,15 @@ from typing import Any
 from drstool.errors import ForeignError, InputError
 from drstool.formats.header import FORMAT, check_plain
 from drstool.formats.outputs import new_file
+from drstool.formats.provenance import without_home
 from drstool.formats.torch_file import check_torch_file
+from drstool.formats.work import Work, told_work, without_outcome
 from drstool.labels import check_class_names
 
-__all__ = ["KINDS", "Checkpoint", "load_checkpoint", "load_tensors", "save_checkpoint", "with_selection"]
+__all__ = [
+    "KINDS", "Checkpoint", "check_same_work", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
+    "with_selection",
+]
 
 VERSION = 1
 # The command that makes each kind, for messages.
@@ -73,8 +78,6 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool
     OutputError
         The file exists and is not to be overwritten, or cannot be written.
     """
-    import torch
-
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -85,6 +88,19 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool
         "weights": {name: value.detach().cpu() for name, value in checkpoint.weights.items()},
         "provenance": list(checkpoint.provenance),
     }
+    save_torch(path, content, overwrite=overwrite)
+
+
+def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> None:
+    """Write tensors and plain values as torch does, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        The file exists and is not to be overwritten, or cannot be written.
+    """
+    import torch
+
     with new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
         # Through a file object torch does not write the file's own name into the archive.
         try:
@@ -111,6 +127,8 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
         There is no such file, it is none of ours, holds code, or is of another kind.
     """
     content = load_tensors(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT and "loop" in content:
+        raise InputError(path, "is the state of an unfinished training", "finish it with --resume")
     if not isinstance(content, dict) or content.get("format") != FORMAT or "weights" not in content:
         raise ForeignError(
             path, "is not a drstool checkpoint",
@@ -141,6 +159,24 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
         weights=content["weights"],
         provenance=tuple(content["provenance"]),
     )
+
+
+def check_same_work(path: str | Path, work: Work) -> str | None:
+    """How the work that a checkpoint came of differs from another; None where it is the same.
+
+    What a checkpoint without provenance does not tell cannot differ.
+    """
+    try:
+        checkpoint = load_checkpoint(path)
+    except InputError as error:
+        return error.what
+    if KINDS[checkpoint.kind] != work.command:
+        return f"holds a {checkpoint.kind}"
+    if checkpoint.provenance:
+        told = told_work(checkpoint.provenance[-1], checkpoint.class_names)
+    else:
+        told = {"classes": list(checkpoint.class_names), "settings": without_home(without_outcome(checkpoint.recipe))}
+    return work.difference(told)
 
 
 def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:

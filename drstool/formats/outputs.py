@@ -1,12 +1,15 @@
 """Files and folders that appear under their final name only when whole.
 
 Everything is written under a temporary name beside the target (``.NAME.partial-…``) and renamed at
-the end, so that a reader never meets half a file and a failure leaves what was there before.
+the end, so that a reader never meets half a file and a failure leaves what was there before. What
+``--resume`` goes on with lies beside the target too (``.NAME.resume``), and so does the mark of who
+is writing (``.NAME.lock``).
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -20,7 +23,10 @@ from typing import BinaryIO
 from drstool.errors import OutputError
 from drstool.formats.header import FORMAT, HEADER_NAME
 
-__all__ = ["check_writable", "new_file", "new_folder", "output_error", "write_fully", "writing"]
+__all__ = [
+    "check_writable", "hidden_beside", "new_file", "new_folder", "output_error", "unfinished_path", "write_fully",
+    "writing",
+]
 
 _RIGHT = {
     errno.ENOSPC: "free some space, or write elsewhere",
@@ -32,6 +38,9 @@ _RIGHT = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EIO: "check the disk",
     errno.ESTALE: "check the network disk",
+    errno.ENOLCK: "check the network disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower --workers",
+    errno.ENFILE: "close other programs, or ask who looks after the machine",
 }
 # Names beside the target get some letters more; 255 bytes is the common limit.
 _MAX_NAME_BYTES = 220
@@ -140,6 +149,25 @@ def new_folder(path: str | Path, overwrite: bool = False, *, dataset: bool = Fal
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def unfinished_path(output: str | Path) -> Path:
+    """Where unfinished work on an output is kept for ``--resume``.
+
+    Examples
+    --------
+    >>> unfinished_path("/data/cls.pt").name
+    '.cls.pt.resume'
+    """
+    return hidden_beside(Path(os.path.realpath(output)), "resume")
+
+
+def hidden_beside(target: Path, role: str) -> Path:
+    """The hidden name of a role beside a target; another one for each target, however long its name."""
+    shown = _fitting(target.name)
+    if shown != target.name:
+        shown += "~" + hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+    return target.with_name(f".{shown}.{role}")
+
+
 @contextmanager
 def writing(where: object, *paths: Path) -> Iterator[None]:
     """Turn what the system says about these paths, or about no path, into an OutputError.
@@ -242,9 +270,12 @@ def _kind_of(folder: Path) -> str | None:
 
 
 def _beside(target: Path, role: str) -> Path:
-    name = target.name.encode("utf-8", "surrogateescape")[:_MAX_NAME_BYTES]
-    shown = name.decode("utf-8", "ignore")
-    return target.with_name(f".{shown}.{role}-{secrets.token_hex(4)}")
+    return target.with_name(f".{_fitting(target.name)}.{role}-{secrets.token_hex(4)}")
+
+
+def _fitting(name: str) -> str:
+    """The name's beginning that leaves room for more."""
+    return name.encode("utf-8", "surrogateescape")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _sync(path: Path) -> None:

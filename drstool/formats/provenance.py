@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, UTC
 from pathlib import Path
 
@@ -24,6 +24,7 @@ def entry(
     inputs: Mapping[str, str] | None = None,
     used: Mapping[str, object] | None = None,
     settings: Mapping[str, object] | None = None,
+    resumed: Sequence[Mapping[str, object]] = (),
 ) -> dict:
     """One step of a provenance chain, ready for JSON.
 
@@ -41,6 +42,8 @@ def entry(
         Which kinds of knowledge went in: tags, saliency, pixel ground truth.
     settings
         The numbers of the method.
+    resumed
+        When the work was gone on with after an interruption, and what was done by then.
 
     Notes
     -----
@@ -58,6 +61,8 @@ def entry(
         "used": dict(used or {}),
         "settings": dict(settings or {}),
     }
+    if resumed:
+        told["resumed"] = [dict(sitting) for sitting in resumed]
     return without_home(told)  # type: ignore[return-value]
 
 

@@ -20,7 +20,8 @@ def describe(path: str | None) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A map file, a stream, a folder of label PNGs or figures, or a checkpoint; None: standard input.
+        A map file, a stream, a folder of label PNGs or figures, a checkpoint, or the state of an
+        unfinished training; None: standard input.
 
     Raises
     ------
@@ -40,8 +41,13 @@ def describe(path: str | None) -> dict[str, Any]:
 
 
 def _checkpoint(path: str) -> dict[str, Any]:
-    from drstool.formats.checkpoint import load_checkpoint
+    from drstool.formats.checkpoint import load_checkpoint, load_tensors
+    from drstool.formats.training_state import check_state, is_state
 
+    content = load_tensors(path)
+    if is_state(content):
+        return _state(check_state(content, path))
+    del content
     checkpoint = load_checkpoint(path)
     return {
         "kind": checkpoint.kind,
@@ -50,6 +56,22 @@ def _checkpoint(path: str) -> dict[str, Any]:
         "parameters": sum(value.numel() for value in checkpoint.weights.values()),
         "recipe": checkpoint.recipe,
         "provenance": list(checkpoint.provenance),
+    }
+
+
+def _state(content: dict[str, Any]) -> dict[str, Any]:
+    loop = content["loop"]
+    return {
+        "kind": content["kind"],
+        "of": content["work"]["command"],
+        "class_names": content["class_names"],
+        "step": loop["step"],
+        "epochs": len(loop["reports"]),
+        "loss": loop["reports"][-1]["loss"] if loop["reports"] else None,
+        "seconds": round(content["seconds"], 1),
+        "settings": content["work"]["settings"],
+        "inputs": content["work"]["inputs"],
+        "provenance": [],
     }
 
 

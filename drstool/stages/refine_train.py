@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from drstool.data import Dataset
 from drstool.data.transforms import RefinerSamples
 from drstool.formats.checkpoint import Checkpoint, with_selection
+from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
 from drstool.parallel import Track, untracked
@@ -37,6 +38,7 @@ def refine_train(
     on_epoch: Callable[[EpochReport], None] | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
+    kept: TrainingState | None = None,
 ) -> Checkpoint:
     """A trained refiner.
 
@@ -48,7 +50,7 @@ def refine_train(
         Of the maps.
     maps
         A map file with a map for every image.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track, kept
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -74,13 +76,15 @@ def refine_train(
     def made() -> Checkpoint:
         return Checkpoint("refiner", class_names, architecture, asdict(recipe), model.state_dict())
 
+    if kept is not None:
+        kept.describe(made())
     report = fit(
         model, _loss, RefinerSamples(dataset, maps, recipe, seed),
         torch.optim.Adam(model.parameters(), lr=recipe.lr),
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
         device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        score=None if select is None else lambda: select(made()), track=track)
+        score=None if select is None else lambda: select(made()), track=track, keeper=kept)
     return with_selection(made(), report)
 
 

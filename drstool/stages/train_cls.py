@@ -14,6 +14,7 @@ from drstool.data import Dataset, require_tags
 from drstool.data.transforms import ClassifierSamples
 from drstool.errors import UsageError
 from drstool.formats.checkpoint import Checkpoint, with_selection
+from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained, parse_layers
 from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
@@ -38,6 +39,7 @@ def train_cls(
     on_epoch: Callable[[EpochReport], None] | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
+    kept: TrainingState | None = None,
 ) -> Checkpoint:
     """A trained classifier.
 
@@ -57,6 +59,8 @@ def train_cls(
         Told of each epoch's loss, and of progress.
     select
         Scores the network after each epoch; the result is then the best epoch, not the last.
+    kept
+        Where the state of the unfinished training is kept, and perhaps taken up from.
 
     Returns
     -------
@@ -92,12 +96,14 @@ def train_cls(
     def made() -> Checkpoint:
         return Checkpoint("classifier", class_names, architecture, asdict(recipe), model.state_dict())
 
+    if kept is not None:
+        kept.describe(made())
     report = fit(
         model, _loss, ClassifierSamples(dataset, class_names, recipe, seed), optimizer,
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
         device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        score=None if select is None else lambda: select(made()), track=track)
+        score=None if select is None else lambda: select(made()), track=track, keeper=kept)
     return with_selection(made(), report)
 
 

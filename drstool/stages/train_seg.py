@@ -14,6 +14,7 @@ from drstool.data import Dataset
 from drstool.data.transforms import SegmenterSamples
 from drstool.errors import UsageError
 from drstool.formats.checkpoint import Checkpoint, with_selection
+from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
 from drstool.labels import IGNORE
 from drstool.models.build import build_network, load_pretrained
@@ -40,6 +41,7 @@ def train_seg(
     on_epoch: Callable[[EpochReport], None] | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
+    kept: TrainingState | None = None,
 ) -> Checkpoint:
     """A trained segmenter.
 
@@ -51,7 +53,7 @@ def train_seg(
         The object classes of the labels.
     labels
         Label PNG of each image's id, at the image's own size.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track, kept
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -95,6 +97,8 @@ def train_seg(
     def made() -> Checkpoint:
         return Checkpoint("segmenter", class_names, architecture, asdict(recipe), model.state_dict())
 
+    if kept is not None:
+        kept.describe(made())
     report = fit(
         model,
         _loss,
@@ -110,6 +114,7 @@ def train_seg(
         on_epoch=on_epoch,
         score=None if select is None else lambda: select(made()),
         track=track,
+        keeper=kept,
     )
     return with_selection(made(), report)
 

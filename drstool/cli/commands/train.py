@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,6 +10,7 @@ import typer
 
 from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, Saliency, Split, Tags, command
 from drstool.cli.run import Run
+from drstool.errors import OutputError
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 
 SelectOn = Annotated[
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 
     from drstool.data import Dataset
     from drstool.formats.checkpoint import Checkpoint
+    from drstool.training import Diverged
 
 
 @command(
     "train-cls",
     keep_going=False,
+    resume=True,
     settings=ClassifierRecipe,
     example="drstool train-cls --data demo --split train --backbone vgg16-small --init none --optimizer adam "
     "--image-size 144 --lr 0.002 --new-lr-factor 1 -o cls.pt",
@@ -49,24 +52,21 @@ def train_cls(
 ) -> None:
     """Train a classification network with DRS, from images and tags."""
     from drstool.data import open_dataset
-    from drstool.formats import check_writable
     from drstool.stages import train_cls as stage
 
-    check_writable(output, run.overwrite)
+    run.reserve(output)
     dataset = open_dataset(data, split, tags=tags, classes=classes)
-    checkpoint = stage.train_cls(
-        dataset,
-        _class_names(dataset),
-        settings,
-        **_training(run, settings, init, precision),
-        select=_selector(run, data, select_on, saliency),
+    training = _Training(
+        run, output, dataset, _class_names(dataset), settings, init, precision,
+        _Selection(run, data, select_on, saliency), tags=dataset.tags_source,
     )
-    _save(run, output, checkpoint, dataset, init, precision, select_on, tags=dataset.tags_source)
+    training.run(lambda told: stage.train_cls(dataset, training.class_names, settings, **told))
 
 
 @command(
     "refine-train",
     keep_going=False,
+    resume=True,
     settings=RefinerRecipe,
     example="drstool refine-train --data demo --split train --maps cams.h5 --backbone vgg16-small --init cls.pt "
     "--image-size 176 -o refiner.pt",
@@ -87,28 +87,24 @@ def refine_train(
 ) -> None:
     """Train a refinement network that regresses localization maps."""
     from drstool.data import open_dataset
-    from drstool.formats import check_writable
     from drstool.formats.maps import MapFileReader
     from drstool.stages import refine_train as stage
 
-    check_writable(output, run.overwrite)
+    run.reserve(output)
     with MapFileReader(maps) as reader:
         header = reader.header
     dataset = open_dataset(data, split, class_names=header.class_names)
-    checkpoint = stage.refine_train(
-        dataset,
-        header.class_names,
-        maps,
-        settings,
-        **_training(run, settings, init, precision),
-        select=_selector(run, data, select_on, saliency),
+    training = _Training(
+        run, output, dataset, header.class_names, settings, init, precision,
+        _Selection(run, data, select_on, saliency), upstream=header.provenance, inputs={"maps": run.digest(maps)},
     )
-    _save(run, output, checkpoint, dataset, init, precision, select_on, header.provenance, maps=run.digest(maps))
+    training.run(lambda told: stage.refine_train(dataset, header.class_names, maps, settings, **told))
 
 
 @command(
     "train-seg",
     keep_going=False,
+    resume=True,
     settings=SegmenterRecipe,
     example="drstool train-seg --data demo --split train --labels labels --backbone vgg16-small --init refiner.pt "
     "--image-size 176 --epochs 5 -o seg.pt",
@@ -127,23 +123,20 @@ def train_seg(
 ) -> None:
     """Train DeepLabV3+ from images and label PNGs."""
     from drstool.data import open_dataset
-    from drstool.formats import check_writable
     from drstool.formats.label_png import label_paths
+    from drstool.formats.work import sampled_digest
     from drstool.stages import train_seg as stage
 
-    check_writable(output, run.overwrite)
+    run.reserve(output)
     header, paths = label_paths(labels)
     known = header.class_names if header else None
     dataset = open_dataset(data, split, classes=classes, class_names=known)
-    checkpoint = stage.train_seg(
-        dataset,
-        known or _class_names(dataset),
-        paths,
-        settings,
-        **_training(run, settings, init, precision),
-        select=_selector(run, data, select_on),
+    training = _Training(
+        run, output, dataset, known or _class_names(dataset), settings, init, precision,
+        _Selection(run, data, select_on), upstream=header.provenance if header else (),
+        inputs={"labels": sampled_digest(labels)},
     )
-    _save(run, output, checkpoint, dataset, init, precision, select_on, header.provenance if header else ())
+    training.run(lambda told: stage.train_seg(dataset, training.class_names, paths, settings, **told))
 
 
 def _class_names(dataset: Dataset) -> tuple[str, ...]:
@@ -158,79 +151,204 @@ def _class_names(dataset: Dataset) -> tuple[str, ...]:
     return dataset.class_names
 
 
-def _training(run: Run, settings: Any, init: str, precision: str) -> dict[str, Any]:
-    """What every training stage is told in the same way."""
-    from drstool.formats.pretrained import initial_weights
+@dataclass(frozen=True)
+class _Selection:
+    """Whether and by what the epoch is chosen."""
 
-    # With 0 epochs the initialised network is written, pretrained weights included.
-    return {
-        "weights": initial_weights(init, settings.backbone, progress=run.shows_progress),
-        "weights_name": f"--init {init}",
-        "seed": run.seed,
-        "device": run.device,
-        "precision": run.precision(precision),
-        "workers": run.loader_processes,
-        "on_epoch": run.on_epoch,
-        "track": run.track,
-    }
+    run: Run
+    data: str
+    split: str | None
+    saliency: str | None = None
+
+    def inputs(self, class_names: tuple[str, ...]) -> dict[str, str]:
+        """Digests of what the choice depends on."""
+        if self.split is None:
+            return {}
+        from drstool.data import open_dataset
+        from drstool.formats.work import sampled_digest
+
+        dataset = open_dataset(self.data, self.split, class_names=class_names)
+        return {"select_list": f"sha256:{dataset.digest()}"} | (
+            {"saliency": sampled_digest(self.saliency)} if self.saliency else {}
+        )
+
+    def scorer(self) -> Callable[[Checkpoint], float] | None:
+        """Scores a network on the split's ground truth: its mIoU, of labels or of maps with a background cue."""
+        if self.split is None:
+            return None
+        from drstool.cues import saliency_folder
+        from drstool.data import open_dataset, saliency_of_items
+        from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
+        from drstool.stages import cam, refine, segment
+        from drstool.stages.eval import evaluate
+
+        def score(checkpoint: Checkpoint) -> float:
+            dataset = open_dataset(self.data, self.split, class_names=checkpoint.class_names)
+            saliency_of = saliency_folder(self.saliency) if self.saliency else saliency_of_items(dataset)
+            cues = CueSettings(background="saliency" if saliency_of else "constant")
+            where = {"device": self.run.device, "workers": self.run.threads}
+            if checkpoint.kind == "classifier":
+                records = cam.cam(dataset.items, checkpoint, CamSettings(), **where)
+            elif checkpoint.kind == "refiner":
+                records = refine.refine(dataset.items, checkpoint, RefineSettings(), **where)
+            else:
+                both = segment.segment(dataset.items, checkpoint, SegmentSettings(), **where)
+                records = (labels for labels, _ in both)
+            scored = evaluate(records, dataset, settings=cues, saliency_of=saliency_of, strict=True)
+            return scored.scores.mean_iou
+
+        return score
 
 
-def _selector(
-    run: Run, data: str, split: str | None, saliency: str | None = None
-) -> Callable[[Checkpoint], float] | None:
-    """Scores a network on a split's ground truth: its mIoU, of labels or of maps with a background cue."""
-    if split is None:
-        return None
-    from drstool.cues import saliency_folder
-    from drstool.data import open_dataset, saliency_of_items
-    from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
-    from drstool.stages import cam, refine, segment
-    from drstool.stages.eval import evaluate
+class _Training:
+    """One training from its start, or from where it was interrupted, to its checkpoint.
 
+    Parameters
+    ----------
+    run
+        Has reserved the output.
+    output, dataset, class_names, settings, init, precision, selection
+    upstream
+        Provenance of what is learned from.
+    inputs
+        Digests of it.
+    tags
+        Where the tags come from, if they are learned from.
+    """
 
-    def score(checkpoint: Checkpoint) -> float:
-        dataset = open_dataset(data, split, class_names=checkpoint.class_names)
-        saliency_of = saliency_folder(saliency) if saliency else saliency_of_items(dataset)
-        cues = CueSettings(background="saliency" if saliency_of else "constant")
-        where = {"device": run.device, "workers": run.threads}
-        if checkpoint.kind == "classifier":
-            records = cam.cam(dataset.items, checkpoint, CamSettings(), **where)
-        elif checkpoint.kind == "refiner":
-            records = refine.refine(dataset.items, checkpoint, RefineSettings(), **where)
-        else:
-            records = (labels for labels, _ in segment.segment(dataset.items, checkpoint, SegmentSettings(), **where))
-        return evaluate(records, dataset, settings=cues, saliency_of=saliency_of, strict=True).scores.mean_iou
+    def __init__(
+        self,
+        run: Run,
+        output: str,
+        dataset: Dataset,
+        class_names: tuple[str, ...],
+        settings: Any,
+        init: str,
+        precision: str,
+        selection: _Selection,
+        *,
+        upstream: tuple[dict, ...] = (),
+        inputs: dict[str, str] | None = None,
+        tags: Optional[str] = None,
+    ) -> None:
+        from drstool.formats.training_state import TrainingState
 
-    return score
+        self.class_names = class_names
+        self._run, self._output, self._dataset, self._settings = run, output, dataset, settings
+        self._init, self._precision, self._selection, self._upstream = init, precision, selection, upstream
+        from_file = Path(init).is_file()
+        digests = {"list": f"sha256:{dataset.digest()}"} | (inputs or {}) | selection.inputs(class_names)
+        truth = f"epoch chosen on split {selection.split}" if selection.split else False
+        self._told: dict[str, Any] = {
+            "inputs": digests | ({"init": run.digest(init)} if from_file else {}),
+            "used": {"pixel_ground_truth": truth} | ({"tags": tags} if tags else {}),
+            "settings": asdict_plain(settings)
+            | {"precision": run.precision(precision)}
+            | ({} if from_file else {"init": init}),
+            "device": True,
+            "seed": True,
+        }
+        self._work = run.work(class_names, **self._told)
+        self._state = TrainingState(output, self._work, self._cannot_keep)
 
+    def run(self, train: Callable[[dict[str, Any]], Checkpoint]) -> None:
+        """Train, unless it is done already, and write the checkpoint."""
+        from drstool.formats.checkpoint import save_checkpoint
+        from drstool.training import Diverged
 
-def _save(
-    run: Run,
-    output: str,
-    checkpoint: Checkpoint,
-    dataset: Dataset,
-    init: str,
-    precision: str,
-    select_on: str | None,
-    upstream: tuple[dict, ...] = (),
-    *,
-    tags: Optional[str] = None,
-    **inputs: str,
-) -> None:
-    from drstool.formats.checkpoint import save_checkpoint
+        if self._is_finished():
+            return
+        self._begin()
+        try:
+            checkpoint = train(self._arguments())
+        except Diverged as error:
+            raise self._with_last_good(error) from None
+        except (KeyboardInterrupt, SystemExit):
+            if self._state.step is not None:
+                self._run.say(f"{self._run.command}: --resume goes on after step {self._state.step}")
+            raise
+        save_checkpoint(self._output, self._with_history(checkpoint), overwrite=self._run.overwrite)
+        self._state.remove()
+        self._run.done(
+            f"wrote {self._output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes "
+            f"from {len(self._dataset)} images"
+        )
 
-    digests = {"list": f"sha256:{dataset.digest()}", **inputs}
-    if Path(init).is_file():
-        digests["init"] = run.digest(init)
-    truth = f"epoch chosen on split {select_on}" if select_on else False
-    used = {"pixel_ground_truth": truth} | ({"tags": tags} if tags else {})
-    settings = asdict_plain(checkpoint.recipe) | {"precision": run.precision(precision)}
-    chain = run.provenance(upstream, inputs=digests, used=used, settings=settings, device=True, seed=True)
-    save_checkpoint(output, replace(checkpoint, provenance=chain), overwrite=run.overwrite)
-    run.done(
-        f"wrote {output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes "
-        f"from {len(dataset)} images"
-    )
+    def _is_finished(self) -> bool:
+        """Whether --resume finds the checkpoint of this very work."""
+        from drstool.formats.checkpoint import check_same_work
+
+        if not self._run.resume or not Path(self._output).exists():
+            return False
+        difference = check_same_work(self._output, self._work)
+        if difference is None:
+            self._state.remove()
+            self._run.say(f"{self._run.command}: {self._output} is finished already")
+            return True
+        if self._run.overwrite:
+            return False
+        raise OutputError(self._output, f"exists, and {difference}", "give another -o, or --overwrite")
+
+    def _begin(self) -> None:
+        """Take up the state that is there, or see to it that there is none."""
+        from drstool.cli.run import check_left_over
+
+        run, state = self._run, self._state
+        if run.resume:
+            step = state.take_up()
+            run.say(
+                f"{run.command}: nothing to go on with, starting from the beginning"
+                if step is None
+                else f"{run.command}: going on after step {step}"
+            )
+        elif (left := state.left_over()) is not None:
+            step, seconds = left
+            check_left_over(run, self._output, "" if step is None else f"the state after step {step}", seconds)
+            state.remove()
+
+    def _arguments(self) -> dict[str, Any]:
+        """What every training stage is told in the same way."""
+        from drstool.formats.pretrained import initial_weights
+
+        run = self._run
+        # With 0 epochs the initialised network is written, pretrained weights included.
+        return {
+            "weights": initial_weights(self._init, self._settings.backbone, progress=run.shows_progress),
+            "weights_name": f"--init {self._init}",
+            "seed": run.seed,
+            "device": run.device,
+            "precision": run.precision(self._precision),
+            "workers": run.loader_processes,
+            "on_epoch": run.on_epoch,
+            "select": self._selection.scorer(),
+            "track": run.track,
+            "kept": self._state,
+        }
+
+    def _with_history(self, checkpoint: Checkpoint) -> Checkpoint:
+        added = {
+            name: value for name, value in checkpoint.recipe.items() if name not in asdict_plain(self._settings)
+        }
+        told = self._told | {"settings": self._told["settings"] | added}
+        return replace(
+            checkpoint, provenance=self._run.provenance(self._upstream, **told, resumed=self._state.sittings)
+        )
+
+    def _cannot_keep(self, error: OutputError) -> None:
+        self._run.say(f"{self._run.command}: going on without a state for --resume: {error}")
+
+    def _with_last_good(self, error: Diverged) -> Diverged:
+        """The error, and the network of the last state kept before it as a checkpoint that it names."""
+        from drstool.formats.checkpoint import save_checkpoint
+
+        checkpoint, step = self._state.last_network()
+        if checkpoint is None:
+            return error
+        output = Path(self._output)
+        path = output.with_name(f"{output.stem}.step-{step}{output.suffix}")
+        checkpoint = replace(checkpoint, recipe=checkpoint.recipe | {"stopped_after_step": step})
+        save_checkpoint(path, self._with_history(checkpoint), overwrite=self._run.overwrite)
+        return type(error)(error.where, error.what, f"{error.right}; the network after step {step} is in {path}")
 
 
 def asdict_plain(recipe: Any) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""The state of a training that is not finished: one hidden file beside the checkpoint to be."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from drstool.errors import InputError, OutputError
+from drstool.formats.checkpoint import Checkpoint, load_tensors, save_torch
+from drstool.formats.header import FORMAT
+from drstool.formats.outputs import unfinished_path
+from drstool.formats.work import Work
+from drstool.labels import check_class_names
+
+__all__ = ["KIND", "TrainingState", "check_state", "is_state", "unfinished_checkpoint"]
+
+KIND = "training-state"
+VERSION = 1
+_PARTS = {
+    "work": dict, "network": str, "class_names": list, "architecture": dict, "recipe": dict, "sittings": list,
+    "seconds": float, "loop": dict,
+}
+_LOOP_PARTS = {"step": int, "loss_sum": float, "images": int, "reports": list, "model": dict, "optimizer": dict}
+
+
+class TrainingState:
+    """Keeps the loop's state of one training; a :class:`drstool.training.Keeper`.
+
+    Parameters
+    ----------
+    output
+        The checkpoint to be.
+    work
+        What is done; a state of other work is not taken up.
+    on_failure
+        Told when a state cannot be written; the training goes on without.
+
+    Attributes
+    ----------
+    path : Path
+        Where the state lies.
+    sittings : list of dict
+        When, and after which step, the training went on.
+    step : int or None
+        Of the state that lies there, as far as this object has read or written it.
+    """
+
+    def __init__(self, output: str | Path, work: Work, on_failure: Callable[[OutputError], None]) -> None:
+        self.path = unfinished_path(output)
+        self.sittings: list[dict[str, Any]] = []
+        self.step: int | None = None
+        self._work, self._on_failure = work, on_failure
+        self._content: dict[str, Any] | None = None
+        self._network: Checkpoint | None = None
+        self._seconds, self._started = 0.0, time.monotonic()
+
+    def take_up(self) -> int | None:
+        """Read the state that is there; its step, or None where there is none.
+
+        Raises
+        ------
+        InputError
+            It is damaged, or of other work: the difference is named.
+        """
+        if not os.path.lexists(self.path):
+            return None
+        content = check_state(load_tensors(self.path), self.path)
+        difference = self._work.difference(content["work"])
+        if difference is not None:
+            raise InputError(
+                self.path, f"is the state of other work: {difference}",
+                "the same settings and data, or --overwrite without --resume to begin anew")
+        self._content = content
+        self.step = content["loop"]["step"]
+        self._seconds = content["seconds"]
+        self.sittings = [*content["sittings"], {"time": _now(), "step": self.step}]
+        return self.step
+
+    def left_over(self) -> tuple[int | None, float] | None:
+        """Step of the state that lies there, and seconds of work in it; None where there is none.
+
+        A damaged one is worth nothing: its step is None.
+        """
+        if not os.path.lexists(self.path):
+            return None
+        try:
+            content = check_state(load_tensors(self.path), self.path)
+        except InputError:
+            return None, 0.0
+        return content["loop"]["step"], content["seconds"]
+
+    def last_network(self) -> tuple[Checkpoint | None, int]:
+        """The network as it was when the state that lies there was kept, and after which step; or None."""
+        try:
+            content = check_state(load_tensors(self.path), self.path)
+        except InputError:
+            return None, 0
+        return unfinished_checkpoint(content), content["loop"]["step"]
+
+    def describe(self, network: Checkpoint) -> None:
+        """Say what network is trained; its weights come with each state."""
+        self._network = replace(network, weights={})
+
+    def load(self) -> Mapping[str, Any] | None:
+        """The loop's state that was taken up; once, as it is large."""
+        content, self._content = self._content, None
+        return None if content is None else content["loop"]
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep a state in place of the one before, whole or not at all."""
+        if self._network is None:
+            raise ValueError("nothing says what network this is")
+        content = {
+            "format": FORMAT, "version": VERSION, "work": self._work.to_json(),
+            "kind": KIND, "network": self._network.kind, "class_names": list(self._network.class_names),
+            "architecture": self._network.architecture, "recipe": self._network.recipe,
+            "sittings": self.sittings, "seconds": self._seconds + time.monotonic() - self._started,
+            "loop": dict(state) | {"model": dict(state["model"])},
+        }
+        try:
+            save_torch(self.path, content, overwrite=True)
+            self.step = state["step"]
+        except OutputError as error:
+            self._on_failure(error)
+
+    def remove(self) -> None:
+        """Let the state go: the training is finished, or begins anew."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+def is_state(content: Any) -> bool:
+    """Whether a torch file's content is the state of a training."""
+    return isinstance(content, dict) and content.get("format") == FORMAT and content.get("kind") == KIND
+
+
+def check_state(content: Any, where: object) -> dict[str, Any]:
+    """The content of a state's file, after checking that it is one.
+
+    Raises
+    ------
+    InputError
+        It is something else, damaged, or of another version.
+    """
+    if not is_state(content):
+        raise InputError(where, "is not the state of a training", "remove it, and begin anew")
+    if content.get("version") != VERSION:
+        raise InputError(
+            where, f"is a state of version {content.get('version')}", f"this drstool reads version {VERSION}")
+    for name, expected in _PARTS.items():
+        if not isinstance(content.get(name), expected):
+            raise InputError(where, f"is damaged: '{name}' is missing or of another type", "remove it, and begin anew")
+    loop = content["loop"]
+    if not all(isinstance(loop.get(name), expected) for name, expected in _LOOP_PARTS.items()):
+        raise InputError(where, "is damaged: the state of its loop lacks parts", "remove it, and begin anew")
+    check_class_names(content["class_names"], where)
+    return content
+
+
+def unfinished_checkpoint(content: Mapping[str, Any]) -> Checkpoint:
+    """The network of a state as a checkpoint: as it was after the state's step."""
+    return Checkpoint(
+        content["network"], tuple(content["class_names"]), content["architecture"], content["recipe"],
+        content["loop"]["model"])
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

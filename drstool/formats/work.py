@@ -1,0 +1,180 @@
+"""What a command does, told so that it can be compared: only the same work may be gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drstool import __version__
+from drstool.errors import InputError
+from drstool.formats.provenance import without_home
+
+__all__ = ["Work", "sampled_digest", "told_work", "without_outcome"]
+
+# Of a file no more is looked at than this many pieces of this many bytes, evenly spread.
+_PIECES, _PIECE_BYTES = 256, 1 << 14
+# Of each of a folder's files; the end of a PNG holds its checksum.
+_END_BYTES = 1 << 12
+# Settings that a checkpoint has only afterwards.
+_OUTCOMES = ("selected_epoch", "selected_score")
+# Where a message would grow long.
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything on which a command's result depends.
+
+    Attributes
+    ----------
+    command
+        Its name.
+    classes
+        The object classes.
+    settings
+        The numbers of the method, by option name with ``_``.
+    inputs
+        Digests of what is read, by what it is.
+    used
+        Kinds of knowledge that go in.
+    device
+        Kind of device on which networks run; None where none do.
+    seed
+        None where nothing is drawn.
+    version
+        Of the program.
+    """
+
+    command: str
+    classes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    used: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    seed: int | None = None
+    version: str = __version__
+
+    def to_json(self) -> dict[str, Any]:
+        """The work as plain values."""
+        return without_home(asdict(self))  # type: ignore[return-value]
+
+    def difference(self, other: Mapping[str, Any]) -> str | None:
+        """How another work, as :meth:`to_json` gives it, differs; None where it is the same.
+
+        Parameters
+        ----------
+        other
+            May lack parts and settings, about which nothing is then said.
+
+        Examples
+        --------
+        >>> work = Work("cam", settings={"batch_size": 8}, inputs={"list": "sha256:1"})
+        >>> work.difference({"settings": {"batch_size": 4}, "inputs": {"list": "sha256:1"}})
+        '--batch-size was 4 and is 8'
+        >>> work.difference({"inputs": {"list": "sha256:2"}})
+        'the list of images and tags is another'
+        """
+        told = list(self._differences(other))
+        return ", ".join(told[:3]) + (", …" if len(told) > 3 else "") if told else None
+
+    def _differences(self, other: Mapping[str, Any]) -> Iterator[str]:
+        own = self.to_json()
+        for name, told in (("command", "the command"), ("version", "the version of drstool")):
+            if name in other and other[name] != own[name]:
+                yield f"{told} was {other[name]} and is {own[name]}"
+        for name in ("seed", "device"):
+            if name in other and other[name] != own[name]:
+                yield f"--{name} was {other[name]} and is {own[name]}"
+        if "classes" in other and other["classes"] != own["classes"]:
+            yield f"the classes were {_shown(other['classes'])} and are {_shown(own['classes'])}"
+        for part in ("settings", "used"):
+            if part in other:
+                theirs, ours = other[part], own[part]
+                names = dict.fromkeys((*theirs, *ours)) if "version" in other else theirs
+                for name in names:
+                    if theirs.get(name) != ours.get(name):
+                        yield f"{_NAMES.get(name, '--' + name.replace('_', '-'))} was " \
+                              f"{_shown(theirs.get(name))} and is {_shown(ours.get(name))}"
+        if "inputs" in other:
+            theirs, ours = other["inputs"], own["inputs"]
+            for name in dict.fromkeys((*theirs, *ours)):
+                if theirs.get(name) != ours.get(name):
+                    yield f"{_NAMES.get(name, 'the ' + name)} is another"
+
+
+_NAMES = {
+    "list": "the list of images and tags",
+    "select_list": "the list of --select-on",
+    "init": "--init",
+    "saliency": "--saliency",
+    "pixel_ground_truth": "the use of ground truth",
+}
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "not given"
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def told_work(entry: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
+    """What a provenance entry tells of the work it is about, for :meth:`Work.difference`."""
+    told = {name: entry[name] for name in ("version", "inputs", "used", "seed") if name in entry}
+    if isinstance(entry.get("device"), str):
+        told["device"] = entry["device"].partition(":")[0]
+    if isinstance(entry.get("settings"), Mapping):
+        told["settings"] = without_outcome(entry["settings"])
+    return told | {"classes": list(classes)}
+
+
+def without_outcome(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's settings without what only its training could tell."""
+    return {name: value for name, value in settings.items() if name not in _OUTCOMES}
+
+
+def sampled_digest(path: str | Path) -> str:
+    """A digest by which a file or folder is known again, whatever its place and time.
+
+    Of a large file only pieces all over it are read (4 MB), and its size; of a folder the names, the
+    sizes and the end of each file. What is made anew with other values differs in these.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        if os.path.isdir(path):
+            for file in sorted(_files(Path(path))):
+                digest.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape") + b"\0")
+                _add(digest, file, 1, _END_BYTES)
+        else:
+            _add(digest, Path(path), _PIECES, _PIECE_BYTES)
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
+    return f"sampled-sha256:{digest.hexdigest()}"
+
+
+def _add(digest: Any, path: Path, pieces: int, length: int) -> None:
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(size.to_bytes(8, "little"))
+        if size <= pieces * length:
+            digest.update(file.read(size))
+            return
+        last = size - length
+        for number in range(pieces):
+            # The end is among them, and where there are several the beginning.
+            file.seek(last - last * number // max(1, pieces - 1))
+            digest.update(file.read(length))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, _, names in os.walk(folder):
+        yield from (Path(root, name) for name in names if not name.startswith("."))
