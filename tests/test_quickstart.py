@@ -70,6 +70,11 @@ def test_suppression_starts_from_the_plain_classifier(script):
     assert (plain["backbone"], plain["image_size"]) == (drs["backbone"], drs["image_size"])
 
 
+def test_refined_maps_cannot_beat_a_certain_background(script):
+    (refined,) = (settings(line) for line in script[1] if line[0] == "refine")
+    assert refined["dtype"] == "uint8"
+
+
 def test_an_existing_folder_is_left_alone(script):
     folder = script[2]
     done = subprocess.run(
