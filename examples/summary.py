@@ -30,11 +30,9 @@ def main() -> None:
     for name, title in STEPS:
         plain, saliency = read(folder, f"{name}-plain"), read(folder, f"{name}-saliency")
         print(f"{title:<28}  {object_mean(plain, 'acc'):8.3f}  {plain['mean_iou']:11.3f}  {saliency['mean_iou']:13.3f}")
-    labels, prediction = read(folder, "labels"), read(folder, "pred")
-    print(f"{'pseudo labels':<28}  {object_mean(labels, 'acc'):8.3f}  {'':11}  {labels['mean_iou']:13.3f}")
-    print(
-        f"{'segmentation, val split':<28}  {object_mean(prediction, 'acc'):8.3f}  {'':11}  {prediction['mean_iou']:13.3f}"
-    )
+    for name, title in (("labels", "pseudo labels"), ("pred", "segmentation, val split")):
+        scores = read(folder, name)
+        print(f"{title:<28}  {object_mean(scores, 'acc'):8.3f}  {'':11}  {scores['mean_iou']:13.3f}")
     print()
     print("coverage: share of an object's pixels that its own class wins, mean over object classes;")
     print("for maps at a constant background of 0.2. Pseudo labels are scored where they are not ignored.")
