@@ -24,14 +24,21 @@ def pseudo_label(
     maps: MapsIn = None,
     saliency: Saliency = None,
     output: OutputOrStdout = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print what the rules ignored, in all and by class, as JSON; needs -o.")
+    ] = False,
 ) -> None:
     """Write label PNGs from maps: object cues against a background cue."""
     from drstool.cues import check_saliency_given, saliency_folder
-    from drstool.errors import InputError
+    from drstool.errors import InputError, UsageError
     from drstool.formats import Header, check_sink, open_records, open_sink
+    from drstool.formats.score_text import json_text
     from drstool.stages import pseudo_label as stage
 
     check_saliency_given(settings, saliency is not None)
+    if json and output in (None, "-", "/dev/stdout"):
+        raise UsageError("--json", "would go to stdout, where the labels go", "give -o a name")
+    report = stage.IgnoreReport()
     check_sink(output, run.overwrite, what="labels")
     with open_records(maps) as source:
         if not source.is_maps:
@@ -47,6 +54,8 @@ def pseudo_label(
             on_error=run.on_error,
             track=run.track,
             total=None if ids is None else len(ids),
+            num_object_classes=len(source.header.class_names),
+            report=report,
         )
         chain = run.provenance(
             source.header.provenance,
@@ -56,7 +65,10 @@ def pseudo_label(
         header = Header("labels", source.header.class_names, chain)
         with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:
             count = sink.write_all(records)
-    run.done(f"{count} label images to {output or 'stdout'}")
+    names = source.header.class_names
+    if json:
+        run.write(json_text(report.to_json(names)))
+    run.done(f"{count} label images to {output or 'stdout'}, {report.words(names)},")
 
 
 @command(
