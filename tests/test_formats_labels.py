@@ -95,7 +95,6 @@ def test_other_peoples_pngs_are_read():
         (Image.new("RGB", (2, 2)), "mode RGB"),
         (Image.new("RGBA", (2, 2)), "mode RGBA"),
         (Image.new("LA", (2, 2)), "mode LA"),
-        (Image.new("I;16", (2, 2)), "mode I;16"),
     ],
 )
 def test_colours_are_no_labels(picture, told):

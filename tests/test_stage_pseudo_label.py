@@ -9,7 +9,7 @@ from drstool.errors import InputError, UsageError
 from drstool.formats.label_png import LabelRecord
 from drstool.formats.maps import MapRecord
 from drstool.recipe import CueSettings
-from drstool.stages.pseudo_label import pseudo_label
+from drstool.stages.pseudo_label import IgnoreReport, pseudo_label
 
 CONSTANT = CueSettings(background="constant")
 
@@ -114,3 +114,55 @@ def test_progress_is_tracked():
     records = [random_record("a", 1)]
     assert len(list(pseudo_label(records, CONSTANT, track=track, total=1))) == 1
     assert seen == [("pseudo-label", 1)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_report_is_of_what_was_ignored(tmp_path, workers):
+    names = ("cat", "dog", "sheep")
+    settings = CueSettings(alpha=0.4, background_below=0.1, background="saliency+constant", conflict=0.6)
+    records = [random_record(str(i), i, count=1 + i % 3) for i in range(6)]
+    saliency = {each.id: np.random.default_rng(int(each.id)).choice(np.uint8([0, 255]), (9, 11)) for each in records}
+    for identifier, values in saliency.items():
+        save_grey(tmp_path / f"{identifier}.png", values)
+    report = IgnoreReport()
+    found = list(pseudo_label(
+        records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report))
+    plain = pseudo_label(records, settings, saliency_of=cues.saliency_folder(tmp_path))
+    labels = np.stack([each.labels for each in found])
+    np.testing.assert_array_equal(labels, np.stack([each.labels for each in plain]))
+    told = report.to_json(names)
+    assert (told["images"], told["pixels"]) == (6, 6 * 99)
+    assert told["ignored_share"] == (labels == 255).mean()
+    assert sum(told["ignored_share_by_rule"].values()) == pytest.approx(told["ignored_share"])
+    assert min(told["ignored_share_by_rule"].values()) > 0
+    strongest = np.stack([
+        np.array([0, *each.labels])[np.concatenate([np.zeros((1, 9, 11), np.float32), cues.resize_maps(
+            each.as_float(), (9, 11))]).argmax(0)] for each in records])
+    for row in told["classes"]:
+        ignored = ((labels == 255) & (strongest == row["label"])).sum()
+        assert (row["pixels"], row["ignored"]) == ((labels == row["label"]).sum(), ignored)
+        assert sum(row["ignored_by_rule"].values()) == ignored
+        assert row["ignored_share"] == (ignored / (ignored + row["pixels"]) if ignored + row["pixels"] else None)
+    assert f"{told['ignored_share']:.1%} of the pixels ignored (conflict " in report.words(names)
+
+
+def test_report_of_nothing():
+    report = IgnoreReport()
+    assert list(pseudo_label([], CONSTANT, report=report)) == []
+    assert report.to_json(("cat",))["ignored_share"] is None
+    assert report.words(("cat",)) == "0.0% of the pixels ignored"
+
+
+def test_command_tells_what_was_ignored(drs, made, voc, tmp_path):
+    line = ("pseudo-label", made.cams, "--saliency", voc / "saliency_map")
+    outcome = drs(*line, "-o", tmp_path / "labels", "--json")
+    told = outcome.json()
+    labels = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "labels").glob("*.png"))]
+    ignored = sum((each == 255).sum() for each in labels) / sum(each.size for each in labels)
+    assert told["ignored_share"] == pytest.approx(ignored)
+    assert told["ignored_share_by_rule"]["certain saliency"] > 0
+    assert [row["name"] for row in told["classes"]] == ["background", "bar", "disc"]
+    assert f"4 label images to {tmp_path / 'labels'}, {ignored:.1%} of the pixels ignored (" in outcome.err
+    refused = drs(*line, "--json")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "-o" in refused.err

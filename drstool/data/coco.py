@@ -22,7 +22,7 @@ from drstool.data.item import Found, Row
 from drstool.data.text import read_text
 from drstool.errors import InputError
 from drstool.identifiers import check_id
-from drstool.labels import BACKGROUND, IGNORE, check_class_names, label_of
+from drstool.labels import BACKGROUND, check_class_names, ignore_label, label_of, label_type
 
 __all__ = ["CocoMask", "category_names", "rasterize_polygon", "read_coco", "read_rle"]
 
@@ -43,7 +43,7 @@ class CocoMask:
         The image's id in it, as text.
     class_names
         Object classes in label order; empty: those of the file. A category that is none of them
-        becomes 255, ignored.
+        becomes the ignore label.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class CocoMask:
     def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray:
         """The label image.
 
-        A crowd is ignored (255). Where objects overlap, the one of fewer pixels lies on top.
+        A crowd is ignored. Where objects overlap, the one of fewer pixels lies on top.
 
         Parameters
         ----------
@@ -66,7 +66,7 @@ class CocoMask:
 
         Returns
         -------
-        (H, W) uint8
+        (H, W) uint8, or uint16 of more than 254 classes
 
         Raises
         ------
@@ -76,10 +76,12 @@ class CocoMask:
         coco = _load(self.path)
         image = coco.image(self.image_id)
         size = _size_of(image, str(self))
+        names = self.class_names or coco.class_names
+        labels = {name: label_of(channel) for channel, name in enumerate(names)}
+        dtype = label_type(len(names))
+        ignored = ignore_label(dtype)
         if expected is not None and size != tuple(expected):
-            return np.full(size, BACKGROUND, np.uint8)
-        labels = {name: label_of(channel)
-                  for channel, name in enumerate(self.class_names or coco.class_names)}
+            return np.full(size, BACKGROUND, dtype)
         annotations = coco.annotations.get(image["id"], ())
         if len(annotations) * size[0] * size[1] > _MOST_PAINTED:
             raise InputError(
@@ -89,11 +91,11 @@ class CocoMask:
         for annotation in annotations:
             where = f"{self.path} annotation {annotation.get('id')}"
             name = coco.categories[annotation["category_id"]]
-            value = IGNORE if annotation.get("iscrowd") else labels.get(name, IGNORE)
+            value = ignored if annotation.get("iscrowd") else labels.get(name, ignored)
             region = _region(annotation.get("segmentation"), size, where)
             # By bits: an image may have many objects, each as large as itself.
             painted.append((int(region.sum()), value, np.packbits(region)))
-        target = np.full(size, BACKGROUND, np.uint8)
+        target = np.full(size, BACKGROUND, dtype)
         for _, value, bits in sorted(painted, key=lambda entry: -entry[0]):
             target[np.unpackbits(bits, count=target.size).reshape(size).view(bool)] = value
         return target

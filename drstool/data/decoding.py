@@ -131,8 +131,8 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
 
     Returns
     -------
-    (H, W) uint8
-        0 background, 1 .. C object classes, 255 ignored.
+    (H, W) uint8, or uint16 as a PNG of 16 bits has it
+        0 background, 1 .. C object classes, the highest value of the type ignored.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from drstool.data.item import Dataset, Item
 from drstool.errors import InputError
 from drstool.formats.label_png import read_label_png
 from drstool.formats.maps import MapFileReader
-from drstool.labels import IGNORE, channel_of, check_label_values
+from drstool.labels import as_label_type, channel_of, check_label_values, ignore_label, label_type
 from drstool.recipe import NORMALIZE_MEAN, ClassifierRecipe, Jitter, RefinerRecipe, SegmenterRecipe
 
 __all__ = [
@@ -218,6 +218,7 @@ class SegmenterSamples:
     ) -> None:
         self._items, self._labels, self._class_names = dataset.items, labels, tuple(class_names)
         self._recipe, self._seed = recipe, seed
+        self._ignored = ignore_label(label_type(len(class_names)))
         for item in dataset.items:
             if item.id not in labels:
                 raise InputError("--labels", f"there is no label image of {item.id!r}", "make labels of the same split")
@@ -236,23 +237,24 @@ class SegmenterSamples:
         window = _window(size, recipe.image_size, random)
         # Paper: not said / authors' code: padding is labelled background / here: ignored, because
         # nothing is seen there.
-        image, labels = _cut(image, window, _FILL), _cut(labels, window, IGNORE)
+        image, labels = _cut(image, window, _FILL), _cut(labels, window, self._ignored)
         if random.random() < recipe.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             labels = labels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return item.id, image_tensor(image), torch.from_numpy(np.array(labels, dtype=np.int64))
 
     def _load_labels(self, item: Item, expected: tuple[int, int]) -> Image.Image:
-        """The item's label image, checked against the image's size and the classes, mode ``L``."""
+        """The item's label image, checked against the image's size and the classes, mode ``L`` or ``I``."""
         path = self._labels[item.id]
-        labels = read_label_png(path, path)
+        labels = as_label_type(read_label_png(path, path), len(self._class_names))
         check_label_values(labels, self._class_names, path)
         height, width = labels.shape
         if (width, height) != expected:
             raise InputError(
                 path, f"is {height}×{width}, and image {item.id!r} is {expected[1]}×{expected[0]}",
                 "make the labels at the images' own size")
-        return Image.fromarray(labels)
+        # Pillow does not resize and paste all pictures of two bytes a pixel; of four it does.
+        return Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
 
 
 def _window(size: tuple[int, int], side: int, random: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,5 +1,7 @@
 """Label images: paletted PNGs in VOC colours, alone and in folders.
 
+With more object classes than a byte holds they are grey PNGs of 16 bits, as a palette has 256 colours.
+
 A folder of labels is an unpacked stream: ``drstool.json``, ``<id>.png`` for each image, and
 ``drstool.end.json`` last. A folder without ``drstool.json`` is somebody else's; its PNGs are read
 all the same, with their paths below the folder as ids.
@@ -28,7 +30,7 @@ from drstool.formats.header import (
 )
 from drstool.formats.outputs import writing
 from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
-from drstool.labels import check_label_values, palette
+from drstool.labels import as_label_type, check_label_values, label_type, palette
 
 __all__ = [
     "DAMAGE", "LabelFolderReader", "LabelFolderWriter", "LabelRecord",
@@ -52,6 +54,8 @@ DAMAGE = (
 # it picture by picture (warnings.catch_warnings) is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+# How Pillow calls pixels of one and two bytes, and how their bytes lie in its memory.
+_MODES = {np.dtype(np.uint8): ("L", "u1"), np.dtype(np.uint16): ("I;16", "<u2")}
 # Grey PNGs of 2 and 4 bits a pixel come out of Pillow stretched to 0..255 by these factors.
 _STRETCH = {2: 85, 4: 17}
 
@@ -64,8 +68,9 @@ class LabelRecord:
     ----------
     id
         The image's id.
-    labels : (H, W) uint8
-        0 background, 1..C object classes, 255 ignored; grey values where the kind is saliency.
+    labels : (H, W) uint8 or uint16
+        0 background, 1..C object classes, the highest value ignored, of the type that so many
+        classes ask for (:func:`drstool.labels.label_type`); uint8 grey values of saliency maps.
     image
         The image's path as it was given; may be empty.
     """
@@ -76,11 +81,11 @@ class LabelRecord:
 
 
 def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False) -> bytes:
-    """A paletted PNG in VOC colours.
+    """A paletted PNG in VOC colours, or a grey one of 16 bits.
 
     Parameters
     ----------
-    labels : (H, W) uint8
+    labels : (H, W) uint8 or uint16
     image
         Path of the image, kept in the PNG's text where given.
     grey
@@ -92,11 +97,12 @@ def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False)
     [[0, 1, 255]]
     """
     labels = np.ascontiguousarray(labels)
-    if labels.ndim != 2 or labels.dtype != np.uint8 or not labels.size:
-        raise ValueError(f"a label image is (H, W) uint8, not {labels.shape} {labels.dtype}")
+    if labels.ndim != 2 or labels.dtype not in _MODES or not labels.size:
+        raise ValueError(f"a label image is (H, W) uint8 or uint16, not {labels.shape} {labels.dtype}")
     height, width = labels.shape
-    picture = Image.frombytes("L", (width, height), labels.tobytes())
-    if not grey:
+    mode, stored = _MODES[labels.dtype]
+    picture = Image.frombytes(mode, (width, height), labels.astype(stored).tobytes())
+    if not grey and mode == "L":
         picture = _with_palette(picture)
     text = PngImagePlugin.PngInfo()
     if image:
@@ -119,8 +125,8 @@ def read_label_png(source: bytes | str | Path, where: object = None) -> np.ndarr
 
     Returns
     -------
-    (H, W) uint8
-        The palette's indices, or the grey values.
+    (H, W) uint8 or uint16
+        The palette's indices, or the grey values; uint16 of a PNG of 16 bits.
 
     Raises
     ------
@@ -151,6 +157,8 @@ def decode_label(identifier: str, data: bytes, header: Header | None, where: obj
     """
     told = f"{where}: {identifier}"
     labels, image = _decode(data, told)
+    if header is not None and header.kind == "labels":
+        labels = as_label_type(labels, len(header.class_names))
     record = LabelRecord(identifier, labels, image)
     if header is not None:
         check_label_record(record, header, where)
@@ -167,13 +175,14 @@ def check_label_record(record: LabelRecord, header: Header, where: object) -> No
     """
     check_id(record.id, where)
     told, labels = f"{where}: {record.id}", record.labels
-    if labels.ndim != 2 or labels.dtype != np.uint8 or not 0 < labels.size <= MAX_PIXELS:
+    if header.kind == "labels" and labels.dtype in _MODES:
+        check_label_values(labels, header.class_names, told)
+    right = label_type(len(header.class_names)) if header.kind == "labels" else np.dtype(np.uint8)
+    if labels.ndim != 2 or labels.dtype != right or not 0 < labels.size <= MAX_PIXELS:
         raise InputError(
             told, f"is a {labels.dtype} array of shape {labels.shape}",
-            f"label images are (H, W) uint8 of 1 to {MAX_PIXELS:,} pixels",
+            f"label images are (H, W) {right} of 1 to {MAX_PIXELS:,} pixels",
         )
-    if header.kind == "labels":
-        check_label_values(labels, header.class_names, told)
 
 
 class LabelFolderWriter:
@@ -414,12 +423,14 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
         # Only this looks at every checksum; loading alone lets a flipped bit pass.
         _opened(data, where).verify()
         picture = _opened(data, where)
-        if picture.mode not in ("P", "L", "1"):
+        # Older releases of Pillow open 16 bits as "I".
+        wide = (data[_DEPTH], data[_COLOUR]) == (16, 0) and picture.mode in ("I;16", "I")
+        if not wide and picture.mode not in ("P", "L", "1"):
             raise InputError(
                 where, f"is of mode {picture.mode}, not of label values",
-                "give a paletted or 8-bit grey PNG whose pixels are the labels",
+                "give a paletted or grey PNG of 8 or 16 bits whose pixels are the labels",
             )
-        labels = np.asarray(picture).astype(np.uint8)
+        labels = np.asarray(picture).astype(np.uint16 if wide else np.uint8)
         image = picture.info.get(_IMAGE_KEY, "")
     except DAMAGE as error:
         raise InputError(where, f"is a damaged PNG ({error})", "copy or make it again") from error

@@ -34,7 +34,7 @@ from drstool.formats.header import (
 )
 from drstool.formats.outputs import output_error
 from drstool.identifiers import check_id
-from drstool.labels import MAX_OBJECT_CLASSES
+from drstool.labels import MAX_OBJECT_CLASSES, label_type
 
 __all__ = [
     "HDF5_SIGNATURE", "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
@@ -546,7 +546,7 @@ def _write_map(file: h5py.File, record: MapRecord, compress: bool) -> None:
             options |= {"compression": "gzip", "compression_opts": _GZIP_LEVEL}
             options["shuffle"] = values.dtype.itemsize > 1
     dataset = file["maps"].create_dataset(record.id, data=values, **options)
-    dataset.attrs["labels"] = np.array(record.labels, dtype=np.uint8)
+    dataset.attrs["labels"] = np.array(record.labels, dtype=label_type(max(record.labels, default=0)))
     dataset.attrs["image_size"] = np.array(record.image_size, dtype=np.int64)
     _set_text(dataset.attrs, "image", record.image)
     dataset.attrs["crc32"] = np.uint32(_crc32(record.id, record.image))

@@ -87,12 +87,14 @@ def overlay(
 
 
 def label_picture(labels: np.ndarray) -> Image.Image:
-    """A label image as a paletted picture in PASCAL VOC's colours.
+    """A label image as a picture in PASCAL VOC's colours, paletted where a palette has all labels.
 
     Parameters
     ----------
-    labels : (H, W) uint8
+    labels : (H, W) uint8 or uint16
     """
+    if labels.dtype != np.uint8:
+        return Image.fromarray(colorize(labels))
     picture = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
     picture.putpalette(palette().tobytes())
     return picture
@@ -109,7 +111,7 @@ def blend_labels(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.nd
     Parameters
     ----------
     image : (H, W, 3) uint8
-    labels : (H, W) uint8
+    labels : (H, W) uint8 or uint16
         The ignore label is shown in its palette colour.
     opacity
         Of the colours, in [0, 1].

@@ -5,25 +5,88 @@ The rule itself is :mod:`drstool.cues`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from drstool import cues
 from drstool.data.decoding import load_saliency
 from drstool.errors import InputError
 from drstool.formats.label_png import LabelRecord
 from drstool.formats.maps import MapRecord
+from drstool.labels import ignore_label, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CueSettings
 
-__all__ = ["label_record", "pseudo_label"]
+__all__ = ["IgnoreReport", "label_record", "pseudo_label"]
+
+
+@dataclass
+class IgnoreReport:
+    """How many pixels became labels, and how many each rule ignored; filled while labels are made.
+
+    Attributes
+    ----------
+    images, pixels
+        Numbers of both.
+    labelled
+        Pixels by label, without ignored ones.
+    ignored
+        By rule of :data:`drstool.cues.IGNORE_RULES`, pixels by the label of the strongest map there.
+    """
+
+    images: int = 0
+    pixels: int = 0
+    labelled: Counter[int] = field(default_factory=Counter)
+    ignored: dict[str, Counter[int]] = field(default_factory=lambda: {rule: Counter() for rule in cues.IGNORE_RULES})
+
+    def add(self, other: IgnoreReport) -> None:
+        """Add another's numbers."""
+        self.images += other.images
+        self.pixels += other.pixels
+        self.labelled += other.labelled
+        for rule, pixels in other.ignored.items():
+            self.ignored[rule] += pixels
+
+    def to_json(self, class_names: Sequence[str]) -> dict:
+        """Shares of ignored pixels, in all and by class.
+
+        A class's share is of the pixels that have its label, or are ignored where its map is the
+        strongest. Ignored pixels without any map count as background.
+        """
+        lost = sum(self.ignored.values(), Counter())
+        return {
+            "images": self.images,
+            "pixels": self.pixels,
+            "ignored_share": _share(lost.total(), self.pixels),
+            "ignored_share_by_rule": {
+                rule: _share(pixels.total(), self.pixels) for rule, pixels in self.ignored.items()},
+            "classes": [
+                {"label": label, "name": name, "pixels": self.labelled[label], "ignored": lost[label],
+                 "ignored_share": _share(lost[label], self.labelled[label] + lost[label]),
+                 "ignored_by_rule": {rule: pixels[label] for rule, pixels in self.ignored.items()}}
+                for label, name in enumerate(label_names(class_names))],
+        }
+
+    def words(self, class_names: Sequence[str], most: int = 3) -> str:
+        """The shares in one line, with the classes that lose most."""
+        told = self.to_json(class_names)
+        text = f"{told['ignored_share'] or 0:.1%} of the pixels ignored"
+        rules = [f"{rule} {share:.1%}" for rule, share in told["ignored_share_by_rule"].items() if share]
+        losers = sorted((row for row in told["classes"] if row["ignored"]), key=lambda row: -row["ignored_share"])
+        classes = [f"{row['name']} {row['ignored_share']:.1%}" for row in losers[:most]]
+        return text + (f" ({', '.join(rules)}; of {', '.join(classes)})" if rules else "")
 
 
 def pseudo_label(
     records: Iterable[MapRecord], settings: CueSettings, *,
     saliency_of: Callable[[str], Path] | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
+    num_object_classes: int = 1, report: IgnoreReport | None = None,
 ) -> Iterator[LabelRecord]:
     """Pseudo labels of the records, in their order and at the images' own size.
 
@@ -41,6 +104,10 @@ def pseudo_label(
         Told of each image that fails, which is then left out; None: the error is raised.
     track, total
         Progress display, and the number of records if it is known.
+    num_object_classes
+        Decides the type of the labels, see :func:`drstool.labels.label_type`.
+    report
+        Filled with what the rules ignore.
 
     Raises
     ------
@@ -55,14 +122,33 @@ def pseudo_label(
     """
     # Checked here and not at the first record: a generator would start late.
     cues.check_saliency_given(settings, saliency_of is not None)
-    work = partial(label_record, settings=settings, saliency_of=saliency_of)
-    return iter(track(map_items(work, records, workers, on_error), "pseudo-label", total))
+    work = partial(
+        _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
+        reported=report is not None)
+    return _reporting(track(map_items(work, records, workers, on_error), "pseudo-label", total), report)
 
 
 def label_record(
     record: MapRecord, settings: CueSettings, saliency_of: Callable[[str], Path] | None = None,
+    dtype: np.dtype | type = np.uint8,
 ) -> LabelRecord:
     """The pseudo label of one image; see :func:`pseudo_label`."""
+    return _labelled(record, settings, saliency_of, dtype, reported=False)[0]
+
+
+def _reporting(
+    made: Iterable[tuple[LabelRecord, IgnoreReport | None]], report: IgnoreReport | None,
+) -> Iterator[LabelRecord]:
+    for label, part in made:
+        if report is not None and part is not None:
+            report.add(part)
+        yield label
+
+
+def _labelled(
+    record: MapRecord, settings: CueSettings, saliency_of: Callable[[str], Path] | None, dtype: np.dtype | type,
+    reported: bool,
+) -> tuple[LabelRecord, IgnoreReport | None]:
     if not isinstance(record, MapRecord):
         raise InputError(f"image '{record.id}'", "comes as a label image",
                          "give maps, such as 'drstool cam' or 'drstool refine' writes")
@@ -70,5 +156,22 @@ def label_record(
     if settings.uses_saliency and saliency_of is not None:
         saliency = load_saliency(saliency_of(record.id), record.image_size)
     maps = cues.resize_maps(record.as_float(), record.image_size)
-    labels = cues.pseudo_label(maps, record.labels, settings, saliency)
-    return LabelRecord(id=record.id, labels=labels, image=record.image)
+    if not reported:
+        labels = cues.pseudo_label(maps, record.labels, settings, saliency, dtype=dtype)
+        return LabelRecord(id=record.id, labels=labels, image=record.image), None
+    labels, ignored = cues.pseudo_label_with_reasons(maps, record.labels, settings, saliency, dtype=dtype)
+    report = IgnoreReport(images=1, pixels=labels.size, labelled=_counted(labels))
+    del report.labelled[ignore_label(dtype)]
+    for rule, strongest in ignored.items():
+        report.ignored[rule] = _counted(strongest)
+    return LabelRecord(id=record.id, labels=labels, image=record.image), report
+
+
+def _counted(labels: np.ndarray) -> Counter[int]:
+    """Pixels by label, of those that occur."""
+    counts = np.bincount(labels.ravel())
+    return Counter({int(label): int(counts[label]) for label in np.flatnonzero(counts)})
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

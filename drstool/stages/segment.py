@@ -15,6 +15,7 @@ from drstool.formats.checkpoint import Checkpoint
 from drstool.formats.label_png import LabelRecord
 from drstool.formats.maps import MapRecord, encode_values
 from drstool.inference import normalize, segment_probabilities
+from drstool.labels import label_type
 from drstool.models.build import restore_network
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import SegmentSettings
@@ -71,7 +72,9 @@ def _segmented(
         with torch.inference_mode(), autocast(device, precision):
             probabilities = segment_probabilities(model, image, settings.scales, settings.flip)
         # Channel c of a segmenter is label c: it has a channel for the background.
-        labels = probabilities.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        dtype = label_type(len(probabilities) - 1)
+        labels = probabilities.argmax(dim=0).to(torch.uint8 if dtype == np.uint8 else torch.int32)
+        labels = labels.cpu().numpy().astype(dtype, copy=False)
         record = LabelRecord(id=item.id, labels=labels, image=str(item.image))
         yield record, score_record(item, probabilities.cpu().numpy()) if scores else None
 

@@ -16,7 +16,7 @@ from drstool.errors import UsageError
 from drstool.formats.checkpoint import Checkpoint, with_selection
 from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
-from drstool.labels import IGNORE
+from drstool.labels import ignore_label, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
 from drstool.parallel import Track, untracked
@@ -123,8 +123,10 @@ def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     images, labels = batch
     logits = model(normalize(images)).float()
     # The mean over no pixel at all would be NaN: a crop may hold nothing but ignored ones.
-    counted = (labels != IGNORE).sum().clamp_min(1)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / counted
+    # A segmenter has a channel for each label, the background's first.
+    ignored = ignore_label(label_type(logits.shape[1] - 1))
+    counted = (labels != ignored).sum().clamp_min(1)
+    return F.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum") / counted
 
 
 def _parameter_groups(model: DeepLabV3Plus, recipe: SegmenterRecipe) -> list[dict]:

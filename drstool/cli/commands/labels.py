@@ -27,16 +27,23 @@ def pseudo_label(
     saliency: Saliency = None,
     output: OutputOrStdout = None,
     shard: ShardOption = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print what the rules ignored, in all and by class, as JSON; needs -o.")
+    ] = False,
 ) -> None:
     """Write label PNGs from maps: object cues against a background cue."""
     from drstool.cues import check_saliency_given, saliency_folder
-    from drstool.errors import InputError
+    from drstool.errors import InputError, UsageError
     from drstool.formats import Header, check_folder, check_sink, open_records, open_sink
+    from drstool.formats.score_text import json_text
     from drstool.stages import pseudo_label as stage
 
     check_saliency_given(settings, saliency is not None)
     share = pick_shard(shard)
     output = share.output(output)
+    if json and output in (None, "-", "/dev/stdout"):
+        raise UsageError("--json", "would go to stdout, where the labels go", "give -o a name")
+    report = stage.IgnoreReport()
     check_sink(output, run.overwrite, what="labels")
     if saliency:
         check_folder(saliency)
@@ -54,6 +61,8 @@ def pseudo_label(
             on_error=run.on_error,
             track=run.track,
             total=total,
+            num_object_classes=len(source.header.class_names),
+            report=report,
         )
         chain = run.provenance(
             source.header.provenance,
@@ -63,7 +72,10 @@ def pseudo_label(
         header = Header("labels", source.header.class_names, chain, part)
         with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:
             count = sink.write_all(records)
-    run.done(f"{count} label images to {output or 'stdout'}")
+    names = source.header.class_names
+    if json:
+        run.write(json_text(report.to_json(names)))
+    run.done(f"{count} label images to {output or 'stdout'}, {report.words(names)},")
 
 
 @command(
