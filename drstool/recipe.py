@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 from drstool.errors import UsageError
 
 __all__ = [
+    "CRF_PRESETS",
     "NORMALIZE_MEAN",
     "NORMALIZE_STD",
     "RECIPES",
     "CamSettings",
     "ClassifierRecipe",
+    "CrfSettings",
     "CueSettings",
     "Jitter",
     "OverlaySettings",
@@ -239,6 +241,44 @@ class OverlaySettings:
     """``overlay``: pictures of labels and maps over their images."""
 
     opacity: float = _number(0.7, "Of the colours over the image.", min=0.0, max=1.0)
+
+
+@dataclass(frozen=True)
+class CrfSettings:
+    """``--crf`` and ``crf``: a fully connected CRF over an image's pixels (Krähenbühl and Koltun, NIPS 2011).
+
+    The numbers mean what they mean to pydensecrf. Their options begin with ``--crf-``.
+    """
+
+    gaussian_sxy: float = _number(3.0, "Standard deviation of the kernel of place, pixels.", min=0.05)
+    gaussian_compat: float = _number(3.0, "Weight of the kernel of place.", min=0.0)
+    bilateral_sxy: float = _number(50.0, "Standard deviation of place in the kernel of place and colour.", min=0.05)
+    bilateral_srgb: float = _number(
+        5.0, "Standard deviation of colour in the kernel of place and colour, grey values.", min=0.05
+    )
+    bilateral_compat: float = _number(10.0, "Weight of the kernel of place and colour.", min=0.0)
+    iterations: int = _number(10, "Mean-field updates.", min=0, max=10_000)
+    unary: str = _number(
+        "probabilities",
+        "What the CRF starts from: probabilities, or labels that are right with --crf-confidence.",
+        choices=("probabilities", "labels"),
+    )
+    confidence: float = _number(
+        0.7, "Probability that a label is right, for --crf-unary labels.", min=0.01, max=0.9999
+    )
+    mode: str = _number(
+        "lattice",
+        "lattice: the approximation that pydensecrf computes; exact: the kernels themselves, for a GPU.",
+        choices=("lattice", "exact"),
+    )
+
+
+# By the projects whose published settings they are; irn's CRF looks at labels.
+CRF_PRESETS: dict[str, CrfSettings] = {
+    "irn": CrfSettings(unary="labels"),
+    "deeplab": CrfSettings(bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0),
+    "psa": CrfSettings(bilateral_sxy=80.0, bilateral_srgb=13.0, bilateral_compat=10.0),
+}
 
 
 Recipe = TypeVar("Recipe")

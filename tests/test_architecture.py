@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "drstool"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import from those after it, and from its own where that is said below.
-LAYERS = ["cli", "stages", "mapping", "data", ("formats", "cues", "metrics"), ("models", "training", "inference"),
-          "recipe", ("labels", "errors", "identifiers", "parallel")]
+LAYERS = ["cli", "stages", "mapping", "data", ("formats", "cues", "metrics"),
+          ("models", "training", "inference", "crf"), "recipe", ("labels", "errors", "identifiers", "parallel")]
 # Layers whose members may import each other.
-COHERENT = ("cli", "data", "formats", "metrics", "models")
+COHERENT = ("cli", "data", "formats", "metrics", "models", "crf")
 
 
 def module_of(path):
@@ -95,6 +95,12 @@ def test_stages_do_not_import_stages():
 def test_models_and_formats_do_not_know_each_other():
     for here, there in (("models", "formats"), ("formats", "models")):
         assert [name for name in NAMES if part(name) == here and any(part(n) == there for n in own(name))] == []
+
+
+def test_the_crf_knows_arrays_only():
+    known = ("crf", "recipe", "errors")
+    parts = [name for name in NAMES if part(name) == "crf"]
+    assert [name for name in parts if any(part(other) not in known for other in own(name))] == []
 
 
 def test_drs_stands_alone():

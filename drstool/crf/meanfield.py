@@ -1,0 +1,244 @@
+"""A fully connected CRF over the pixels of an image, by mean-field inference.
+
+Energies, kernels and updates are pydensecrf's: a Gaussian kernel of place and one of place and
+colour, Potts compatibility, symmetric normalisation, parallel updates, and messages in which a
+pixel also hears itself.
+
+References
+----------
+Krähenbühl, Koltun: Efficient inference in fully connected CRFs with Gaussian edge potentials, NIPS
+2011, algorithm 1 and section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drstool.crf.exact import AttentionKernel, GridKernel
+from drstool.crf.lattice import LatticeKernel
+from drstool.errors import InputError
+from drstool.recipe import CrfSettings
+
+__all__ = ["DenseCRF", "label_unary", "mean_field", "probability_unary"]
+
+# Filters the columns of (N, K) values.
+Kernel = Callable[[Tensor], Tensor]
+
+# Probabilities below this are taken for it: the logarithm of 0 is no energy (pydensecrf).
+_LEAST_PROBABILITY = 1e-5
+# How far the probabilities of a pixel may add up to something else than 1.
+_SUM_TOLERANCE = 1e-3
+
+# Within these energies exp neither overflows nor leaves a row without a sum.
+_SAFE_ENERGY = 80.0
+# Rows at least this long are summed quickly by torch's softmax; shorter ones column by column.
+_LONG_ROW = 8
+
+# Lattices of places are the same for all images of a size; a few sizes make most of a dataset.
+_SIZES_KEPT = 8
+
+
+class DenseCRF:
+    """Mean-field inference on one image.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB, as the labels' image is.
+    settings
+    device
+
+    Raises
+    ------
+    UsageError
+        The standard deviations are too small for the lattice.
+
+    Examples
+    --------
+    >>> image = np.zeros((2, 3, 3), np.uint8)
+    >>> unary = probability_unary(np.full((2, 2, 3), 0.5, np.float32))
+    >>> DenseCRF(image, CrfSettings())(unary)[0].tolist()
+    [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+    """
+
+    def __init__(
+        self, image: np.ndarray, settings: CrfSettings, device: torch.device = torch.device("cpu"),
+    ) -> None:
+        self._size, self._iterations, self._device = image.shape[:2], settings.iterations, device
+        self._terms: list[tuple[float, Kernel]] = []
+        exact = settings.mode == "exact"
+        with torch.no_grad():
+            if settings.gaussian_compat:
+                make = _grid_kernel if exact else _place_lattice
+                self._terms.append((settings.gaussian_compat, make(self._size, settings.gaussian_sxy, device)))
+            if settings.bilateral_compat:
+                features = _bilateral_features(
+                    torch.from_numpy(image).to(device), settings.bilateral_sxy, settings.bilateral_srgb)
+                kernel = AttentionKernel(features) if exact else LatticeKernel(features)
+                self._terms.append((settings.bilateral_compat, kernel))
+
+    def __call__(self, unary: np.ndarray) -> np.ndarray:
+        """The classes' probabilities at each pixel.
+
+        Parameters
+        ----------
+        unary : (K, H, W) float32
+            Energies: negative logarithms of probabilities.
+
+        Returns
+        -------
+        (K, H, W) float32 in [0, 1]
+            Summing to 1 over the classes.
+        """
+        if unary.shape[1:] != self._size:
+            raise ValueError(f"unaries of {unary.shape[1:]} pixels on an image of {self._size}")
+        rows = torch.from_numpy(unary).to(self._device).flatten(1).t().contiguous()
+        with torch.no_grad():
+            found = mean_field(rows, self._terms, self._iterations)
+        return found.t().reshape(unary.shape).cpu().numpy()
+
+
+def mean_field(unary: Tensor, terms: list[tuple[float, Kernel]], iterations: int) -> Tensor:
+    """Marginals after so many parallel updates.
+
+    Parameters
+    ----------
+    unary : (N, K) float
+        Energies.
+    terms
+        Weights with the kernels that belong to them.
+    iterations
+        0 gives the softmax of the unaries.
+
+    Returns
+    -------
+    (N, K) float
+        Rows sum to 1.
+    """
+    marginals = _softmax(-unary)
+    for _ in range(iterations):
+        energy = -unary
+        for weight, kernel in terms:
+            energy.add_(kernel(marginals), alpha=weight)
+        marginals = _softmax(energy)
+    return marginals
+
+
+def probability_unary(probabilities: np.ndarray, where: object = "CRF") -> np.ndarray:
+    """Energies of class probabilities.
+
+    Parameters
+    ----------
+    probabilities : (K, H, W) float32 in [0, 1]
+        Summing to 1 over the classes.
+    where
+        Named in the error.
+
+    Returns
+    -------
+    (K, H, W) float32 in [0, 11.6]
+
+    Raises
+    ------
+    InputError
+        Not a number, not in [0, 1], or not summing to 1.
+
+    Examples
+    --------
+    >>> probability_unary(np.float32([[[0.0]], [[1.0]]])).round(2).flatten().tolist()
+    [11.51..., -0.0]
+    """
+    if not np.isfinite(probabilities).all():
+        raise InputError(where, "has probabilities that are no numbers", "give numbers from 0 to 1")
+    low, high = probabilities.min(initial=0), probabilities.max(initial=0)
+    if low < 0 or high > 1 + _SUM_TOLERANCE:
+        raise InputError(where, f"has probabilities from {low:.3g} to {high:.3g}", "give numbers from 0 to 1")
+    total = probabilities.sum(axis=0)
+    worst = total.flat[np.abs(total - 1).argmax()]
+    if abs(worst - 1) > _SUM_TOLERANCE:
+        raise InputError(
+            where, f"has a pixel whose probabilities sum to {worst:.3g}",
+            "over the classes, background counted, they sum to 1")
+    return -np.log(np.clip(probabilities, _LEAST_PROBABILITY, 1).astype(np.float32))
+
+
+def label_unary(index: np.ndarray, num_classes: int, confidence: float) -> np.ndarray:
+    """Energies of a label image that is right with some probability.
+
+    Parameters
+    ----------
+    index : (H, W) int
+        0 .. K - 1; negative where nothing is known, and every class is as likely.
+    num_classes
+        K.
+    confidence
+        Probability in (0, 1) that a label is right; the others share the rest.
+
+    Returns
+    -------
+    (K, H, W) float32
+
+    Examples
+    --------
+    >>> np.exp(-label_unary(np.array([[0, -1]]), 2, 0.75)).round(2).tolist()
+    [[[0.75, 0.5]], [[0.25, 0.5]]]
+    """
+    if num_classes == 1:
+        return np.zeros((1, *index.shape), np.float32)
+    # Above one half the rest is smaller; below the label would count for less than the others.
+    wrong = -np.log((1 - confidence) / (num_classes - 1))
+    unary = np.full((num_classes, *index.shape), wrong, np.float32)
+    for number in range(num_classes):
+        unary[number][index == number] = -np.log(confidence)
+    unary[:, index < 0] = np.log(num_classes)
+    return unary
+
+
+def _softmax(energy: Tensor) -> Tensor:
+    """Softmax of rows; where they are short, torch's own takes many times longer."""
+    if energy.shape[1] >= _LONG_ROW or not len(energy):
+        return torch.softmax(energy, dim=1)
+    low, high = torch.aminmax(energy)
+    if float(low) < -_SAFE_ENERGY or float(high) > _SAFE_ENERGY:
+        most = energy[:, 0]
+        for column in energy.unbind(dim=1)[1:]:
+            most = torch.maximum(most, column)
+        energy = energy - most[:, None]
+    raised = torch.exp(energy)
+    total = raised[:, 0].clone()
+    for column in raised.unbind(dim=1)[1:]:
+        total += column
+    return raised.div_(total[:, None])
+
+
+@lru_cache(maxsize=_SIZES_KEPT)
+def _place_lattice(size: tuple[int, int], sigma: float, device: torch.device) -> LatticeKernel:
+    return LatticeKernel(torch.stack(_places(size, sigma, device)))
+
+
+@lru_cache(maxsize=_SIZES_KEPT)
+def _grid_kernel(size: tuple[int, int], sigma: float, device: torch.device) -> GridKernel:
+    return GridKernel(size, sigma, device, torch.float32)
+
+
+def _places(size: tuple[int, int], sigma: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Columns and rows of the pixels in standard deviations, each ``(N,) float32``: x comes first."""
+    rows, columns = (torch.arange(length, dtype=torch.float32, device=device) / _float32(sigma) for length in size)
+    return columns.repeat(size[0]), rows.repeat_interleave(size[1])
+
+
+def _bilateral_features(image: Tensor, sxy: float, srgb: float) -> Tensor:
+    """Place and colour of the pixels in standard deviations, ``(5, N) float32``: x, y, R, G, B."""
+    places = _places(tuple(image.shape[:2]), sxy, image.device)
+    colors = image.reshape(-1, 3).t().float() / _float32(srgb)
+    return torch.cat([torch.stack(places), colors])
+
+
+def _float32(value: float) -> float:
+    """A number as float32 holds it: the reference divides by such."""
+    return float(np.float32(value))
