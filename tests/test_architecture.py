@@ -133,7 +133,8 @@ def calls(module):
 
 
 def test_only_the_command_line_prints_and_exits():
-    speaking = ("print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write", "warnings.warn")
+    speaking = ("print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write",
+                "warnings.warn")
     assert [(name, call) for name in NAMES if part(name) != "cli" for call in calls(name) if call in speaking] == []
 
 

@@ -56,7 +56,8 @@ def test_scripts_and_pictures_are_there():
 
 
 def test_options_named_in_the_text_exist():
-    known = {flag for command in GROUP.commands.values() for p in command.params for flag in (*p.opts, *p.secondary_opts)}
+    parameters = [p for command in GROUP.commands.values() for p in command.params]
+    known = {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}
     known |= {"--help", "--version"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)))
     assert len(named) > 20
