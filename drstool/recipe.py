@@ -102,6 +102,9 @@ class RefinerRecipe(Jitter):
     batch_size: int = _number(3, "Images a step.", min=1, max=_MOST_IMAGES)
     image_size: int = _number(320, "Side to which image and maps are warped, pixels.", min=32, max=_MOST_SIDE)
     lr: float = _number(1e-4, "Learning rate (Adam).", min=0.0)
+    # Authors' code: one rate for all. From a classifier's checkpoint the output alone is new; from
+    # ImageNet's weights so are the three layers before it.
+    new_lr_factor: float = _number(1.0, "Learning rate, over --lr, of the layers that --init does not fill.", min=0.0)
     decay_epochs: tuple[int, ...] = _number((5, 10), "Epochs, from 1, at whose start the rate falls.")
     decay_factor: float = _number(0.1, "What the rate is multiplied by there.", min=0.0)
     flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)

@@ -1,6 +1,7 @@
 """Schedules, parameter groups, losses and the loop."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from drstool.formats.header import Header
 from drstool.formats.label_png import encode_label_png
 from drstool.formats.maps import MapFileWriter, MapRecord
 from drstool.models.build import build_network
-from drstool.models.vgg import build_classifier
+from drstool.models.vgg import TORCHVISION_POSITIONS, build_classifier, build_refiner
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe, named_recipe
 from drstool.stages import refine_train as refining
 from drstool.stages import train_cls as classifying
@@ -79,6 +80,45 @@ def test_classifier_learning_rates(backbone):
     part = "conv" if backbone == "vgg16" else "norm"
     assert rates[f"layers.1.{part}.bias"] == rates[f"layers.12.{part}.bias"] == pytest.approx(2e-3)
     assert rates[f"layers.13.{part}.bias"] == pytest.approx(2e-2)
+
+
+def vgg_weights(backbone):
+    """A stand-in for torchvision's weights: the trunk's convolutions under its names, all zero."""
+    with torch.device("meta"):
+        layers = build_refiner(backbone, 2).layers[:13]
+    return {
+        f"features.{position}.{name}": torch.zeros(value.shape)
+        for layer, position in zip(layers, TORCHVISION_POSITIONS, strict=True)
+        for name, value in layer.conv.named_parameters()}
+
+
+@pytest.mark.parametrize(("start", "new"), [
+    # What --init does not fill: with ImageNet's weights the three extra layers and the output, with a
+    # classifier's checkpoint or another refiner's the output alone, with nothing everything.
+    ("imagenet", ("layers.13.", "layers.14.", "layers.15.", "output.")),
+    ("classifier", ("output.",)),
+    ("refiner", ("output.",)),
+    ("none", ("layers.", "output."))])
+def test_refiner_learning_rates(start, new, monkeypatch):
+    """As the optimizer gets them; by default one rate for all, as in the authors' code."""
+    seen = {}
+
+    def stop(model, loss, samples, optimizer, *arguments, **more):
+        seen.update(rates_by_name(model, optimizer.param_groups))
+
+    monkeypatch.setattr(refining, "fit", stop)
+    monkeypatch.setattr(refining, "RefinerSamples", lambda *arguments: None)
+    backbone = "vgg16" if start == "imagenet" else "vgg16-small"
+    weights = {
+        "imagenet": lambda: vgg_weights(backbone),
+        "classifier": lambda: build_classifier(backbone, 5, "learnable").state_dict(),
+        "refiner": lambda: build_refiner(backbone, 2).state_dict(),
+        "none": lambda: None}[start]()
+    for factor, recipe in ((1, RefinerRecipe()), (50, RefinerRecipe(new_lr_factor=50, lr=1e-5))):
+        refining.refine_train(None, CLASSES, "maps", replace(recipe, backbone=backbone), weights=weights)
+        assert {name for name, rate in seen.items() if rate == recipe.lr * factor} == {
+            name for name in seen if factor == 1 or name.startswith(new)}
+        assert set(seen.values()) <= {recipe.lr, recipe.lr * factor}
 
 
 def test_segmenter_learning_rates():
@@ -319,6 +359,30 @@ def test_training_starts_from_the_given_weights(world):
     for index in range(16):
         name = f"layers.{index}.conv.weight"
         assert torch.equal(found.weights[name], first.weights[name])
+
+
+def test_refiner_of_a_trained_network_begins_with_empty_maps(world):
+    """Its output is new, and at random would be noise over features that already are strong."""
+    classifier = train("classifier", world, epochs=1)
+    found = train("refiner", world, epochs=0, weights=classifier.weights)
+    model, _ = build_network("refiner", found.architecture, CLASSES)
+    model.load_state_dict(found.weights)
+    with torch.no_grad():
+        assert not model.eval()(torch.randn(1, 3, 32, 32)).any()
+    dataset, maps, _ = world
+    recipe = RefinerRecipe(epochs=0, image_size=32)
+    published = refining.refine_train(dataset, CLASSES, maps, recipe, weights=vgg_weights("vgg16")).weights
+    assert not published["layers.12.conv.weight"].any()
+    for name in ("layers.13.conv.weight", "layers.15.conv.weight", "output.weight"):
+        assert published[name].std() == pytest.approx(0.01, rel=0.1)
+
+
+def test_refiner_of_a_trained_network_learns(world):
+    """The empty start is no dead one: the output moves first, then what lies before it."""
+    start = train("classifier", world, epochs=1).weights
+    found = train("refiner", world, epochs=2, weights=start).weights
+    assert found["output.weight"].any()
+    assert not torch.equal(found["layers.0.conv.weight"], start["layers.0.conv.weight"])
 
 
 @pytest.mark.parametrize("stage", STAGES)

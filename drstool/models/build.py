@@ -112,7 +112,7 @@ def restore_network(
 _UNUSED = ("classifier.", "fc.", "features.18.", "output.", "decoder.1.")
 
 
-def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: object) -> None:
+def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: object) -> frozenset[str]:
     """Put pretrained weights into a network's trunk; what is new in the network stays.
 
     Parameters
@@ -125,15 +125,20 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: ob
     where
         Named in the error.
 
+    Returns
+    -------
+    frozenset of str
+        Names, in the network's state dict, of what was filled.
+
     Raises
     ------
     InputError
         A tensor is missing or has another shape.
     """
+    filled: set[str] = set()
     try:
         if isinstance(network, VGG) and any(name.startswith("features.") for name in weights):
-            load_torchvision_features(network, weights)
-            return
+            return load_torchvision_features(network, weights)
         with torch.no_grad():
             for name, target in network.state_dict().items():
                 if name.startswith(_UNUSED) or ".rectifier." in name or "num_batches_tracked" in name:
@@ -142,6 +147,8 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: ob
                 if source.shape != target.shape:
                     raise ValueError(f"'{name}' has shape {tuple(source.shape)}, not {tuple(target.shape)}")
                 target.copy_(source)
+                filled.add(name)
+        return frozenset(filled)
     except KeyError as error:
         raise InputError(
             where, f"does not hold the weights of this backbone: there is no {error}",

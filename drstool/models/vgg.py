@@ -175,7 +175,8 @@ def build_refiner(backbone: str, outputs: int) -> VGG:
     """A refiner, randomly initialised: the same network without suppression.
 
     The new layers start from N(0, 0.01) as in the authors' code, so that the regression begins
-    near zero; with batch norm the scale of its input does not matter, and the rest is as above.
+    near zero where all of them are new (``refine-train`` sees to it elsewhere); with batch norm the
+    scale of its input does not matter, and the rest is as above.
     """
     model = build_classifier(backbone, outputs, suppression="none")
     new = [layer.conv for layer in model.layers[TRUNK_LAYERS:] if layer.norm is None]
@@ -192,8 +193,13 @@ def without_suppression(model: VGG) -> VGG:
     return plain.to(next(model.parameters()).device).train(model.training)
 
 
-def load_torchvision_features(model: VGG, weights: Mapping[str, Tensor]) -> None:
+def load_torchvision_features(model: VGG, weights: Mapping[str, Tensor]) -> frozenset[str]:
     """Copy the 13 convolutions of torchvision's VGG-16 (``features.N.weight``/``.bias``).
+
+    Returns
+    -------
+    frozenset of str
+        Names, in the model's state dict, of what was filled.
 
     Raises
     ------
@@ -202,7 +208,8 @@ def load_torchvision_features(model: VGG, weights: Mapping[str, Tensor]) -> None
     ValueError
         A tensor has another shape.
     """
-    for layer, position in zip(model.layers[:TRUNK_LAYERS], TORCHVISION_POSITIONS, strict=True):
+    filled = set()
+    for index, (layer, position) in enumerate(zip(model.layers[:TRUNK_LAYERS], TORCHVISION_POSITIONS, strict=True)):
         for name, target in (("weight", layer.conv.weight), ("bias", layer.conv.bias)):
             key = f"features.{position}.{name}"
             source = weights[key]
@@ -210,6 +217,8 @@ def load_torchvision_features(model: VGG, weights: Mapping[str, Tensor]) -> None
                 raise ValueError(f"'{key}' has shape {tuple(source.shape)}")
             with torch.no_grad():
                 target.copy_(source)
+            filled.add(f"layers.{index}.conv.{name}")
+    return frozenset(filled)
 
 
 def _convolutions(model: VGG) -> list[nn.Conv2d]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from drstool.formats.checkpoint import Checkpoint, with_selection
 from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
+from drstool.models.vgg import NUM_RECTIFIERS
 from drstool.parallel import Track, untracked
 from drstool.recipe import RefinerRecipe
 from drstool.training import EpochReport, Plan, fit, seed_everything, step_factor
 
-__all__ = ["refine_train"]
+__all__ = ["parameter_groups", "refine_train"]
 
 
 def refine_train(
@@ -70,8 +72,12 @@ def refine_train(
     seed_everything(seed)
     architecture = {"backbone": recipe.backbone}
     model, trunk = build_network("refiner", architecture, class_names)
-    if weights is not None:
-        load_pretrained(trunk, weights, weights_name)
+    pretrained = load_pretrained(trunk, weights, weights_name) if weights is not None else frozenset()
+    if any(name.startswith(f"layers.{NUM_RECTIFIERS - 1}.") for name in pretrained):
+        # The regression is to begin near zero. Behind new layers, N(0, 0.01) does; a trained classifier's
+        # features are so much stronger that the loss would begin at several times that of all-zero maps,
+        # and a few hundred images end before such noise is unlearned.
+        nn.init.zeros_(model.output.weight)
 
     def made() -> Checkpoint:
         return Checkpoint("refiner", class_names, architecture, asdict(recipe), model.state_dict())
@@ -80,7 +86,7 @@ def refine_train(
         kept.describe(made())
     report = fit(
         model, _loss, RefinerSamples(dataset, maps, recipe, seed),
-        torch.optim.Adam(model.parameters(), lr=recipe.lr),
+        torch.optim.Adam(parameter_groups(model, pretrained, recipe), lr=recipe.lr),
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
         device=device, precision=precision, workers=workers, on_epoch=on_epoch,
@@ -93,3 +99,18 @@ def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     maps = F.interpolate(
         model(normalize(images)).float(), size=images.shape[2:], mode="bilinear", align_corners=True)
     return F.mse_loss(maps, targets.float() / 255)
+
+
+def parameter_groups(model: nn.Module, pretrained: Set[str], recipe: RefinerRecipe) -> list[dict[str, Any]]:
+    """Parameters by learning rate: those that began as pretrained weights, and the new ones.
+
+    Unlike in ``train-cls``, what is new depends on the start and not on the architecture: a refiner
+    that begins as a classifier has its three extra layers trained already. Without pretrained
+    weights everything is new.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(name not in pretrained, []).append(parameter)
+    return [
+        {"params": parameters, "lr": recipe.lr * (recipe.new_lr_factor if new else 1)}
+        for new, parameters in groups.items()]
