@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from drstool import training
-from drstool.cli import run as cli_run
 from drstool.errors import OutputError
 from drstool.formats import training_state
+from drstool.formats import work as works
 from drstool.formats.checkpoint import load_checkpoint
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--epochs", "3", "--batch-size", "2",
@@ -296,7 +296,7 @@ def test_a_state_holds_no_code_and_is_no_checkpoint(drs, voc, tmp_path, interrup
 
 def test_without_resume_little_is_dropped_and_much_is_not(drs, tmp_path, interrupted, monkeypatch):
     words = interrupted("train-cls")
-    monkeypatch.setattr(cli_run, "_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(works, "WORTH_KEEPING", 0.0)
     outcome = drs(*words)
     assert outcome.code == 1
     (told,) = outcome.err.splitlines()
@@ -312,7 +312,7 @@ def test_without_resume_little_is_dropped_and_much_is_not(drs, tmp_path, interru
 
 def test_overwrite_begins_anew(drs, tmp_path, interrupted, monkeypatch):
     words = interrupted("train-cls")
-    monkeypatch.setattr(cli_run, "_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(works, "WORTH_KEEPING", 0.0)
     assert drs(*words, "--overwrite", "-q").code == 0
     assert ".net.pt.resume" not in left_in(tmp_path)
 

@@ -9,18 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from drstool.errors import DrstoolError, ItemsFailed, OutputError
+from drstool.errors import DrstoolError, ItemsFailed, OutputError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
+    from drstool.formats.unfinished import Journal, KeptFolder
     from drstool.formats.work import Work
     from drstool.training import EpochReport
 
 __all__ = ["Run", "check_left_over"]
-
-# Unfinished work of fewer seconds is no loss.
-_WORTH_KEEPING = 60.0
 
 # Beyond this many threads the disk or the interpreter is the limit.
 _MOST_WORKERS = 16
@@ -59,11 +57,14 @@ class Run:
         self._keep_going, self._failures = keep_going, 0
         self._started = time.monotonic()
         self._claims = ExitStack()
+        self._kept: Journal | KeptFolder | None = None
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._kept is not None and self._kept.done and isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.say(f"{self.command}: --resume goes on after {len(self._kept.done):,} finished")
         self._claims.close()
         if error is None and self._failures:
             raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
@@ -115,13 +116,38 @@ class Run:
         """Check that an output may be written, and keep other commands from it until this one ends."""
         from drstool.formats import check_writable
         from drstool.formats.locks import claimed
+        from drstool.formats.outputs import clear_away
 
         # What is there already may be what --resume is to find finished.
         may_exist = self.overwrite or self.resume
         check_writable(output, may_exist, folder=folder, dataset=dataset)
         self._claims.enter_context(claimed(output))
+        clear_away(output)
         # Once more: another command may have finished it just before.
         check_writable(output, may_exist, folder=folder, dataset=dataset)
+
+    def reserve_sink(self, output: str | None, *, what: str) -> None:
+        """As :meth:`reserve`, of what may also be a pipe.
+
+        Raises
+        ------
+        UsageError
+            ``--resume`` of a pipe.
+        """
+        from drstool.formats import check_sink, goes_to_disk
+
+        on_disk = goes_to_disk(output)
+        if self.resume and not on_disk:
+            raise UsageError(
+                "--resume", f"{output or 'stdout'} is no file to go on with", "give -o FILE, or leave --resume out")
+        check_sink(output, self.overwrite or self.resume, what=what)
+        if on_disk:
+            self.reserve(output, folder=what != "maps" and not str(output).endswith(".tar"))
+
+    def keep(self, kept: Journal | KeptFolder) -> None:
+        """Keep what is finished of an output beyond this run's end, unless that is nothing."""
+        self._kept = kept
+        self._claims.callback(lambda: kept.close() if kept.done else kept.remove())
 
     # --- messages ------------------------------------------------------------------------------
 
@@ -267,25 +293,49 @@ class Run:
         settings: Mapping[str, object] | None = None,
         device: bool = False,
         seed: bool = False,
+        part: object = None,
     ) -> Work:
-        """What this run does, so that only the same is gone on with; arguments as of :meth:`provenance`."""
+        """What this run does, so that only the same is gone on with; arguments as of :meth:`provenance`.
+
+        Parameters
+        ----------
+        part
+            Which part of the images is worked on, if not all are.
+        """
         from drstool.formats.work import Work
 
         return Work(
             self.command,
             tuple(classes),
-            dict(settings or {}),
+            dict(settings or {}) | ({} if part is None else {"shard": str(part)}),
             dict(inputs or {}),
             dict(used or {}),
             self.device.type if device else None,
             self.seed if seed else None,
         )
 
+    def digests_of(self, **inputs: str | None) -> tuple[dict[str, str], bool]:
+        """Digests of inputs that are large, by what they are, and whether one of them is a pipe.
+
+        Parameters
+        ----------
+        inputs
+            Files or folders; None or ``-`` is the standard input.
+        """
+        from drstool.formats.work import sampled_digest
+
+        known = {name: path for name, path in inputs.items() if path not in (None, "-") and not _is_pipe(str(path))}
+        return {name: sampled_digest(str(path)) for name, path in known.items()}, len(known) < len(inputs)
+
     def digest(self, path: str) -> str:
         """Digest of a file that goes in."""
         from drstool.formats.provenance import file_digest
 
         return file_digest(path)
+
+
+def _is_pipe(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
@@ -296,9 +346,11 @@ def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
     OutputError
         It took long to make.
     """
+    from drstool.formats import work
+
     if not what:
         return
-    if seconds >= _WORTH_KEEPING and not run.overwrite:
+    if seconds >= work.WORTH_KEEPING and not run.overwrite:
         raise OutputError(
             output, f"an interrupted run left {what}, {_duration(seconds)} of work",
             "--resume goes on with it, --overwrite begins anew")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -79,14 +79,32 @@ class Shard:
         part = self._part(item.id for item in dataset.items)
         return replace(dataset, items=dataset.items[self._span(len(dataset), unit)]), part
 
-    def of_records(self, source: RecordSource, unit: int = 1) -> tuple[Iterable, int | None, Part | None]:
-        """This part's records with their number, if it is known, and what the output says of itself.
+    def of_records(
+        self, source: RecordSource, unit: int = 1, without: Sequence[str] = (),
+    ) -> tuple[Iterable, int | None]:
+        """This part's records but those of some ids, and their number, if it is known.
 
         Parameters
         ----------
         source
+            See :meth:`part_of`.
         unit
             As in :meth:`of_dataset`.
+        without
+            Ids of this part.
+        """
+        left, ids = frozenset(without), self.of_ids(source.ids(), unit)
+        if ids is None or self.of == 1:
+            return source.records(left), None if ids is None else len(ids) - len(left)
+        chosen = [identifier for identifier in ids if identifier not in left]
+        return map(source.read, chosen), len(chosen)
+
+    def of_ids(self, ids: tuple[str, ...] | None, unit: int = 1) -> tuple[str, ...] | None:
+        """This part's ids, where any are known."""
+        return None if ids is None else ids[self._span(len(ids), unit)]
+
+    def part_of(self, source: RecordSource) -> Part | None:
+        """What the output says of itself, where this part's records are worked on.
 
         Raises
         ------
@@ -96,7 +114,7 @@ class Shard:
         ids, header = source.ids(), source.header
         own = header.part if header is not None else None
         if self.of == 1:
-            return source.records(), None if ids is None else len(ids), own
+            return own
         if ids is None:
             raise UsageError(
                 "--shard", f"{source.where} is a stream, which tells only at its end how many images it holds",
@@ -104,8 +122,7 @@ class Shard:
         if own is not None:
             raise UsageError(
                 "--shard", f"{source.where} is part {own} already", "merge the parts with 'drstool cat' before")
-        chosen = ids[self._span(len(ids), unit)]
-        return map(source.read, chosen), len(chosen), self._part(ids)
+        return self._part(ids)
 
     def _span(self, count: int, unit: int) -> slice:
         from drstool.formats.parts import span

@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,19 +20,25 @@ from drstool.formats.header import HEADER_NAME, Header, carrier
 from drstool.formats.label_png import (
     LabelFolderReader, LabelFolderWriter, LabelRecord, check_folder,
 )
-from drstool.formats.maps import HDF5_SIGNATURE, MapFileReader, MapFileWriter, MapRecord
+from drstool.formats.maps import (
+    HDF5_SIGNATURE, MapFileReader, MapFileWriter, MapRecord, restored_map,
+)
 from drstool.formats.outputs import (
     check_writable, new_file, new_folder, output_error, write_fully, writing,
 )
-from drstool.formats.pictures import check_picture, write_end, write_marker, write_pictures
-from drstool.formats.stream import (
-    BLOCK, StreamReader, StreamWriter, looks_like_tar, read_up_to,
+from drstool.formats.pictures import (
+    check_picture, read_marker, write_end, write_marker, write_pictures,
 )
+from drstool.formats.stream import (
+    BLOCK, StreamReader, StreamWriter, looks_like_tar, read_up_to, restored_member,
+)
+from drstool.formats.unfinished import Journal, KeptFolder, keeping
+from drstool.formats.work import Work, told_work
 
 __all__ = [
     "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource",
-    "check_folder", "check_picture", "check_sink", "check_writable", "new_file", "new_folder",
-    "open_records", "open_sink",
+    "check_folder", "check_picture", "check_same_records", "check_sink", "check_writable",
+    "goes_to_disk", "kept_beside", "new_file", "new_folder", "open_records", "open_sink",
     "write_both", "write_end", "write_marker", "write_pictures",
 ]
 
@@ -67,15 +73,19 @@ class RecordSource:
         """Whether the records are :class:`MapRecord`; else they are :class:`LabelRecord`."""
         return carrier(self.kind) == "maps"
 
-    def records(self) -> Iterator[Record]:
-        """The records in stored order; of a stream only once, each as it arrives.
+    def records(self, without: Container[str] = ()) -> Iterator[Record]:
+        """The records in stored order, without those of some ids; of a stream only once, each as it arrives.
 
         Raises
         ------
         InputError
             A record is damaged, or the stream is cut short.
         """
-        return iter(self._reader)
+        if not without:
+            return iter(self._reader)
+        if isinstance(self._reader, StreamReader):
+            return (record for record in self._reader if record.id not in without)
+        return (self.read(identifier) for identifier in self._reader.ids() if identifier not in without)
 
     def attempts(self) -> Iterator[Callable[[], Record]]:
         """As :meth:`records`, but functions that read each record, or tell what is wrong with it.
@@ -134,12 +144,14 @@ class RecordSource:
 class RecordSink:
     """Where records go; made by :func:`open_sink`."""
 
-    def __init__(self, writer: MapFileWriter | LabelFolderWriter | StreamWriter) -> None:
-        self._writer = writer
+    def __init__(
+        self, writer: MapFileWriter | LabelFolderWriter | StreamWriter, kept: Journal | KeptFolder | None = None,
+    ) -> None:
+        self._writer, self._kept = writer, kept
 
     @property
     def count(self) -> int:
-        """Number of records written."""
+        """Number of records written, in earlier sittings too."""
         return self._writer.count
 
     def write(self, record: Record) -> None:
@@ -153,6 +165,10 @@ class RecordSink:
             The system refuses.
         """
         self._writer.write(record)  # type: ignore[arg-type]
+        if isinstance(self._kept, Journal):
+            self._kept.add(record.id, *self._writer.stored(record))  # type: ignore[union-attr,arg-type]
+        elif self._kept is not None:
+            self._kept.add(record.id)
 
     def write_all(self, records: Iterable[Record]) -> int:
         """Add records as they come; their number."""
@@ -233,6 +249,7 @@ def open_sink(
     overwrite: bool = False,
     stdout: BinaryIO | None = None,
     what: str = "maps",
+    kept: Journal | KeptFolder | None = None,
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
 
@@ -250,6 +267,9 @@ def open_sink(
         In place of the process's standard output.
     what
         ``"maps"`` or ``"labels"``, as the header's kind.
+    kept
+        Where finished records outlive an interruption (see :func:`kept_beside`); those that did are
+        in the output first.
 
     Raises
     ------
@@ -268,11 +288,11 @@ def open_sink(
     elif _is_special(output):
         target = _special(str(output), header)
     elif str(output).endswith(".tar"):
-        target = _tar_file(str(output), header, overwrite)
+        target = _tar_file(str(output), header, overwrite, kept)
     elif what == "maps":
-        target = _map_file(str(output), header, overwrite)
+        target = _map_file(str(output), header, overwrite, kept)
     else:
-        target = _label_folder(str(output), header, overwrite)
+        target = _label_folder(str(output), header, overwrite, kept)
     with target as sink:
         yield sink
 
@@ -385,11 +405,9 @@ def _is_folder(output: str | None, what: str) -> bool:
 
 
 @contextmanager
-def _stream_on(
-    stream: BinaryIO, header: Header, where: str, *, compress: bool = False,
-) -> Iterator[RecordSink]:
+def _stream_on(stream: BinaryIO, header: Header, where: str) -> Iterator[RecordSink]:
     # No end record after an exception: that is how the next stage learns of it.
-    writer = StreamWriter(stream, header, where=where, compress=compress)
+    writer = StreamWriter(stream, header, where=where)
     yield RecordSink(writer)
     writer.close()
 
@@ -419,27 +437,94 @@ def _special(output: str, header: Header) -> Iterator[RecordSink]:
 
 
 @contextmanager
-def _tar_file(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+def _tar_file(
+    output: str, header: Header, overwrite: bool, journal: Journal | None,
+) -> Iterator[RecordSink]:
     with (
+        keeping(journal),
         new_file(output, overwrite) as partial,
         open(partial, "wb") as file,
-        _stream_on(file, header, output, compress=True) as sink,
     ):
-        yield sink
+        writer = StreamWriter(file, header, where=output, compress=True)
+        for identifier, told, data in _stored(journal):
+            writer.write(restored_member(identifier, told, data, header, output))
+        yield RecordSink(writer, journal)
+        writer.close()
 
 
 @contextmanager
-def _map_file(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+def _map_file(
+    output: str, header: Header, overwrite: bool, journal: Journal | None,
+) -> Iterator[RecordSink]:
     with (
+        keeping(journal),
         new_file(output, overwrite) as partial,
         MapFileWriter(partial, header, where=output) as writer,
     ):
-        yield RecordSink(writer)
+        for identifier, told, data in _stored(journal):
+            writer.write(restored_map(identifier, told, data, output))
+        yield RecordSink(writer, journal)
 
 
 @contextmanager
-def _label_folder(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
-    with new_folder(output, overwrite) as partial:
-        writer = LabelFolderWriter(partial, header, where=output)
-        yield RecordSink(writer)
+def _label_folder(
+    output: str, header: Header, overwrite: bool, kept: KeptFolder | None,
+) -> Iterator[RecordSink]:
+    done, at = ((), None) if kept is None else (tuple(kept.done), kept.path)
+    with keeping(kept), new_folder(output, overwrite, at=at) as partial:
+        writer = LabelFolderWriter(partial, header, where=output, records=done)
+        yield RecordSink(writer, kept)
         writer.close()
+
+
+def _stored(journal: Journal | None) -> Iterator[tuple[str, dict, bytes]]:
+    return iter(()) if journal is None else journal.stored()
+
+
+# --- unfinished work ---------------------------------------------------------------------------
+
+
+def goes_to_disk(output: str | None) -> bool:
+    """Whether an output is a file or folder, which appears when it is whole; not a pipe or a device."""
+    return not _goes_to_stdout(output) and not _is_special(output)
+
+
+def kept_beside(output: str, what: str, work: Work) -> Journal | KeptFolder:
+    """What is kept of an unfinished output of maps, labels or figures."""
+    if what == "figures":
+        return KeptFolder(output, work, suffix="")
+    return KeptFolder(output, work) if _is_folder(output, what) else Journal(output, work)
+
+
+def check_same_records(
+    output: str, kind: str, work: Work, ids: Sequence[str] | None = None,
+) -> str | None:
+    """How the work that an output came of differs from another; None where it is the same.
+
+    Parameters
+    ----------
+    output
+        A file or folder.
+    kind
+        Of the records or pictures.
+    work
+    ids
+        Of the images; what an output without provenance does not tell cannot differ.
+    """
+    try:
+        if carrier(kind) == "figures":
+            header, found = read_marker(Path(output))[0], None
+        else:
+            with open_records(output) as source:
+                header, found = source.header, source.ids()
+    except InputError as error:
+        return error.what
+    if header is None or header.kind != kind:
+        return f"holds {'something else' if header is None else header.kind}"
+    part = {} if header.part is None else {"shard": str(header.part)}
+    if header.provenance:
+        told = told_work(header.provenance[-1], header.class_names)
+        return work.difference(told | {"settings": told.get("settings", {}) | part})
+    if ids is not None and found is not None and sorted(ids) != sorted(found):
+        return "holds other images"
+    return work.difference({"classes": list(header.class_names), "settings": part})

@@ -16,7 +16,7 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -191,18 +191,24 @@ class LabelFolderWriter:
     Parameters
     ----------
     folder
-        An existing empty folder.
+        An existing folder, empty but for records.
     header
         What the folder says about itself.
     where
         Named in errors.
+    records
+        Ids of the records that are in it.
     """
 
-    def __init__(self, folder: Path, header: Header, *, where: object = None) -> None:
+    def __init__(
+        self, folder: Path, header: Header, *, where: object = None, records: Sequence[str] = (),
+    ) -> None:
         self._folder, self._header = Path(folder), header
         self.where = str(where if where is not None else folder)
-        self.count = 0
+        self.count = len(records)
         self._names = Names(self.where)
+        for identifier in records:
+            self._names.add(identifier)
         self._head = json_bytes(header.to_json())
         self._write(HEADER_NAME, self._head)
 

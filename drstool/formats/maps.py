@@ -38,7 +38,7 @@ from drstool.labels import MAX_OBJECT_CLASSES, label_type
 
 __all__ = [
     "HDF5_SIGNATURE", "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
-    "check_map_record", "decode_map", "encode_map", "encode_values",
+    "check_map_record", "decode_map", "encode_map", "encode_values", "restored_map",
 ]
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -49,6 +49,8 @@ MAX_RECORD_BYTES = 2**32
 # HDF5 1.10 and later read it; older layouts cost 3 KB more for each image.
 _LIBVER = ("v110", "v110")
 _GZIP_LEVEL = 4
+# Of Fletcher32, at the end of each chunk.
+_CHECKSUM_BYTES = 4
 # No other filters are run: HDF5 would look for a library of that number and load it.
 _FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "deflate", h5py.h5z.FILTER_SHUFFLE: "shuffle",
@@ -229,6 +231,20 @@ class MapFileWriter:
             raise
         self._raise_failure()
 
+    def stored(self, record: MapRecord) -> tuple[dict, bytes]:
+        """How a record just written lies in the file, for :func:`restored_map`: its description and bytes."""
+        dataset = self._file["maps"][record.id].id  # type: ignore[index]
+        parts = []
+        if record.values.size:
+            parts = [dataset.read_direct_chunk((k, 0, 0))[1] for k in range(len(record.values))]
+        self._raise_failure()
+        told = {
+            "shape": record.values.shape, "dtype": str(record.values.dtype), "labels": record.labels,
+            "image_size": record.image_size, "image": record.image, "deflated": self._compress,
+            "parts": [len(part) for part in parts],
+        }
+        return told, b"".join(parts)
+
     def close(self) -> None:
         """Finish the file: from here on it says that it is complete."""
         if self._file is None:
@@ -373,6 +389,32 @@ class MapFileReader:
         if self._pid != os.getpid() or self._file is None:
             self._file, self._pid = _open(self._source, self.where), os.getpid()
         return self._file
+
+
+def restored_map(identifier: str, told: dict, data: bytes, where: object) -> MapRecord:
+    """The record that :meth:`MapFileWriter.stored` tells of.
+
+    Raises
+    ------
+    InputError
+        It is damaged.
+    """
+    try:
+        shape, dtype, place, parts = tuple(told["shape"]), np.dtype(told["dtype"]), 0, []
+        for length in told["parts"]:
+            # Without the checksum that HDF5 puts at the end.
+            part = data[place: place + length - _CHECKSUM_BYTES]
+            place += length
+            if told["deflated"]:
+                part = zlib.decompress(part)
+                if dtype.itemsize > 1:
+                    part = np.frombuffer(part, np.uint8).reshape(dtype.itemsize, -1).T.tobytes()
+            parts.append(part)
+        values = np.frombuffer(b"".join(parts), dtype).reshape(shape)
+        return MapRecord(
+            identifier, values, tuple(told["labels"]), tuple(told["image_size"]), told["image"])  # type: ignore[arg-type]
+    except (*_DAMAGE, zlib.error) as error:
+        raise InputError(f"{where}: {identifier}", "its maps are damaged", "begin anew") from error
 
 
 def encode_map(record: MapRecord, header: Header, *, compress: bool = False) -> bytes:

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import select
 import shutil
@@ -24,8 +25,8 @@ from drstool.errors import OutputError
 from drstool.formats.header import FORMAT, HEADER_NAME
 
 __all__ = [
-    "check_writable", "hidden_beside", "new_file", "new_folder", "output_error", "unfinished_path", "write_fully",
-    "writing",
+    "check_writable", "clear_away", "hidden_beside", "new_file", "new_folder", "output_error", "unfinished_path",
+    "write_fully", "writing",
 ]
 
 _RIGHT = {
@@ -121,7 +122,9 @@ def new_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: str | Path, overwrite: bool = False, *, dataset: bool = False) -> Iterator[Path]:
+def new_folder(
+    path: str | Path, overwrite: bool = False, *, dataset: bool = False, at: Path | None = None
+) -> Iterator[Path]:
     """A temporary folder to fill; when the block ends well, it becomes ``path``.
 
     Parameters
@@ -132,6 +135,9 @@ def new_folder(path: str | Path, overwrite: bool = False, *, dataset: bool = Fal
         Whether a folder there is replaced; only one that holds a ``drstool.json`` is.
     dataset
         Whether a dataset is written: only that may replace a dataset.
+    at
+        A folder that is there, beside the path, to be filled in place of a temporary one; after a
+        failure it stays.
 
     Raises
     ------
@@ -139,14 +145,37 @@ def new_folder(path: str | Path, overwrite: bool = False, *, dataset: bool = Fal
         It exists and may not be replaced, or it cannot be written (no space, no permission, …).
     """
     target = check_writable(path, overwrite, folder=True, dataset=dataset)
-    partial = _beside(target, "partial")
+    partial = at if at is not None else _beside(target, "partial")
     with writing(path, partial):
         try:
-            partial.mkdir()
+            if at is None:
+                partial.mkdir()
             yield partial
             _publish_folder(path, partial, target, overwrite, dataset)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if at is None:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def clear_away(path: str | Path) -> None:
+    """Remove what killed commands left of an output in the making; nobody may be writing it.
+
+    What they moved aside to replace it comes back where nothing took its place.
+    """
+    target = Path(os.path.realpath(path))
+    owners = "|".join(re.escape(_distinct(owner.name)) for owner in (target, unfinished_path(target)))
+    leavings = re.compile(rf"\.(?:{owners})\.(?:partial|replaced)-[0-9a-f]{{8}}", re.DOTALL)
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            if not leavings.fullmatch(name):
+                continue
+            left = target.with_name(name)
+            if ".replaced-" in name and not os.path.lexists(target):
+                os.rename(left, target)
+            elif left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
 
 
 def unfinished_path(output: str | Path) -> Path:
@@ -162,10 +191,7 @@ def unfinished_path(output: str | Path) -> Path:
 
 def hidden_beside(target: Path, role: str) -> Path:
     """The hidden name of a role beside a target; another one for each target, however long its name."""
-    shown = _fitting(target.name)
-    if shown != target.name:
-        shown += "~" + hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
-    return target.with_name(f".{shown}.{role}")
+    return target.with_name(f".{_distinct(target.name)}.{role}")
 
 
 @contextmanager
@@ -270,12 +296,15 @@ def _kind_of(folder: Path) -> str | None:
 
 
 def _beside(target: Path, role: str) -> Path:
-    return target.with_name(f".{_fitting(target.name)}.{role}-{secrets.token_hex(4)}")
+    return target.with_name(f".{_distinct(target.name)}.{role}-{secrets.token_hex(4)}")
 
 
-def _fitting(name: str) -> str:
-    """The name's beginning that leaves room for more."""
-    return name.encode("utf-8", "surrogateescape")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+def _distinct(name: str) -> str:
+    """The name, or its beginning and a digest where it leaves no room for more."""
+    shown = name.encode("utf-8", "surrogateescape")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    if shown == name:
+        return name
+    return f"{shown}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
 
 
 def _sync(path: Path) -> None:

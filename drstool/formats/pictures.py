@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 from drstool.errors import InputError
-
 from drstool.formats.header import (
     END_NAME, HEADER_NAME, MAX_HEADER_BYTES, MAX_PIXELS, Header, json_bytes,
 )
 from drstool.formats.label_png import DAMAGE, end_record, read_bytes
 from drstool.formats.outputs import new_folder
+from drstool.formats.unfinished import KeptFolder, keeping
 from drstool.identifiers import Names
 
 __all__ = [
@@ -27,7 +27,7 @@ _SUFFIXES = (".png", ".jpg")
 
 def write_pictures(
     folder: str | Path, header: Header, pictures: Iterable[tuple[str, Image.Image]], *,
-    overwrite: bool = False,
+    overwrite: bool = False, kept: KeptFolder | None = None,
 ) -> int:
     """Write pictures as PNG into a new folder, whole or not at all; their number.
 
@@ -40,6 +40,8 @@ def write_pictures(
         File names relative to the folder (checked ids and endings), and pictures.
     overwrite
         Whether a folder of ours there is replaced.
+    kept
+        Where finished pictures outlive an interruption; those that do count as written.
 
     Raises
     ------
@@ -48,15 +50,22 @@ def write_pictures(
     OutputError
         It exists, or cannot be written.
     """
-    count, names = 0, Names(folder)
-    with new_folder(folder, overwrite) as making:
+    done, names = frozenset(() if kept is None else kept.done), Names(folder)
+    count = len(done)
+    for name in done:
+        names.add(name)
+    with keeping(kept), new_folder(folder, overwrite, at=None if kept is None else kept.path) as making:
         write_marker(making, header)
         for name, picture in pictures:
+            if name in done:
+                continue
             names.add(name)
             path = making / name
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path, format="PNG")
             count += 1
+            if kept is not None:
+                kept.add(name)
         write_end(making, header, count)
     return count
 

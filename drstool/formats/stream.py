@@ -25,7 +25,7 @@ from drstool.formats.maps import MapRecord, decode_map, encode_map
 from drstool.formats.outputs import write_fully
 from drstool.identifiers import check_id, member_name
 
-__all__ = ["BLOCK", "StreamReader", "StreamWriter", "looks_like_tar", "read_up_to"]
+__all__ = ["BLOCK", "StreamReader", "StreamWriter", "looks_like_tar", "read_up_to", "restored_member"]
 
 BLOCK = 512
 _SUFFIX = {"maps": ".h5", "labels": ".png"}
@@ -61,7 +61,7 @@ class StreamWriter:
         self.where = str(where)
         self._kind = carrier(header.kind)
         self._seen: set[str] = set()
-        self._head = json_bytes(header.to_json())
+        self._head, self._last = json_bytes(header.to_json()), b""
         self._put(HEADER_NAME, self._head)
 
     @property
@@ -81,9 +81,13 @@ class StreamWriter:
         """
         if record.id in self._seen:
             raise InputError(self.where, f"gets '{record.id}' twice", "list each image once")
-        data = self._encode(record)
-        self._put(member_name(record.id, _SUFFIX[self._kind]), data)
+        self._last = self._encode(record)
+        self._put(member_name(record.id, _SUFFIX[self._kind]), self._last)
         self._seen.add(record.id)
+
+    def stored(self, record: MapRecord | LabelRecord) -> tuple[dict, bytes]:
+        """How a record just written lies in the stream, for :func:`restored_member`."""
+        return {"member": self._kind}, self._last
 
     def close(self) -> None:
         """Write the end record."""
@@ -105,6 +109,21 @@ class StreamWriter:
         head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         padding = bytes(-len(data) % BLOCK)
         write_fully(self._stream, b"".join((head, data, padding, trailer)), self.where)
+
+
+def restored_member(
+    identifier: str, told: dict, data: bytes, header: Header, where: object,
+) -> MapRecord | LabelRecord:
+    """The record that :meth:`StreamWriter.stored` tells of.
+
+    Raises
+    ------
+    InputError
+        It is damaged.
+    """
+    if told.get("member") == "labels":
+        return decode_label(identifier, data, header, where)
+    return decode_map(data, header, where)
 
 
 class StreamReader:

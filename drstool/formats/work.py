@@ -13,7 +13,10 @@ from drstool import __version__
 from drstool.errors import InputError
 from drstool.formats.provenance import without_home
 
-__all__ = ["Work", "sampled_digest", "told_work", "without_outcome"]
+__all__ = ["WORTH_KEEPING", "Work", "sampled_digest", "told_work", "without_outcome"]
+
+# Unfinished work of fewer seconds is no loss.
+WORTH_KEEPING = 60.0
 
 # Of a file no more is looked at than this many pieces of this many bytes, evenly spread.
 _PIECES, _PIECE_BYTES = 256, 1 << 14

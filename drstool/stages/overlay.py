@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +39,7 @@ _HEAT_CHROMA = ((0.0, 0.25, 0.5, 0.75, 1.0), (0.10, 0.17, 0.19, 0.16, 0.15))
 def overlay(
     dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None = None, *,
     settings: OverlaySettings | None = None, class_names: Sequence[str] | None = None,
-    targets: bool = False, workers: int = 1, on_error: OnError | None = None,
+    targets: bool = False, done: Container[str] = (), workers: int = 1, on_error: OnError | None = None,
     track: Track = untracked, total: int | None = None,
 ) -> Iterator[tuple[str, Image.Image]]:
     """File names and pictures, image by image.
@@ -61,6 +61,8 @@ def overlay(
         label value.
     targets
         Whether ground truth is read.
+    done
+        File names of pictures that are there; what has all of its own there is left out.
     workers
         Number of threads; the pictures do not depend on it.
     on_error
@@ -77,9 +79,11 @@ def overlay(
     if dataset is None and records is None:
         raise ValueError("overlay needs a dataset or records")
     names = class_names or (dataset.class_names if dataset is not None else None) or ()
-    draw = partial(_pictures, settings=settings or OverlaySettings(), targets=targets,
-                   class_files=file_names(names))
-    tasks = _tasks(dataset, records)
+    class_files = file_names(names)
+    draw = partial(_pictures, settings=settings or OverlaySettings(), targets=targets, class_files=class_files)
+    tasks = (
+        task for task in _tasks(dataset, records)
+        if not done or not all(name in done for name in _names(task, targets, class_files)))
     if total is None and records is None:
         total = len(dataset.items)  # type: ignore[union-attr]
     for pictures in track(map_items(draw, tasks, workers, on_error), "overlay", total):
@@ -245,6 +249,21 @@ def _tasks(
             f"its ids are like '{dataset.items[0].id}'; check --data and --split")
 
 
+def _names(task: _Task, targets: bool, class_files: Sequence[str]) -> list[str]:
+    """File names of the pictures of one task."""
+    item, record, first = task
+    suffixes = []
+    if first:
+        suffixes.append("_image.png")
+        if targets and item.mask is not None:
+            suffixes.append("_target.png")
+    if isinstance(record, LabelRecord):
+        suffixes += ["_pred.png", "_overlay.png"]
+    elif record is not None:
+        suffixes += [f"_heat_{_class_file(label, class_files)}.png" for label in record.labels]
+    return [member_name(item.id, suffix) for suffix in suffixes]
+
+
 def _pictures(
     task: _Task, settings: OverlaySettings, targets: bool, class_files: Sequence[str],
 ) -> list[tuple[str, Image.Image]]:
@@ -253,21 +272,18 @@ def _pictures(
     image = _image_of(item)
     pictures = []
     if first:
-        pictures.append(("_image.png", Image.fromarray(image)))
+        pictures.append(Image.fromarray(image))
         if targets and item.mask is not None:
-            pictures.append(("_target.png", label_picture(load_target(item, image.shape[:2]))))
+            pictures.append(label_picture(load_target(item, image.shape[:2])))
     if isinstance(record, LabelRecord):
         _check_size(record.id, "label image", record.labels.shape, image)
-        blended = blend_labels(image, record.labels, settings.opacity)
-        pictures.append(("_pred.png", label_picture(record.labels)))
-        pictures.append(("_overlay.png", Image.fromarray(blended)))
+        pictures.append(label_picture(record.labels))
+        pictures.append(Image.fromarray(blend_labels(image, record.labels, settings.opacity)))
     elif record is not None:
         _check_size(record.id, "map's image", record.image_size, image)
         maps = resize_maps(record.as_float(), record.image_size)
-        for label, heat in zip(record.labels, maps):
-            picture = heat_picture(image, heat, settings.opacity)
-            pictures.append((f"_heat_{_class_file(label, class_files)}.png", picture))
-    return [(member_name(item.id, suffix), picture) for suffix, picture in pictures]
+        pictures += [heat_picture(image, heat, settings.opacity) for heat in maps]
+    return list(zip(_names(task, targets, class_files), pictures, strict=True))
 
 
 def _image_of(item: Item) -> np.ndarray:

@@ -31,13 +31,12 @@ def import_(
     """Convert a checkpoint of the authors' code."""
     from drstool.data.tags import read_class_names
     from drstool.errors import UsageError
-    from drstool.formats import check_writable
     from drstool.formats.checkpoint import save_checkpoint
     from drstool.stages import import_ as stage
 
     if origin != "drs":
         raise UsageError("--from", f"there is no project {origin!r}", "drs")
-    check_writable(output, run.overwrite)
+    run.reserve(output)
     names = read_class_names(classes) if classes else None
     checkpoint = stage.import_drs(file, kind=kind, delta=delta, class_names=names)
     chain = run.provenance(inputs={"file": run.digest(file)}, used={})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -12,11 +12,13 @@ from drstool.cli.commands.train import asdict_plain
 from drstool.cli.options import Data, MapsIn, OutputOrStdout, Precision, Saliency, Split, Weights, command
 from drstool.cli.run import Run
 from drstool.cli.shards import ShardOption, pick_shard
+from drstool.cli.unfinished import begin, ids_of, is_finished, rest_of
 from drstool.recipe import CueSettings, SegmentSettings
 
 
 @command(
     "pseudo-label",
+    resume=True,
     settings=CueSettings,
     example="drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels",
 )
@@ -34,7 +36,7 @@ def pseudo_label(
     """Write label PNGs from maps: object cues against a background cue."""
     from drstool.cues import check_saliency_given, saliency_folder
     from drstool.errors import InputError, UsageError
-    from drstool.formats import Header, check_folder, check_sink, open_records, open_sink
+    from drstool.formats import Header, check_folder, open_records, open_sink
     from drstool.formats.score_text import json_text
     from drstool.stages import pseudo_label as stage
 
@@ -44,7 +46,7 @@ def pseudo_label(
     if json and output in (None, "-", "/dev/stdout"):
         raise UsageError("--json", "would go to stdout, where the labels go", "give -o a name")
     report = stage.IgnoreReport()
-    check_sink(output, run.overwrite, what="labels")
+    run.reserve_sink(output, what="labels")
     if saliency:
         check_folder(saliency)
     with open_records(maps) as source:
@@ -52,7 +54,17 @@ def pseudo_label(
             raise InputError(
                 source.where, f"holds {source.kind}", "pseudo-label reads maps, as 'drstool cam' or 'refine' write them"
             )
-        chosen, total, part = share.of_records(source)
+        digests, piped = run.digests_of(maps=maps)
+        told = {
+            "settings": asdict_plain(settings),
+            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}),
+            "used": {"saliency": settings.uses_saliency, "pixel_ground_truth": False},
+        }
+        part = share.part_of(source)
+        work = run.work(source.header.class_names, **told, part=part)
+        ids = share.of_ids(ids_of(source, maps, run.resume))
+        kept = begin(run, output, "labels", work, ids, piped=piped)
+        chosen, total = share.of_records(source, without=kept.done if kept else ())
         records = stage.pseudo_label(
             chosen,
             settings,
@@ -64,22 +76,23 @@ def pseudo_label(
             num_object_classes=len(source.header.class_names),
             report=report,
         )
-        chain = run.provenance(
-            source.header.provenance,
-            settings=asdict_plain(settings),
-            used={"saliency": settings.uses_saliency, "pixel_ground_truth": False},
-        )
+        chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
         header = Header("labels", source.header.class_names, chain, part)
-        with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:
-            count = sink.write_all(records)
+        with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept) as sink:
+            sink.write_all(records)
     names = source.header.class_names
     if json:
         run.write(json_text(report.to_json(names)))
-    run.done(f"{count} label images to {output or 'stdout'}, {report.words(names)},")
+    # What an earlier sitting ignored is not counted again.
+    since = " since going on" if kept and kept.done else ""
+    run.done(f"{sink.count} label images to {output or 'stdout'}, {report.words(names)}{since},")
 
 
 @command(
-    "segment", settings=SegmentSettings, example="drstool segment --data demo --split val --weights seg.pt -o pred"
+    "segment",
+    resume=True,
+    settings=SegmentSettings,
+    example="drstool segment --data demo --split val --weights seg.pt -o pred",
 )
 def segment(
     run: Run,
@@ -96,7 +109,7 @@ def segment(
 ) -> None:
     """Write label PNGs from a segmentation network."""
     from drstool.data import open_dataset
-    from drstool.formats import Header, check_sink, open_sink, write_both
+    from drstool.formats import Header, open_sink, write_both
     from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import segment as stage
 
@@ -105,13 +118,27 @@ def segment(
     if scores is not None:
         scores = share.output(scores)
         _check_apart(output, scores)
-        check_sink(scores, run.overwrite, what="maps")
-    check_sink(output, run.overwrite, what="labels")
+        run.reserve_sink(scores, what="maps")
+    run.reserve_sink(output, what="labels")
     checkpoint = load_checkpoint(weights, "segmenter")
     dataset = open_dataset(data, split, class_names=checkpoint.class_names, images_only=True)
     chosen, part = share.of_dataset(dataset)
+    told = {
+        "device": True,
+        "settings": asdict_plain(settings) | {"precision": precision},
+        "inputs": {"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
+        "used": {"pixel_ground_truth": False},
+    }
+    work, ids = run.work(checkpoint.class_names, **told, part=part), [item.id for item in chosen.items]
+    if scores is not None and is_finished(run, scores, "score-maps", work, ids):
+        # They come to be before the labels do; now only those are missing.
+        kept_scores, scores = None, None
+    kept = begin(run, output, "labels", work, ids, silent=scores is not None)
+    if scores is not None:
+        kept_scores = _begin_scores(run, scores, kept, work, ids)
+    items = rest_of(chosen.items, kept)
     records = stage.segment(
-        chosen.items,
+        items,
         checkpoint,
         settings,
         scores=scores is not None,
@@ -120,25 +147,31 @@ def segment(
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
-        total=len(chosen),
+        total=len(items),
     )
-    chain = run.provenance(
-        checkpoint.provenance,
-        device=True,
-        settings=asdict_plain(settings) | {"precision": precision},
-        inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
-        used={"pixel_ground_truth": False},
-    )
+    chain = run.provenance(checkpoint.provenance, **told, resumed=kept.sittings if kept else ())
     header = Header("labels", checkpoint.class_names, chain, part)
-    labels = open_sink(output, header, overwrite=run.overwrite, what="labels")
+    labels = open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept)
     if scores is None:
         with labels as sink:
-            count = sink.write_all(record for record, _ in records)
+            sink.write_all(record for record, _ in records)
     else:
-        maps = open_sink(scores, replace(header, kind="score-maps"), overwrite=run.overwrite, what="maps")
+        maps = open_sink(
+            scores, replace(header, kind="score-maps"), overwrite=run.overwrite, what="maps", kept=kept_scores
+        )
         with labels as sink, maps as map_sink:
-            count = write_both(sink, map_sink, records)
-    run.done(f"{count} label images to {output or 'stdout'}")
+            write_both(sink, map_sink, records)
+    run.done(f"{sink.count} label images to {output or 'stdout'}")
+
+
+def _begin_scores(run: Run, scores: str, kept: Any, work: Any, ids: list[str]) -> Any:
+    """What is finished of the scores; labels and scores then have the same images."""
+    if kept is None:
+        # Of labels that went to a pipe, nothing is.
+        return None
+    begun = begin(run, scores, "score-maps", work, ids, among=kept.done)
+    kept.keep_only(begun.done if begun is not None else ())
+    return begun
 
 
 def _check_apart(labels: str | None, scores: str) -> None:

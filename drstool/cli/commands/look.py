@@ -22,6 +22,7 @@ from drstool.cli.options import (
     command,
 )
 from drstool.cli.run import Run
+from drstool.cli.unfinished import begin
 from drstool.errors import InputError
 from drstool.recipe import CueSettings, OverlaySettings
 
@@ -225,7 +226,10 @@ def _targets(
 
 
 @command(
-    "overlay", settings=OverlaySettings, example="drstool overlay --data demo --split val --labels pred -o figures"
+    "overlay",
+    resume=True,
+    settings=OverlaySettings,
+    example="drstool overlay --data demo --split val --labels pred -o figures",
 )
 def overlay(
     run: Run,
@@ -245,35 +249,44 @@ def overlay(
 
     from drstool.data import open_dataset
     from drstool.errors import UsageError
-    from drstool.formats import Header, check_writable, open_records, write_pictures
+    from drstool.formats import Header, open_records, write_pictures
     from drstool.stages import overlay as stage
 
     if labels is None and maps is None and data is None:
         raise UsageError("overlay", "has nothing to draw", "give --data, --labels or --maps")
     if split is not None and data is None:
         raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
-    check_writable(output, run.overwrite, folder=True)
+    run.reserve(output, folder=True)
     with ExitStack() as stack:
         sources = [stack.enter_context(open_records(path)) for path in (labels, maps) if path is not None]
         headers = [source.header for source in sources if source.header is not None]
         names = headers[0].class_names if headers else None
         dataset = open_dataset(data, split, class_names=names or None) if data is not None else None
+        digests, piped = run.digests_of(
+            **{name: path for name, path in (("labels", labels), ("maps", maps)) if path is not None}
+        )
+        told = {
+            "settings": asdict_plain(settings) | {"target": target},
+            "inputs": digests | ({"list": f"sha256:{dataset.digest()}"} if dataset is not None else {}),
+            "used": {"pixel_ground_truth": "drawn" if target and dataset is not None else False},
+        }
+        kept = begin(run, output, "figures", run.work(names or (), **told), None, piped=piped)
         pictures = stage.overlay(
             dataset,
             chain.from_iterable(source.records() for source in sources) if sources else None,
             settings=settings,
             class_names=names,
             targets=target,
+            done=frozenset(kept.done if kept else ()),
             workers=run.threads,
             on_error=run.on_error,
             track=run.track,
         )
         chain_of = run.provenance(
-            *[header.provenance for header in headers],
-            settings=asdict_plain(settings),
-            used={"pixel_ground_truth": "drawn" if target and dataset is not None else False},
+            *[header.provenance for header in headers], **told, resumed=kept.sittings if kept else ()
         )
-        count = write_pictures(output, Header("figures", names or (), chain_of), pictures, overwrite=run.overwrite)
+        header = Header("figures", names or (), chain_of)
+        count = write_pictures(output, header, pictures, overwrite=run.overwrite, kept=kept)
     run.done(f"{count} pictures to {output}")
 
 

@@ -10,6 +10,7 @@ import typer
 from drstool.cli.options import Data, OutputOrStdout, Split, command
 from drstool.cli.run import Run
 from drstool.cli.shards import ShardOption, pick_shard
+from drstool.cli.unfinished import begin, rest_of
 
 Method = Annotated[
     str, typer.Option(
@@ -35,6 +36,7 @@ def demo(
     from drstool.stages import demo as stage
     from drstool.stages import saliency as saliency_stage
 
+    run.reserve(folder, folder=True, dataset=True)
     with new_folder(folder, run.overwrite, dataset=True) as making:
         stage.render_demo(making, seed=run.seed, train=train, val=val, size=size, workers=run.threads, track=run.track)
         dataset = open_dataset(str(making), "trainval")
@@ -51,7 +53,7 @@ def demo(
     run.done(f"{train} + {val} pictures to {folder}")
 
 
-@command("saliency", example="drstool saliency --data demo --split train -o saliency_map")
+@command("saliency", resume=True, example="drstool saliency --data demo --split train -o saliency_map")
 def saliency(
     run: Run,
     data: Data,
@@ -62,21 +64,26 @@ def saliency(
 ) -> None:
     """Write saliency maps of images, by a published measure that learns nothing."""
     from drstool.data import open_dataset
-    from drstool.formats import Header, check_sink, open_sink
+    from drstool.formats import Header, open_sink
     from drstool.formats.label_png import LabelRecord
     from drstool.stages import saliency as stage
 
     share = pick_shard(shard)
     output = share.output(output)
-    check_sink(output, run.overwrite, what="labels")
+    run.reserve_sink(output, what="labels")
     dataset = open_dataset(data, split)
     chosen, part = share.of_dataset(dataset)
+    told = {
+        "settings": {"method": method},
+        "inputs": {"list": f"sha256:{dataset.digest()}"},
+        "used": {"pixel_ground_truth": False},
+    }
+    kept = begin(run, output, "saliency", run.work((), **told, part=part), [item.id for item in chosen.items])
+    items = rest_of(chosen.items, kept)
     maps = stage.saliency(
-        chosen.items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(chosen)
+        items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(items)
     )
-    chain = run.provenance(
-        settings={"method": method}, inputs={"list": f"sha256:{dataset.digest()}"}, used={"pixel_ground_truth": False}
-    )
-    with open_sink(output, Header("saliency", (), chain, part), overwrite=run.overwrite, what="labels") as sink:
-        count = sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
-    run.done(f"{count} saliency maps to {output or 'stdout'}")
+    header = Header("saliency", (), run.provenance(**told, resumed=kept.sittings if kept else ()), part)
+    with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept) as sink:
+        sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
+    run.done(f"{sink.count} saliency maps to {output or 'stdout'}")

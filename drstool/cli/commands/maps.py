@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from collections.abc import Iterable
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -10,6 +11,7 @@ from drstool.cli.commands.train import asdict_plain
 from drstool.cli.options import Data, DataOrNone, MapsIn, OutputOrStdout, Split, Weights, check_choice, command
 from drstool.cli.run import Run
 from drstool.cli.shards import Shard, ShardOption, pick_shard
+from drstool.cli.unfinished import begin, ids_of, rest_of
 from drstool.recipe import CamSettings, RefineSettings
 
 _DTYPES = ("uint8", "float16")
@@ -36,6 +38,7 @@ Dtype = Annotated[
 
 @command(
     "cam",
+    resume=True,
     settings=CamSettings,
     example="drstool cam --data demo --split train --weights cls.pt -o cams.h5",
 )
@@ -68,14 +71,14 @@ def cam(
 ) -> None:
     """Write localization maps of the images' classes."""
     from drstool.data import open_dataset
-    from drstool.formats import Header, check_sink, open_sink
+    from drstool.formats import Header, open_sink
     from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import cam as stage
 
     check_choice("--dtype", dtype, _DTYPES)
     share = pick_shard(shard)
     output = share.output(output)
-    check_sink(output, run.overwrite, what="maps")
+    run.reserve_sink(output, what="maps")
     checkpoint = load_checkpoint(weights, "classifier")
     predicted = tags == "predicted"
     dataset = open_dataset(
@@ -86,8 +89,19 @@ def cam(
         images_only=predicted,
     )
     chosen, part = share.of_dataset(dataset, settings.batch_size)
+    told = {
+        "device": True,
+        "settings": asdict_plain(settings)
+        | {"method": method, "layer": layer, "tag_threshold": tag_threshold if predicted else None}
+        | {"map_size": map_size, "dtype": dtype, "precision": precision},
+        "inputs": {"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
+        "used": {"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False},
+    }
+    work, ids = run.work(checkpoint.class_names, **told, part=part), [item.id for item in chosen.items]
+    kept = begin(run, output, "localization-maps", work, ids, unit=settings.batch_size)
+    items = rest_of(chosen.items, kept)
     records = stage.cam(
-        chosen.items,
+        items,
         checkpoint,
         settings,
         method=method,
@@ -100,23 +114,18 @@ def cam(
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
-        total=len(chosen),
+        total=len(items),
     )
-    chain = run.provenance(
-        checkpoint.provenance,
-        device=True,
-        settings=asdict_plain(settings) | {"method": method, "dtype": dtype, "precision": precision},
-        inputs={"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
-        used={"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False},
-    )
+    chain = run.provenance(checkpoint.provenance, **told, resumed=kept.sittings if kept else ())
     header = Header("localization-maps", checkpoint.class_names, chain, part)
-    with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
-        count = sink.write_all(records)
-    run.done(f"{count} images' maps to {output or 'stdout'}")
+    with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept) as sink:
+        sink.write_all(records)
+    run.done(f"{sink.count} images' maps to {output or 'stdout'}")
 
 
 @command(
     "refine",
+    resume=True,
     settings=RefineSettings,
     example="drstool refine --data demo --split train --weights refiner.pt -o refined.h5",
 )
@@ -138,7 +147,7 @@ def refine(
     The images come from --data, or are those that a map file or stream names.
     """
     from drstool.errors import UsageError
-    from drstool.formats import Header, check_sink, open_sink
+    from drstool.formats import Header, open_sink
     from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import refine as stage
 
@@ -149,10 +158,19 @@ def refine(
     check_choice("--dtype", dtype, _DTYPES)
     share = pick_shard(shard)
     output = share.output(output)
-    check_sink(output, run.overwrite, what="maps")
+    run.reserve_sink(output, what="maps")
     checkpoint = load_checkpoint(weights, "refiner")
-    with _images(data, split, maps, checkpoint.class_names, share, settings.batch_size) as images:
-        items, total, part, upstream, list_digest = images
+    with _Images(run, data, split, maps, checkpoint.class_names, share, settings.batch_size) as images:
+        told = {
+            "device": True,
+            "settings": asdict_plain(settings) | {"map_size": map_size, "dtype": dtype, "precision": precision},
+            "inputs": {"checkpoint": run.digest(weights)} | images.digests,
+            "used": {"pixel_ground_truth": False},
+        }
+        work = run.work(checkpoint.class_names, **told, part=images.part)
+        kept = begin(
+            run, output, "refined-maps", work, images.ids, unit=settings.batch_size, piped=images.piped)
+        items, total = images.rest(kept)
         records = stage.refine(
             items,
             checkpoint,
@@ -167,39 +185,59 @@ def refine(
             total=total,
         )
         chain = run.provenance(
-            checkpoint.provenance,
-            upstream,
-            device=True,
-            settings=asdict_plain(settings) | {"dtype": dtype, "precision": precision},
-            inputs={"checkpoint": run.digest(weights)} | list_digest,
-            used={"pixel_ground_truth": False},
-        )
-        header = Header("refined-maps", checkpoint.class_names, chain, part)
-        with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
-            count = sink.write_all(records)
-    run.done(f"{count} images' maps to {output or 'stdout'}")
+            checkpoint.provenance, images.upstream, **told, resumed=kept.sittings if kept else ())
+        header = Header("refined-maps", checkpoint.class_names, chain, images.part)
+        with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept) as sink:
+            sink.write_all(records)
+    run.done(f"{sink.count} images' maps to {output or 'stdout'}")
 
 
-class _images:
-    """Items to refine with their number, part, upstream provenance and list digest; from a dataset or maps."""
+class _Images:
+    """Items to refine; from a dataset, or those that maps name.
+
+    Attributes
+    ----------
+    ids
+        Where they are known beforehand.
+    part
+        Which part of the whole they are.
+    digests
+        Of the list, or of the maps.
+    upstream
+        Provenance of the maps.
+    piped
+        Whether they come through a pipe.
+    """
 
     def __init__(
-        self, data: str | None, split: str | None, maps: str | None, class_names: tuple[str, ...], share: Shard,
+        self,
+        run: Run,
+        data: str | None,
+        split: str | None,
+        maps: str | None,
+        class_names: tuple[str, ...],
+        share: Shard,
         unit: int,
     ) -> None:
-        self._data, self._split, self._maps, self._class_names = data, split, maps, class_names
-        self._share, self._unit, self._source = share, unit, None
+        self._run, self._data, self._split, self._maps, self._class_names = run, data, split, maps, class_names
+        self._share, self._unit = share, unit
+        self._source: Any = None
+        self._chosen: Any = None
+        self.upstream: tuple[dict, ...] = ()
+        self.digests: dict[str, str] = {}
+        self.piped = False
 
-    def __enter__(self) -> tuple:
+    def __enter__(self) -> _Images:
         if self._data is not None:
             from drstool.data import open_dataset
 
             dataset = open_dataset(self._data, self._split, class_names=self._class_names)
-            chosen, part = self._share.of_dataset(dataset, self._unit)
-            return chosen.items, len(chosen), part, (), {"list": f"sha256:{dataset.digest()}"}
+            self._chosen, self.part = self._share.of_dataset(dataset, self._unit)
+            self.ids: Any = [item.id for item in self._chosen.items]
+            self.digests = {"list": f"sha256:{dataset.digest()}"}
+            return self
         from drstool.errors import InputError
         from drstool.formats import open_records
-        from drstool.stages.refine import items_of_maps
 
         self._source = source = open_records(self._maps)
         if not source.is_maps:
@@ -208,8 +246,21 @@ class _images:
             raise InputError(
                 source.where, "its classes are not the refiner's", "use a refiner trained on the same classes"
             )
-        records, total, part = self._share.of_records(source, self._unit)
-        return items_of_maps(records, self._class_names), total, part, source.header.provenance, {}
+        self.part = self._share.part_of(source)
+        self.upstream = source.header.provenance
+        self.digests, self.piped = self._run.digests_of(maps=self._maps)
+        self.ids = self._share.of_ids(ids_of(source, self._maps, self._run.resume), self._unit)
+        return self
+
+    def rest(self, kept: Any) -> tuple[Iterable, int | None]:
+        """The items but those that are finished, and their number where it is known."""
+        if self._chosen is not None:
+            items = rest_of(self._chosen.items, kept)
+            return items, len(items)
+        from drstool.stages.refine import items_of_maps
+
+        records, total = self._share.of_records(self._source, self._unit, without=kept.done if kept else ())
+        return items_of_maps(records, self._class_names), total
 
     def __exit__(self, *error: object) -> None:
         if self._source is not None:

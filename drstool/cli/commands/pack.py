@@ -56,7 +56,7 @@ def cat(
     """
     from drstool.data.tags import read_class_names
     from drstool.errors import UsageError
-    from drstool.formats import check_sink, open_records, open_sink
+    from drstool.formats import open_records, open_sink
     from drstool.formats.header import carrier
     from drstool.stages import cat as stage
 
@@ -75,7 +75,7 @@ def cat(
             sources = stage.in_order(sources, incomplete=incomplete)
         header = stage.merged_header(sources, known, fused=fuse is not None)
         what = carrier(header.kind)
-        check_sink(output, run.overwrite, what=what)
+        run.reserve_sink(output, what=what)
         wanted = None if ids is None else _read_ids(ids)
         chosen = None if only is None else [name.strip() for name in only.split(",")]
         records = stage.cat(sources, ids=wanted) if fuse is None else stage.fuse(sources, fuse, weights, ids=wanted)

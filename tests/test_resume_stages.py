@@ -1,0 +1,584 @@
+"""Commands that work image by image, interrupted and killed: what is finished is kept, and used once."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+from PIL import Image
+
+from drstool import formats
+from drstool.errors import InputError, OutputError
+from drstool.formats import pictures, unfinished
+from drstool.formats import work as works
+from drstool.formats.outputs import clear_away, new_folder
+from drstool.formats.unfinished import Journal, KeptFolder
+from drstool.formats.work import Work, sampled_digest
+
+PLAIN = ("--no-provenance",)
+
+
+def lines(voc, made):
+    """Command lines but for their -o, with the name of the output."""
+    train, val = ("--data", voc, "--split", "train"), ("--data", voc, "--split", "val")
+    cam = ("cam", *train, "--weights", made.cls, "--sizes", "32", "--batch-size", "2", *PLAIN)
+    refine = ("refine", "--weights", made.refiner, "--sizes", "32", "--batch-size", "2", *PLAIN)
+    labels = ("pseudo-label", made.cams, "--saliency", voc / "saliency_map", *PLAIN)
+    segment = ("segment", *train, "--weights", made.seg, *PLAIN)
+    return {
+        "cam": (cam, "result.h5"),
+        "cam, stream": (cam, "result.tar"),
+        "refine maps": ((*refine, made.cams), "result.h5"),
+        "refine data": ((*refine, *train), "result.h5"),
+        "pseudo-label": (labels, "result"),
+        "pseudo-label, stream": (labels, "result.tar"),
+        "segment": (segment, "result"),
+        "saliency": (("saliency", *val, *PLAIN), "result"),
+        "overlay labels": (("overlay", *train, "--labels", made.labels, *PLAIN), "result"),
+        "overlay maps": (("overlay", *train, "--maps", made.cams, *PLAIN), "result"),
+    }
+
+
+NAMES = ("cam", "cam, stream", "refine maps", "refine data", "pseudo-label", "pseudo-label, stream", "segment",
+         "saliency", "overlay labels", "overlay maps")
+
+
+def contents(path):
+    if path.is_file():
+        return path.read_bytes()
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def world(voc, made, tmp_path_factory):
+    """Command lines, and what each makes when nothing happens; made when first asked for."""
+
+    class World:
+        known = {}
+
+        @staticmethod
+        def line(name):
+            return lines(voc, made)[name]
+
+        def whole(self, drs, name):
+            if name not in self.known:
+                words, output = self.line(name)
+                folder = tmp_path_factory.mktemp("whole")
+                outcome = drs(*words, "-o", folder / output)
+                assert outcome.code == 0, outcome.err
+                assert left_in(folder) == [output]
+                self.known[name] = contents(folder / output)
+            return self.known[name]
+
+    return World()
+
+
+@pytest.fixture
+def after(monkeypatch):
+    """Does something after so many records or pictures of this sitting were finished, once."""
+
+    def plan(count, action):
+        undone = [count]
+
+        def counting(function):
+            def counted(kept, *arguments):
+                function(kept, *arguments)
+                undone[0] -= 1
+                if undone[0] == 0:
+                    action()
+
+            return counted
+
+        for kind in (Journal, KeptFolder):
+            monkeypatch.setattr(kind, "add", counting(kind.add))
+
+    return plan
+
+
+def interrupt(drs, after, words, output, count, number=signal.SIGTERM):
+    after(count, lambda: signal.raise_signal(number))
+    return drs(*words, "-o", output)
+
+
+# --- interrupted ---------------------------------------------------------------------------------
+
+
+def test_every_line_is_tried(voc, made):
+    assert tuple(lines(voc, made)) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("number", "code", "count"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 3)])
+def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number, code, count):
+    words, output = world.line(name)
+    if name == "saliency":
+        count = 1
+    first = interrupt(drs, after, words, tmp_path / output, count, number)
+    assert first.code == code, first.err
+    assert f"{words[0]}: --resume goes on after {count} finished\n" in first.err
+    assert output not in left_in(tmp_path)
+    assert set(left_in(tmp_path)) <= {f".{output}.resume", f".{output}.resume.json"} != set()
+    second = drs(*words, "-o", tmp_path / output, "--resume")
+    assert second.code == 0, second.err
+    # Of what is made in batches, whole batches are.
+    kept = count - count % 2 if words[0] in ("cam", "refine") else count
+    assert ("going on after" in second.err) == (kept > 0)
+    assert contents(tmp_path / output) == world.whole(drs, name)
+    assert left_in(tmp_path) == [output]
+
+
+def test_labels_with_scores(drs, voc, made, tmp_path, after):
+    words = ("segment", "--data", voc, "--split", "train", "--weights", made.seg, *PLAIN)
+    both = ("-o", tmp_path / "labels", "--scores", tmp_path / "scores.h5")
+    assert drs(*words, *both).code == 0
+    expected = contents(tmp_path / "labels"), contents(tmp_path / "scores.h5")
+    for count in (1, 2, 3, 5):
+        shutil.rmtree(tmp_path / "labels", ignore_errors=True)
+        (tmp_path / "scores.h5").unlink(missing_ok=True)
+        # Of each image the labels are written first.
+        after(count, lambda: signal.raise_signal(signal.SIGINT))
+        assert drs(*words, *both).code == 130
+        second = drs(*words, *both, "--resume")
+        assert second.code == 0, second.err
+        assert (f"going on after {count // 2} finished" in second.err) == (count > 1)
+        assert (contents(tmp_path / "labels"), contents(tmp_path / "scores.h5")) == expected
+        assert left_in(tmp_path) == ["labels", "scores.h5"]
+    # Killed after the scores came to be, and before the labels did.
+    shutil.rmtree(tmp_path / "labels")
+    second = drs(*words, *both, "--resume")
+    assert second.code == 0, second.err
+    assert (contents(tmp_path / "labels"), contents(tmp_path / "scores.h5")) == expected
+
+
+def test_interrupted_again_and_again(drs, world, tmp_path, after):
+    words, output = world.line("refine data")
+    for _ in range(2):
+        assert interrupt(drs, after, (*words, "--resume"), tmp_path / output, 2).code == 143
+    assert drs(*words, "-o", tmp_path / output, "--resume").code == 0
+    assert contents(tmp_path / output) == world.whole(drs, "refine data")
+
+
+# Killed after so many were finished.
+KILLED = """
+import os, signal
+from drstool.formats.unfinished import Journal, KeptFolder
+left = [{count}]
+def counting(function):
+    def counted(kept, *arguments):
+        function(kept, *arguments)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return counted
+for kind in (Journal, KeptFolder):
+    kind.add = counting(kind.add)
+"""
+
+
+@pytest.mark.parametrize("name", ["cam", "pseudo-label", "overlay maps"])
+def test_killed(drs, zygote, world, tmp_path, name):
+    words, output = world.line(name)
+    killed = zygote.run(*words, "-o", tmp_path / output, before=KILLED.format(count=3), errors=os.devnull)
+    assert killed == -signal.SIGKILL
+    assert output not in left_in(tmp_path)
+    second = drs(*words, "-o", tmp_path / output, "--resume")
+    assert second.code == 0, second.err
+    assert f"going on after {2 if name == 'cam' else 3} finished" in second.err
+    assert contents(tmp_path / output) == world.whole(drs, name)
+    assert left_in(tmp_path) == [output]
+
+
+def test_the_history_tells_of_the_interruption(drs, world, tmp_path, after):
+    for name in ("cam", "pseudo-label"):
+        words, output = world.line(name)
+        words = [word for word in words if word not in PLAIN]
+        interrupt(drs, after, words, tmp_path / output, 2)
+        assert drs(*words, "-o", tmp_path / output, "--resume").code == 0
+        entry = drs("info", tmp_path / output, "--json").json()["provenance"][-1]
+        assert [sitting["done"] for sitting in entry["resumed"]] == [2]
+
+
+# --- failures that are none of the signal's --------------------------------------------------------
+
+
+def test_what_was_finished_before_a_failure_is_kept(drs, own_voc, made, tmp_path):
+    train = ("--data", own_voc, "--split", "train")
+    words = ("cam", *train, "--weights", made.cls, "--sizes", "32", "--batch-size", "1", "--workers", "1", *PLAIN)
+    image = own_voc / "JPEGImages" / "p2.jpg"
+    good = image.read_bytes()
+    image.write_bytes(good[:300])
+    first = drs(*words, "-o", tmp_path / "m.h5")
+    assert first.code == 3 and len(first.err.splitlines()) == 1
+    image.write_bytes(good)
+    second = drs(*words, "-o", tmp_path / "m.h5", "--resume")
+    assert second.code == 0
+    assert "going on after 2 finished" in second.err
+    assert drs(*words, "-o", tmp_path / "n.h5").code == 0
+    assert (tmp_path / "m.h5").read_bytes() == (tmp_path / "n.h5").read_bytes()
+
+
+def test_after_an_image_that_failed_all_is_done_again(drs, own_voc, made, tmp_path, after):
+    """Who shares a batch with whom is as it would have been."""
+    train = ("--data", own_voc, "--split", "train")
+    words = ("cam", *train, "--weights", made.cls, "--sizes", "32", "--batch-size", "1", "--keep-going", *PLAIN)
+    image = own_voc / "JPEGImages" / "p1.jpg"
+    image.write_bytes(image.read_bytes()[:300])
+    assert drs(*words, "-o", tmp_path / "whole.h5").code == 4
+    assert interrupt(drs, after, words, tmp_path / "m.h5", 2).code == 143
+    second = drs(*words, "-o", tmp_path / "m.h5", "--resume")
+    assert second.code == 4
+    assert "going on after 1 finished" in second.err and "p1.jpg" in second.err
+    assert (tmp_path / "m.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_a_full_disk_leaves_little_work_nowhere_and_much_where_it_is(drs, world, tmp_path, monkeypatch):
+    words, output = world.line("pseudo-label")
+    add = KeptFolder.add
+
+    def full(kept, name):
+        add(kept, name)
+        if len(kept.done) == 2:
+            raise OutputError(output, "cannot be written: No space left on device")
+
+    monkeypatch.setattr(KeptFolder, "add", full)
+    assert drs(*words, "-o", tmp_path / output).code == 1
+    assert left_in(tmp_path) == []
+    monkeypatch.setattr(works, "WORTH_KEEPING", 0.0)
+    assert drs(*words, "-o", tmp_path / output).code == 1
+    assert left_in(tmp_path) == [f".{output}.resume", f".{output}.resume.json"]
+
+
+def test_nothing_is_kept_of_nothing(drs, world, tmp_path):
+    for name in ("cam", "segment"):
+        words, output = world.line(name)
+        assert drs(*words, "--precision", "exact", "-o", tmp_path / output).code == 2
+    assert left_in(tmp_path) == []
+
+
+# --- what is kept is damaged ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "grown"])
+def test_a_journal_counts_as_far_as_it_is_whole(drs, world, tmp_path, after, damage):
+    words, output = world.line("cam, stream")
+    interrupt(drs, after, words, tmp_path / output, 4)
+    journal = tmp_path / f".{output}.resume"
+    data = bytearray(journal.read_bytes())
+    if damage == "cut":
+        del data[-100:]
+    elif damage == "flipped":
+        data[-100] ^= 1
+    else:
+        data += b"\x01" * 50
+    journal.write_bytes(bytes(data))
+    second = drs(*words, "-o", tmp_path / output, "--resume")
+    assert second.code == 0, second.err
+    assert f"going on after {4 if damage == 'grown' else 2} finished" in second.err
+    assert contents(tmp_path / output) == world.whole(drs, "cam, stream")
+
+
+@pytest.mark.parametrize("name", ["pseudo-label", "overlay labels"])
+def test_pictures_that_were_cut_off_are_made_again(drs, world, tmp_path, after, name):
+    words, output = world.line(name)
+    interrupt(drs, after, words, tmp_path / output, 3)
+    first, second, third = sorted((tmp_path / f".{output}.resume").rglob("*.png"))
+    first.write_bytes(first.read_bytes()[:-1])
+    second.write_bytes(b"")
+    outcome = drs(*words, "-o", tmp_path / output, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert "going on after 1 finished" in outcome.err
+    assert contents(tmp_path / output) == world.whole(drs, name)
+
+
+def test_whole_pngs_are_told_from_others(tmp_path):
+    path = tmp_path / "a.png"
+    Image.linear_gradient("L").save(path)
+    data = path.read_bytes()
+    assert unfinished.is_whole_png(path)
+    for bad in (*(data[:n] for n in range(0, len(data), 7)), data + b"x", b"", data[:60] + b"?" + data[61:]):
+        path.write_bytes(bad)
+        assert not unfinished.is_whole_png(path)
+    assert not unfinished.is_whole_png(tmp_path / "none.png")
+
+
+def test_other_files_in_the_place_of_what_is_kept_are_told(drs, world, tmp_path):
+    for name in ("cam", "pseudo-label"):
+        words, output = world.line(name)
+        kept = tmp_path / f".{output}.resume"
+        if name == "cam":
+            kept.write_bytes(b"mine")
+        else:
+            kept.mkdir()
+            (tmp_path / f".{output}.resume.json").write_bytes(b"mine")
+        outcome = drs(*words, "-o", tmp_path / output, "--resume")
+        assert outcome.code == 3 and "is damaged; --overwrite without --resume begins anew" in outcome.err
+        assert drs(*words, "-o", tmp_path / output, "--overwrite").code == 0
+        assert contents(tmp_path / output) == world.whole(drs, name)
+
+
+# --- another work, no part, a finished one --------------------------------------------------------
+
+
+OTHER = {
+    "cam": (("--sizes", "40"), "--sizes was 32 and is 40"),
+    "cam, stream": (("--split", "val"), "the list of images and tags is another"),
+    "refine maps": (("--dtype", "uint8"), "--dtype was float16 and is uint8"),
+    "refine data": (("--flip",), "--flip was False and is True"),
+    "pseudo-label": (("--alpha", "0.3"), "--alpha was 0.2 and is 0.3"),
+    "pseudo-label, stream": (("--background", "power"), "--background was saliency and is power"),
+    "segment": (("--scales", "1,2"), "--scales was 1.0 and is 1.0,2.0"),
+    "saliency": (("--method", "rbd"), "--method was mbd and is rbd"),
+    "overlay labels": (("--no-target",), "--target was True and is False"),
+    "overlay maps": (("--opacity", "0.5"), "--opacity was 0.7 and is 0.5"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_work_is_refused(drs, world, tmp_path, after, name):
+    words, output = world.line(name)
+    interrupt(drs, after, words, tmp_path / output, 2 if name != "saliency" else 1)
+    before = {path: path.stat().st_size for path in tmp_path.rglob("*")}
+    change, told = OTHER[name]
+    outcome = drs(*words, *change, "-o", tmp_path / output, "--resume")
+    assert outcome.code == 3, outcome.err
+    (line,) = outcome.err.splitlines()
+    assert f"is a part of other work: {told}" in line
+    assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
+
+
+def test_other_inputs_are_refused(drs, voc, own_voc, made, tmp_path, after):
+    """Weights, maps, labels and saliency maps are known by what is in them, wherever they lie."""
+    train = ("--data", voc, "--split", "train")
+    copied = tmp_path / "copy.h5"
+    shutil.copy(made.cams, copied)
+    shutil.copytree(voc / "saliency_map", tmp_path / "saliency")
+    cases = {
+        "cam": (("cam", *train, "--weights", made.cls, "--sizes", "32"), ("--weights", tmp_path / "other.pt"),
+                "the checkpoint is another"),
+        "pseudo-label": (("pseudo-label", "--saliency", voc / "saliency_map"),
+                         ("--saliency", tmp_path / "saliency"), "--saliency is another"),
+    }
+    small = ("--backbone", "vgg16-small", "--init", "none", "--epochs", "0", "--image-size", "32", "--seed", "9")
+    assert drs("train-cls", *train, *small, "-o", tmp_path / "other.pt").code == 0
+    for name, (words, change, told) in cases.items():
+        given = (made.cams,) if name == "pseudo-label" else ()
+        out = ("-o", tmp_path / f"{name}.out" if name == "cam" else tmp_path / name)
+        interrupt(drs, after, (*words, *given), out[1], 1)
+        if name == "pseudo-label":
+            # The same maps and saliency maps from another place.
+            assert "going on" in drs(*words, copied, *change, *out, "--resume").err
+            shutil.rmtree(out[1])
+            interrupt(drs, after, (*words, *given), out[1], 1)
+            Image.new("L", (64, 48), 255).save(tmp_path / "saliency" / "p0.png")
+        outcome = drs(*words, *given, *change, *out, "--resume")
+        assert outcome.code == 3 and told in outcome.err, outcome.err
+    outcome = drs("pseudo-label", made.refined, "--saliency", voc / "saliency_map", "-o", tmp_path / "pseudo-label",
+                  "--resume")
+    assert outcome.code == 3 and "the maps is another" in outcome.err
+
+
+def test_digests_of_large_files_see_all_of_them(tmp_path):
+    path = tmp_path / "large"
+    data = bytearray(os.urandom(10_000_000))
+    path.write_bytes(data)
+    before = sampled_digest(path)
+    assert sampled_digest(path) == before
+    for place in (0, 9_999_999):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert sampled_digest(path) != before
+    path.write_bytes(data + b"x")
+    assert sampled_digest(path) != before
+    with pytest.raises(InputError, match="cannot be read"):
+        sampled_digest(tmp_path / "none")
+
+
+def test_without_resume_little_is_dropped_and_much_is_not(drs, world, tmp_path, after, monkeypatch):
+    for name in ("cam", "segment"):
+        words, output = world.line(name)
+        interrupt(drs, after, words, tmp_path / output, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(works, "WORTH_KEEPING", 0.0)
+            outcome = drs(*words, "-o", tmp_path / output)
+        assert outcome.code == 1
+        assert "an interrupted run left 2 finished" in outcome.err
+        assert outcome.err.endswith("--resume goes on with it, --overwrite begins anew\n")
+        outcome = drs(*words, "-o", tmp_path / output)
+        assert outcome.code == 0
+        assert "beginning anew, without 2 finished" in outcome.err
+        assert contents(tmp_path / output) == world.whole(drs, name)
+        assert left_in(tmp_path) == [output]
+        shutil.rmtree(tmp_path / output) if (tmp_path / output).is_dir() else (tmp_path / output).unlink()
+
+
+@pytest.mark.parametrize("history", [True, False])
+@pytest.mark.parametrize("name", ["cam", "cam, stream", "pseudo-label", "saliency", "overlay labels"])
+def test_finished_work_is_not_done_again(drs, world, tmp_path, name, history):
+    words, output = world.line(name)
+    words = [word for word in words if not history or word not in PLAIN]
+    target = tmp_path / output
+    outcome = drs(*words, "-o", target, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert "nothing to go on with, starting from the beginning" in outcome.err
+    before = contents(target)
+    for more in ((), ("--overwrite",)):
+        outcome = drs(*words, "-o", target, "--resume", *more)
+        assert (outcome.code, outcome.err) == (0, f"{words[0]}: {target} is finished already\n")
+    assert contents(target) == before
+    if history:
+        change, told = OTHER[name]
+        outcome = drs(*words, *change, "-o", target, "--resume")
+        assert outcome.code == 1
+        assert f"exists, and {told}" in outcome.err
+        assert outcome.err.endswith("; give another -o, or --overwrite\n")
+    assert contents(target) == before
+    assert left_in(tmp_path) == [output]
+
+
+def test_what_else_lies_there_is_not_taken_for_finished(drs, world, tmp_path, made):
+    words, _ = world.line("cam")
+    for path in (made.refined, made.cls):
+        shutil.copy(path, tmp_path / "there")
+        outcome = drs(*words, "-o", tmp_path / "there", "--resume")
+        assert outcome.code == 1 and "exists, and " in outcome.err
+    words, _ = world.line("pseudo-label")
+    shutil.copytree(made.figures, tmp_path / "figures")
+    assert "exists, and holds figures" in drs(*words, "-o", tmp_path / "figures", "--resume").err
+
+
+def test_pipes_cannot_be_gone_on_with(drs, world, made, tmp_path):
+    words, _ = world.line("cam")
+    outcome = drs(*words, "--resume")
+    assert outcome.code == 2
+    assert outcome.err == "drstool: --resume: stdout is no file to go on with; give -o FILE, or leave --resume out\n"
+    outcome = drs("pseudo-label", "--background", "power", "-o", tmp_path / "labels", "--resume",
+                  stdin=stream_of(made.cams))
+    assert outcome.code == 2
+    assert "the input comes through a pipe, which is read only once" in outcome.err
+    assert left_in(tmp_path) == []
+
+
+def stream_of(path):
+    import io
+
+    stream = io.BytesIO()
+    with formats.open_records(path) as source, formats.open_sink("-", source.header, stdout=stream) as sink:
+        sink.write_all(source.records())
+    return stream.getvalue()
+
+
+# --- two at once, and what the killed leave ------------------------------------------------------
+
+
+WAITING = """
+import os, time
+from drstool.formats.unfinished import Journal, KeptFolder
+for kind in (Journal, KeptFolder):
+    def wait(kept, *arguments, add=kind.add):
+        add(kept, *arguments)
+        open({mark!r}, "w").close()
+        while os.path.exists({mark!r}):
+            time.sleep(0.005)
+    kind.add = wait
+"""
+
+
+@pytest.mark.parametrize("name", ["cam", "pseudo-label"])
+def test_of_two_commands_the_second_is_told(drs, zygote, world, tmp_path, name):
+    words, output = world.line(name)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    mark = tmp_path / "mark"
+    pid = zygote.start(*words, "-o", folder / output, before=WAITING.format(mark=str(mark)), errors=tmp_path / "err")
+    while not mark.exists():
+        pass
+    for more in ((), ("--overwrite",), ("--resume",)):
+        outcome = drs(*words, "-o", folder / output, *more)
+        assert outcome.code == 1
+        assert outcome.err == (f"drstool: {folder / output}: is being written by process {pid}; wait for it, "
+                               "or give another -o\n")
+    assert not (folder / output).exists()
+    os.kill(pid, signal.SIGKILL)
+    zygote.wait(pid)
+    assert drs(*words, "-o", folder / output).code == 0
+    assert contents(folder / output) == world.whole(drs, name)
+    assert left_in(folder) == [output]
+
+
+def test_what_the_killed_left_goes(drs, world, tmp_path):
+    """Also where it was about to replace an older output, which comes back."""
+    words, output = world.line("pseudo-label")
+    assert drs(*words, "-o", tmp_path / output).code == 0
+    os.rename(tmp_path / output, tmp_path / f".{output}.replaced-0123abcd")
+    for name in (f".{output}.partial-01234567", f"..{output}.resume.partial-89abcdef"):
+        (tmp_path / name).write_bytes(b"half")
+    others = [".other.partial-01234567", f".{output}.partial-mine", f".{output}"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine")
+    outcome = drs(*words, "-o", tmp_path / output)
+    assert outcome.code == 1 and "exists" in outcome.err
+    assert contents(tmp_path / output) == world.whole(drs, "pseudo-label")
+    assert left_in(tmp_path) == sorted([*others, output])
+
+
+def test_clearing_away_is_no_danger_to_what_is_there(tmp_path):
+    with new_folder(tmp_path / "out") as making:
+        (making / "a").touch()
+    (tmp_path / ".out.replaced-0123abcd").mkdir()
+    clear_away(tmp_path / "out")
+    assert left_in(tmp_path) == ["out"] and (tmp_path / "out" / "a").exists()
+    clear_away(tmp_path / "none" / "x")
+
+
+# --- the parts ---------------------------------------------------------------------------------
+
+
+def test_a_journal_keeps_what_it_was_given(tmp_path):
+    work = Work("cam", ("a",))
+    journal = Journal(tmp_path / "out", work)
+    journal.take_up()
+    for number in range(5):
+        journal.add(f"i{number}", {"n": number}, bytes([number]) * number)
+    journal.close()
+    again = Journal(tmp_path / "out", work)
+    assert again.left_over()[0] == 5
+    again.take_up([f"i{n}" for n in range(9)], unit=2)
+    assert again.done == ["i0", "i1", "i2", "i3"]
+    assert [(i, told["n"], data) for i, told, data in again.stored()] == [
+        (f"i{n}", n, bytes([n]) * n) for n in range(4)]
+    again.keep_only(["i0"])
+    again.add("i1", {"n": 7}, b"seven")
+    again.close()
+    last = Journal(tmp_path / "out", work)
+    last.take_up(["i0", "i1"], unit=4)
+    assert last.done == ["i0", "i1"]
+    assert [told["n"] for _, told, _ in last.stored()] == [0, 7]
+    assert [sitting["done"] for sitting in last.sittings] == [1, 2]
+    last.remove()
+    assert left_in(tmp_path) == []
+
+
+def test_a_difference_of_work_is_named():
+    work = Work("cam", ("a", "b"), {"lr": 0.1, "sizes": (1, 2)}, {"list": "x"}, {"tags": "list"}, "cpu", 3, "1.0")
+    told = json.loads(json.dumps(work.to_json()))
+    assert work.difference(told) is None
+    cases = [
+        ({"command": "refine"}, "the command was refine and is cam"),
+        ({"version": "0.9"}, "the version of drstool was 0.9 and is 1.0"),
+        ({"seed": None}, "--seed was None and is 3"),
+        ({"device": "cuda"}, "--device was cuda and is cpu"),
+        ({"classes": ["b", "a"]}, "the classes were b,a and are a,b"),
+        ({"settings": {"lr": 0.1}}, "--sizes was not given and is 1,2"),
+        ({"settings": {**told["settings"], "more": 1}}, "--more was 1 and is not given"),
+        ({"inputs": {}}, "the list of images and tags is another"),
+        ({"used": {"tags": "predicted"}}, "--tags was predicted and is list"),
+    ]
+    for change, expected in cases:
+        assert work.difference({**told, **change}) == expected
+    assert pictures.write_pictures.__kwdefaults__["kept"] is None
