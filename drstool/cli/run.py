@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from drstool.errors import DrstoolError, ItemsFailed, OutputError
+from drstool.errors import DrstoolError, ItemsFailed, OutputError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,16 @@ class Run:
         from drstool.training import pick_precision
 
         return pick_precision(name, self.device)
+
+    def map_precision(self, name: str) -> str:
+        """The precision that ``--precision`` names for networks that are not trained, on this device."""
+        if name == "auto":
+            return "float16" if self.device.type == "cuda" else "float32"
+        if name == "float16":
+            if self.device.type != "cuda":
+                raise UsageError("--precision", "float16 is for GPUs", "float32")
+            return name
+        return self.precision(name)
 
     # --- outputs -------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from drstool.formats.pictures import check_picture, write_end, write_marker, wri
 from drstool.formats.stream import (
     BLOCK, StreamReader, StreamWriter, looks_like_tar, read_up_to,
 )
+from drstool.parallel import ordered_map
 
 __all__ = [
     "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource",
@@ -132,10 +133,18 @@ class RecordSource:
 
 
 class RecordSink:
-    """Where records go; made by :func:`open_sink`."""
+    """Where records go; made by :func:`open_sink`.
 
-    def __init__(self, writer: MapFileWriter | LabelFolderWriter | StreamWriter) -> None:
-        self._writer = writer
+    Parameters
+    ----------
+    writer
+    threads
+        How many compress records in :meth:`write_all`. On a pipe none but the caller's: there each
+        record is to leave as soon as it is there, and is not compressed.
+    """
+
+    def __init__(self, writer: MapFileWriter | LabelFolderWriter | StreamWriter, threads: int = 1) -> None:
+        self._writer, self._threads = writer, threads
 
     @property
     def count(self) -> int:
@@ -155,10 +164,10 @@ class RecordSink:
         self._writer.write(record)  # type: ignore[arg-type]
 
     def write_all(self, records: Iterable[Record]) -> int:
-        """Add records as they come; their number."""
+        """Add records as they come; their number. The bytes do not depend on the number of threads."""
         before = self.count
-        for record in records:
-            self.write(record)
+        for prepared in ordered_map(self._writer.prepare, records, self._threads):
+            self._writer.put(prepared)  # type: ignore[arg-type]
         return self.count - before
 
 
@@ -167,9 +176,13 @@ def write_both(
 ) -> int:
     """Add the first and second of each pair to two sinks as they come; the number of pairs."""
     before = first.count
-    for one, other in pairs:
-        first.write(one)
-        second.write(other)
+
+    def prepare(pair: tuple[Record, Record]) -> tuple:
+        return first._writer.prepare(pair[0]), second._writer.prepare(pair[1])  # type: ignore[arg-type]
+
+    for one, other in ordered_map(prepare, pairs, min(first._threads, second._threads)):
+        first._writer.put(one)
+        second._writer.put(other)
     return first.count - before
 
 
@@ -233,6 +246,7 @@ def open_sink(
     overwrite: bool = False,
     stdout: BinaryIO | None = None,
     what: str = "maps",
+    threads: int = 1,
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
 
@@ -250,6 +264,8 @@ def open_sink(
         In place of the process's standard output.
     what
         ``"maps"`` or ``"labels"``, as the header's kind.
+    threads
+        How many compress what goes to a file or folder.
 
     Raises
     ------
@@ -264,15 +280,15 @@ def open_sink(
         stream = _stdout(stdout)
         _check_stdout(stream)
         as_file = output is None and what == "maps" and _is_regular(stream)
-        target = _map_file_on(stream, header) if as_file else _stream_on(stream, header, "stdout")
+        target = _map_file_on(stream, header, threads) if as_file else _stream_on(stream, header, "stdout")
     elif _is_special(output):
         target = _special(str(output), header)
     elif str(output).endswith(".tar"):
-        target = _tar_file(str(output), header, overwrite)
+        target = _tar_file(str(output), header, overwrite, threads)
     elif what == "maps":
-        target = _map_file(str(output), header, overwrite)
+        target = _map_file(str(output), header, overwrite, threads)
     else:
-        target = _label_folder(str(output), header, overwrite)
+        target = _label_folder(str(output), header, overwrite, threads)
     with target as sink:
         yield sink
 
@@ -386,20 +402,20 @@ def _is_folder(output: str | None, what: str) -> bool:
 
 @contextmanager
 def _stream_on(
-    stream: BinaryIO, header: Header, where: str, *, compress: bool = False,
+    stream: BinaryIO, header: Header, where: str, *, compress: bool = False, threads: int = 1,
 ) -> Iterator[RecordSink]:
     # No end record after an exception: that is how the next stage learns of it.
     writer = StreamWriter(stream, header, where=where, compress=compress)
-    yield RecordSink(writer)
+    yield RecordSink(writer, threads)
     writer.close()
 
 
 @contextmanager
-def _map_file_on(stream: BinaryIO, header: Header) -> Iterator[RecordSink]:
+def _map_file_on(stream: BinaryIO, header: Header, threads: int) -> Iterator[RecordSink]:
     told = f"temporary folder {tempfile.gettempdir()}"
     with writing(told), tempfile.TemporaryFile() as spool:
         with MapFileWriter(spool, header, where=told) as writer:
-            yield RecordSink(writer)
+            yield RecordSink(writer, threads)
         spool.seek(0)
         while part := spool.read(_COPY_BYTES):
             write_fully(stream, part)
@@ -419,27 +435,27 @@ def _special(output: str, header: Header) -> Iterator[RecordSink]:
 
 
 @contextmanager
-def _tar_file(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+def _tar_file(output: str, header: Header, overwrite: bool, threads: int) -> Iterator[RecordSink]:
     with (
         new_file(output, overwrite) as partial,
         open(partial, "wb") as file,
-        _stream_on(file, header, output, compress=True) as sink,
+        _stream_on(file, header, output, compress=True, threads=threads) as sink,
     ):
         yield sink
 
 
 @contextmanager
-def _map_file(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+def _map_file(output: str, header: Header, overwrite: bool, threads: int) -> Iterator[RecordSink]:
     with (
         new_file(output, overwrite) as partial,
         MapFileWriter(partial, header, where=output) as writer,
     ):
-        yield RecordSink(writer)
+        yield RecordSink(writer, threads)
 
 
 @contextmanager
-def _label_folder(output: str, header: Header, overwrite: bool) -> Iterator[RecordSink]:
+def _label_folder(output: str, header: Header, overwrite: bool, threads: int) -> Iterator[RecordSink]:
     with new_folder(output, overwrite) as partial:
         writer = LabelFolderWriter(partial, header, where=output)
-        yield RecordSink(writer)
+        yield RecordSink(writer, threads)
         writer.close()

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.commands.train import asdict_plain
-from drstool.cli.options import Data, MapsIn, OutputOrStdout, Precision, Saliency, Split, Weights, command
+from drstool.cli.options import Data, MapPrecision, MapsIn, OutputOrStdout, Saliency, Split, Tf32, Weights, command
 from drstool.cli.run import Run
 from drstool.cli.shards import ShardOption, pick_shard
 from drstool.recipe import CueSettings, SegmentSettings
@@ -61,7 +61,7 @@ def pseudo_label(
             used={"saliency": settings.uses_saliency, "pixel_ground_truth": False},
         )
         header = Header("labels", source.header.class_names, chain, part)
-        with open_sink(output, header, overwrite=run.overwrite, what="labels") as sink:
+        with open_sink(output, header, overwrite=run.overwrite, what="labels", threads=run.threads) as sink:
             count = sink.write_all(records)
     run.done(f"{count} label images to {output or 'stdout'}")
 
@@ -79,7 +79,8 @@ def segment(
     scores: Annotated[
         Optional[str], typer.Option("--scores", help="Also write the probabilities, as a map file.")
     ] = None,
-    precision: Precision = "float32",
+    precision: MapPrecision = "float32",
+    tf32: Tf32 = True,
     shard: ShardOption = None,
 ) -> None:
     """Write label PNGs from a segmentation network."""
@@ -104,7 +105,8 @@ def segment(
         settings,
         scores=scores is not None,
         device=run.device,
-        precision=run.precision(precision),
+        precision=run.map_precision(precision),
+        tf32=tf32,
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
@@ -118,12 +120,13 @@ def segment(
         used={"pixel_ground_truth": False},
     )
     header = Header("labels", checkpoint.class_names, chain, part)
-    labels = open_sink(output, header, overwrite=run.overwrite, what="labels")
+    labels = open_sink(output, header, overwrite=run.overwrite, what="labels", threads=run.threads)
     if scores is None:
         with labels as sink:
             count = sink.write_all(record for record, _ in records)
     else:
-        maps = open_sink(scores, replace(header, kind="score-maps"), overwrite=run.overwrite, what="maps")
+        header = replace(header, kind="score-maps")
+        maps = open_sink(scores, header, overwrite=run.overwrite, what="maps", threads=run.threads)
         with labels as sink, maps as map_sink:
             count = write_both(sink, map_sink, records)
     run.done(f"{count} label images to {output or 'stdout'}")

@@ -77,6 +77,7 @@ def saliency(
     chain = run.provenance(
         settings={"method": method}, inputs={"list": f"sha256:{dataset.digest()}"}, used={"pixel_ground_truth": False}
     )
-    with open_sink(output, Header("saliency", (), chain, part), overwrite=run.overwrite, what="labels") as sink:
+    header = Header("saliency", (), chain, part)
+    with open_sink(output, header, overwrite=run.overwrite, what="labels", threads=run.threads) as sink:
         count = sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
     run.done(f"{count} saliency maps to {output or 'stdout'}")

@@ -7,17 +7,25 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.commands.train import asdict_plain
-from drstool.cli.options import Data, DataOrNone, MapsIn, OutputOrStdout, Split, Weights, check_choice, command
+from drstool.cli.options import (
+    Autotune,
+    Data,
+    DataOrNone,
+    MapPrecision,
+    MapsIn,
+    OutputOrStdout,
+    Split,
+    Tf32,
+    Weights,
+    check_choice,
+    command,
+)
 from drstool.cli.run import Run
 from drstool.cli.shards import Shard, ShardOption, pick_shard
 from drstool.recipe import CamSettings, RefineSettings
 
 _DTYPES = ("uint8", "float16")
 
-# Of maps from networks, unlike of training: maps must be the same on every device.
-MapPrecision = Annotated[
-    str, typer.Option("--precision", help="float32, bfloat16 (faster, and maps differ by about 1/100), or auto.")
-]
 MapSize = Annotated[
     str,
     typer.Option(
@@ -64,6 +72,8 @@ def cam(
     map_size: MapSize = "square",
     dtype: Dtype = "uint8",
     precision: MapPrecision = "float32",
+    tf32: Tf32 = True,
+    autotune: Autotune = True,
     shard: ShardOption = None,
 ) -> None:
     """Write localization maps of the images' classes."""
@@ -73,6 +83,9 @@ def cam(
     from drstool.stages import cam as stage
 
     check_choice("--dtype", dtype, _DTYPES)
+    if method == "grad-cam" and precision == "auto":
+        # Its gradients are too small for float16.
+        precision = "float32"
     share = pick_shard(shard)
     output = share.output(output)
     check_sink(output, run.overwrite, what="maps")
@@ -85,7 +98,7 @@ def cam(
         class_names=checkpoint.class_names,
         images_only=predicted,
     )
-    chosen, part = share.of_dataset(dataset, settings.batch_size)
+    chosen, part = share.of_dataset(dataset, settings.together)
     records = stage.cam(
         chosen.items,
         checkpoint,
@@ -96,7 +109,9 @@ def cam(
         map_size=map_size,
         dtype=dtype,
         device=run.device,
-        precision=run.precision(precision),
+        precision=run.map_precision(precision),
+        tf32=tf32,
+        autotune=autotune,
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
@@ -110,7 +125,7 @@ def cam(
         used={"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False},
     )
     header = Header("localization-maps", checkpoint.class_names, chain, part)
-    with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
+    with open_sink(output, header, overwrite=run.overwrite, what="maps", threads=run.threads) as sink:
         count = sink.write_all(records)
     run.done(f"{count} images' maps to {output or 'stdout'}")
 
@@ -131,6 +146,8 @@ def refine(
     map_size: MapSize = "image",
     dtype: Dtype = "float16",
     precision: MapPrecision = "float32",
+    tf32: Tf32 = True,
+    autotune: Autotune = True,
     shard: ShardOption = None,
 ) -> None:
     """Write refined maps of the images' classes.
@@ -151,7 +168,7 @@ def refine(
     output = share.output(output)
     check_sink(output, run.overwrite, what="maps")
     checkpoint = load_checkpoint(weights, "refiner")
-    with _images(data, split, maps, checkpoint.class_names, share, settings.batch_size) as images:
+    with _images(data, split, maps, checkpoint.class_names, share, settings.together) as images:
         items, total, part, upstream, list_digest = images
         records = stage.refine(
             items,
@@ -160,7 +177,9 @@ def refine(
             map_size=map_size,
             dtype=dtype,
             device=run.device,
-            precision=run.precision(precision),
+            precision=run.map_precision(precision),
+            tf32=tf32,
+            autotune=autotune,
             workers=run.threads,
             on_error=run.on_error,
             track=run.track,
@@ -175,7 +194,7 @@ def refine(
             used={"pixel_ground_truth": False},
         )
         header = Header("refined-maps", checkpoint.class_names, chain, part)
-        with open_sink(output, header, overwrite=run.overwrite, what="maps") as sink:
+        with open_sink(output, header, overwrite=run.overwrite, what="maps", threads=run.threads) as sink:
             count = sink.write_all(records)
     run.done(f"{count} images' maps to {output or 'stdout'}")
 
