@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +14,13 @@ from drstool.models.vgg import NUM_RECTIFIERS, VGG, image_scores
 from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
 
 __all__ = [
-    "fused_maps", "grad_cam", "localization_map", "normalize", "predicted_channels", "refined_map",
-    "segment_probabilities",
+    "computing", "fused_maps", "grad_cam", "localization_map", "normalize", "on_device",
+    "predicted_channels", "refined_map", "segment_probabilities",
 ]
 
 # Class maps (N, C, h, w) of normalised images, given the channels that are wanted of each.
 Network = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
-# Chosen class maps (1, K, h, w) brought to a size (H, W).
+# Chosen class maps (1, P, h, w), of one image or several, brought to a size (H, W).
 Finish = Callable[[Tensor, tuple[int, int]], Tensor]
 
 # Keeps the division defined where a class map is zero everywhere (authors' code).
@@ -39,9 +41,55 @@ def normalize(images: Tensor) -> Tensor:
     -------
     (N, 3, H, W) float32
     """
-    mean = torch.tensor(NORMALIZE_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(NORMALIZE_STD, device=images.device)[:, None, None]
+    mean, std = _statistics(images.device)
     return (images.float() / 255 - mean) / std
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation on a device, sent there once: sending would wait for the device's work."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values)[:, None, None] for values in (NORMALIZE_MEAN, NORMALIZE_STD))
+        return mean.to(device), std.to(device)
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device; to a GPU it travels while the caller goes on."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def computing(
+    device: torch.device, precision: str = "float32", *, tf32: bool = True, autotune: bool = False,
+) -> Iterator[None]:
+    """A block without gradients, in which networks compute in the given way.
+
+    Parameters
+    ----------
+    device
+    precision
+        ``float32``, ``float16`` or ``bfloat16``; the latter two by autocast, with float32 weights.
+    tf32
+        False: products in float32 proper, also on GPUs that would round their factors to TF32.
+    autotune
+        On a GPU, have cuDNN try its convolutions at each new size: pays where sizes stay.
+    """
+    dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision)
+    casting = nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
+    if device.type == "cuda":
+        cudnn.benchmark = autotune
+        if not tf32:
+            cudnn.allow_tf32 = products.allow_tf32 = False
+    try:
+        with torch.no_grad(), casting:
+            yield
+    finally:
+        if device.type == "cuda":
+            cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32 = before
 
 
 def localization_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -114,7 +162,16 @@ def fused_maps(
     list of (K, H, W) float32
         On the images' device.
     """
-    fused: list[Tensor | None] = [None] * len(images)
+    # Only the wanted maps go on, those of one output size side by side: a few large steps instead of
+    # many small ones, and one transfer of numbers to the device, not one for each image.
+    by_output: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for n, (wanted, output) in enumerate(zip(channels, outputs, strict=True)):
+        by_output.setdefault(tuple(output), []).extend((n, channel) for channel in wanted)
+    pairs = [pair for group in by_output.values() for pair in group]
+    if not pairs:
+        return [images.new_zeros((0, *output)) for output in outputs]
+    rows, columns = on_device(torch.tensor(pairs).T.contiguous(), images.device)
+    fused: dict[tuple[int, int], Tensor] = {}
     for size in sizes:
         seen = images
         if images.shape[2:] != (size, size):
@@ -123,13 +180,32 @@ def fused_maps(
             maps = network(seen.flip(3) if mirrored else seen, channels)
             if mirrored:
                 maps = maps.flip(3)
-            for n, (wanted, output) in enumerate(zip(channels, outputs, strict=True)):
-                if not wanted:
-                    fused[n] = images.new_zeros((0, *output))
+            start = 0
+            picked = maps[rows, columns]
+            for output, group in by_output.items():
+                if not group:
                     continue
-                part = finish(maps[n:n + 1, list(wanted)], output)[0]
-                fused[n] = part if fused[n] is None else torch.maximum(fused[n], part)
-    return fused  # type: ignore[return-value]
+                part = finish(picked[None, start:start + len(group)], output)[0]
+                fused[output] = part if output not in fused else torch.maximum(fused[output], part)
+                start += len(group)
+    return _by_image(fused, channels, outputs, images)
+
+
+def _by_image(
+    fused: dict[tuple[int, int], Tensor], channels: Sequence[Sequence[int]],
+    outputs: Sequence[tuple[int, int]], images: Tensor,
+) -> list[Tensor]:
+    """Maps that lie side by side in the images' order, as one tensor an image."""
+    taken = dict.fromkeys(fused, 0)
+    maps = []
+    for wanted, output in zip(channels, map(tuple, outputs), strict=True):
+        if not wanted:
+            maps.append(images.new_zeros((0, *output)))
+            continue
+        start = taken[output]
+        maps.append(fused[output][start:start + len(wanted)])
+        taken[output] += len(wanted)
+    return maps
 
 
 def grad_cam(model: VGG, layer: int) -> Network:
@@ -188,7 +264,7 @@ def predicted_channels(model: VGG, images: Tensor, threshold: float) -> list[lis
     """
     scores = torch.sigmoid(image_scores(model(images)))
     found = (scores >= threshold) | (scores == scores.amax(dim=1, keepdim=True))
-    return [row.nonzero().flatten().tolist() for row in found]
+    return [[channel for channel, present in enumerate(row) if present] for row in found.tolist()]
 
 
 def segment_probabilities(

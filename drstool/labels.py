@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from drstool.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
@@ -24,8 +26,6 @@ BACKGROUND = 0
 # Of label images of one byte a pixel; for both widths see `ignore_label`.
 IGNORE = 255
 BACKGROUND_NAME = "background"
-# Pixels of a label image: one byte, or two where one does not hold all labels.
-_NARROW, _WIDE = np.dtype(np.uint8), np.dtype(np.uint16)
 # One or two bytes a pixel, less background and ignore.
 _MAX_NARROW_CLASSES = 254
 MAX_OBJECT_CLASSES = 65534
@@ -62,17 +62,21 @@ def label_type(num_object_classes: int) -> np.dtype:
     >>> label_type(254), label_type(255)
     (dtype('uint8'), dtype('uint16'))
     """
-    return _NARROW if num_object_classes <= _MAX_NARROW_CLASSES else _WIDE
+    import numpy as np
+
+    return np.dtype(np.uint8 if num_object_classes <= _MAX_NARROW_CLASSES else np.uint16)
 
 
-def ignore_label(dtype: np.dtype | type) -> int:
+def ignore_label(dtype: np.dtype | type | str) -> int:
     """The ignore label of label images of a data type: its highest value.
 
     Examples
     --------
-    >>> ignore_label(np.uint8), ignore_label(np.uint16)
+    >>> ignore_label("uint8"), ignore_label("uint16")
     (255, 65535)
     """
+    import numpy as np
+
     return int(np.iinfo(dtype).max)
 
 
@@ -93,6 +97,7 @@ def as_label_type(labels: np.ndarray, num_object_classes: int) -> np.ndarray:
 
     Examples
     --------
+    >>> import numpy as np
     >>> as_label_type(np.uint8([[1, 255]]), 300).tolist()
     [[1, 65535]]
     >>> as_label_type(np.uint16([[1, 65535]]), 20).tolist()
@@ -102,7 +107,7 @@ def as_label_type(labels: np.ndarray, num_object_classes: int) -> np.ndarray:
     if labels.dtype == dtype:
         return labels
     ignored = labels == ignore_label(labels.dtype)
-    if dtype == _NARROW and (labels >= IGNORE)[~ignored].any():
+    if dtype.itemsize == 1 and (labels >= IGNORE)[~ignored].any():
         return labels
     converted = labels.astype(dtype)
     converted[ignored] = ignore_label(dtype)
@@ -182,6 +187,8 @@ def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: ob
     InputError
         Another value occurs.
     """
+    import numpy as np
+
     ignored = ignore_label(labels.dtype)
     counts = np.bincount(labels.ravel(), minlength=ignored + 1)
     highest = len(class_names)
@@ -211,6 +218,8 @@ def palette() -> np.ndarray:
     >>> palette()[[0, 1, 15, 255]].tolist()
     [[0, 0, 0], [128, 0, 0], [192, 128, 128], [224, 224, 192]]
     """
+    import numpy as np
+
     labels = np.arange(256)
     colors = np.zeros((256, 3), dtype=np.uint8)
     for shift in range(8):
@@ -232,8 +241,8 @@ def colorize(labels: np.ndarray) -> np.ndarray:
     -------
     (H, W, 3) uint8
     """
-    if labels.dtype != _NARROW:
-        objects = (labels.astype(np.int32) - label_of(0)) % _MAX_NARROW_CLASSES + label_of(0)
+    if labels.dtype.itemsize > 1:
+        objects = (labels.astype("int32") - label_of(0)) % _MAX_NARROW_CLASSES + label_of(0)
         objects[labels == BACKGROUND] = BACKGROUND
         objects[labels == ignore_label(labels.dtype)] = IGNORE
         labels = objects

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from drstool.errors import UsageError
 
 __all__ = [
+    "AUTO_BATCH",
     "CRF_PRESETS",
     "NORMALIZE_MEAN",
     "NORMALIZE_STD",
@@ -42,6 +43,9 @@ _MAP_SCALES = (0.8, 1.0, 1.2)
 # Below, nothing is left behind the pooling layers; above, memory would not do.
 _LEAST_SIDE, _MOST_SIDE = 8, 10_000
 _MOST_IMAGES, _MOST_SCALE = 100_000, 16.0
+
+# Images that a network looks at together, where the user does not say: enough to fill the device.
+AUTO_BATCH = {"cpu": 8, "cuda": 32}
 
 
 Settings = TypeVar("Settings", bound="_MapSettings")
@@ -145,7 +149,15 @@ class _MapSettings:
         (), "Sizes in pixels at which maps are made and fused; by default 0.8, 1 and 1.2 × the image size."
     )
     flip: bool = _number(False, "Also see the mirrored image, and fuse.")
-    batch_size: int = _number(8, "Images at a time.", min=1, max=_MOST_IMAGES)
+    batch_size: int = _number(
+        0, f"Images at a time; auto: {AUTO_BATCH['cpu']} on a CPU, {AUTO_BATCH['cuda']} on a GPU, and fewer where its "
+        "memory is short.", min=0, max=_MOST_IMAGES, auto=True,
+    )
+
+    @property
+    def together(self) -> int:
+        """Images that are never parted: a batch on the CPU."""
+        return self.batch_size or AUTO_BATCH["cpu"]
 
     def for_network(self: Settings, trained: dict[str, Any]) -> Settings:
         """The same settings with sizes filled in from those that the network was trained with.

@@ -554,6 +554,10 @@ LINES = {
         ["two"]),
     "too many pictures": (lambda w: ("demo", w.out, "--train", "9" * 20), ["--train"]),
     "batch too large": (lambda w: cam(w, *w.train, "--batch-size", "9" * 20), ["--batch-size"]),
+    "batch of none": (lambda w: cam(w, *w.train, "--batch-size", "0"), ["--batch-size", "auto"]),
+    "batch of words": (lambda w: cam(w, *w.train, "--batch-size", "some"), ["--batch-size", "some"]),
+    "float16 on a CPU": (
+        lambda w: cam(w, *w.train, "--device", "cpu", "--precision", "float16"), ["--precision", "float32"]),
     "scales too large": (lambda w: (*WRITERS["segment"](w, w.out), "--scales", "1e9"), ["--scales"]),
     "empty data": (lambda w: cam(w, "--data", ""), ["--data", "empty"]),
     "empty weights": (lambda w: ("cam", *w.train, "--weights", "", "-o", w.out), ["--weights", "empty"]),

@@ -160,6 +160,19 @@ def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
     assert done.stdout == "no torch\n", done.stderr
 
 
+def test_listing_images_needs_nothing_heavy(voc, program):
+    """What is typed most often starts at once: without NumPy, Pillow and HDF5."""
+    script = (
+        "import sys, drstool.cli.commands\nfrom drstool.cli.app import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print(*sorted({'numpy', 'PIL', 'h5py', 'scipy', 'torch', 'torchvision'} & set(sys.modules)), file=sys.stderr)")
+    for line in (["--help"], ["eval", "--help"], ["ids", "--data", str(voc), "--split", "train"]):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *line], env=program.environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "\n")
+        assert done.stdout
+
+
 def test_verbose_says_more_and_quiet_wins(drs, made, tmp_path):
     line = ("pseudo-label", made.cams, "--background", "constant", "--constant", "0.3")
     more = drs(*line, "-v", "-o", tmp_path / "more").err

@@ -18,12 +18,14 @@ from drstool.errors import UsageError
 from drstool.recipe import RECIPES, named_recipe, override
 
 __all__ = [
+    "Autotune",
     "Classes",
     "Data",
     "DataOrNone",
     "Init",
     "Labels",
     "LabelsOrNone",
+    "MapPrecision",
     "MapsIn",
     "Output",
     "OutputOrStdout",
@@ -31,6 +33,7 @@ __all__ = [
     "Saliency",
     "Split",
     "Tags",
+    "Tf32",
     "Weights",
     "check_choice",
     "command",
@@ -83,6 +86,21 @@ OutputOrStdout = Annotated[
 ]
 Precision = Annotated[
     str, typer.Option("--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")
+]
+# Of results from networks, unlike of training: they must be the same on every device.
+MapPrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="float32; on a GPU also float16 (faster, and maps differ by about 1/100) and bfloat16 (by up to 1/10); "
+        "auto: float16 on a GPU.",
+    ),
+]
+Tf32 = Annotated[
+    bool, typer.Option("--tf32/--no-tf32", help="On a GPU, round float32 factors to TF32 where it does so: as float16.")
+]
+Autotune = Annotated[
+    bool, typer.Option("--autotune/--no-autotune", help="On a GPU, try which convolution is fastest, once a size.")
 ]
 
 
@@ -218,12 +236,26 @@ def _recipe_options(settings: type) -> list[inspect.Parameter]:
             more["metavar"] = "|".join(choices)
         elif str(spec.type).startswith("tuple"):
             more["metavar"] = "N,N,…"
+        elif spec.metadata.get("auto"):
+            more |= {"metavar": "N|auto", "parser": _count_or_auto}
         options.append(_option(_PREFIX + spec.name, Optional[kind], None, *flags, **more))
     return options
 
 
+def _count_or_auto(text: str) -> int:
+    """A number of at least 1; 0 for ``auto``."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        # The command line's parser makes its one line of it.
+        raise ValueError(f"{text!r} is neither a number above 0 nor auto")
+    return int(text)
+
+
 def _defaults(settings: type, spec: Field) -> str:
     assert spec.default is not MISSING
+    if spec.metadata.get("auto") and not spec.default:
+        return "[default: auto]"
     shown = {name: _shown(getattr(named_recipe(name, settings), spec.name)) for name in RECIPES}
     if shown["default"] == "":
         return ""

@@ -110,6 +110,16 @@ class Run:
 
         return pick_precision(name, self.device)
 
+    def map_precision(self, name: str) -> str:
+        """The precision that ``--precision`` names for networks that are not trained, on this device."""
+        if name == "auto":
+            return "float16" if self.device.type == "cuda" else "float32"
+        if name == "float16":
+            if self.device.type != "cuda":
+                raise UsageError("--precision", "float16 is for GPUs", "float32")
+            return name
+        return self.precision(name)
+
     # --- outputs -------------------------------------------------------------------------------
 
     def reserve(self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False) -> None:

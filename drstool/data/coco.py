@@ -14,15 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from drstool.data.decoding import MAX_PIXELS
-from drstool.data.item import Found, Row
+from drstool.data.item import MAX_PIXELS, Found, Row
 from drstool.data.text import read_text
 from drstool.errors import InputError
 from drstool.identifiers import check_id
 from drstool.labels import BACKGROUND, check_class_names, ignore_label, label_of, label_type
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["CocoMask", "category_names", "rasterize_polygon", "read_coco", "read_rle"]
 
@@ -73,6 +74,8 @@ class CocoMask:
         InputError
             The image is not in the file, or one of its annotations is damaged.
         """
+        import numpy as np
+
         coco = _load(self.path)
         image = coco.image(self.image_id)
         size = _size_of(image, str(self))
@@ -300,6 +303,8 @@ def _size_of(image: dict, where: str) -> tuple[int, int]:
 
 def _region(segmentation: object, size: tuple[int, int], where: str) -> np.ndarray:
     """Pixels of one annotation, ``(H, W) bool``."""
+    import numpy as np
+
     if isinstance(segmentation, dict):
         return read_rle(segmentation, size, where)
     if not isinstance(segmentation, list):
@@ -336,6 +341,8 @@ def rasterize_polygon(polygon: Sequence[float], size: tuple[int, int], where: ob
     array([[1, 1, 0],
            [0, 0, 0]])
     """
+    import numpy as np
+
     points = _points(polygon, where)
     height, width = size
     # Walking along a row, each edge that crosses the line of its centres changes inside to outside.
@@ -353,6 +360,8 @@ def rasterize_polygon(polygon: Sequence[float], size: tuple[int, int], where: ob
 
 
 def _points(polygon: object, where: object) -> np.ndarray:
+    import numpy as np
+
     try:
         values = np.array(polygon, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -391,6 +400,8 @@ def read_rle(code: dict, size: tuple[int, int], where: object) -> np.ndarray:
     array([[0, 1, 0],
            [1, 0, 0]])
     """
+    import numpy as np
+
     if code.get("size") != list(size):
         raise InputError(where, f"has a run-length code of size {code.get('size')!r:.40}",
                          f"its image has [{size[0]}, {size[1]}]")

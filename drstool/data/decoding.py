@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
+from drstool.data.item import MAX_PIXELS
 from drstool.errors import DrstoolError, InputError
-from drstool.formats.label_png import read_label_png
 
 if TYPE_CHECKING:
     from drstool.data.item import Item
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_PIXELS", "image_size", "load_image", "load_pil", "load_saliency", "load_target",
 ]
-
-# More than any photograph or scan of the field; a header that claims more is a mistake or an
-# attack, and one such picture as float maps would not fit into memory.
-MAX_PIXELS = 100_000_000
 
 # Pillow opens some forty formats, one of them by running another program (EPS). These are enough.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -142,6 +138,9 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
     if item.mask is None:
         raise InputError(item.id, "has no ground truth mask",
                          "give masks with the data, or leave the image out")
+    # Imported here: with it come the map files and h5py, which who only lists images does not need.
+    from drstool.formats.label_png import read_label_png
+
     is_file = isinstance(item.mask, Path)
     target = read_label_png(item.mask) if is_file else item.mask.rasterize(size)
     _check_size(target, size, item.mask, "the mask", item.image)

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from drstool.data.coco import CocoMask
 
-__all__ = ["Dataset", "Found", "Item", "Row"]
+__all__ = ["MAX_PIXELS", "Dataset", "Found", "Item", "Row"]
+
+# More than any photograph or scan of the field; a header that claims more is a mistake or an
+# attack, and one such picture as float maps would not fit into memory.
+MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)

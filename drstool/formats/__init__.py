@@ -34,6 +34,7 @@ from drstool.formats.stream import (
 )
 from drstool.formats.unfinished import Journal, KeptFolder, keeping
 from drstool.formats.work import Work, told_work
+from drstool.parallel import ordered_map
 
 __all__ = [
     "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource",
@@ -142,12 +143,25 @@ class RecordSource:
 
 
 class RecordSink:
-    """Where records go; made by :func:`open_sink`."""
+    """Where records go; made by :func:`open_sink`.
+
+    Parameters
+    ----------
+    writer
+    kept
+        Where finished records outlive an interruption.
+    threads
+        How many compress records in :meth:`write_all`. On a pipe none but the caller's: there each
+        record is to leave as soon as it is there, and is not compressed.
+    """
 
     def __init__(
-        self, writer: MapFileWriter | LabelFolderWriter | StreamWriter, kept: Journal | KeptFolder | None = None,
+        self,
+        writer: MapFileWriter | LabelFolderWriter | StreamWriter,
+        kept: Journal | KeptFolder | None = None,
+        threads: int = 1,
     ) -> None:
-        self._writer, self._kept = writer, kept
+        self._writer, self._kept, self._threads = writer, kept, threads
 
     @property
     def count(self) -> int:
@@ -164,18 +178,27 @@ class RecordSink:
         OutputError
             The system refuses.
         """
-        self._writer.write(record)  # type: ignore[arg-type]
+        self.put(self.prepare(record))
+
+    def write_all(self, records: Iterable[Record]) -> int:
+        """Add records as they come; their number. The bytes do not depend on the number of threads."""
+        before = self.count
+        for prepared in ordered_map(self.prepare, records, self._threads):
+            self.put(prepared)
+        return self.count - before
+
+    def prepare(self, record: Record) -> tuple[Record, object]:
+        """The record and its form in the output: what costs time, and may be done by threads."""
+        return record, self._writer.prepare(record)  # type: ignore[arg-type]
+
+    def put(self, prepared: tuple[Record, object]) -> None:
+        """Add what :meth:`prepare` made; raises as :meth:`write`."""
+        record, made = prepared
+        self._writer.put(made)  # type: ignore[arg-type]
         if isinstance(self._kept, Journal):
             self._kept.add(record.id, *self._writer.stored(record))  # type: ignore[union-attr,arg-type]
         elif self._kept is not None:
             self._kept.add(record.id)
-
-    def write_all(self, records: Iterable[Record]) -> int:
-        """Add records as they come; their number."""
-        before = self.count
-        for record in records:
-            self.write(record)
-        return self.count - before
 
 
 def write_both(
@@ -183,9 +206,13 @@ def write_both(
 ) -> int:
     """Add the first and second of each pair to two sinks as they come; the number of pairs."""
     before = first.count
-    for one, other in pairs:
-        first.write(one)
-        second.write(other)
+
+    def prepare(pair: tuple[Record, Record]) -> tuple:
+        return first.prepare(pair[0]), second.prepare(pair[1])
+
+    for one, other in ordered_map(prepare, pairs, min(first._threads, second._threads)):
+        first.put(one)
+        second.put(other)
     return first.count - before
 
 
@@ -250,6 +277,7 @@ def open_sink(
     stdout: BinaryIO | None = None,
     what: str = "maps",
     kept: Journal | KeptFolder | None = None,
+    threads: int = 1,
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
 
@@ -270,6 +298,8 @@ def open_sink(
     kept
         Where finished records outlive an interruption (see :func:`kept_beside`); those that did are
         in the output first.
+    threads
+        How many compress what goes to a file or folder.
 
     Raises
     ------
@@ -284,15 +314,15 @@ def open_sink(
         stream = _stdout(stdout)
         _check_stdout(stream)
         as_file = output is None and what == "maps" and _is_regular(stream)
-        target = _map_file_on(stream, header) if as_file else _stream_on(stream, header, "stdout")
+        target = _map_file_on(stream, header, threads) if as_file else _stream_on(stream, header, "stdout")
     elif _is_special(output):
         target = _special(str(output), header)
     elif str(output).endswith(".tar"):
-        target = _tar_file(str(output), header, overwrite, kept)
+        target = _tar_file(str(output), header, overwrite, kept, threads)
     elif what == "maps":
-        target = _map_file(str(output), header, overwrite, kept)
+        target = _map_file(str(output), header, overwrite, kept, threads)
     else:
-        target = _label_folder(str(output), header, overwrite, kept)
+        target = _label_folder(str(output), header, overwrite, kept, threads)
     with target as sink:
         yield sink
 
@@ -413,11 +443,11 @@ def _stream_on(stream: BinaryIO, header: Header, where: str) -> Iterator[RecordS
 
 
 @contextmanager
-def _map_file_on(stream: BinaryIO, header: Header) -> Iterator[RecordSink]:
+def _map_file_on(stream: BinaryIO, header: Header, threads: int) -> Iterator[RecordSink]:
     told = f"temporary folder {tempfile.gettempdir()}"
     with writing(told), tempfile.TemporaryFile() as spool:
         with MapFileWriter(spool, header, where=told) as writer:
-            yield RecordSink(writer)
+            yield RecordSink(writer, threads)
         spool.seek(0)
         while part := spool.read(_COPY_BYTES):
             write_fully(stream, part)
@@ -438,7 +468,7 @@ def _special(output: str, header: Header) -> Iterator[RecordSink]:
 
 @contextmanager
 def _tar_file(
-    output: str, header: Header, overwrite: bool, journal: Journal | None,
+    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
     with (
         keeping(journal),
@@ -448,13 +478,13 @@ def _tar_file(
         writer = StreamWriter(file, header, where=output, compress=True)
         for identifier, told, data in _stored(journal):
             writer.write(restored_member(identifier, told, data, header, output))
-        yield RecordSink(writer, journal)
+        yield RecordSink(writer, journal, threads)
         writer.close()
 
 
 @contextmanager
 def _map_file(
-    output: str, header: Header, overwrite: bool, journal: Journal | None,
+    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
     with (
         keeping(journal),
@@ -463,17 +493,17 @@ def _map_file(
     ):
         for identifier, told, data in _stored(journal):
             writer.write(restored_map(identifier, told, data, output))
-        yield RecordSink(writer, journal)
+        yield RecordSink(writer, journal, threads)
 
 
 @contextmanager
 def _label_folder(
-    output: str, header: Header, overwrite: bool, kept: KeptFolder | None,
+    output: str, header: Header, overwrite: bool, kept: KeptFolder | None, threads: int,
 ) -> Iterator[RecordSink]:
     done, at = ((), None) if kept is None else (tuple(kept.done), kept.path)
     with keeping(kept), new_folder(output, overwrite, at=at) as partial:
         writer = LabelFolderWriter(partial, header, where=output, records=done)
-        yield RecordSink(writer, kept)
+        yield RecordSink(writer, kept, threads)
         writer.close()
 
 

@@ -212,6 +212,17 @@ class LabelFolderWriter:
         self._head = json_bytes(header.to_json())
         self._write(HEADER_NAME, self._head)
 
+    def prepare(self, record: LabelRecord) -> tuple[str, bytes]:
+        """Id and PNG of the record, after checking it: what costs time, and may be done by threads.
+
+        Raises
+        ------
+        InputError
+            The record is none.
+        """
+        check_label_record(record, self._header, self.where)
+        return record.id, encode_label(record, self._header)
+
     def write(self, record: LabelRecord) -> None:
         """Add a record.
 
@@ -222,16 +233,19 @@ class LabelFolderWriter:
         OutputError
             The system refuses.
         """
-        check_label_record(record, self._header, self.where)
-        self._names.add(record.id)
-        name = member_name(record.id, ".png")
-        data = encode_label(record, self._header)
+        self.put(self.prepare(record))
+
+    def put(self, prepared: tuple[str, bytes]) -> None:
+        """Add what :meth:`prepare` made; raises as :meth:`write`."""
+        identifier, data = prepared
+        self._names.add(identifier)
+        name = member_name(identifier, ".png")
         with writing(self.where, self._folder):
             try:
                 (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
                 self._write(name, data)
             except (FileExistsError, NotADirectoryError) as error:
-                raise _clash(self.where, record.id) from error
+                raise _clash(self.where, identifier) from error
         self.count += 1
 
     def close(self) -> None:

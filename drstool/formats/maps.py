@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 
 from drstool.errors import ForeignError, InputError, UnfinishedError
+from drstool.formats.chunks import packed
 from drstool.formats.header import (
     FORMAT, MAX_HEADER_BYTES, MAX_PIXELS, VERSION, Header, carrier, json_bytes,
 )
@@ -169,6 +170,14 @@ def check_map_record(record: MapRecord, num_object_classes: int, where: object) 
         _check_finite(record.values, told, lambda v: ~np.isfinite(v))
 
 
+@dataclass(frozen=True, eq=False)
+class PackedMap:
+    """A record and its maps as they lie in the file, one chunk each; None: not compressed."""
+
+    record: MapRecord
+    chunks: list[bytes] | None
+
+
 class MapFileWriter:
     """Writes a map file record by record; the file is whole once :meth:`close` has returned.
 
@@ -212,6 +221,17 @@ class MapFileWriter:
         """Number of records written."""
         return len(self._ids)
 
+    def prepare(self, record: MapRecord) -> PackedMap:
+        """The record checked and compressed: what costs time, and may be done by threads.
+
+        Raises
+        ------
+        InputError
+            The record is none.
+        """
+        check_map_record(record, len(self._header.class_names), self.where)
+        return PackedMap(record, [packed(one, _GZIP_LEVEL) for one in record.values] if self._compress else None)
+
     def write(self, record: MapRecord) -> None:
         """Add a record.
 
@@ -222,10 +242,13 @@ class MapFileWriter:
         OutputError
             The system refuses.
         """
-        check_map_record(record, len(self._header.class_names), self.where)
-        self._ids.add(record.id)
+        self.put(self.prepare(record))
+
+    def put(self, prepared: PackedMap) -> None:
+        """Add what :meth:`prepare` made; raises as :meth:`write`."""
+        self._ids.add(prepared.record.id)
         try:
-            _write_map(self._file, record, self._compress)
+            _write_map(self._file, prepared)
         except _DAMAGE:
             self._raise_failure()
             raise
@@ -429,7 +452,8 @@ def encode_map(record: MapRecord, header: Header, *, compress: bool = False) -> 
     name = f"drstool-memory-{next(_memory_names)}"
     with h5py.File(name, "w", driver="core", backing_store=False, libver=_LIBVER) as file:
         _write_header(file, header)
-        _write_map(file, record, compress)
+        chunks = [packed(one, _GZIP_LEVEL) for one in record.values] if compress else None
+        _write_map(file, PackedMap(record, chunks))
         _finish(file, header, [record.id])
         file.flush()
         return file.id.get_file_image()
@@ -578,16 +602,22 @@ def _write_header(file: h5py.File, header: Header) -> None:
     file.create_group("maps")
 
 
-def _write_map(file: h5py.File, record: MapRecord, compress: bool) -> None:
+def _write_map(file: h5py.File, prepared: PackedMap) -> None:
+    record, chunks = prepared.record, prepared.chunks
     values = np.ascontiguousarray(record.values)
     options: dict = {}
     if values.size:
         options = {"chunks": (1, *values.shape[1:]), "fletcher32": True}
-        if compress:
+        if chunks is not None:
             # Shuffling the bytes pays where a value has more than one.
             options |= {"compression": "gzip", "compression_opts": _GZIP_LEVEL}
             options["shuffle"] = values.dtype.itemsize > 1
-    dataset = file["maps"].create_dataset(record.id, data=values, **options)
+    if values.size and chunks is not None:
+        dataset = file["maps"].create_dataset(record.id, shape=values.shape, dtype=values.dtype, **options)
+        for k, chunk in enumerate(chunks):
+            dataset.id.write_direct_chunk((k, 0, 0), chunk)
+    else:
+        dataset = file["maps"].create_dataset(record.id, data=values, **options)
     dataset.attrs["labels"] = np.array(record.labels, dtype=label_type(max(record.labels, default=0)))
     dataset.attrs["image_size"] = np.array(record.image_size, dtype=np.int64)
     _set_text(dataset.attrs, "image", record.image)

@@ -79,11 +79,29 @@ class StreamWriter:
         OutputError
             The system refuses. A closed pipe is a ``BrokenPipeError`` instead.
         """
-        if record.id in self._seen:
-            raise InputError(self.where, f"gets '{record.id}' twice", "list each image once")
-        self._last = self._encode(record)
-        self._put(member_name(record.id, _SUFFIX[self._kind]), self._last)
-        self._seen.add(record.id)
+        self.put(self.prepare(record))
+
+    def prepare(self, record: MapRecord | LabelRecord) -> tuple[str, bytes]:
+        """Id and encoded form of the record: what costs time, and may be done by threads.
+
+        Raises
+        ------
+        InputError
+            The record is none of the stream's kind.
+        """
+        if isinstance(record, MapRecord):
+            return record.id, encode_map(record, self._header, compress=self._compress)
+        check_label_record(record, self._header, self.where)
+        return record.id, encode_label(record, self._header)
+
+    def put(self, prepared: tuple[str, bytes]) -> None:
+        """Add what :meth:`prepare` made; raises as :meth:`write`."""
+        identifier, data = prepared
+        if identifier in self._seen:
+            raise InputError(self.where, f"gets '{identifier}' twice", "list each image once")
+        self._put(member_name(identifier, _SUFFIX[self._kind]), data)
+        self._last = data
+        self._seen.add(identifier)
 
     def stored(self, record: MapRecord | LabelRecord) -> tuple[dict, bytes]:
         """How a record just written lies in the stream, for :func:`restored_member`."""
@@ -95,12 +113,6 @@ class StreamWriter:
 
     def abort(self) -> None:
         """Leave the stream without its end record."""
-
-    def _encode(self, record: MapRecord | LabelRecord) -> bytes:
-        if isinstance(record, MapRecord):
-            return encode_map(record, self._header, compress=self._compress)
-        check_label_record(record, self._header, self.where)
-        return encode_label(record, self._header)
 
     def _put(self, name: str, data: bytes, trailer: bytes = b"") -> None:
         # TarInfo's defaults name no user and no time: the same records are the same bytes.

@@ -68,6 +68,24 @@ class _Suppress(torch.autograd.Function):
         return grad_x, grad_k if ctx.needs_input_grad[1] else None, grad_controller
 
 
+def _suppressed(x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tensor:
+    """The same values for inference: ``x`` itself is overwritten, and nothing is kept for a gradient."""
+    x = torch.relu_(x)
+    maximum = x.amax(dim=(2, 3))
+    if controller is not None:
+        k = _control(x, controller)
+    return torch.clamp_max_(x, (k * maximum).to(x.dtype)[..., None, None])
+
+
+def _control(rectified: Tensor, controller: Tensor) -> Tensor:
+    """``sigmoid(W mean_spatial)`` of rectified responses, (N, C); never in a shorter format than W's."""
+    # A sum of a hundred thousand responses is beyond float16.
+    total = rectified.sum(dim=(2, 3), dtype=torch.promote_types(rectified.dtype, controller.dtype))
+    mean = total.to(controller.dtype) / (rectified.shape[2] * rectified.shape[3])
+    with torch.autocast(rectified.device.type, enabled=False):
+        return torch.sigmoid(mean @ controller.T)
+
+
 def _add_at(maps: Tensor, where: Tensor, values: Tensor) -> None:
     """Add ``(N, C)`` values to maps ``(N, C, h, w)``, in place, at flat spatial positions ``(N, C)``.
 
@@ -107,6 +125,8 @@ def suppress(x: Tensor, k: Tensor) -> Tensor:
 class FixedDRS(nn.Module):
     """ReLU and suppression with one bound for all channels, ``k = delta``.
 
+    Where no gradients are recorded, the input is overwritten.
+
     Parameters
     ----------
     delta
@@ -118,7 +138,8 @@ class FixedDRS(nn.Module):
         self.delta = delta
 
     def forward(self, x: Tensor) -> Tensor:
-        return suppress(x, x.new_full(x.shape[:2], self.delta, dtype=torch.float32))
+        k = x.new_full(x.shape[:2], self.delta, dtype=torch.float32)
+        return suppress(x, k) if torch.is_grad_enabled() else _suppressed(x, k, None)
 
     def extra_repr(self) -> str:
         return f"delta={self.delta}"
@@ -126,6 +147,8 @@ class FixedDRS(nn.Module):
 
 class LearnableDRS(nn.Module):
     """ReLU and suppression with ``k = sigmoid(W mean_spatial(relu(x)))``, one bound a channel.
+
+    Where no gradients are recorded, the input is overwritten.
 
     Parameters
     ----------
@@ -139,4 +162,6 @@ class LearnableDRS(nn.Module):
         nn.init.normal_(self.controller.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return _suppressed(x, None, self.controller.weight)
         return _Suppress.apply(x, None, self.controller.weight)

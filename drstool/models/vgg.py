@@ -160,7 +160,8 @@ def build_classifier(
 
     def rectifier(index: int, channels: int) -> nn.Module:
         if suppression == "none" or index not in drs_layers:
-            return nn.ReLU()
+            # In place: what it gets is a layer's own result, which nobody else needs.
+            return nn.ReLU(inplace=True)
         return FixedDRS(delta) if suppression == "fixed" else LearnableDRS(channels)
 
     model = VGG(backbone, outputs, rectifier)
@@ -187,7 +188,7 @@ def build_refiner(backbone: str, outputs: int) -> VGG:
 
 def without_suppression(model: VGG) -> VGG:
     """The same weights behind plain ReLUs: the plain CAM network of a DRS classifier."""
-    plain = VGG(model.backbone, model.output.out_channels, lambda index, channels: nn.ReLU())
+    plain = VGG(model.backbone, model.output.out_channels, lambda index, channels: nn.ReLU(inplace=True))
     plain.load_state_dict(
         {name: value for name, value in model.state_dict().items() if ".rectifier." not in name})
     return plain.to(next(model.parameters()).device).train(model.training)

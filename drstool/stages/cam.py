@@ -6,18 +6,18 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from drstool.data.item import Item
 from drstool.errors import UsageError
 from drstool.formats.checkpoint import Checkpoint
 from drstool.formats.maps import MapRecord
-from drstool.inference import Network, fused_maps, grad_cam, localization_map, predicted_channels
-from drstool.mapping import Loaded, batches, load_square, map_record, output_size
+from drstool.inference import Network, computing, fused_maps, grad_cam, localization_map, predicted_channels
+from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
 from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS, VGG, without_suppression
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CamSettings
-from drstool.training import autocast
 
 __all__ = ["METHODS", "cam"]
 
@@ -36,6 +36,8 @@ def cam(
     dtype: str = "uint8",
     device: torch.device = torch.device("cpu"),
     precision: str = "float32",
+    tf32: bool = True,
+    autotune: bool = True,
     workers: int = 1,
     on_error: OnError | None = None,
     track: Track = untracked,
@@ -63,7 +65,8 @@ def cam(
         ``square`` (settings.image_size), ``image``, or a number of pixels.
     dtype
         ``uint8`` or ``float16``.
-    device, precision
+    device, precision, tf32, autotune
+        See :func:`drstool.inference.computing`.
     workers
         Threads that read images.
     on_error
@@ -86,30 +89,26 @@ def cam(
         "classifier", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "classifier")
     model.to(device, memory_format=torch.channels_last)
     network = _network(model, checkpoint.architecture["suppression"], method, layer)
+    if method == "grad-cam" and precision == "float16":
+        raise UsageError("--precision float16", "is too short for Grad-CAM's gradients", "float32 or bfloat16")
     settings = settings.for_network(checkpoint.recipe)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(
         load_square, side=settings.image_size, class_names=None if predict_tags is not None else checkpoint.class_names)
-    loaded = map_items(load, items, workers, on_error)
-    return _maps(
-        track(loaded, "cam", total), model, network, settings, predict_tags, map_size, dtype, device, precision)
+    loaded = track(map_items(load, items, workers, on_error), "cam", total)
 
+    def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
+        if predict_tags is None:
+            channels = [image.channels for image in batch]
+        else:
+            channels = predicted_channels(model, images, predict_tags)
+        outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
+        return channels, fused_maps(
+            network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip)
 
-def _maps(
-    loaded: Iterable[Loaded], model: VGG, network: Network, settings: CamSettings,
-    predict_tags: float | None, map_size: str, dtype: str, device: torch.device, precision: str,
-) -> Iterator[MapRecord]:
-    for batch, images in batches(loaded, settings.batch_size, device):
-        with torch.no_grad(), autocast(device, precision):
-            if predict_tags is None:
-                channels = [image.channels for image in batch]
-            else:
-                channels = predicted_channels(model, images, predict_tags)
-            outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
-            maps = fused_maps(
-                network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip)
-        for image, wanted, values in zip(batch, channels, maps, strict=True):
-            yield map_record(image, wanted, values, dtype)
+    return map_records(
+        loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
+        context=partial(computing, device, precision, tf32=tf32), autotune=autotune)
 
 
 def _network(model: VGG, suppression: str, method: str | None, layer: int) -> Network:

@@ -7,18 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from drstool.data.item import Item
 from drstool.errors import InputError
 from drstool.formats.checkpoint import Checkpoint
 from drstool.formats.maps import MapRecord
-from drstool.inference import fused_maps, refined_map
+from drstool.inference import computing, fused_maps, refined_map
 from drstool.labels import label_names
-from drstool.mapping import Loaded, batches, load_square, map_record, output_size
+from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import RefineSettings
-from drstool.training import autocast
 
 __all__ = ["items_of_maps", "refine"]
 
@@ -54,6 +54,8 @@ def refine(
     dtype: str = "float16",
     device: torch.device = torch.device("cpu"),
     precision: str = "float32",
+    tf32: bool = True,
+    autotune: bool = True,
     workers: int = 1,
     on_error: OnError | None = None,
     track: Track = untracked,
@@ -67,7 +69,7 @@ def refine(
         Images with their tags; taken as they come. One known to have none gets an empty record.
     checkpoint
         A refiner.
-    settings, map_size, dtype, device, precision, workers, on_error, track, total
+    settings, map_size, dtype, device, precision, tf32, autotune, workers, on_error, track, total
         As in :func:`drstool.stages.cam.cam`.
 
     Raises
@@ -91,20 +93,15 @@ def refine(
     settings = settings.for_network(checkpoint.recipe)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(load_square, side=settings.image_size, class_names=checkpoint.class_names, empty=True)
-    loaded = map_items(load, items, workers, on_error)
-    return _maps(track(loaded, "refine", total), model, settings, map_size, dtype, device, precision)
+    loaded = track(map_items(load, items, workers, on_error), "refine", total)
 
-
-def _maps(
-    loaded: Iterable[Loaded], model: torch.nn.Module, settings: RefineSettings, map_size: str,
-    dtype: str, device: torch.device, precision: str,
-) -> Iterator[MapRecord]:
-    for batch, images in batches(loaded, settings.batch_size, device):
+    def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
         channels = [image.channels for image in batch]
         outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
-        with torch.inference_mode(), autocast(device, precision):
-            maps = fused_maps(
-                lambda seen, _: model(seen), images, channels, refined_map, outputs,
-                sizes=settings.sizes, flip=settings.flip)
-        for image, wanted, values in zip(batch, channels, maps, strict=True):
-            yield map_record(image, wanted, values, dtype)
+        return channels, fused_maps(
+            lambda seen, _: model(seen), images, channels, refined_map, outputs,
+            sizes=settings.sizes, flip=settings.flip)
+
+    return map_records(
+        loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
+        context=partial(computing, device, precision, tf32=tf32), autotune=autotune)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from drstool.cli.commands.train import asdict_plain
-from drstool.cli.options import Data, MapsIn, OutputOrStdout, Precision, Saliency, Split, Weights, command
+from drstool.cli.options import Data, MapPrecision, MapsIn, OutputOrStdout, Saliency, Split, Tf32, Weights, command
 from drstool.cli.run import Run
 from drstool.cli.shards import ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, is_finished, rest_of
@@ -78,7 +78,7 @@ def pseudo_label(
         )
         chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
         header = Header("labels", source.header.class_names, chain, part)
-        with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept) as sink:
+        with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads) as sink:
             sink.write_all(records)
     names = source.header.class_names
     if json:
@@ -104,7 +104,8 @@ def segment(
     scores: Annotated[
         Optional[str], typer.Option("--scores", help="Also write the probabilities, as a map file.")
     ] = None,
-    precision: Precision = "float32",
+    precision: MapPrecision = "float32",
+    tf32: Tf32 = True,
     shard: ShardOption = None,
 ) -> None:
     """Write label PNGs from a segmentation network."""
@@ -143,7 +144,8 @@ def segment(
         settings,
         scores=scores is not None,
         device=run.device,
-        precision=run.precision(precision),
+        precision=run.map_precision(precision),
+        tf32=tf32,
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
@@ -151,13 +153,14 @@ def segment(
     )
     chain = run.provenance(checkpoint.provenance, **told, resumed=kept.sittings if kept else ())
     header = Header("labels", checkpoint.class_names, chain, part)
-    labels = open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept)
+    labels = open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads)
     if scores is None:
         with labels as sink:
             sink.write_all(record for record, _ in records)
     else:
+        header = replace(header, kind="score-maps")
         maps = open_sink(
-            scores, replace(header, kind="score-maps"), overwrite=run.overwrite, what="maps", kept=kept_scores
+            scores, header, overwrite=run.overwrite, what="maps", kept=kept_scores, threads=run.threads
         )
         with labels as sink, maps as map_sink:
             write_both(sink, map_sink, records)

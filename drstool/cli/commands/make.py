@@ -84,6 +84,6 @@ def saliency(
         items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(items)
     )
     header = Header("saliency", (), run.provenance(**told, resumed=kept.sittings if kept else ()), part)
-    with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept) as sink:
+    with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads) as sink:
         sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
     run.done(f"{sink.count} saliency maps to {output or 'stdout'}")

@@ -8,7 +8,19 @@ from typing import Annotated, Any, Optional
 import typer
 
 from drstool.cli.commands.train import asdict_plain
-from drstool.cli.options import Data, DataOrNone, MapsIn, OutputOrStdout, Split, Weights, check_choice, command
+from drstool.cli.options import (
+    Autotune,
+    Data,
+    DataOrNone,
+    MapPrecision,
+    MapsIn,
+    OutputOrStdout,
+    Split,
+    Tf32,
+    Weights,
+    check_choice,
+    command,
+)
 from drstool.cli.run import Run
 from drstool.cli.shards import Shard, ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, rest_of
@@ -16,10 +28,6 @@ from drstool.recipe import CamSettings, RefineSettings
 
 _DTYPES = ("uint8", "float16")
 
-# Of maps from networks, unlike of training: maps must be the same on every device.
-MapPrecision = Annotated[
-    str, typer.Option("--precision", help="float32, bfloat16 (faster, and maps differ by about 1/100), or auto.")
-]
 MapSize = Annotated[
     str,
     typer.Option(
@@ -67,6 +75,8 @@ def cam(
     map_size: MapSize = "square",
     dtype: Dtype = "uint8",
     precision: MapPrecision = "float32",
+    tf32: Tf32 = True,
+    autotune: Autotune = True,
     shard: ShardOption = None,
 ) -> None:
     """Write localization maps of the images' classes."""
@@ -76,6 +86,9 @@ def cam(
     from drstool.stages import cam as stage
 
     check_choice("--dtype", dtype, _DTYPES)
+    if method == "grad-cam" and precision == "auto":
+        # Its gradients are too small for float16.
+        precision = "float32"
     share = pick_shard(shard)
     output = share.output(output)
     run.reserve_sink(output, what="maps")
@@ -88,7 +101,7 @@ def cam(
         class_names=checkpoint.class_names,
         images_only=predicted,
     )
-    chosen, part = share.of_dataset(dataset, settings.batch_size)
+    chosen, part = share.of_dataset(dataset, settings.together)
     told = {
         "device": True,
         "settings": asdict_plain(settings)
@@ -98,7 +111,7 @@ def cam(
         "used": {"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False},
     }
     work, ids = run.work(checkpoint.class_names, **told, part=part), [item.id for item in chosen.items]
-    kept = begin(run, output, "localization-maps", work, ids, unit=settings.batch_size)
+    kept = begin(run, output, "localization-maps", work, ids, unit=settings.together)
     items = rest_of(chosen.items, kept)
     records = stage.cam(
         items,
@@ -110,7 +123,9 @@ def cam(
         map_size=map_size,
         dtype=dtype,
         device=run.device,
-        precision=run.precision(precision),
+        precision=run.map_precision(precision),
+        tf32=tf32,
+        autotune=autotune,
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
@@ -118,7 +133,7 @@ def cam(
     )
     chain = run.provenance(checkpoint.provenance, **told, resumed=kept.sittings if kept else ())
     header = Header("localization-maps", checkpoint.class_names, chain, part)
-    with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept) as sink:
+    with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept, threads=run.threads) as sink:
         sink.write_all(records)
     run.done(f"{sink.count} images' maps to {output or 'stdout'}")
 
@@ -140,6 +155,8 @@ def refine(
     map_size: MapSize = "image",
     dtype: Dtype = "float16",
     precision: MapPrecision = "float32",
+    tf32: Tf32 = True,
+    autotune: Autotune = True,
     shard: ShardOption = None,
 ) -> None:
     """Write refined maps of the images' classes.
@@ -160,7 +177,7 @@ def refine(
     output = share.output(output)
     run.reserve_sink(output, what="maps")
     checkpoint = load_checkpoint(weights, "refiner")
-    with _Images(run, data, split, maps, checkpoint.class_names, share, settings.batch_size) as images:
+    with _Images(run, data, split, maps, checkpoint.class_names, share, settings.together) as images:
         told = {
             "device": True,
             "settings": asdict_plain(settings) | {"map_size": map_size, "dtype": dtype, "precision": precision},
@@ -169,7 +186,7 @@ def refine(
         }
         work = run.work(checkpoint.class_names, **told, part=images.part)
         kept = begin(
-            run, output, "refined-maps", work, images.ids, unit=settings.batch_size, piped=images.piped)
+            run, output, "refined-maps", work, images.ids, unit=settings.together, piped=images.piped)
         items, total = images.rest(kept)
         records = stage.refine(
             items,
@@ -178,7 +195,9 @@ def refine(
             map_size=map_size,
             dtype=dtype,
             device=run.device,
-            precision=run.precision(precision),
+            precision=run.map_precision(precision),
+            tf32=tf32,
+            autotune=autotune,
             workers=run.threads,
             on_error=run.on_error,
             track=run.track,
@@ -187,7 +206,7 @@ def refine(
         chain = run.provenance(
             checkpoint.provenance, images.upstream, **told, resumed=kept.sittings if kept else ())
         header = Header("refined-maps", checkpoint.class_names, chain, images.part)
-        with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept) as sink:
+        with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept, threads=run.threads) as sink:
             sink.write_all(records)
     run.done(f"{sink.count} images' maps to {output or 'stdout'}")
 

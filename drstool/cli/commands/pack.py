@@ -83,7 +83,8 @@ def cat(
             records = stage.keep_classes(records, chosen, header.class_names)
         settings = {"fuse": fuse, "factors": list(weights), "only": chosen, "ids": wanted and len(wanted)}
         chain = run.provenance(header.provenance, settings={k: v for k, v in settings.items() if v})
-        with open_sink(output, replace(header, provenance=chain), overwrite=run.overwrite, what=what) as sink:
+        header = replace(header, provenance=chain)
+        with open_sink(output, header, overwrite=run.overwrite, what=what, threads=run.threads) as sink:
             count = sink.write_all(run.track(records, "cat", None))
     run.done(f"{count} images' {header.kind.replace('-', ' ')} to {output or 'stdout'}")
 

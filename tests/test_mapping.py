@@ -1,0 +1,142 @@
+"""From loaded images to records: order, batches that halve where memory is short, and encoding."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drstool.data.item import Item
+from drstool.errors import DrstoolError, InputError
+from drstool.formats.maps import encode_values
+from drstool.inference import computing
+from drstool.mapping import Loaded, OnHost, encoded, map_records, one_behind
+
+CPU = torch.device("cpu")
+
+
+def loaded(count):
+    for i in range(count):
+        yield Loaded(Item(str(i), Path(f"{i}.jpg")), torch.full((3, 8, 8), i, dtype=torch.uint8), (9, 9), [0])
+
+
+def recorder(most, seen):
+    """Maps that tell of their image; with room for so many images at a time."""
+
+    def compute(batch, images):
+        seen.append(len(batch))
+        if len(batch) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        assert images.shape == (len(batch), 3, 8, 8)
+        return [[0]] * len(batch), [torch.full((1, 2, 2), int(image.item.id) / 255) for image in batch]
+
+    return compute
+
+
+def run(compute, count=20, batch_size=0, **more):
+    options = {"dtype": "uint8", "device": CPU, "context": lambda autotune: nullcontext(), **more}
+    return list(map_records(loaded(count), compute, batch_size=batch_size, **options))
+
+
+def check_order(records, count=20):
+    assert [record.id for record in records] == [str(i) for i in range(count)]
+    assert [record.values[0, 0, 0] for record in records] == list(range(count))
+
+
+def test_batches_of_the_device():
+    seen = []
+    check_order(run(recorder(100, seen)))
+    assert seen == [8, 8, 4]
+
+
+@pytest.mark.parametrize("most, expected", [(5, [8, 4, 4, 4, 4, 4]), (1, [8, 4, 2, 1]), (7, [8, 4, 4, 4, 4, 4])])
+def test_automatic_batch_halves_and_stays_small(most, expected):
+    seen = []
+    check_order(run(recorder(most, seen)))
+    assert seen[:len(expected)] == expected
+    assert max(seen[len(expected):], default=1) == 1
+
+
+def test_automatic_batch_halves_late():
+    """Memory that runs short in the last, smaller batch."""
+    seen = []
+    check_order(run(recorder(4, seen), count=6), count=6)
+    assert seen == [6, 3, 3]
+
+
+def test_no_memory_for_one_image():
+    with pytest.raises(DrstoolError, match="lower --sizes"):
+        run(recorder(0, []))
+
+
+def test_batch_of_the_user_is_not_changed():
+    with pytest.raises(torch.OutOfMemoryError):
+        run(recorder(3, []), batch_size=4)
+
+
+def test_only_full_batches_are_tuned_for():
+    told = []
+
+    def context(autotune):
+        told.append(autotune)
+        return nullcontext()
+
+    run(recorder(9, []), context=context)
+    run(recorder(9, []), context=context, autotune=False)
+    assert told == [True, True, False, False, False, False]
+
+
+def test_map_that_is_not_finite():
+    def compute(batch, images):
+        return [[0]], [torch.full((1, 2, 2), torch.nan)]
+
+    for dtype in ("uint8", "float16"):
+        with pytest.raises(InputError, match="image '0': a map value is not a finite number"):
+            run(compute, 1, 1, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_encoding_is_that_of_files(dtype):
+    torch.manual_seed(0)
+    halves = torch.arange(0, 256).div(2 * 255).reshape(1, 16, 16)
+    for maps in (torch.randn(3, 40, 50), halves, torch.zeros(0, 4, 4)):
+        values, finite = encoded(maps, dtype)
+        assert np.array_equal(values.numpy(), encode_values(maps.numpy(), dtype))
+        assert finite
+    assert not encoded(torch.full((1, 1, 1), 1e9), "float16")[1]
+
+
+def test_a_gpu_is_asked_when_the_next_batch_has_begun():
+    begun = []
+
+    def started():
+        for i in range(3):
+            begun.append(i)
+            yield i
+
+    assert [(i, begun[-1]) for i in one_behind(started(), torch.device("cuda"))] == [(0, 1), (1, 2), (2, 2)]
+    begun.clear()
+    assert [(i, begun[-1]) for i in one_behind(started(), CPU)] == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_on_host_of_the_cpu():
+    one, other = OnHost([torch.arange(3), torch.ones(())]).arrays()
+    assert (one.tolist(), float(other)) == ([0, 1, 2], 1.0)
+
+
+def test_computing_leaves_no_trace():
+    before = torch.is_grad_enabled(), torch.backends.cudnn.benchmark, torch.is_autocast_enabled("cpu")
+    with computing(CPU, "bfloat16", autotune=True):
+        assert not torch.is_grad_enabled()
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    assert before == (torch.is_grad_enabled(), torch.backends.cudnn.benchmark, torch.is_autocast_enabled("cpu"))
+
+
+def test_modes_of_the_caller_do_not_change_between_records():
+    """Records come one by one, and who takes them may well compute gradients."""
+    for record in map_records(
+        loaded(3), recorder(9, []), batch_size=1, dtype="uint8", device=CPU,
+        context=lambda autotune: computing(CPU, autotune=autotune),
+    ):
+        assert torch.is_grad_enabled(), record.id
