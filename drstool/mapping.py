@@ -1,4 +1,4 @@
-"""What ``cam`` and ``refine`` share: images into square batches, maps into records."""
+"""What stages with networks share: images into square batches, maps and probabilities into records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,10 @@ from drstool.formats.maps import MapRecord, encode_values
 from drstool.inference import normalize
 from drstool.labels import label_of
 
-__all__ = ["Loaded", "batches", "load_square", "map_record", "output_size"]
+__all__ = ["LEAST_SCORE", "Loaded", "batches", "load_square", "map_record", "output_size", "score_record"]
+
+# Up to this a score is 0 in a map of one byte a pixel.
+LEAST_SCORE = 1 / 510
 
 
 @dataclass(frozen=True)
@@ -136,3 +140,29 @@ def map_record(image: Loaded, channels: Sequence[int], maps: Tensor, dtype: str)
         labels=tuple(label_of(channel) for channel in channels),
         image_size=image.size,
         image=str(image.item.image))
+
+
+def score_record(
+    identifier: str, probabilities: np.ndarray, labels: Sequence[int], image: str, dtype: str = "uint8"
+) -> MapRecord:
+    """Object probabilities as a map record of the classes that do not round to zero everywhere.
+
+    What the background has is what they leave, and is not stored.
+
+    Parameters
+    ----------
+    identifier
+    probabilities : (K + 1, H, W) float32 in [0, 1]
+        Background first.
+    labels
+        Of the K objects, ascending.
+    image
+        Path of the image.
+    dtype
+        ``uint8`` or ``float16``.
+    """
+    values = encode_values(probabilities[1:], dtype)
+    present = np.flatnonzero((probabilities[1:] > LEAST_SCORE).any(axis=(1, 2)))
+    return MapRecord(
+        id=identifier, values=values[present], labels=tuple(int(labels[channel]) for channel in present),
+        image_size=probabilities.shape[1:], image=image)

@@ -15,6 +15,7 @@ from drstool.data.decoding import (
 )
 from drstool.data.folder import read_folder
 from drstool.data.item import Dataset, Found, Item, Row
+from drstool.data.photographs import images_of, load_photograph
 from drstool.data.tags import (
     gather_names, read_class_names, read_tag_list, resolve_names, resolve_tags,
 )
@@ -22,8 +23,8 @@ from drstool.data.voc import is_voc, read_voc
 from drstool.errors import InputError
 
 __all__ = [
-    "MAX_PIXELS", "CocoMask", "Dataset", "Item", "image_size", "load_image", "load_pil",
-    "load_saliency", "load_target", "open_dataset", "require_tags", "saliency_of_items",
+    "MAX_PIXELS", "CocoMask", "Dataset", "Item", "image_size", "images_of", "load_image",
+    "load_photograph", "load_pil", "load_saliency", "load_target", "open_dataset", "require_tags", "saliency_of_items",
 ]
 
 _STDIN = "-"
