@@ -5,6 +5,7 @@ Dense form of the rule, over background and all C object classes::
     cue[0]     = background cue
     cue[c + 1] = map[c] where map[c] >= alpha, else 0        (an absent class: 0)
     label      = argmax(cue)                                 (ties: the lowest label)
+    label      = what a CRF makes of it, if one is asked for
     label      = ignore where more than two of the cues exceed `conflict`
     label      = ignore where label = background and the saliency is certain
     label      = ignore where label = background and a map exceeds `background_below`
@@ -26,7 +27,8 @@ Inter-pixel Relations (IRN), CVPR 2019, and its published code: two thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -39,8 +41,8 @@ from drstool.recipe import CueSettings
 
 __all__ = [
     "IGNORE_RULES", "MAX_CONFIDENT", "background_cue", "certain_saliency", "check_saliency_given",
-    "combiner", "confident_cues", "constant_background", "doubtful_background", "object_cue",
-    "power_background", "pseudo_label", "pseudo_label_with_reasons", "resize_maps",
+    "combiner", "confident_cues", "constant_background", "cue_probabilities", "doubtful_background",
+    "object_cue", "of_probabilities", "power_background", "pseudo_label", "pseudo_label_with_reasons", "resize_maps",
     "saliency_folder", "strongest_cue", "strongest_value",
 ]
 
@@ -141,7 +143,45 @@ def _one_background(
         return np.float32(1) - _saliency_share(_checked(saliency, maps.shape[1:]), settings)
     if kind == "constant":
         return np.full(maps.shape[1:], constant_background(settings.constant), dtype=np.float32)
+    if kind == "rest":
+        return np.maximum(np.float32(1) - maps.sum(axis=0, dtype=np.float32), np.float32(0))
     return power_background(strongest_value(maps), settings.power)
+
+
+def cue_probabilities(
+    maps: np.ndarray, settings: CueSettings, saliency: np.ndarray | None = None,
+) -> np.ndarray:
+    """The cues of a pixel as shares of their sum, background first: what a CRF starts from.
+
+    Parameters
+    ----------
+    maps : (K, H, W) float32 >= 0
+    settings, saliency
+        As in :func:`background_cue`.
+
+    Returns
+    -------
+    (K + 1, H, W) float32 in [0, 1]
+        Summing to 1; all the same where there is no cue at all.
+
+    Examples
+    --------
+    >>> settings = CueSettings(background="constant", constant=0.2)
+    >>> cue_probabilities(np.float32([[[0.6, 0.1]]]), settings).round(2).tolist()
+    [[[0.25, 1.0]], [[0.75, 0.0]]]
+    """
+    cues = np.concatenate([background_cue(maps, settings, saliency)[None], object_cue(maps, settings.alpha)])
+    total = cues.sum(axis=0)
+    return np.where(total > 0, cues / np.where(total > 0, total, 1), np.float32(1 / len(cues))).astype(np.float32)
+
+
+def of_probabilities(settings: CueSettings, given: Collection[str]) -> CueSettings:
+    """The settings for maps that are probabilities, but for those the user has given.
+
+    No value is too small to count, and background is what the objects leave.
+    """
+    fitting = {"alpha": 0.0, "background": "rest"}
+    return replace(settings, **{name: value for name, value in fitting.items() if name not in given})
 
 
 def strongest_value(maps: np.ndarray) -> np.ndarray:
@@ -177,7 +217,7 @@ def certain_saliency(saliency: np.ndarray, settings: CueSettings) -> np.ndarray:
 def pseudo_label(
     maps: np.ndarray, labels: Sequence[int], settings: CueSettings,
     saliency: np.ndarray | None = None, *, ignore_rules: bool = True,
-    dtype: np.dtype | type = np.uint8,
+    dtype: np.dtype | type = np.uint8, relabel: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """The label of the strongest cue at each pixel, or the ignore label where cues disagree.
 
@@ -196,6 +236,9 @@ def pseudo_label(
         False leaves out the rules that give the ignore label.
     dtype
         Of the result, see :func:`drstool.labels.label_type`.
+    relabel
+        Makes better labels of those of the strongest cues, such as by a CRF, before pixels are
+        ignored.
 
     Returns
     -------
@@ -219,7 +262,7 @@ def pseudo_label(
     >>> pseudo_label(maps, [15], CueSettings(), np.uint8([[255, 255, 0]])).tolist()
     [[15, 255, 0]]
     """
-    label, reasons = _decided(maps, labels, settings, saliency, dtype)
+    label, reasons = _decided(maps, labels, settings, saliency, dtype, relabel)
     if ignore_rules:
         for _, ignored in reasons:
             label[ignored] = ignore_label(dtype)
@@ -229,6 +272,7 @@ def pseudo_label(
 def pseudo_label_with_reasons(
     maps: np.ndarray, labels: Sequence[int], settings: CueSettings,
     saliency: np.ndarray | None = None, *, dtype: np.dtype | type = np.uint8,
+    relabel: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """As :func:`pseudo_label`, and which pixels each rule ignores.
 
@@ -239,7 +283,7 @@ def pseudo_label_with_reasons(
         By rule of ``IGNORE_RULES``: of each pixel that it ignores, the label of the strongest map
         there, 0 where none is above 0. A pixel that several rules ignore counts for the first.
     """
-    label, reasons = _decided(maps, labels, settings, saliency, dtype)
+    label, reasons = _decided(maps, labels, settings, saliency, dtype, relabel)
     # Nothing else gives this value, so that the pixels of earlier rules are known by it.
     ignore, ignored = ignore_label(dtype), {}
     for rule, where in reasons:
@@ -251,12 +295,14 @@ def pseudo_label_with_reasons(
 
 def _decided(
     maps: np.ndarray, labels: Sequence[int], settings: CueSettings, saliency: np.ndarray | None,
-    dtype: np.dtype | type,
+    dtype: np.dtype | type, relabel: Callable[[np.ndarray], np.ndarray] | None,
 ) -> tuple[np.ndarray, Iterator[tuple[str, np.ndarray]]]:
     """The label of the strongest cue, and for each rule that applies the pixels to be ignored."""
     background = background_cue(maps, settings, saliency)
     label, strongest = strongest_cue(maps, labels, settings.alpha, dtype)
     label[strongest <= background] = BACKGROUND
+    if relabel is not None:
+        label = relabel(label)
 
     def reasons() -> Iterator[tuple[str, np.ndarray]]:
         # Rules are asked one after the other, while the label already changes.

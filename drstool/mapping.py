@@ -1,4 +1,4 @@
-"""What ``cam`` and ``refine`` share: images into square batches, maps into records.
+"""What stages with networks share: images into square batches, maps and probabilities into records.
 
 On a GPU nothing waits that need not: images are read and results compressed by threads, pixels and
 maps travel while the device computes, and a batch's maps are asked for when the next one has begun.
@@ -21,14 +21,20 @@ from drstool.data.decoding import load_pil
 from drstool.data.item import Item
 from drstool.data.transforms import image_tensor, warp
 from drstool.errors import DrstoolError, InputError, UsageError
-from drstool.formats.maps import MapRecord
+from drstool.formats.maps import MapRecord, encode_values
 from drstool.inference import normalize, on_device
 from drstool.labels import label_of
 from drstool.recipe import AUTO_BATCH
 
-__all__ = ["Loaded", "OnHost", "encoded", "load_square", "map_records", "one_behind", "output_size"]
+__all__ = [
+    "LEAST_SCORE", "Loaded", "OnHost", "encoded", "load_square", "map_records", "one_behind", "output_size",
+    "score_record",
+]
 
 Started = TypeVar("Started")
+
+# Up to this a score is 0 in a map of one byte a pixel.
+LEAST_SCORE = 1 / 510
 
 
 @dataclass(frozen=True)
@@ -283,3 +289,29 @@ def output_size(map_size: str, square: int, image: tuple[int, int]) -> tuple[int
     if not map_size.isdecimal() or not 1 <= int(map_size) <= 10_000:
         raise UsageError("--map-size", f"{map_size!r} is no size", "square, image, or a number of pixels")
     return int(map_size), int(map_size)
+
+
+def score_record(
+    identifier: str, probabilities: np.ndarray, labels: Sequence[int], image: str, dtype: str = "uint8"
+) -> MapRecord:
+    """Object probabilities as a map record of the classes that do not round to zero everywhere.
+
+    What the background has is what they leave, and is not stored.
+
+    Parameters
+    ----------
+    identifier
+    probabilities : (K + 1, H, W) float32 in [0, 1]
+        Background first.
+    labels
+        Of the K objects, ascending.
+    image
+        Path of the image.
+    dtype
+        ``uint8`` or ``float16``.
+    """
+    values = encode_values(probabilities[1:], dtype)
+    present = np.flatnonzero((probabilities[1:] > LEAST_SCORE).any(axis=(1, 2)))
+    return MapRecord(
+        id=identifier, values=values[present], labels=tuple(int(labels[channel]) for channel in present),
+        image_size=probabilities.shape[1:], image=image)

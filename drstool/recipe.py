@@ -198,8 +198,8 @@ class CueSettings:
     background: str = _number(
         "saliency",
         "Where the background cue comes from: 1 - saliency, a constant, or (1 - strongest map value) ^ power; "
-        "several are joined by +.",
-        parts=("saliency", "constant", "power"),
+        "several are joined by +. Also rest: 1 - the sum of the maps, which is what probabilities leave.",
+        parts=("saliency", "constant", "power", "rest"),
     )
     combine: str = _number(
         "max",
@@ -286,13 +286,15 @@ class CrfSettings:
         "lattice: the approximation that pydensecrf computes; exact: the kernels themselves, for a GPU.",
         choices=("lattice", "exact"),
     )
+    # Whose settings these were at first: told by provenance, and no option of its own.
+    preset: str = ""
 
 
 # By the projects whose published settings they are; irn's CRF looks at labels.
 CRF_PRESETS: dict[str, CrfSettings] = {
-    "irn": CrfSettings(unary="labels"),
-    "deeplab": CrfSettings(bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0),
-    "psa": CrfSettings(bilateral_sxy=80.0, bilateral_srgb=13.0, bilateral_compat=10.0),
+    "irn": CrfSettings(unary="labels", preset="irn"),
+    "deeplab": CrfSettings(bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0, preset="deeplab"),
+    "psa": CrfSettings(bilateral_sxy=80.0, bilateral_srgb=13.0, bilateral_compat=10.0, preset="psa"),
 }
 
 
@@ -338,8 +340,10 @@ def _check_parts(option: str, value: str, parts: tuple[str, ...]) -> None:
         raise UsageError(option, f"{value} is no choice", f"take one of {', '.join(parts)}, or several joined by +")
 
 
-def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def override(recipe: Recipe, changes: dict[str, Any], prefix: str = "") -> Recipe:
     """The recipe with the given fields changed, each checked against its limits.
+
+    ``prefix`` is what their options begin with.
 
     Raises
     ------
@@ -354,7 +358,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     for spec in fields(recipe):  # type: ignore[arg-type]
         if spec.name not in changes:
             continue
-        option, value = "--" + spec.name.replace("_", "-"), changes[spec.name]
+        option, value = "--" + prefix + spec.name.replace("_", "-"), changes[spec.name]
         low, high = spec.metadata.get("min"), spec.metadata.get("max")
         choices = spec.metadata.get("choices")
         if choices and value not in choices:

@@ -7,7 +7,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from typing import Annotated, Any, Optional
 
 import typer
@@ -15,7 +15,7 @@ import typer
 from drstool.cli.app import app
 from drstool.cli.run import Run
 from drstool.errors import UsageError
-from drstool.recipe import RECIPES, named_recipe, override
+from drstool.recipe import CRF_PRESETS, RECIPES, CrfSettings, named_recipe, override
 
 __all__ = [
     "Autotune",
@@ -150,13 +150,15 @@ def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> ins
 
 
 def command(
-    name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False
+    name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
+    crf: str | None = None, crf_labels: bool = False,
 ) -> Callable:
     """Register a function as a command.
 
     The function is called with ``run`` (the common options at work), with ``settings`` (an
-    instance of the given dataclass, each of whose fields has become an option) if it takes them,
-    and with its own parameters.
+    instance of the given dataclass, each of whose fields has become an option), ``given`` (names
+    of those fields that the user has set) and ``crf`` (settings of the CRF, or None) if it takes
+    them, and with its own parameters.
 
     Parameters
     ----------
@@ -170,14 +172,19 @@ def command(
         Whether single images may fail and be left out.
     resume
         Whether the work can be gone on with after an interruption.
+    crf
+        What ``--crf`` is by default; None where there is no such option.
+    crf_labels
+        Whether the CRF may start from labels because the named settings say so.
     """
 
     def register(function: Callable) -> Callable:
         own = [
             p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for p in inspect.signature(function, eval_str=True).parameters.values()
-            if p.name not in ("run", "settings")
+            if p.name not in ("run", "settings", "given", "crf")
         ]
+        takes_given = "given" in inspect.signature(function).parameters
         numbers = _recipe_options(settings) if settings else []
         named = settings is not None and any(settings in recipe for recipe in RECIPES.values())
         recipe = (
@@ -193,14 +200,20 @@ def command(
                 if value == "" or isinstance(value, (list, tuple)) and "" in value:
                     raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
             common = {key: values.pop(key, False) for key in _COMMON_NAMES}
+            if takes_given:
+                values["given"] = frozenset(
+                    spec.name for spec in fields(settings) if values[_PREFIX + spec.name] is not None)
             if settings is not None:
                 values["settings"] = _settings(settings, values)
+            if crf is not None:
+                values["crf"] = _crf_settings(values, crf_labels)
             with Run(command=name, arguments=sys.argv, **common) as run:
                 if settings is not None:
                     run.detail(", ".join(f"{k} {_shown(v)}" for k, v in vars(values["settings"]).items() if v != ()))
                 function(run=run, **values)
 
-        parameters = [*own, *recipe, *numbers, *_common(keep_going, resume)]
+        smoothing = _crf_options(crf) if crf is not None else []
+        parameters = [*own, *recipe, *numbers, *smoothing, *_common(keep_going, resume)]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.
@@ -283,6 +296,43 @@ def _settings(kind: type, values: dict[str, Any]) -> Any:
         if value is not None:
             changes[spec.name] = _numbers(spec, value) if str(spec.type).startswith("tuple") else value
     return override(base, changes)
+
+
+_CRF_PREFIX = "crf_"
+_CRF_FIELDS = [spec for spec in fields(CrfSettings) if "help" in spec.metadata]
+
+
+def _crf_options(default: str) -> list[inspect.Parameter]:
+    """``--crf`` and an option for each number of the CRF."""
+    names = [*CRF_PRESETS, "none"]
+    told = "Dense CRF with the published settings of that project, which the --crf- options change."
+    options = [_option("crf", str, default, "--crf", metavar="|".join(names), help=told)]
+    for spec in _CRF_FIELDS:
+        values = {name: _shown(getattr(preset, spec.name)) for name, preset in CRF_PRESETS.items()}
+        same = len(set(values.values())) == 1
+        shown = f"default: {next(iter(values.values()))}" if same else "; ".join(f"{n}: {v}" for n, v in values.items())
+        more: dict[str, Any] = {"help": f"{spec.metadata['help']} [{shown}]", "show_default": False}
+        if choices := spec.metadata.get("choices"):
+            more["metavar"] = "|".join(choices)
+        flag = "--crf-" + spec.name.replace("_", "-")
+        options.append(_option(_CRF_PREFIX + spec.name, Optional[_KINDS[str(spec.type)]], None, flag, **more))
+    return options
+
+
+def _crf_settings(values: dict[str, Any], from_labels: bool) -> CrfSettings | None:
+    """The CRF asked for; takes its options out of ``values``."""
+    name = values.pop("crf")
+    changes = {spec.name: values.pop(_CRF_PREFIX + spec.name) for spec in _CRF_FIELDS}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    check_choice("--crf", name, [*CRF_PRESETS, "none"])
+    if name == "none":
+        if changes:
+            option = "--crf-" + next(iter(changes)).replace("_", "-")
+            right = "give --crf " + " or ".join(CRF_PRESETS)
+            raise UsageError(option, "is a setting of the CRF, and there is none", right)
+        return None
+    preset = CRF_PRESETS[name] if from_labels else replace(CRF_PRESETS[name], unary="probabilities")
+    return override(preset, changes, prefix="crf-")
 
 
 def _numbers(spec: Field, text: str) -> tuple:

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drstool import cues
 from drstool.data.decoding import load_saliency
+from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
 from drstool.formats.label_png import LabelRecord
 from drstool.formats.maps import MapRecord
-from drstool.labels import ignore_label, label_names, label_type
+from drstool.labels import BACKGROUND, ignore_label, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
-from drstool.recipe import CueSettings
+from drstool.recipe import CrfSettings, CueSettings
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["IgnoreReport", "label_record", "pseudo_label"]
 
@@ -84,7 +90,8 @@ class IgnoreReport:
 
 def pseudo_label(
     records: Iterable[MapRecord], settings: CueSettings, *,
-    saliency_of: Callable[[str], Path] | None = None, workers: int = 1,
+    saliency_of: Callable[[str], Path] | None = None, crf: CrfSettings | None = None,
+    image_of: ImageOf | None = None, device: torch.device | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
     num_object_classes: int = 1, report: IgnoreReport | None = None,
 ) -> Iterator[LabelRecord]:
@@ -98,6 +105,12 @@ def pseudo_label(
     saliency_of
         Path of an image id's saliency map, such as :func:`drstool.cues.saliency_folder` gives;
         needed for ``background="saliency"``, otherwise not used.
+    crf
+        Of the CRF that relabels the pixels before any is ignored. With ``unary="labels"``, as IRN
+        does, it starts from the labels of the strongest cues; otherwise, as PSA does, from the
+        cues themselves, divided by their sum.
+    image_of, device
+        For the CRF: path of a record's image, by default the one that it names, and where it runs.
     workers
         Number of threads; the labels do not depend on it.
     on_error
@@ -112,19 +125,22 @@ def pseudo_label(
     Raises
     ------
     InputError
-        A saliency map is missing, unreadable or not of the image's size; a record is no map.
+        A saliency map, or for the CRF an image, is missing, unreadable or not of the right size; a
+        record is no map.
     UsageError
         No ``saliency_of`` where the background cue needs one.
 
     References
     ----------
-    Kim, Han, Kim, AAAI 2021, section 3.4.
+    Kim, Han, Kim, AAAI 2021, section 3.4. Ahn, Cho, Kwak, CVPR 2019 (IRN), and Ahn, Kwak, CVPR 2018
+    (PSA), with their published code, for what the CRF starts from.
     """
     # Checked here and not at the first record: a generator would start late.
     cues.check_saliency_given(settings, saliency_of is not None)
+    relabeller = None if crf is None else _Relabeller(crf, settings, image_of or images_of(), device, workers)
     work = partial(
         _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
-        reported=report is not None)
+        reported=report is not None, relabeller=relabeller)
     return _reporting(track(map_items(work, records, workers, on_error), "pseudo-label", total), report)
 
 
@@ -147,7 +163,7 @@ def _reporting(
 
 def _labelled(
     record: MapRecord, settings: CueSettings, saliency_of: Callable[[str], Path] | None, dtype: np.dtype | type,
-    reported: bool,
+    reported: bool, relabeller: _Relabeller | None = None,
 ) -> tuple[LabelRecord, IgnoreReport | None]:
     if not isinstance(record, MapRecord):
         raise InputError(f"image '{record.id}'", "comes as a label image",
@@ -156,10 +172,12 @@ def _labelled(
     if settings.uses_saliency and saliency_of is not None:
         saliency = load_saliency(saliency_of(record.id), record.image_size)
     maps = cues.resize_maps(record.as_float(), record.image_size)
+    relabel = None if relabeller is None else partial(relabeller, record=record, maps=maps, saliency=saliency)
+    how = {"dtype": dtype, "relabel": relabel}
     if not reported:
-        labels = cues.pseudo_label(maps, record.labels, settings, saliency, dtype=dtype)
+        labels = cues.pseudo_label(maps, record.labels, settings, saliency, **how)
         return LabelRecord(id=record.id, labels=labels, image=record.image), None
-    labels, ignored = cues.pseudo_label_with_reasons(maps, record.labels, settings, saliency, dtype=dtype)
+    labels, ignored = cues.pseudo_label_with_reasons(maps, record.labels, settings, saliency, **how)
     report = IgnoreReport(images=1, pixels=labels.size, labelled=_counted(labels))
     del report.labelled[ignore_label(dtype)]
     for rule, strongest in ignored.items():
@@ -175,3 +193,33 @@ def _counted(labels: np.ndarray) -> Counter[int]:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+class _Relabeller:
+    """The CRF as the rule of the cues sees it: labels in, labels out."""
+
+    def __init__(
+        self, crf: CrfSettings, settings: CueSettings, image_of: ImageOf, device: torch.device | None, workers: int,
+    ) -> None:
+        import torch
+
+        from drstool.crf import one_thread
+
+        self._crf, self._settings, self._image_of = crf, settings, image_of
+        self._device = device or torch.device("cpu")
+        self._threads = one_thread if workers > 1 else nullcontext
+
+    def __call__(
+        self, label: np.ndarray, *, record: MapRecord, maps: np.ndarray, saliency: np.ndarray | None,
+    ) -> np.ndarray:
+        from drstool.crf import smooth_labels, smooth_probabilities
+
+        image = load_photograph(record, self._image_of)
+        present = (BACKGROUND, *record.labels)
+        told = {"device": self._device, "where": f"image {record.id!r}"}
+        with self._threads():
+            if self._crf.unary == "labels":
+                return smooth_labels(image, label, present, self._crf, **told)
+            probabilities = cues.cue_probabilities(maps, self._settings, saliency)
+            found = smooth_probabilities(image, probabilities, self._crf, **told).argmax(axis=0)
+        return np.asarray(present, dtype=label.dtype)[found]

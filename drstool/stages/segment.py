@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from drstool.crf import one_thread, smooth_probabilities
 from drstool.data.decoding import load_pil
 from drstool.data.item import Item
 from drstool.data.transforms import image_tensor
 from drstool.formats.checkpoint import Checkpoint
 from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord, encode_values
+from drstool.formats.maps import MapRecord
 from drstool.inference import computing, normalize, on_device, segment_probabilities
 from drstool.labels import label_type
-from drstool.mapping import OnHost, one_behind
+from drstool.mapping import LEAST_SCORE, OnHost, one_behind
+from drstool.mapping import score_record as mapped_score_record
 from drstool.models.build import restore_network
 from drstool.parallel import OnError, Track, map_items, untracked
-from drstool.recipe import SegmentSettings
+from drstool.recipe import CrfSettings, SegmentSettings
 
 __all__ = ["score_record", "segment"]
 
@@ -32,6 +35,7 @@ def segment(
     settings: SegmentSettings,
     *,
     scores: bool = False,
+    crf: CrfSettings | None = None,
     device: torch.device = torch.device("cpu"),
     precision: str = "float32",
     tf32: bool = True,
@@ -51,6 +55,9 @@ def segment(
     settings
     scores
         Also yield the probabilities as maps.
+    crf
+        Of the CRF that the probabilities go through, those of the classes that are more than
+        1/510 somewhere in the image: what a score map holds.
     device, precision, tf32, workers, on_error, track, total
         As in :func:`drstool.stages.cam.cam`.
 
@@ -65,14 +72,37 @@ def segment(
     loaded = map_items(lambda item: (item, image_tensor(load_pil(item.image))), items, workers, on_error)
     # Sizes differ from image to image, so there is nothing to tune for.
     context = partial(computing, device, precision, tf32=tf32)
-    return _segmented(track(loaded, "segment", total), model, settings, scores, device, context)
+    seen = _segmented(
+        track(loaded, "segment", total), model, settings, scores or crf is not None, device, context)
+    if crf is not None:
+        smooth = partial(_smoothed, crf=crf, device=device, threads=one_thread if workers > 1 else nullcontext)
+        seen = map_items(smooth, seen, workers, on_error)
+    return (_records(each, scores) for each in seen)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the network says of an image.
+
+    Attributes
+    ----------
+    item
+    pixels : (3, H, W) uint8
+    labels : (H, W) uint8 or uint16
+    probabilities : (num_classes, H, W) float32, or None where nobody asks
+    """
+
+    item: Item
+    pixels: Tensor
+    labels: np.ndarray
+    probabilities: np.ndarray | None
 
 
 def _segmented(
     loaded: Iterable[tuple[Item, Tensor]], model: torch.nn.Module, settings: SegmentSettings,
-    scores: bool, device: torch.device, context: Callable[[], AbstractContextManager],
-) -> Iterator[tuple[LabelRecord, MapRecord | None]]:
-    def started() -> Iterator[tuple[Item, np.dtype, OnHost]]:
+    wanted: bool, device: torch.device, context: Callable[[], AbstractContextManager],
+) -> Iterator[_Seen]:
+    def started() -> Iterator[tuple[Item, Tensor, np.dtype, OnHost]]:
         for item, pixels in loaded:
             with context():
                 image = normalize(on_device(pixels[None], device)).contiguous(memory_format=torch.channels_last)
@@ -81,13 +111,33 @@ def _segmented(
                 dtype = label_type(len(probabilities) - 1)
                 # torch computes little in uint16.
                 labels = probabilities.argmax(dim=0).to(torch.uint8 if dtype == np.uint8 else torch.int32)
-                on_host = OnHost([labels, probabilities] if scores else [labels])
-            yield item, dtype, on_host
+                on_host = OnHost([labels, probabilities] if wanted else [labels])
+            yield item, pixels, dtype, on_host
 
-    for item, dtype, on_host in one_behind(started(), device):
+    for item, pixels, dtype, on_host in one_behind(started(), device):
         labels, *probabilities = on_host.arrays()
-        record = LabelRecord(id=item.id, labels=labels.astype(dtype, copy=False), image=str(item.image))
-        yield record, score_record(item, probabilities[0]) if scores else None
+        yield _Seen(item, pixels, labels.astype(dtype, copy=False), probabilities[0] if wanted else None)
+
+
+def _smoothed(
+    seen: _Seen, *, crf: CrfSettings, device: torch.device, threads: Callable[[], AbstractContextManager],
+) -> _Seen:
+    assert seen.probabilities is not None
+    probabilities = seen.probabilities.astype(np.float32, copy=False)
+    present = np.flatnonzero((probabilities > LEAST_SCORE).any(axis=(1, 2)))
+    shares = probabilities[present]
+    shares = shares / shares.sum(axis=0)
+    found = np.zeros_like(probabilities)
+    with threads():
+        found[present] = smooth_probabilities(
+            seen.pixels.permute(1, 2, 0).contiguous().numpy(), shares, crf, device=device,
+            where=f"image {seen.item.id!r}")
+    return replace(seen, labels=found.argmax(axis=0).astype(seen.labels.dtype), probabilities=found)
+
+
+def _records(seen: _Seen, scores: bool) -> tuple[LabelRecord, MapRecord | None]:
+    record = LabelRecord(id=seen.item.id, labels=seen.labels, image=str(seen.item.image))
+    return record, score_record(seen.item, seen.probabilities) if scores else None  # type: ignore[arg-type]
 
 
 def score_record(item: Item, probabilities: np.ndarray) -> MapRecord:
@@ -99,8 +149,4 @@ def score_record(item: Item, probabilities: np.ndarray) -> MapRecord:
     probabilities : (num_classes, H, W) float32 in [0, 1]
         Background first.
     """
-    values = encode_values(probabilities[1:], "uint8")
-    present = np.flatnonzero(values.any(axis=(1, 2)))
-    return MapRecord(
-        id=item.id, values=values[present], labels=tuple(int(channel) + 1 for channel in present),
-        image_size=probabilities.shape[1:], image=str(item.image))
+    return mapped_score_record(item.id, probabilities, range(1, len(probabilities)), str(item.image))

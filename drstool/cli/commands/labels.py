@@ -1,46 +1,78 @@
-"""``pseudo-label`` and ``segment``: label images."""
+"""``pseudo-label``, ``segment`` and ``crf``: label images, and probabilities that follow edges."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from drstool.cli.commands.train import asdict_plain
-from drstool.cli.options import Data, MapPrecision, MapsIn, OutputOrStdout, Saliency, Split, Tf32, Weights, command
+from drstool.cli.options import (
+    Data,
+    MapPrecision,
+    MapsIn,
+    OutputOrStdout,
+    Saliency,
+    Split,
+    Tf32,
+    Weights,
+    check_choice,
+    command,
+)
 from drstool.cli.run import Run
 from drstool.cli.shards import ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, is_finished, rest_of
-from drstool.recipe import CueSettings, SegmentSettings
+from drstool.recipe import CrfSettings, CueSettings, SegmentSettings
+
+if TYPE_CHECKING:
+    from drstool.data.photographs import ImageOf
+
+CrfData = Annotated[
+    Optional[str],
+    typer.Option("--data", help="Images for the CRF, as in the other commands; by default those that the maps name."),
+]
 
 
 @command(
     "pseudo-label",
     resume=True,
     settings=CueSettings,
+    crf="none",
+    crf_labels=True,
     example="drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels",
 )
 def pseudo_label(
     run: Run,
     settings: CueSettings,
+    given: frozenset[str],
+    crf: CrfSettings | None,
     maps: MapsIn = None,
     saliency: Saliency = None,
+    data: CrfData = None,
+    split: Split = None,
     output: OutputOrStdout = None,
     shard: ShardOption = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print what the rules ignored, in all and by class, as JSON; needs -o.")
     ] = False,
 ) -> None:
-    """Write label PNGs from maps: object cues against a background cue."""
-    from drstool.cues import check_saliency_given, saliency_folder
+    """Write label PNGs from maps: object cues against a background cue.
+
+    A CRF (--crf) relabels the pixels before any is ignored. With irn's settings it starts from the labels of the
+    strongest cues, as IRN's does; otherwise from the cues themselves, divided by their sum, as PSA's does.
+    """
+    from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
     from drstool.errors import InputError, UsageError
     from drstool.formats import Header, check_folder, open_records, open_sink
     from drstool.formats.score_text import json_text
     from drstool.stages import pseudo_label as stage
 
-    check_saliency_given(settings, saliency is not None)
+    if crf is None and data is not None:
+        raise UsageError("--data", "is where a CRF finds the images, and there is none", "give --crf, or leave it out")
+    if "background" in given:
+        check_saliency_given(settings, saliency is not None)
     share = pick_shard(shard)
     output = share.output(output)
     if json and output in (None, "-", "/dev/stdout"):
@@ -54,9 +86,13 @@ def pseudo_label(
             raise InputError(
                 source.where, f"holds {source.kind}", "pseudo-label reads maps, as 'drstool cam' or 'refine' write them"
             )
+        if source.kind == "score-maps":
+            settings = of_probabilities(settings, given)
+        check_saliency_given(settings, saliency is not None)
         digests, piped = run.digests_of(maps=maps)
         told = {
-            "settings": asdict_plain(settings),
+            "device": crf is not None,
+            "settings": asdict_plain(settings) | _told(crf),
             "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}),
             "used": {"saliency": settings.uses_saliency, "pixel_ground_truth": False},
         }
@@ -69,6 +105,9 @@ def pseudo_label(
             chosen,
             settings,
             saliency_of=saliency_folder(saliency) if saliency else None,
+            crf=crf,
+            image_of=_image_of(data, split, source.header.class_names),
+            device=None if crf is None else run.device,
             workers=run.threads,
             on_error=run.on_error,
             track=run.track,
@@ -92,11 +131,13 @@ def pseudo_label(
     "segment",
     resume=True,
     settings=SegmentSettings,
+    crf="none",
     example="drstool segment --data demo --split val --weights seg.pt -o pred",
 )
 def segment(
     run: Run,
     settings: SegmentSettings,
+    crf: CrfSettings | None,
     data: Data,
     weights: Weights,
     output: OutputOrStdout = None,
@@ -126,7 +167,7 @@ def segment(
     chosen, part = share.of_dataset(dataset)
     told = {
         "device": True,
-        "settings": asdict_plain(settings) | {"precision": precision},
+        "settings": asdict_plain(settings) | {"precision": precision} | _told(crf),
         "inputs": {"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
         "used": {"pixel_ground_truth": False},
     }
@@ -143,6 +184,7 @@ def segment(
         checkpoint,
         settings,
         scores=scores is not None,
+        crf=crf,
         device=run.device,
         precision=run.map_precision(precision),
         tf32=tf32,
@@ -175,6 +217,99 @@ def _begin_scores(run: Run, scores: str, kept: Any, work: Any, ids: list[str]) -
     begun = begin(run, scores, "score-maps", work, ids, among=kept.done)
     kept.keep_only(begun.done if begun is not None else ())
     return begun
+
+
+@command(
+    "crf",
+    settings=CueSettings,
+    crf="deeplab",
+    example="drstool crf refined.h5 --background power -o smooth.h5",
+)
+def crf_(
+    run: Run,
+    settings: CueSettings,
+    given: frozenset[str],
+    crf: CrfSettings | None,
+    maps: MapsIn = None,
+    saliency: Saliency = None,
+    data: CrfData = None,
+    split: Split = None,
+    output: OutputOrStdout = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="uint8|float16",
+            help="How probabilities are stored: uint8 is round(255 x); float16 is finer and larger.",
+        ),
+    ] = "uint8",
+    shard: ShardOption = None,
+) -> None:
+    """Write class probabilities that follow the images' edges, from probabilities or maps.
+
+    Of localization and refined maps the probabilities are the cues, background included, divided by their sum.
+    """
+    from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
+    from drstool.errors import InputError, UsageError
+    from drstool.formats import Header, open_records, open_sink
+    from drstool.stages import crf as stage
+
+    if crf is None:
+        raise UsageError("--crf", "none leaves nothing to do", "give irn, deeplab or psa")
+    check_choice("--dtype", dtype, ("uint8", "float16"))
+    share = pick_shard(shard)
+    output = share.output(output)
+    run.reserve_sink(output, what="maps")
+    with open_records(maps) as source:
+        if not source.is_maps:
+            raise InputError(
+                source.where, f"holds {source.kind}", "crf reads maps, as 'drstool segment --scores' or 'refine' write"
+            )
+        scores = source.kind == "score-maps"
+        if scores:
+            settings = of_probabilities(settings, given)
+        check_saliency_given(settings, saliency is not None)
+        chosen, total, part = share.of_records(source)
+        records = stage.crf(
+            chosen,
+            crf,
+            settings,
+            scores=scores and settings.background == "rest",
+            saliency_of=saliency_folder(saliency) if saliency else None,
+            image_of=_image_of(data, split, source.header.class_names),
+            dtype=dtype,
+            device=run.device,
+            workers=run.threads,
+            on_error=run.on_error,
+            track=run.track,
+            total=total,
+        )
+        chain = run.provenance(
+            source.header.provenance,
+            device=True,
+            settings=asdict_plain(settings) | _told(crf) | {"dtype": dtype},
+            used={"saliency": settings.uses_saliency, "pixel_ground_truth": False},
+        )
+        header = Header("score-maps", source.header.class_names, chain, part)
+        with open_sink(output, header, overwrite=run.overwrite, what="maps", threads=run.threads) as sink:
+            count = sink.write_all(records)
+    run.done(f"{count} images' probabilities to {output or 'stdout'}")
+
+
+def _told(crf: CrfSettings | None) -> dict:
+    """The CRF as provenance tells it."""
+    return {} if crf is None else {"crf": asdict_plain(crf)}
+
+
+def _image_of(data: str | None, split: str | None, class_names: tuple[str, ...]) -> ImageOf:
+    """Where the CRF finds a record's photograph."""
+    from drstool.data import open_dataset
+    from drstool.data.photographs import images_of
+    from drstool.errors import UsageError
+
+    if data is None and split is not None:
+        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
+    return images_of(None if data is None else open_dataset(data, split, class_names=class_names, images_only=True))
 
 
 def _check_apart(labels: str | None, scores: str) -> None:

@@ -44,6 +44,7 @@ Predictions = Annotated[
 def evaluate(
     run: Run,
     settings: CueSettings,
+    given: frozenset[str],
     data: Data,
     predictions: Predictions = None,
     split: Split = None,
@@ -108,10 +109,10 @@ def evaluate(
     }
     if sweep is not None:
         splits = (select_on or split, report_on or split)
-        result = _sweep(names[0], data, splits, classes, saliency, sweep, tolerance, shared)
+        result = _sweep(names[0], data, splits, classes, saliency, sweep, tolerance, shared, given)
     else:
         shared |= {"boundary_ratio": boundary_ratio if boundary else None, "per_image": per_image or len(names) > 1}
-        runs = [_evaluate(name, data, split, classes, saliency, shared) for name in names]
+        runs = [_evaluate(name, data, split, classes, saliency, shared, given) for name in names]
         several = {"resamples": resamples, "level": level, "seed": run.seed}
         result = stage.compare(names, runs, **several) if len(names) > 1 else runs[0]
     write = stage.as_json if json else stage.as_csv if csv else stage.as_table
@@ -161,7 +162,13 @@ def _check_eval(
 
 
 def _evaluate(
-    name: str, data: str, split: str | None, classes: str | None, saliency: str | None, shared: dict[str, Any]
+    name: str,
+    data: str,
+    split: str | None,
+    classes: str | None,
+    saliency: str | None,
+    shared: dict[str, Any],
+    given: frozenset[str],
 ) -> Any:
     """Scores of one input."""
     from drstool.cues import check_saliency_given
@@ -169,6 +176,7 @@ def _evaluate(
     from drstool.stages import eval as stage
 
     with open_records(name) as source:
+        shared = _fitting(source, shared, given)
         dataset, saliency_of = _targets(source, data, (split,), classes, saliency)
         if source.is_maps:
             check_saliency_given(shared["settings"], saliency_of is not None)
@@ -186,6 +194,7 @@ def _sweep(
     parameter: str,
     tolerance: float,
     shared: dict[str, Any],
+    given: frozenset[str],
 ) -> Any:
     """Scores of one map file at 256 values."""
     from drstool.formats import open_records
@@ -194,6 +203,7 @@ def _sweep(
     with open_records(name) as source:
         if not source.is_maps:
             raise stage.no_sweep_of_labels(source.where)
+        shared = _fitting(source, shared, given)
         parts, saliency_of = _targets(source, data, tuple(dict.fromkeys(splits)), classes, saliency)
         return stage.sweep(
             source.records(),
@@ -207,6 +217,15 @@ def _sweep(
             saliency_of=saliency_of,
             **shared,
         )
+
+
+def _fitting(source: RecordSource, shared: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
+    """The same with the cue settings of what the source holds: scores are probabilities."""
+    from drstool.cues import of_probabilities
+
+    if source.kind != "score-maps":
+        return shared
+    return shared | {"settings": of_probabilities(shared["settings"], given)}
 
 
 def _targets(

@@ -1,0 +1,64 @@
+"""The photograph that a record of maps or labels is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from drstool.data.decoding import load_image
+from drstool.data.item import Dataset
+from drstool.errors import InputError
+from drstool.formats.maps import MapRecord
+
+__all__ = ["ImageOf", "images_of", "load_photograph"]
+
+# Path of the image of a record.
+ImageOf = Callable[[MapRecord], Path]
+
+
+def images_of(dataset: Dataset | None = None) -> ImageOf:
+    """A function that names a record's image: as the dataset says, or without one the record.
+
+    Raises
+    ------
+    InputError
+        By the function: the dataset lacks the image, or the record does not name its own.
+    """
+    paths = None if dataset is None else {item.id: item.image for item in dataset.items}
+
+    def image_of(record: MapRecord) -> Path:
+        if paths is None:
+            if not record.image:
+                raise InputError(f"image {record.id!r}", "has maps that do not say where it lies", "give --data")
+            return Path(record.image)
+        if record.id not in paths:
+            raise InputError(
+                f"image {record.id!r}", f"is not among the {len(paths)} of {dataset.source}",
+                "check --data and --split")
+        return paths[record.id]
+
+    return image_of
+
+
+def load_photograph(record: MapRecord, image_of: ImageOf) -> np.ndarray:
+    """The image of a record, checked to be of the size that the record says.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+
+    Raises
+    ------
+    InputError
+        It is not to be found, unreadable, or of another size.
+    """
+    path = image_of(record)
+    image = load_image(path)
+    if image.shape[:2] != tuple(record.image_size):
+        found, expected = (" x ".join(map(str, reversed(size))) for size in (image.shape[:2], record.image_size))
+        raise InputError(
+            path, f"is {found} pixels, but image {record.id!r} is {expected} in its maps",
+            "give the photograph that the maps were made of")
+    return image
