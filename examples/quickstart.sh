@@ -22,7 +22,7 @@ cd "$work"
 backbone="--backbone vgg16-small --image-size 128 --batch-size 5 --hue 0 --saturation 0.1 --decay-factor 0.5"
 classifier="$backbone --resize-size 144 --optimizer adam --weight-decay 0 --bias-lr-factor 1"
 
-drstool demo demo
+drstool demo demo --val 60
 data="--data demo --split train"
 
 drstool train-cls $data $classifier --suppression none --init none --lr 0.001 --new-lr-factor 5 \
@@ -31,13 +31,13 @@ drstool train-cls $data $classifier --suppression fixed --delta 0.55 --drs-layer
     --lr 0.0007 --new-lr-factor 3 --epochs 10 --decay-epochs 4,6,8,10 -o cls.pt
 drstool cam $data --weights plain.pt -o cam.h5
 drstool cam $data --weights cls.pt -o drs.h5
-drstool refine-train $data --maps drs.h5 $backbone --init cls.pt --lr 0.001 --epochs 12 --decay-epochs 6,8,10,12 \
+drstool refine-train $data --maps drs.h5 $backbone --init cls.pt --lr 0.001 --epochs 10 --decay-epochs 5,7,9 \
     -o refiner.pt
 # uint8 cuts the refiner's values off at 1: where it overshoots, it would beat even a background that is certain.
 drstool refine $data --weights refiner.pt --dtype uint8 -o refined.h5
 drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels
 drstool train-seg $data --labels labels --backbone vgg16-small --image-size 160 --init refiner.pt \
-    --lr 0.05 --backbone-lr-factor 1 --batch-size 8 --epochs 6 --scale-min 0.75 --scale-max 1.5 -o seg.pt
+    --lr 0.05 --backbone-lr-factor 1 --batch-size 8 --epochs 5 --scale-min 0.75 --scale-max 1.5 -o seg.pt
 drstool segment --data demo --split val --weights seg.pt -o pred
 
 mkdir scores

@@ -109,7 +109,8 @@ def test_workers_do_not_matter(drs, made, tmp_path):
 def test_filter_of_scores_equals_segment_with_crf(drs, voc, made, tmp_path):
     data = ("--data", voc, "--split", "val")
     for name, more in (("plain", ()), ("smooth", ("--crf", "deeplab"))):
-        line = ("segment", *data, "--weights", made.seg, *more, "-o", tmp_path / name, "--scores", tmp_path / f"{name}.h5")
+        outputs = ("-o", tmp_path / name, "--scores", tmp_path / f"{name}.h5")
+        line = ("segment", *data, "--weights", made.seg, *more, *outputs)
         outcome = drs(*line)
         assert outcome.code == 0, outcome.err
     outcome = drs("crf", tmp_path / "plain.h5", "-o", tmp_path / "filtered.h5")
@@ -246,7 +247,7 @@ def test_bad_input(drs, photo, tmp_path, kind):
     (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: is a setting of the CRF, and there"),
     (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: is where a CRF finds the images"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-confidence", "1"), "--crf-confidence: 1.0 is too large"),
-    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-srgb", "0"), "--crf-bilateral-srgb: 0.0 is too sm"),
+    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-srgb", "0"), "-srgb: 0.0 is too small"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is no finite number"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-mode", "fast"), "--crf-mode: fast is no choice"),
 ])

@@ -358,7 +358,7 @@ def test_ground_truth_may_be_annotations(dataset, targets):
         def __init__(self, labels):
             self.labels = labels
 
-        def rasterize(self):
+        def rasterize(self, expected=None):
             return self.labels
 
         def __str__(self):

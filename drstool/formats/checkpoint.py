@@ -85,7 +85,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool
         "class_names": list(checkpoint.class_names),
         "architecture": checkpoint.architecture,
         "recipe": checkpoint.recipe,
-        "weights": {name: value.detach().cpu() for name, value in checkpoint.weights.items()},
+        "weights": {name: _stored(value) for name, value in checkpoint.weights.items()},
         "provenance": list(checkpoint.provenance),
     }
     save_torch(path, content, overwrite=overwrite)
@@ -223,6 +223,12 @@ def _pickled_name(entry: Any) -> str:
     if isinstance(entry, tuple):
         return " ".join(entry[1].rsplit(".", 1))
     return f"{entry.__module__} {entry.__qualname__}"
+
+
+def _stored(value: Any) -> Any:
+    """A tensor on the CPU; one that repeats few numbers has them all, which readers insist on."""
+    value = value.detach().cpu()
+    return value.contiguous() if 0 in value.stride() else value
 
 
 def _check_weights(weights: dict, path: object) -> None:
