@@ -17,6 +17,9 @@ from PIL import Image
 # with a handler in place they begin as they do at a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Not tests, and to be run by who wants figures.
+collect_ignore = ["benchmarks"]
+
 CLASSES = ("bar", "disc")
 TRAIN = ("p0", "p1", "p2", "p3")
 VAL = ("p4", "p5")

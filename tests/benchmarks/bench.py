@@ -1,0 +1,733 @@
+"""How fast drstool is, beside the same work done plainly, and beside the authors' code where there is a checkout.
+
+    python tests/benchmarks/bench.py [--data VOC2012] [--against DRS] [--only cam --only eval] [--json FILE]
+
+Contenders take turns in one process (A B A B …) after a warm-up, so that what the machine does besides falls on
+all of them alike; a GPU is waited for. The table tells each one's median and the ratio to the first; of the ratios
+of neighbours the median is told too, which slow drifts of the machine spare. Pictures are drawn unless --data names
+some. --clock cpu counts the time of the processor in place of the clock's, for a machine that others use as well.
+
+Nothing here is asserted and nothing is collected by pytest: figures belong to a machine, not to the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+# Classes of the authors' network, which knows one dataset.
+AUTHORS_CLASSES = 20
+
+
+@dataclass
+class Settings:
+    """What the command line says."""
+
+    data: str | None = None
+    split: str | None = None
+    against: str | None = None
+    weights: str | None = None
+    device: str = "auto"
+    backbone: str = "vgg16"
+    image_size: int = 320
+    images: int = 16
+    batch_size: int = 3
+    rounds: int = 3
+    steps: int = 3
+    threads: int = 0
+    workers: int = 0
+    clock: str = "wall"
+    precision: str = "auto"
+    many: int = 400
+    folder: Path = field(default_factory=Path)
+
+    def __post_init__(self) -> None:
+        import os
+
+        self.workers = self.workers or min(16, len(os.sched_getaffinity(0)))
+
+
+@dataclass
+class Result:
+    """One comparison.
+
+    Attributes
+    ----------
+    name
+    unit
+        What a second is divided by: images, steps, runs.
+    times
+        Seconds a unit by contender, one a round.
+    told
+        Whatever else there is to say.
+    """
+
+    name: str
+    unit: str
+    times: dict[str, list[float]]
+    told: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        """The comparison as plain values; ``speedup`` is of the first contender over each other one."""
+        first = next(iter(self.times.values()), [])
+        return {
+            "name": self.name, "unit": self.unit, "seconds": self.times,
+            "median": {name: statistics.median(times) for name, times in self.times.items()},
+            "speedup": {
+                name: statistics.median(b / a for a, b in zip(first, times))
+                for name, times in self.times.items() if times is not first},
+            **self.told}
+
+
+class Bench:
+    """The machine, the pictures and the networks that the comparisons share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    # --- what is compared is made of ------------------------------------------------------------
+
+    @cached_property
+    def device(self) -> Any:
+        """Where networks run."""
+        import torch
+
+        from drstool.training import pick_device
+
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        return pick_device(self.settings.device)
+
+    @cached_property
+    def dataset(self) -> Any:
+        """The user's pictures, or drawn ones; of the split as many as are wanted."""
+        from drstool.data import open_dataset
+
+        data = self.settings.data or str(self._drawn())
+        dataset = open_dataset(data, self.settings.split or "train")
+        return replace(dataset, items=dataset.items[: self.settings.images])
+
+    def _drawn(self) -> Path:
+        from drstool.stages.demo import render_demo
+
+        folder = self.settings.folder / "demo"
+        folder.mkdir()
+        render_demo(folder, train=self.settings.images, val=2, size=max(48, self.settings.image_size))
+        return folder
+
+    @property
+    def labels(self) -> dict[str, Path]:
+        """Label images by id: the ground truth serves, as only the work counts here."""
+        return {item.id: item.mask for item in self.dataset.items}
+
+    @cached_property
+    def authors(self) -> Any:
+        """The module of the authors' classifier in the user's checkout."""
+        path = Path(self.settings.against or "") / "models" / "vgg.py"
+        if importlib.util.find_spec("cv2") is None:
+            # Imported there and not used.
+            sys.modules["cv2"] = types.ModuleType("cv2")
+        spec = importlib.util.spec_from_file_location("authors_vgg", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def authors_network(self) -> Any:
+        """The authors' classifier with learnable DRS, with their weights if there are some."""
+        import torch
+
+        torch.manual_seed(0)
+        network = self.authors.vgg16(pretrained=False, delta=0)
+        if self.settings.weights:
+            content = torch.load(self.settings.weights, map_location="cpu", weights_only=True)
+            network.load_state_dict(content.get("model", content))
+        return network.to(self.device)
+
+    def classifier(self, suppression: str = "learnable") -> Any:
+        """A classifier as a checkpoint: of the authors' weights with --against, else as initialised."""
+        import torch
+
+        from drstool.formats.checkpoint import Checkpoint
+        from drstool.models.build import build_network
+        from drstool.stages.import_ import import_drs
+
+        if self.settings.against and suppression == "learnable":
+            path = self.settings.folder / "authors.pth"
+            torch.save({"model": self.authors_network().state_dict()}, path)
+            return import_drs(str(path))
+        torch.manual_seed(0)
+        parts = {"backbone": self.settings.backbone, "suppression": suppression, "delta": 0.55,
+                 "drs_layers": list(range(16))}
+        names = self.dataset.class_names
+        network, _ = build_network("classifier", parts, names)
+        return Checkpoint("classifier", names, parts, {"image_size": self.settings.image_size}, network.state_dict())
+
+    def items_for(self, checkpoint: Any) -> list:
+        """The pictures with tags that the checkpoint knows, number by number."""
+        ours = self.dataset.class_names
+        theirs = checkpoint.class_names
+        return [replace(item, tags=tuple(sorted(
+            (theirs[ours.index(tag)] for tag in item.tags), key=theirs.index))) for item in self.dataset.items]
+
+    # --- measuring --------------------------------------------------------------------------------
+
+    def clock(self) -> float:
+        """Seconds; with what the device still had to do."""
+        if "torch" in sys.modules and self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.device)
+        return time.process_time() if self.settings.clock == "cpu" else time.perf_counter()
+
+    def alternate(self, contenders: dict[str, Callable[[], Any]], units: int) -> dict[str, list[float]]:
+        """Seconds a unit of each contender, in turns after one turn that does not count."""
+        times: dict[str, list[float]] = {name: [] for name in contenders}
+        for turn in range(self.settings.rounds + 1):
+            for name, work in contenders.items():
+                start = self.clock()
+                work()
+                if turn:
+                    times[name].append((self.clock() - start) / units)
+        return times
+
+    def steps(self, name: str, contenders: dict[str, Callable[[int], Any]], **told: Any) -> Result:
+        """Steps of training, each contender given how many."""
+        count = self.settings.steps
+        times = self.alternate({key: (lambda work=work: work(count)) for key, work in contenders.items()}, count)
+        return Result(name, "step", times, {"batch_size": self.settings.batch_size, **told})
+
+
+# --- the comparisons ------------------------------------------------------------------------------
+
+
+def cam(bench: Bench) -> Result:
+    """``cam`` as its command does it, with reading and writing, and an image at a time."""
+    from drstool.formats import Header, open_records, open_sink
+    from drstool.recipe import CamSettings
+    from drstool.stages.cam import cam as stage
+
+    checkpoint = bench.classifier()
+    items = bench.items_for(checkpoint)
+    settings = CamSettings(image_size=bench.settings.image_size)
+    precision = bench.settings.precision
+    if precision == "auto":
+        precision = "float16" if bench.device.type == "cuda" else "float32"
+
+    def drstool(name: str = "cams.h5", **changed: Any) -> None:
+        records = stage(
+            items, checkpoint, replace(settings, **changed), device=bench.device, precision=precision,
+            workers=bench.settings.workers)
+        header = Header("localization-maps", checkpoint.class_names)
+        path = str(bench.settings.folder / name)
+        with open_sink(path, header, overwrite=True, threads=bench.settings.workers) as sink:
+            sink.write_all(records)
+
+    contenders = {"drstool": drstool, "one at a time": lambda: drstool("single.h5", batch_size=1)}
+    told: dict[str, Any] = {"images": len(items), "precision": precision}
+    if bench.settings.against:
+        del contenders["one at a time"]
+        network, folder = bench.authors_network().eval(), bench.settings.folder / "npy"
+        folder.mkdir(exist_ok=True)
+        contenders["authors"] = lambda: authors_maps(bench, network, items, checkpoint.class_names, folder)
+    times = bench.alternate(contenders, len(items))
+    if bench.settings.against:
+        with open_records(bench.settings.folder / "cams.h5") as source:
+            told |= difference(source.records(), folder)
+    return Result("cam", "image", times, told)
+
+
+def authors_maps(bench: Bench, network: Any, items: list, class_names: tuple[str, ...], folder: Path) -> None:
+    """The loop of the authors' script: an image at a time, with gradients, all classes stored."""
+    import numpy as np
+    import torch
+    from torch.nn import functional as F
+
+    side = bench.settings.image_size
+    pictures = AuthorsPictures(items, class_names, side)
+    workers = 2 if bench.device.type == "cuda" else 0
+    for image, tags, name in torch.utils.data.DataLoader(pictures, num_workers=workers):
+        tags, image = tags.to(bench.device), image.to(bench.device)
+        maps = np.zeros((AUTHORS_CLASSES, side, side), dtype=np.float32)
+        for scale in (0.8, 1.0, 1.2):
+            size = (round(scale * side),) * 2
+            seen = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+            _, found = network(seen, tags, size=(side, side))
+            maps = np.maximum(maps, found[0].detach().cpu().numpy())
+        np.save(folder / (name[0].replace("/", "_") + ".npy"), np.uint8(maps * 255))
+
+
+class AuthorsPictures:
+    """Pictures and tags as the authors' loader gives them, less the ground truth that it also reads."""
+
+    def __init__(self, items: list, class_names: tuple[str, ...], side: int) -> None:
+        self._items, self._names, self._side = items, class_names, side
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple:
+        import torch
+        from PIL import Image
+        from torchvision.transforms import functional as tv
+
+        from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
+
+        item = self._items[index]
+        image = Image.open(item.image).convert("RGB").resize((self._side, self._side), Image.Resampling.BILINEAR)
+        tags = torch.zeros(AUTHORS_CLASSES)
+        tags[[self._names.index(tag) for tag in item.tags]] = 1
+        return tv.normalize(tv.to_tensor(image), NORMALIZE_MEAN, NORMALIZE_STD), tags, item.id
+
+
+def difference(records: Iterator, folder: Path) -> dict[str, Any]:
+    """How far our maps are from the authors', in steps of 1/255; theirs are rounded down, ours to the nearest."""
+    import numpy as np
+
+    most, pixels, other = 0, 0, 0
+    for record in records:
+        theirs = np.load(folder / (record.id.replace("/", "_") + ".npy"))
+        steps = np.abs(record.values.astype(int) - theirs[[label - 1 for label in record.labels]])
+        most, pixels, other = max(most, int(steps.max())), pixels + steps.size, other + int((steps > 1).sum())
+    return {"largest_difference_in_255ths": most, "share_beyond_rounding": other / pixels}
+
+
+class Repeated:
+    """Training samples that cost nothing: one picture's tensors, again and again."""
+
+    def __init__(self, count: int, *tensors: Any) -> None:
+        self._count, self._tensors = count, tensors
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        return (str(key[1]), *self._tensors)
+
+
+def trained(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: Any) -> Callable[[int], None]:
+    """Steps as drstool's training loop does them."""
+    from drstool.training import Plan, fit, pick_precision
+
+    precision = pick_precision(bench.settings.precision, bench.device)
+
+    def work(count: int) -> None:
+        batch = bench.settings.batch_size
+        fit(network, loss, Repeated(count * batch, *tensors), optimizer, lambda step, epoch: 1.0,
+            Plan(1, batch, 0, steps=count), device=bench.device, precision=precision)
+
+    return work
+
+
+def plain(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: Any) -> Callable[[int], None]:
+    """The same steps in eager float32, in PyTorch's own layout."""
+    import torch
+
+    network = network.to(bench.device).train()
+    batch = [torch.stack([tensor] * bench.settings.batch_size) for tensor in tensors]
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            value = loss(network, [tensor.to(bench.device) for tensor in batch])
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            value.item()
+
+    return work
+
+
+def classifier_steps(bench: Bench, suppression: str, how: Callable) -> Callable[[int], None]:
+    """Steps of ``train-cls``; the numbers do not matter, so the rate is tiny and nothing diverges."""
+    import torch
+
+    from drstool.models.build import build_network
+    from drstool.recipe import ClassifierRecipe
+    from drstool.stages import train_cls as stage
+
+    torch.manual_seed(0)
+    recipe = ClassifierRecipe(backbone=bench.settings.backbone, lr=1e-9)
+    parts = {"backbone": recipe.backbone, "suppression": suppression, "delta": 0.55, "drs_layers": list(range(16))}
+    network, _ = build_network("classifier", parts, [f"class {i}" for i in range(AUTHORS_CLASSES)])
+    network.to(bench.device)
+    optimizer = stage._optimizer(stage.parameter_groups(network, recipe), recipe)
+    return how(bench, network, stage._loss, optimizer, picture(bench), torch.ones(AUTHORS_CLASSES))
+
+
+def picture(bench: Bench) -> Any:
+    """The first picture as a training crop, (3, S, S) uint8."""
+    from drstool.data.decoding import load_pil
+    from drstool.data.transforms import image_tensor, warp
+
+    return image_tensor(warp(load_pil(bench.dataset.items[0].image), bench.settings.image_size)).contiguous()
+
+
+def authors_steps(bench: Bench) -> Callable[[int], None]:
+    """Steps of the authors' classifier as their script does them: float32, DataParallel's one GPU, four groups."""
+    import torch
+    from torch.nn import functional as F
+
+    network = bench.authors_network().train()
+    groups = network.get_parameter_groups()
+    optimizer = torch.optim.SGD(
+        [{"params": group, "lr": 1e-9 * factor} for group, factor in zip(groups, (1, 2, 10, 20))],
+        momentum=0.9, weight_decay=5e-4, nesterov=True)
+    image = picture(bench).float() / 255
+
+    def loss(network: Any, batch: list) -> Any:
+        return F.multilabel_soft_margin_loss(network(batch[0]), batch[1])
+
+    return plain(bench, network, loss, optimizer, image, torch.ones(AUTHORS_CLASSES))
+
+
+def train_cls(bench: Bench) -> Result:
+    """A step of ``train-cls`` beside the authors', or beside eager float32."""
+    contenders = {"drstool": classifier_steps(bench, "learnable", trained)}
+    if bench.settings.against:
+        contenders["authors"] = authors_steps(bench)
+    else:
+        contenders["eager float32"] = classifier_steps(bench, "learnable", plain)
+    return bench.steps("train-cls", contenders)
+
+
+def refine_train(bench: Bench) -> Result:
+    """A step of ``refine-train`` beside the same network in eager float32."""
+    import torch
+
+    from drstool.models.build import build_refiner
+    from drstool.stages import refine_train as stage
+
+    image = picture(bench)
+    target = torch.zeros(AUTHORS_CLASSES, *image.shape[1:], dtype=torch.uint8)
+    contenders = {}
+    for name, how in (("drstool", trained), ("eager float32", plain)):
+        torch.manual_seed(0)
+        network = build_refiner(bench.settings.backbone, AUTHORS_CLASSES).to(bench.device)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-9)
+        contenders[name] = how(bench, network, stage._loss, optimizer, image, target)
+    return bench.steps("refine-train", contenders)
+
+
+def train_seg(bench: Bench) -> Result:
+    """A step of ``train-seg`` beside the same network in eager float32."""
+    import torch
+
+    from drstool.models.deeplab import build_segmenter
+    from drstool.stages import train_seg as stage
+
+    backbone = "vgg16-small" if bench.settings.backbone == "vgg16-small" else "resnet50"
+    image = picture(bench)
+    labels = torch.zeros(image.shape[1:], dtype=torch.int64)
+    contenders = {}
+    for name, how in (("drstool", trained), ("eager float32", plain)):
+        torch.manual_seed(0)
+        network, _ = build_segmenter(backbone, AUTHORS_CLASSES + 1, 16)
+        network.to(bench.device)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-9, momentum=0.9)
+        contenders[name] = how(bench, network, stage._loss, optimizer, image, labels)
+    return bench.steps("train-seg", contenders, backbone=backbone)
+
+
+def drs(bench: Bench) -> Result:
+    """What the 16 DRS modules cost: steps with them and without."""
+    contenders = {name: classifier_steps(bench, name, trained) for name in ("learnable", "fixed", "none")}
+    result = bench.steps("drs", contenders)
+    median = {name: statistics.median(times) for name, times in result.times.items()}
+    result.told |= {f"share_{name}": 1 - median["none"] / median[name] for name in ("learnable", "fixed")}
+    return result
+
+
+def memory(bench: Bench) -> Result:
+    """Most memory of the GPU in steps of ``train-cls``; without one there is nothing to tell."""
+    import torch
+
+    makers = {"drstool": lambda: classifier_steps(bench, "learnable", trained)}
+    if bench.settings.against:
+        makers["authors"] = lambda: authors_steps(bench)
+    else:
+        makers["eager float32"] = lambda: classifier_steps(bench, "learnable", plain)
+    if bench.device.type != "cuda":
+        return Result("memory", "step", {}, {"gpu_bytes": None})
+    peaks, times = {}, {}
+    for name, make in makers.items():
+        work = make()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        start = bench.clock()
+        work(bench.settings.steps)
+        times[name] = [(bench.clock() - start) / bench.settings.steps]
+        peaks[name] = torch.cuda.max_memory_allocated(bench.device)
+        del work
+    return Result("memory", "step", times, {"gpu_bytes": peaks})
+
+
+def decoding(bench: Bench) -> Result:
+    """Training samples, read and augmented, and pictures read for maps; one core."""
+    from functools import partial
+
+    from drstool.data.transforms import ClassifierSamples
+    from drstool.mapping import load_square
+    from drstool.recipe import ClassifierRecipe
+
+    dataset, side = bench.dataset, bench.settings.image_size
+    samples = ClassifierSamples(dataset, dataset.class_names, ClassifierRecipe(image_size=side), 0)
+    load = partial(load_square, side=side, class_names=dataset.class_names)
+    times = bench.alternate({
+        "train-cls sample": lambda: [samples[0, i] for i in range(len(dataset))],
+        "cam picture": lambda: [load(item) for item in dataset.items]}, len(dataset))
+    rates = {name: 1 / statistics.median(seconds) for name, seconds in times.items()}
+    return Result("decoding", "image", times, {"images_per_second_and_core": rates})
+
+
+def eval_(bench: Bench) -> Result:
+    """``eval`` of label PNGs beside Pillow decoding the same files, once each, one after the other."""
+    import numpy as np
+    from PIL import Image
+
+    from drstool.formats import Header, LabelRecord, open_records, open_sink
+    from drstool.formats.label_png import read_label_png
+    from drstool.stages.eval import evaluate
+
+    dataset, folder = bench.dataset, bench.settings.folder / "labels"
+    if not folder.exists():
+        with open_sink(str(folder), Header("labels", dataset.class_names), what="labels") as sink:
+            # Somewhat wrong, as predictions are.
+            sink.write_all(LabelRecord(i, np.roll(read_label_png(p), (3, 5), (0, 1))) for i, p in bench.labels.items())
+    files = [*bench.labels.values(), *(folder / f"{item.id}.png" for item in dataset.items)]
+
+    def pillow() -> None:
+        for path in files:
+            with Image.open(path) as image:
+                np.asarray(image)
+
+    def drstool(workers: int) -> None:
+        with open_records(folder) as source:
+            evaluate(source.records(), dataset, header=source.header, ids=source.ids(), workers=workers)
+
+    times = bench.alternate(
+        {"drstool": lambda: drstool(bench.settings.workers), "one thread": lambda: drstool(1), "Pillow": pillow},
+        len(dataset))
+    return Result("eval", "image", times, {"workers": bench.settings.workers})
+
+
+def imports(bench: Bench) -> Result:
+    """Commands that are typed often, as processes of their own, beside one that does nothing."""
+    lines = {
+        "--help": ["-m", "drstool", "--help"],
+        "ids": ["-m", "drstool", "ids", "--data", bench.dataset.source, "--split", bench.settings.split or "train"],
+        "info": ["-m", "drstool", "info", str(maps_file(bench, 2))],
+        "python alone": ["-c", "pass"]}
+
+    def run(line: list[str]) -> None:
+        subprocess.run([sys.executable, *line], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    times: dict[str, list[float]] = {name: [] for name in lines}
+    for turn in range(bench.settings.rounds + 1):
+        for name, line in lines.items():
+            before, start = _children(), time.perf_counter()
+            run(line)
+            wall = time.perf_counter() - start
+            if turn:
+                times[name].append(_children() - before if bench.settings.clock == "cpu" else wall)
+    return Result("imports", "run", times)
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def maps_file(bench: Bench, count: int, side: int = 64, size: tuple[int, int] = (48, 64)) -> Path:
+    """A map file of so many small images, whose pictures are one and the same."""
+    import numpy as np
+    from PIL import Image
+
+    from drstool.formats import Header, MapRecord, open_sink
+
+    path, image = bench.settings.folder / f"maps-{count}.h5", bench.settings.folder / "one.jpg"
+    if not image.exists():
+        Image.new("RGB", size[::-1], (90, 120, 150)).save(image)
+    if path.exists():
+        return path
+    y, x = np.mgrid[:side, :side] / side
+    values = np.uint8(255 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.4) ** 2)))[None]
+    with open_sink(str(path), Header("localization-maps", ("thing",)), threads=bench.settings.workers) as sink:
+        sink.write_all(MapRecord(f"{i:06d}", values, (1,), size, str(image)) for i in range(count))
+    return path
+
+
+def bytes_(bench: Bench) -> Result:
+    """Bytes of a map file beside those of the authors' arrays of all classes."""
+    from drstool.formats import Header, open_sink
+    from drstool.recipe import CamSettings
+    from drstool.stages.cam import cam as stage
+
+    checkpoint = bench.classifier()
+    items, side = bench.items_for(checkpoint), bench.settings.image_size
+    path = bench.settings.folder / "bytes.h5"
+    settings = CamSettings(image_size=side, sizes=(side,))
+    start = bench.clock()
+    with open_sink(str(path), Header("localization-maps", checkpoint.class_names), overwrite=True) as sink:
+        sink.write_all(stage(items, checkpoint, settings, device=bench.device, workers=bench.settings.workers))
+    seconds = (bench.clock() - start) / len(items)
+    authors = len(items) * (128 + AUTHORS_CLASSES * side * side)
+    told = {"bytes": path.stat().st_size, "authors_bytes": authors, "smaller_by": authors / path.stat().st_size}
+    return Result("bytes", "image", {"drstool": [seconds]}, told)
+
+
+def writing(bench: Bench) -> Result:
+    """Records into a map file, packed by all threads and by one."""
+    from drstool.formats import open_records, open_sink
+
+    with open_records(maps_file(bench, bench.settings.many, 320, (375, 500))) as source:
+        header, records = source.header, list(source.records())
+
+    def write(threads: int) -> None:
+        path = str(bench.settings.folder / "written.h5")
+        with open_sink(path, header, overwrite=True, threads=threads) as sink:
+            sink.write_all(records)
+
+    times = bench.alternate(
+        {"all threads": lambda: write(bench.settings.workers), "one thread": lambda: write(1)}, len(records))
+    return Result("writing", "image", times, {"workers": bench.settings.workers})
+
+
+# What a process of its own runs: one command, and its most memory in KiB.
+_MEASURED = """
+import resource, sys, drstool.cli.commands
+from drstool.cli.app import app
+try:
+    app(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def scaling(bench: Bench) -> Result:
+    """``pseudo-label`` and ``overlay`` with all cores and with one, and their memory for few and many images."""
+    few, many = max(2, bench.settings.many // 10), bench.settings.many
+    times: dict[str, list[float]] = {}
+    peaks: dict[str, dict[str, int]] = {}
+    for command in ("pseudo-label", "overlay"):
+        for count in (few, many):
+            maps = str(maps_file(bench, count))
+            out = bench.settings.folder / f"{command}-{count}"
+            line = {
+                "pseudo-label": ["pseudo-label", maps, "--background", "constant", "-o", str(out)],
+                "overlay": ["overlay", "--maps", maps, "-o", str(out)]}[command]
+            for workers in (bench.settings.workers, 1):
+                start = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, "-c", _MEASURED, *line, "--workers", str(workers), "--overwrite", "-q"],
+                    cwd=ROOT, check=True, stdout=subprocess.PIPE)
+                if count == many:
+                    name = f"{command}, {'all threads' if workers > 1 else 'one thread'}"
+                    times.setdefault(name, []).append((time.perf_counter() - start) / count)
+                peaks.setdefault(command, {})[f"{count} images, {workers} threads"] = int(done.stdout.split()[-1])
+    return Result("scaling", "image", times, {"peak_memory_kib": peaks, "workers": bench.settings.workers})
+
+
+BENCHMARKS: dict[str, Callable[[Bench], Result]] = {
+    "cam": cam, "train-cls": train_cls, "refine-train": refine_train, "train-seg": train_seg, "drs": drs,
+    "memory": memory, "decoding": decoding, "eval": eval_, "imports": imports, "bytes": bytes_, "writing": writing,
+    "scaling": scaling}
+
+
+# --- telling --------------------------------------------------------------------------------------
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    """What the figures belong to."""
+    import numpy
+    import torch
+
+    cuda = bench.device.type == "cuda"
+    return {
+        "processor": platform.processor() or platform.machine(), "cores": bench.settings.workers,
+        "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
+        "numpy": numpy.__version__, "gpu": torch.cuda.get_device_name(bench.device) if cuda else None,
+        "clock": bench.settings.clock, "pictures": "given" if bench.settings.data else "drawn",
+        "image_size": bench.settings.image_size, "backbone": bench.settings.backbone, "rounds": bench.settings.rounds}
+
+
+def table(told: dict[str, Any]) -> str:
+    """The results as aligned text."""
+    out = io.StringIO()
+    for key, value in told["machine"].items():
+        print(f"{key:<12} {value}", file=out)
+    for result in told["results"]:
+        print(file=out)
+        for name, median in result["median"].items():
+            ratio = f"{result['speedup'][name]:8.2f} x the first" if name in result["speedup"] else ""
+            print(f"{result['name']:<14} {name:<28} {1e3 * median:10.2f} ms/{result['unit']:<6} {ratio}", file=out)
+        known = ("name", "unit", "seconds", "median", "speedup")
+        for key, value in result.items():
+            if key not in known:
+                print(f"{result['name']:<14} {key}: {value}", file=out)
+    return out.getvalue()
+
+
+def measure(settings: Settings, names: list[str]) -> dict[str, Any]:
+    """All named comparisons, ready for JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(replace(settings, folder=Path(folder)))
+        results = []
+        for name in names:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            results.append(BENCHMARKS[name](bench).to_json() | {"name": name})
+        return {"machine": machine(bench), "results": results}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="a dataset with ground truth, such as a VOC folder; default: drawn pictures")
+    parser.add_argument("--split", help="default: train")
+    parser.add_argument("--against", metavar="DIR", help="a checkout of qjadud1994/DRS, whose code is run as well")
+    parser.add_argument("--weights", help="a checkpoint of theirs for both sides; default: random weights")
+    parser.add_argument("--only", action="append", choices=list(BENCHMARKS), help="may be given several times")
+    parser.add_argument("--json", metavar="FILE", help="where the figures go; default: stdout, after the table")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--backbone", default="vgg16", choices=("vgg16", "vgg16-small"))
+    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
+    for flag, default, told in (
+        ("image-size", 320, "pixels a side"), ("images", 16, "how many pictures"), ("batch-size", 3, "of steps"),
+        ("rounds", 3, "turns of each contender that count"), ("steps", 3, "steps of training a turn"),
+        ("threads", 0, "torch's; 0: as it comes"), ("workers", 0, "threads beside the network; 0: all cores"),
+        ("many", 400, "small images for memory and writing"),
+    ):
+        parser.add_argument(f"--{flag}", type=int, default=default, help=f"{told}; default: {default}")
+    given = vars(parser.parse_args(arguments))
+    names, target = given.pop("only") or list(BENCHMARKS), given.pop("json")
+    if given["backbone"] != "vgg16" and given["against"]:
+        parser.error("the authors' code has vgg16 only")
+    told = measure(Settings(**given), names)
+    print(table(told))
+    text = json.dumps(told, indent=1) + "\n"
+    if target:
+        Path(target).write_text(text)
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
