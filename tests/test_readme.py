@@ -59,7 +59,7 @@ def test_options_named_in_the_text_exist():
     parameters = [p for command in GROUP.commands.values() for p in command.params]
     known = {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}
     known |= {"--help", "--version"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)))
     assert len(named) > 20
     assert named - known == set()
 

@@ -447,7 +447,7 @@ def _map_file_on(stream: BinaryIO, header: Header, threads: int) -> Iterator[Rec
     told = f"temporary folder {tempfile.gettempdir()}"
     with writing(told), tempfile.TemporaryFile() as spool:
         with MapFileWriter(spool, header, where=told) as writer:
-            yield RecordSink(writer, threads)
+            yield RecordSink(writer, threads=threads)
         spool.seek(0)
         while part := spool.read(_COPY_BYTES):
             write_fully(stream, part)

@@ -72,6 +72,7 @@ def _locked(path: str | Path, mark: Path) -> int:
     """The descriptor of the mark, locked."""
     while True:
         descriptor, made = _opened(path, mark)
+        taken = False
         try:
             failure = _within_patience(descriptor)
             by_file = failure is not None and failure.errno in _NO_LOCKS
@@ -83,12 +84,14 @@ def _locked(path: str | Path, mark: Path) -> int:
                 _clear_away(path, mark, descriptor)
             elif failure is not None:
                 if failure.errno in _TAKEN:
+                    taken = True
                     raise _taken(path, _told(_read(descriptor)))
                 raise OutputError(
                     path, f"its folder's locks cannot be had: {failure.strerror}",
                     "check the network disk, or write elsewhere")
         except BaseException:
-            if made:
+            # Whoever locked it between our making and our asking has it now, and removes it.
+            if made and not taken:
                 with suppress(OSError):
                     mark.unlink()
             os.close(descriptor)

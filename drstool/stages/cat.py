@@ -224,13 +224,18 @@ def _header(source: RecordSource, class_names: Sequence[str] | None) -> Header:
     return Header(source.kind, tuple(class_names))
 
 
+def _shared(step: dict, name: str) -> dict:
+    """What all parts of a whole have alike: all but the maps they were made of, which may be parts too."""
+    return {key: value for key, value in (step.get(name) or {}).items() if (name, key) != ("inputs", "maps")}
+
+
 def _check_made_alike(headers: Sequence[Header], sources: Sequence[RecordSource]) -> None:
     """Parts of one whole come from one command line but for the shard: same settings, same inputs."""
     told = [(h.provenance[-1], s) for h, s in zip(headers, sources, strict=True) if h.part and h.provenance]
     for step, source in told[1:]:
         first, leader = told[0]
         for name in ("settings", "inputs"):
-            if step.get(name) != first.get(name):
+            if _shared(step, name) != _shared(first, name):
                 raise InputError(
                     source.where, f"was made with other {name} than {leader.where}", "make the parts in the same way")
 

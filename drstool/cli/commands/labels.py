@@ -269,7 +269,8 @@ def crf_(
         if scores:
             settings = of_probabilities(settings, given)
         check_saliency_given(settings, saliency is not None)
-        chosen, total, part = share.of_records(source)
+        part = share.part_of(source)
+        chosen, total = share.of_records(source)
         records = stage.crf(
             chosen,
             crf,
