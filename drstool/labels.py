@@ -189,12 +189,10 @@ def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: ob
     """
     import numpy as np
 
-    ignored = ignore_label(labels.dtype)
-    counts = np.bincount(labels.ravel(), minlength=ignored + 1)
-    highest = len(class_names)
-    counts[: highest + 1] = 0
-    counts[ignored] = 0
-    unknown = np.flatnonzero(counts)
+    ignored, highest = ignore_label(labels.dtype), len(class_names)
+    wrong = labels > highest
+    wrong &= labels != ignored
+    unknown = np.unique(labels[wrong]) if wrong.any() else np.empty(0)
     if unknown.size:
         listed = ", ".join(map(str, unknown[:5])) + (", …" if unknown.size > 5 else "")
         raise InputError(

@@ -440,8 +440,7 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
     if data[_FIRST_CHUNK] != b"IHDR":
         raise InputError(where, "is a damaged PNG (it does not begin with IHDR)", "copy or make it again")
     try:
-        # Only this looks at every checksum; loading alone lets a flipped bit pass.
-        _opened(data, where).verify()
+        _check_chunks(data)
         picture = _opened(data, where)
         # Older releases of Pillow open 16 bits as "I".
         wide = (data[_DEPTH], data[_COLOUR]) == (16, 0) and picture.mode in ("I;16", "I")
@@ -458,6 +457,21 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
     if colour_type == 0 and depth in _STRETCH:
         labels //= _STRETCH[depth]
     return labels, str(image)
+
+
+def _check_chunks(data: bytes) -> None:
+    """Look at every chunk's checksum up to the end: loading alone lets a flipped bit pass.
+
+    Pillow's own ``verify`` does as much, at a fifth of what decoding costs.
+    """
+    view, place, kind = memoryview(data), len(_SIGNATURE), b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        (expected,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(view[place + 4: end]) != expected:
+            raise ValueError(f"broken checksum of chunk {kind!r}")
+        place = end + 4
 
 
 def _opened(data: bytes, where: object) -> Image.Image:

@@ -318,34 +318,37 @@ def _count_pairs(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray
     Label images are made of long runs of one value: adding a run's length once is several times
     quicker than adding each pixel.
     """
-    pairs = target.ravel().astype(np.uint16)
+    left, right, lengths = _runs(target.ravel(), prediction.ravel())
+    pairs = left.astype(np.uint16)
     pairs <<= 8
-    pairs |= prediction.ravel()
-    values, lengths = _runs(pairs)
+    pairs |= right
     # bincount's weights are float64: exact, an image has far fewer than 2 ** 53 pixels.
-    counts = np.bincount(values, lengths, _VALUES * _VALUES)
-    found = np.flatnonzero(counts)
+    counts = np.bincount(pairs, lengths, _VALUES * _VALUES)
+    # NumPy finds true values many times as quickly as numbers other than zero.
+    found = np.flatnonzero(counts > 0)
     return found // _VALUES, found % _VALUES, counts[found].astype(np.int64)
 
 
 def _count_wide_pairs(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As :func:`_count_pairs`, of two bytes a pixel: pairs are sorted, not looked up in a table."""
-    pairs = target.ravel().astype(np.uint32)
+    left, right, lengths = _runs(target.ravel(), prediction.ravel())
+    pairs = left.astype(np.uint32)
     pairs <<= 16
-    pairs |= prediction.ravel()
-    values, lengths = _runs(pairs)
-    found, place = np.unique(values, return_inverse=True)
+    pairs |= right
+    found, place = np.unique(pairs, return_inverse=True)
     counts = np.bincount(place, lengths, found.size).astype(np.int64)
     return (found >> 16).astype(np.int64), (found & 0xFFFF).astype(np.int64), counts
 
 
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values of the runs of one value and their lengths; the values themselves where runs are short."""
-    ends = np.flatnonzero(values[1:] != values[:-1])
-    if ends.size * _MIN_MEAN_RUN > values.size:
-        return values, None
-    ends = np.append(ends, values.size - 1)
-    return values[ends], np.diff(ends, prepend=-1)
+def _runs(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Values of the runs of one pair and their lengths; the values themselves where runs are short."""
+    changes = left[1:] != left[:-1]
+    changes |= right[1:] != right[:-1]
+    ends = np.flatnonzero(changes)
+    if ends.size * _MIN_MEAN_RUN > left.size:
+        return left, right, None
+    ends = np.append(ends, left.size - 1)
+    return left[ends], right[ends], np.diff(ends, prepend=-1)
 
 
 def _summed(labels: np.ndarray, pixels: np.ndarray, classes: int) -> np.ndarray:
