@@ -101,6 +101,8 @@ def pseudo_label(
         ids = share.of_ids(ids_of(source, maps, run.resume))
         kept = begin(run, output, "labels", work, ids, piped=piped)
         chosen, total = share.of_records(source, without=kept.done if kept else ())
+        # What an earlier sitting ignored is not counted again.
+        since = " since going on" if kept and kept.done else ""
         records = stage.pseudo_label(
             chosen,
             settings,
@@ -122,8 +124,6 @@ def pseudo_label(
     names = source.header.class_names
     if json:
         run.write(json_text(report.to_json(names)))
-    # What an earlier sitting ignored is not counted again.
-    since = " since going on" if kept and kept.done else ""
     run.done(f"{sink.count} label images to {output or 'stdout'}, {report.words(names)}{since},")
 
 
