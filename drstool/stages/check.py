@@ -140,7 +140,7 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
     if not os.path.lexists(path):
         raise _missing(path)
     name = os.path.basename(os.path.normpath(path))
-    if name.startswith(".") and name.endswith(".resume"):
+    if name.startswith(".") and name.endswith((".resume", ".resume.json")):
         raise UnfinishedError(path, "is what --resume goes on with", "run the command again with --resume")
     if name.startswith(".") and ".partial-" in name:
         raise UnfinishedError(
