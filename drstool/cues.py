@@ -27,6 +27,7 @@ Inter-pixel Relations (IRN), CVPR 2019, and its published code: two thresholds.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -405,7 +406,13 @@ def saliency_folder(folder: str | Path) -> Callable[[str], Path]:
 
     def saliency_of(identifier: str) -> Path:
         path = folder / member_name(identifier, ".png")
-        if not path.is_file():
+        try:
+            found = stat.S_ISREG(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            found = False
+        except OSError as error:
+            raise InputError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
+        if not found:
             raise InputError(
                 path, f"there is no saliency map of image '{identifier}'",
                 "make it with 'drstool saliency', or take --background constant or power",

@@ -120,10 +120,6 @@ def other_class(file):
     file.attrs["class_names"] = ["bar", "disk"]
 
 
-def other_image(file):
-    file["maps/p0"].attrs["image"] = "other.jpg"
-
-
 def bad_label(file):
     file["maps/p0"].attrs["labels"] = np.array([9], np.uint8)
 
@@ -136,7 +132,6 @@ MAPS = {
     "incomplete": ("unfinished", lambda p: rewrite(p, deny)),
     "count": ("damaged", lambda p: rewrite(p, miscount)),
     "class name": ("damaged", lambda p: rewrite(p, other_class)),
-    "image": ("damaged", lambda p: rewrite(p, other_image)),
     "label": ("damaged", lambda p: rewrite(p, bad_label)),
     "empty": ("damaged", lambda p: p.write_bytes(b"")),
     "text": ("foreign", lambda p: p.write_bytes(b"once upon a time" * 100)),
@@ -329,6 +324,13 @@ def test_what_a_stopped_command_left_is_unfinished(made, tmp_path):
     assert check(str(left)).state == "unfinished"
     report = check(str(tmp_path / "maps.h5"))
     assert report.state == "unfinished" and left.name in str(report.problems[0])
+
+
+def test_what_resume_goes_on_with_is_unfinished(tmp_path):
+    (tmp_path / ".cls.pt.resume").write_bytes(b"x")
+    assert check(str(tmp_path / ".cls.pt.resume")).state == "unfinished"
+    report = check(str(tmp_path / "cls.pt"))
+    assert report.state == "unfinished" and "--resume" in str(report.problems[0])
 
 
 def test_single_picture(made, tmp_path):

@@ -232,9 +232,17 @@ def _text(fields: dict, name: str, where: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or not _may_be_path(value):
         raise InputError(where, f"'{name}' is no text: {value!r:.60}", "give a path")
     return value
+
+
+def _may_be_path(text: str) -> bool:
+    """Whether the system can be asked for it: a lone half of a character, or a null, cannot be a name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _tags(fields: dict, where: str) -> tuple[str | int, ...] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drstool.errors import ForeignError, InputError
+from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.header import FORMAT, check_plain
 from drstool.formats.outputs import new_file
 from drstool.formats.provenance import without_home
@@ -128,7 +128,7 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
     """
     content = load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT and "loop" in content:
-        raise InputError(path, "is the state of an unfinished training", "finish it with --resume")
+        raise UnfinishedError(path, "is the state of an unfinished training", "finish it with --resume")
     if not isinstance(content, dict) or content.get("format") != FORMAT or "weights" not in content:
         raise ForeignError(
             path, "is not a drstool checkpoint",

@@ -47,12 +47,14 @@ _MAX_END_BYTES = 1 << 16
 _IMAGE_KEY = "drstool:image"
 # What Pillow raises on damaged PNGs.
 DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-    Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
 )
 # MAX_PIXELS decides alone. Pillow's own warning would be a second line on stderr, and silencing
 # it picture by picture (warnings.catch_warnings) is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What else it finds odd, such as broken EXIF data, is no matter of the user's where pixels can be read.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # How Pillow calls pixels of one and two bytes, and how their bytes lie in its memory.
 _MODES = {np.dtype(np.uint8): ("L", "u1"), np.dtype(np.uint16): ("I;16", "<u2")}

@@ -3,12 +3,12 @@
 Layout: root attributes ``format``, ``version``, ``kind``, ``class_names``, ``provenance`` (JSON),
 ``complete``, ``count``, ``crc32`` and, where the file is one of several parts, ``part`` (JSON);
 ``/ids``, the image ids in the order they were written; and for each image ``/maps/<id>``, a
-``(K, H, W)`` dataset of the K classes present, with the attributes ``labels``, ``image_size``,
-``image`` and ``crc32``.
+``(K, H, W)`` dataset of the K classes present, with the attributes ``labels``, ``image_size`` and
+``image``. Texts are UTF-8 of a fixed length.
 
-Every bit is covered by a checksum: HDF5 has its own for what it builds the file of, the maps have
-Fletcher's by its filter, and texts, which HDF5 keeps elsewhere, have ``crc32``. Files without are read
-as well.
+Every bit is covered by a checksum: HDF5 has its own for what it builds the file of, texts of fixed length
+included, the maps and ids have Fletcher's by its filter, and ``crc32`` is of the header and the ids. Files
+without, and with texts of any length, as other programs write them, are read as well.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import math
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -61,10 +62,14 @@ _FILTERS = {
 _MOST_DEFLATED = 1100
 # What deflate adds to data that do not shrink, in bytes and as a share of them, and the checksum.
 _FRAME_BYTES, _FRAME_SHARE = 64, 1 / 500
+# A heap's signature and version, and what goes before its entries and before each one's content.
+_HEAP, _HEAP_HEAD, _ENTRY_HEAD = b"GCOL\x01", 16, 16
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
 _MAX_ID_BYTES = 1 << 12
-_IDS_AT_ONCE = 64
+_IDS_AT_ONCE, _IDS_IN_CHUNK = 64, 1024
 _DEEPEST = 64
+# As many class names as there may be, each as long as it may be.
+_MAX_ATTRIBUTE_BYTES = 4 * MAX_HEADER_BYTES
 # Of the block that every file of the newer form begins with: its size, and where it tells the file's.
 _SUPERBLOCK_BYTES, _END_OF_FILE = 48, slice(28, 36)
 # What h5py raises on damaged files.
@@ -335,10 +340,11 @@ class MapFileReader:
         self._source = source
         self.where = str(where if where is not None else source)
         self._pid = os.getpid()
+        self._heaps = _Heaps(source)
         self._file = _open(source, self.where)
         try:
-            self.header = _read_header(self._file, self.where)
-            self._ids = _read_ids(self._file, self.header, self.where)
+            self.header = _read_header(self._file, self._heaps, self.where)
+            self._ids = _read_ids(self._file, self._heaps, self.header, self.where)
         except BaseException:
             self.close()
             raise
@@ -367,7 +373,8 @@ class MapFileReader:
         """
         if identifier not in self._known:
             raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
-        return _read_map(self._opened(), identifier, len(self.header.class_names), self.where)
+        num_object_classes = len(self.header.class_names)
+        return _read_map(self._opened(), identifier, self._heaps, num_object_classes, self.where)
 
     def check_extent(self) -> None:
         """Check that the file holds no maps that it does not list, and ends where it says.
@@ -585,16 +592,29 @@ def _check_size(size: tuple[int, int], where: object) -> None:
         raise InputError(where, f"has the image size {tuple(size)}", f"1 to {MAX_PIXELS:,} pixels")
 
 
+def _stored_texts(texts: list[str]) -> tuple[np.ndarray, np.dtype]:
+    """Texts as HDF5 takes them, and their type.
+
+    Of a fixed length, since HDF5 keeps the others apart, where nothing tells if they are damaged. Paths
+    may be no Unicode; their bytes are kept, and reading gives the same path again.
+    """
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    width = max(1, *map(len, encoded)) if encoded else 1
+    kind = h5py.string_dtype("utf-8", width)
+    return np.array(encoded, kind), kind
+
+
 def _set_text(attrs: h5py.AttributeManager, name: str, text: str) -> None:
-    # Paths may be no Unicode; their bytes are kept, and reading gives the same path again.
-    attrs.create(name, text.encode("utf-8", "surrogateescape"), dtype=h5py.string_dtype())
+    values, kind = _stored_texts([text])
+    attrs.create(name, values[0], dtype=kind)
 
 
 def _write_header(file: h5py.File, header: Header) -> None:
     _set_text(file.attrs, "format", FORMAT)
     file.attrs["version"] = VERSION
     _set_text(file.attrs, "kind", header.kind)
-    file.attrs.create("class_names", list(header.class_names), dtype=h5py.string_dtype())
+    names, kind = _stored_texts(list(header.class_names))
+    file.attrs.create("class_names", names, dtype=kind)
     _set_text(file.attrs, "provenance", json_bytes(list(header.provenance)).decode())
     if header.part is not None:
         _set_text(file.attrs, "part", json_bytes(header.part.to_json()).decode())
@@ -621,11 +641,14 @@ def _write_map(file: h5py.File, prepared: PackedMap) -> None:
     dataset.attrs["labels"] = np.array(record.labels, dtype=label_type(max(record.labels, default=0)))
     dataset.attrs["image_size"] = np.array(record.image_size, dtype=np.int64)
     _set_text(dataset.attrs, "image", record.image)
-    dataset.attrs["crc32"] = np.uint32(_crc32(record.id, record.image))
 
 
 def _finish(file: h5py.File, header: Header, ids: list[str]) -> None:
-    file.create_dataset("ids", data=ids, shape=(len(ids),), dtype=h5py.string_dtype())
+    texts, kind = _stored_texts(ids)
+    options: dict = {}
+    if len(ids) > 1:
+        options = {"chunks": (min(len(ids), _IDS_IN_CHUNK),), "fletcher32": True, "compression": "gzip"}
+    file.create_dataset("ids", data=texts, dtype=kind, **options)
     file.attrs["count"] = len(ids)
     file.attrs["crc32"] = np.uint32(_header_crc32(header, ids))
     file.attrs["complete"] = True
@@ -679,20 +702,20 @@ def _told_size(path: str | Path) -> int:
     return int.from_bytes(start[_END_OF_FILE], "little")
 
 
-def _read_header(file: h5py.File, where: str) -> Header:
+def _read_header(file: h5py.File, heaps: _Heaps, where: str) -> Header:
     try:
-        if _attribute(file, "format") != FORMAT:
+        if _attribute(file, "format", heaps) != FORMAT:
             raise ForeignError(
                 where, "is an HDF5 file, but none of drstool's", "see 'drstool import'")
         value = {
             "format": FORMAT,
-            "version": _integer(_attribute(file, "version")),
-            "kind": _attribute(file, "kind"),
-            "class_names": _attribute(file, "class_names", most=MAX_OBJECT_CLASSES + 1),
-            "provenance": _json(_attribute(file, "provenance") or "[]", where),
-            "part": _json(_attribute(file, "part") or "null", where),
+            "version": _integer(_attribute(file, "version", heaps)),
+            "kind": _attribute(file, "kind", heaps),
+            "class_names": _attribute(file, "class_names", heaps, most=MAX_OBJECT_CLASSES + 1),
+            "provenance": _json(_attribute(file, "provenance", heaps) or "[]", where),
+            "part": _json(_attribute(file, "part", heaps) or "null", where),
         }
-        complete = bool(_attribute(file, "complete"))
+        complete = bool(_attribute(file, "complete", heaps))
     except _DAMAGE as error:
         raise InputError(where, "has a damaged header", "make it again") from error
     header = Header.from_json(value, where)
@@ -703,14 +726,14 @@ def _read_header(file: h5py.File, where: str) -> Header:
     return header
 
 
-def _read_ids(file: h5py.File, header: Header, where: str) -> tuple[str, ...]:
+def _read_ids(file: h5py.File, heaps: _Heaps, header: Header, where: str) -> tuple[str, ...]:
     try:
         maps = _hard(file, "maps", where)
         if not isinstance(maps, h5py.Group):
             raise InputError(where, "holds no group /maps", "it is damaged")
         listed = _hard(file, "ids", where) if file.id.links.exists(b"ids") else None
-        ids = tuple(_walk(maps, where)) if listed is None else _listed_ids(listed, where)
-        count, crc = _attribute(file, "count"), _attribute(file, "crc32")
+        ids = tuple(_walk(maps, where)) if listed is None else _listed_ids(listed, heaps, where)
+        count, crc = _attribute(file, "count", heaps), _attribute(file, "crc32", heaps)
     except _DAMAGE as error:
         raise InputError(where, "has a damaged list of images", "make it again") from error
     for identifier in ids:
@@ -725,10 +748,14 @@ def _read_ids(file: h5py.File, header: Header, where: str) -> tuple[str, ...]:
     return ids
 
 
-def _listed_ids(dataset: h5py.Dataset, where: str) -> tuple[str, ...]:
+def _listed_ids(dataset: h5py.Dataset, heaps: _Heaps, where: str) -> tuple[str, ...]:
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or not _is_text(dataset.id.get_type()):
         raise InputError(where, "has a list of images that is none", "it is damaged")
     _check_storage(dataset, where)
+    if dataset.id.get_type().is_variable_str():
+        heaps.check()
+    elif dataset.id.get_type().get_size() > _MAX_ID_BYTES:
+        raise InputError(where, "has a list of images that is none", "it is damaged")
     ids: list[str] = []
     for start in range(0, len(dataset), _IDS_AT_ONCE):
         # By portions: all of a list that is a lie may name one long text.
@@ -751,7 +778,9 @@ def _walk(group: h5py.Group, where: str, prefix: str = "", above: frozenset = fr
             yield prefix + name
 
 
-def _read_map(file: h5py.File, identifier: str, num_object_classes: int, where: str) -> MapRecord:
+def _read_map(
+    file: h5py.File, identifier: str, heaps: _Heaps, num_object_classes: int, where: str
+) -> MapRecord:
     told = f"{where}: {identifier}"
     try:
         node = _hard(file, "maps", told)
@@ -764,20 +793,69 @@ def _read_map(file: h5py.File, identifier: str, num_object_classes: int, where: 
         record = MapRecord(
             identifier,
             np.asarray(node[()]).astype(node.dtype.newbyteorder("="), copy=False),
-            tuple(map(_integer, np.atleast_1d(_attribute(node, "labels", most=MAX_OBJECT_CLASSES)))),
-            tuple(map(_integer, _attribute(node, "image_size", most=2))),  # type: ignore[arg-type]
-            _attribute(node, "image") or "",
+            tuple(map(_integer, np.atleast_1d(_attribute(node, "labels", heaps, most=MAX_OBJECT_CLASSES)))),
+            tuple(map(_integer, _attribute(node, "image_size", heaps, most=2))),  # type: ignore[arg-type]
+            _attribute(node, "image", heaps) or "",
         )
-        crc = _attribute(node, "crc32")
     except _DAMAGE as error:
         raise InputError(told, "its maps are damaged", "make them again") from error
-    if crc is not None and crc != _crc32(record.id, record.image):
-        raise InputError(told, "its name or its image's was changed or damaged", "make them again")
     check_map_record(record, num_object_classes, where)
     return record
 
 
-def _attribute(node: h5py.Group | h5py.Dataset, name: str, most: int | None = None) -> Any:
+class _Heaps:
+    """Where a file keeps its texts of any length; looked through once before HDF5 reads such a text.
+
+    HDF5 runs in circles, for ever, where one of its entries has no size.
+
+    Parameters
+    ----------
+    source
+        Path of the file, or a seekable binary file.
+    """
+
+    def __init__(self, source: str | Path | BinaryIO) -> None:
+        self._source, self._checked = source, False
+
+    def check(self) -> None:
+        """Check all of them.
+
+        Raises
+        ------
+        ValueError
+            One is damaged.
+        """
+        if self._checked:
+            return
+        if isinstance(self._source, (str, os.PathLike)):
+            with open(self._source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                _check_heaps(data)
+        else:
+            self._source.seek(0)
+            _check_heaps(self._source.read())
+        self._checked = True
+
+
+def _check_heaps(data: bytes | mmap.mmap) -> None:
+    """Walk through every heap of a file; see the format specification of HDF5, III.E."""
+    start = data.find(_HEAP)
+    while start >= 0:
+        place, end = start + _HEAP_HEAD, start + int.from_bytes(data[start + 8: start + 16], "little")
+        if end > len(data):
+            raise ValueError("a heap goes on beyond the end of its file")
+        while end - place >= _ENTRY_HEAD:
+            number = int.from_bytes(data[place: place + 2], "little")
+            size = int.from_bytes(data[place + 8: place + 16], "little")
+            # Number 0 is what is free, its own head included; the others are filled up to 8 bytes.
+            place += size if number == 0 else _ENTRY_HEAD + -(-size // 8) * 8
+            if not size + (number > 0) * _ENTRY_HEAD >= _ENTRY_HEAD or place > end:
+                raise ValueError("a heap has an entry of no size")
+        start = data.find(_HEAP, max(end, start + 1))
+
+
+def _attribute(
+    node: h5py.Group | h5py.Dataset, name: str, heaps: _Heaps, most: int | None = None
+) -> Any:
     """An attribute's text or number, or a list of at most so many; None where there is none.
 
     It is looked at before it is read: an attribute may be of any shape and type.
@@ -791,14 +869,19 @@ def _attribute(node: h5py.Group | h5py.Dataset, name: str, most: int | None = No
         raise TypeError(f"attribute '{name}' is neither text nor whole numbers")
     if shape is None or math.prod(shape) > (1 if most is None else most) or len(shape) > 1:
         raise TypeError(f"attribute '{name}' is of shape {shape}")
-    if math.prod(shape) * _stored_size(kind) > MAX_HEADER_BYTES:
+    if math.prod(shape) * _stored_size(kind) > _MAX_ATTRIBUTE_BYTES:
         raise TypeError(f"attribute '{name}' is too long")
+    if _is_text(kind) and kind.is_variable_str():
+        heaps.check()
     value = node.attrs[name]
     if most is None and np.ndim(value):
         raise TypeError(f"attribute '{name}' is a list")
     if not _is_text(kind):
         return value
-    return _text(value) if most is None else [_text(text) for text in np.atleast_1d(value)]
+    texts = [_text(text) for text in np.atleast_1d(value)]
+    if any(len(text) > MAX_HEADER_BYTES for text in texts):
+        raise TypeError(f"attribute '{name}' is too long")
+    return texts[0] if most is None else texts
 
 
 def _is_text(kind: h5py.h5t.TypeID) -> bool:

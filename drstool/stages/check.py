@@ -20,7 +20,7 @@ from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedErr
 from drstool.formats import check_picture, open_records
 from drstool.formats.header import HEADER_NAME, carrier
 from drstool.formats.label_png import check_end_file
-from drstool.formats.outputs import writing
+from drstool.formats.outputs import unfinished_path, writing
 from drstool.formats.pictures import picture_files, read_marker
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
@@ -140,7 +140,9 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
     if not os.path.lexists(path):
         raise _missing(path)
     name = os.path.basename(os.path.normpath(path))
-    if name.startswith(".") and ".partial" in name:
+    if name.startswith(".") and name.endswith((".resume", ".resume.json")):
+        raise UnfinishedError(path, "is what --resume goes on with", "run the command again with --resume")
+    if name.startswith(".") and ".partial-" in name:
         raise UnfinishedError(
             path, "is what a command that did not come to its end was writing", "run it again, or delete this")
     if os.path.isdir(path):
@@ -158,15 +160,17 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
 
 def _missing(path: str) -> InputError:
     """The error for what is not there; it tells of what lies beside it, half made."""
-    folder, name = os.path.split(os.path.realpath(path))
-    begun = [entry for entry in _names_in(folder) if entry.startswith(f".{name}.partial")]
-    if begun:
+    kept = unfinished_path(path)
+    folder, begun = kept.parent, kept.name.removesuffix("resume") + "partial-"
+    left = [name for name in _names_in(folder) if name == kept.name or name.startswith(begun)]
+    if left:
         return UnfinishedError(
-            path, f"is not there; a command that did not come to its end left '{begun[0]}' beside it", "run it again")
+            path, f"is not there; a command that did not come to its end left '{left[0]}' beside it",
+            "run it again" + (" with --resume" if kept.name in left else ""))
     return _MissingError(path, "no such file or folder", _KINDS_OF_FILES)
 
 
-def _names_in(folder: str) -> list[str]:
+def _names_in(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError:
