@@ -40,8 +40,8 @@ class _Group(TyperGroup):
         return list(self.commands)
 
     def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:
-        _terminate_cleanly()
         try:
+            _terminate_cleanly()
             with _stdout_failures_named():
                 code = self._run(sys.argv[1:] if args is None else args)
                 if sys.stdout is not None:

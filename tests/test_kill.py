@@ -1,0 +1,25 @@
+"""The harness that kills commands at random moments, with few tries; the long run is its own program."""
+
+import pytest
+from harness_kill import SIGNALS, Trial, stages
+
+
+@pytest.mark.parametrize("name", ["train-seg", "refine", "segment, scores"])
+def test_killed_at_random_moments(zygote, voc, made, tmp_path, name):
+    words, outputs = stages(voc, made.cls.parent)[name]
+    trial = Trial(zygote, words, outputs, tmp_path / "trial")
+    for number, moment in zip(SIGNALS, (0.3, 0.6, 0.8)):
+        trial.kill(number, moment, None)
+    assert trial.faults == []
+
+
+def test_every_command_that_can_be_gone_on_with_is_killed(voc, made):
+    from typer.main import get_command
+
+    import drstool.cli.commands  # noqa: F401
+    from drstool.cli.app import app
+
+    resumable = {
+        name for name, command in get_command(app).commands.items()
+        if any("--resume" in parameter.opts for parameter in command.params)}
+    assert {words[0] for words, _ in stages(voc, made.cls.parent).values()} == resumable
