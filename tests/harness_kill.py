@@ -142,7 +142,8 @@ class Trial:
             # Ctrl-C comes to all processes of a command, as from a terminal.
             (os.killpg if number == signal.SIGINT else os.kill)(pid, number)
         code = self._zygote.wait(pid)
-        self.told = errors.read_text()
+        # It may not even have come to open it.
+        self.told = errors.read_text() if errors.exists() else ""
         if "Traceback" in self.told or "Exception ignored" in self.told or len(self.told.splitlines()) > 1:
             self.faults.append("stderr: " + self.told[-600:])
         return code

@@ -1,5 +1,7 @@
 """The harness that kills commands at random moments, with few tries; the long run is its own program."""
 
+import signal
+
 import pytest
 from harness_kill import SIGNALS, Trial, stages
 
@@ -23,3 +25,30 @@ def test_every_command_that_can_be_gone_on_with_is_killed(voc, made):
         name for name, command in get_command(app).commands.items()
         if any("--resume" in parameter.opts for parameter in command.params)}
     assert {words[0] for words, _ in stages(voc, made.cls.parent).values()} == resumable
+
+
+# A signal comes as Python forgets an object, where no exception gets out; the work goes on a while.
+FORGETTING = """
+import os, time
+from drstool.formats.unfinished import Journal
+class Forgotten:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+add = Journal.add
+def forgetful(journal, *arguments):
+    add(journal, *arguments)
+    Forgotten()
+    time.sleep(5)
+Journal.add = forgetful
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "told"), [
+    (signal.SIGINT, 130, "drstool: interrupted\n"), (signal.SIGTERM, 143, "")])
+def test_a_signal_where_nothing_may_be_raised(zygote, voc, made, tmp_path, number, code, told):
+    words, _ = stages(voc, made.cls.parent)["cam"]
+    before = FORGETTING.format(number=int(number))
+    errors = tmp_path / "errors"
+    assert zygote.run(*words, "-q", "-o", tmp_path / "maps.h5", before=before, errors=errors) == code
+    assert errors.read_text() == told
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".maps.h5.resume", "errors"]
