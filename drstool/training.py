@@ -436,8 +436,12 @@ class _Shield:
     def _act(self) -> None:
         # To be told to stop comes before news of workers that were told so too.
         while self._waiting:
-            first = min(self._waiting, key=lambda came: self._SIGNALS.index(came[0]))
-            self._waiting.remove(first)
+            try:
+                first = min(self._waiting, key=lambda came: self._SIGNALS.index(came[0]))
+                self._waiting.remove(first)
+            except ValueError:
+                # One more came in between, and it has been seen to already.
+                continue
             self._before[first[0]](*first)
 
 

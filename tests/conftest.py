@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Tests are imported one by one; these find what lies beside them.
+sys.path.insert(0, str(Path(__file__).parent))
+
 # A process started in the background ignores Ctrl-C, and so would the programs started from here;
 # with a handler in place they begin as they do at a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -197,7 +200,6 @@ def program():
 @pytest.fixture(scope="session")
 def zygote():
     """Starts command lines in processes of their own, quickly."""
-    sys.path.insert(0, str(Path(__file__).parent))
     from zygote import Zygote
 
     zygote = Zygote()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import pytest
 from PIL import Image
@@ -496,8 +497,10 @@ def test_of_two_commands_the_second_is_told(drs, zygote, world, tmp_path, name):
     folder.mkdir()
     mark = tmp_path / "mark"
     pid = zygote.start(*words, "-o", folder / output, before=WAITING.format(mark=str(mark)), errors=tmp_path / "err")
+    end = time.monotonic() + 120
     while not mark.exists():
-        pass
+        assert time.monotonic() < end, (tmp_path / "err").read_text()
+        time.sleep(0.01)
     for more in ((), ("--overwrite",), ("--resume",)):
         outcome = drs(*words, "-o", folder / output, *more)
         assert outcome.code == 1

@@ -1,6 +1,8 @@
 """Schedules, parameter groups, losses and the loop."""
 
 import math
+import pickle
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from drstool.data.item import Dataset, Item
+from drstool.data.transforms import ClassifierSamples, RefinerSamples, SegmenterSamples
 from drstool.errors import DrstoolError, UsageError
 from drstool.formats.header import Header
 from drstool.formats.label_png import encode_label_png
@@ -20,7 +23,7 @@ from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe, nam
 from drstool.stages import refine_train as refining
 from drstool.stages import train_cls as classifying
 from drstool.stages import train_seg as segmenting
-from drstool.training import Plan, fit, poly_factor, seed_everything, step_factor
+from drstool.training import _Shield, Plan, fit, poly_factor, seed_everything, step_factor
 
 CLASSES = ("cat", "dog")
 CPU = torch.device("cpu")
@@ -282,6 +285,29 @@ def test_loss_that_is_not_finite_stops_the_run(bad):
     assert str(bad) in message
 
 
+def test_signals_that_come_while_another_is_seen_to():
+    """Such as of several workers that end at once; each is seen to, and none stands in another's way."""
+    seen, shield = [], _Shield()
+
+    def handler(number, frame):
+        seen.append(number)
+
+    class Interrupting(list):
+        """Another signal comes between looking for the first one and taking it out."""
+
+        def remove(self, came):
+            if len(seen) < 2:
+                seen.append("again")
+                shield._act()
+            list.remove(self, came)
+
+    shield._before = {signal.SIGCHLD: handler, signal.SIGTERM: handler}
+    shield._waiting = Interrupting([(signal.SIGCHLD, None), (signal.SIGTERM, None)])
+    shield._act()
+    assert [number for number in seen if number != "again"] == [signal.SIGTERM, signal.SIGCHLD]
+    assert shield._waiting == []
+
+
 def test_model_is_trained_in_training_mode_and_left_in_evaluation_mode():
     modes = []
     model = nn.Sequential(nn.Linear(1, 1))
@@ -342,6 +368,21 @@ def test_weights_do_not_depend_on_workers(world, stage):
     helped = train(stage, world, workers=2)
     assert same(alone.weights, helped.weights)
     assert not same(alone.weights, train(stage, world, seed=1).weights)
+
+
+def test_samples_can_be_sent_to_processes_that_are_no_copies(world):
+    """As where processes are spawned; also when their HDF5 file is open already."""
+    dataset, maps, labels = world
+    small = {"backbone": "vgg16-small", "image_size": 32}
+    for samples in (
+        ClassifierSamples(dataset, CLASSES, ClassifierRecipe(**small), 0),
+        RefinerSamples(dataset, maps, RefinerRecipe(**small), 0),
+        SegmenterSamples(dataset, labels, CLASSES, SegmenterRecipe(**small), 0),
+    ):
+        here = samples[1, 2]
+        there = pickle.loads(pickle.dumps(samples))[1, 2]
+        assert here[0] == there[0]
+        assert all(torch.equal(a, b) for a, b in zip(here[1:], there[1:]))
 
 
 @pytest.mark.parametrize("stage", STAGES)

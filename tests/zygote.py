@@ -4,6 +4,7 @@ Importing torch takes seconds, and so a program killed at twenty moments would m
 while it imports. The process itself never trains: torch's threads do not survive a fork.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
 class Zygote:
@@ -61,6 +63,8 @@ class Zygote:
 
 def serve():
     """Answer the requests on stdin."""
+    # What comes before a command line has begun waits for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, TO_END)
     answers = os.fdopen(os.dup(1), "w")
     import drstool.cli.commands  # noqa: F401
     import drstool.inference  # noqa: F401
@@ -99,6 +103,14 @@ def become(request):
         exec(request["before"], {})
         from drstool.cli import main
 
+        app = importlib.import_module("drstool.cli.app")
+        prepare = app._terminate_cleanly
+
+        def prepared():
+            prepare()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_END)
+
+        app._terminate_cleanly = prepared
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

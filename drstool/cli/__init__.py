@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
 def main() -> None:
     """Entry point of ``drstool``."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        # While it begins, or while it tells of another end.
+        print("drstool: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        # All is done and the exit code is decided.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _main() -> None:
     from drstool.cli.app import app
     from drstool.cli import commands  # noqa: F401  registers the commands
 

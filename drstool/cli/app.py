@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -27,6 +28,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # What torch says when a device, or this machine, has no memory left.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
+# Until then what swallowed a signal is over.
+_AGAIN_SECONDS = 0.05
+
 # Signals to end that came in.
 _told_to_stop: list[int] = []
 
@@ -40,9 +44,9 @@ class _Group(TyperGroup):
         return list(self.commands)
 
     def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:
-        _terminate_cleanly()
         try:
-            with _stdout_failures_named():
+            _terminate_cleanly()
+            with _swallowed_signals_come_again(), _stdout_failures_named():
                 code = self._run(sys.argv[1:] if args is None else args)
                 if sys.stdout is not None:
                     sys.stdout.flush()
@@ -97,6 +101,30 @@ def _abandon_stdout() -> None:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())
         os.close(devnull)
+
+
+@contextmanager
+def _swallowed_signals_come_again() -> Iterator[None]:
+    """Send a signal once more where it came in the middle of something that lets no exception out.
+
+    Such as what Python does as it forgets an object: what is raised there is shown, and lost.
+    """
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+        if lost.exc_type not in numbers:
+            before(lost)
+            return
+        again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), numbers[lost.exc_type]))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""The harness that kills commands at random moments, with few tries; the long run is its own program."""
+
+import signal
+
+import pytest
+from harness_kill import SIGNALS, Trial, stages
+
+
+@pytest.mark.parametrize("name", ["train-seg", "refine", "segment, scores"])
+def test_killed_at_random_moments(zygote, voc, made, tmp_path, name):
+    words, outputs = stages(voc, made.cls.parent)[name]
+    trial = Trial(zygote, words, outputs, tmp_path / "trial")
+    for number, moment in zip(SIGNALS, (0.3, 0.6, 0.8)):
+        trial.kill(number, moment, None)
+    assert trial.faults == []
+
+
+def test_every_command_that_can_be_gone_on_with_is_killed(voc, made):
+    from typer.main import get_command
+
+    import drstool.cli.commands  # noqa: F401
+    from drstool.cli.app import app
+
+    resumable = {
+        name for name, command in get_command(app).commands.items()
+        if any("--resume" in parameter.opts for parameter in command.params)}
+    assert {words[0] for words, _ in stages(voc, made.cls.parent).values()} == resumable
+
+
+# A signal comes as Python forgets an object, where no exception gets out; the work goes on a while.
+FORGETTING = """
+import os, time
+from drstool.formats.unfinished import Journal
+class Forgotten:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+add = Journal.add
+def forgetful(journal, *arguments):
+    add(journal, *arguments)
+    Forgotten()
+    time.sleep(5)
+Journal.add = forgetful
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "told"), [
+    (signal.SIGINT, 130, "drstool: interrupted\n"), (signal.SIGTERM, 143, "")])
+def test_a_signal_where_nothing_may_be_raised(zygote, voc, made, tmp_path, number, code, told):
+    words, _ = stages(voc, made.cls.parent)["cam"]
+    before = FORGETTING.format(number=int(number))
+    errors = tmp_path / "errors"
+    assert zygote.run(*words, "-q", "-o", tmp_path / "maps.h5", before=before, errors=errors) == code
+    assert errors.read_text() == told
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".maps.h5.resume", "errors"]
