@@ -63,6 +63,7 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
 @contextmanager
 def computing(
     device: torch.device, precision: str = "float32", *, tf32: bool = True, autotune: bool = False,
+    winograd: bool = True,
 ) -> Iterator[None]:
     """A block without gradients, in which networks compute in the given way.
 
@@ -75,6 +76,8 @@ def computing(
         False: products in float32 proper, also on GPUs that would round their factors to TF32.
     autotune
         On a GPU, have cuDNN try its convolutions at each new size: pays where sizes stay.
+    winograd
+        False: on a CPU, convolutions by PyTorch's own way; see :mod:`drstool.models.convolution`.
     """
     dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision)
     casting = nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
@@ -85,7 +88,7 @@ def computing(
         if not tf32:
             cudnn.allow_tf32 = products.allow_tf32 = False
     try:
-        with torch.no_grad(), casting:
+        with torch.no_grad(), casting, torch.backends.nnpack.flags(enabled=winograd):
             yield
     finally:
         if device.type == "cuda":

@@ -143,7 +143,7 @@ def map_records(
     def start(batch: list[Loaded]) -> _Started:
         with context(autotune=autotune and len(batch) == size):
             images = normalize(on_device(torch.stack([image.pixels for image in batch]), device))
-            channels, maps = compute(batch, images.contiguous(memory_format=torch.channels_last))
+            channels, maps = compute(batch, images)
             return _Started(batch, channels, maps, dtype)
 
     def started() -> Iterator[_Started]:

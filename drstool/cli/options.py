@@ -35,6 +35,7 @@ __all__ = [
     "Tags",
     "Tf32",
     "Weights",
+    "Winograd",
     "check_choice",
     "command",
     "number_list",
@@ -98,6 +99,10 @@ MapPrecision = Annotated[
 ]
 Tf32 = Annotated[
     bool, typer.Option("--tf32/--no-tf32", help="On a GPU, round float32 factors to TF32 where it does so: as float16.")
+]
+Winograd = Annotated[
+    bool,
+    typer.Option("--winograd/--no-winograd", help="On a CPU, convolve by Winograd's way: equal but for last digits."),
 ]
 Autotune = Annotated[
     bool, typer.Option("--autotune/--no-autotune", help="On a GPU, try which convolution is fastest, once a size.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from drstool.models.convolution import convolved
 from drstool.models.drs import FixedDRS, LearnableDRS
 
 __all__ = [
@@ -65,7 +66,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
             x = self.pool(x)
-        x = self.conv(x)
+        x = convolved(self.conv, x)
         if self.norm is not None:
             x = self.norm(x)
         return self.rectifier(x)

@@ -15,6 +15,7 @@ from drstool.formats.maps import MapRecord
 from drstool.inference import Network, computing, fused_maps, grad_cam, localization_map, predicted_channels
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
+from drstool.models.convolution import layout
 from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS, VGG, without_suppression
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CamSettings
@@ -38,6 +39,7 @@ def cam(
     precision: str = "float32",
     tf32: bool = True,
     autotune: bool = True,
+    winograd: bool = True,
     workers: int = 1,
     on_error: OnError | None = None,
     track: Track = untracked,
@@ -65,7 +67,7 @@ def cam(
         ``square`` (settings.image_size), ``image``, or a number of pixels.
     dtype
         ``uint8`` or ``float16``.
-    device, precision, tf32, autotune
+    device, precision, tf32, autotune, winograd
         See :func:`drstool.inference.computing`.
     workers
         Threads that read images.
@@ -87,7 +89,9 @@ def cam(
     """
     model: VGG = restore_network(
         "classifier", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "classifier")
-    model.to(device, memory_format=torch.channels_last)
+    with computing(device, winograd=winograd):
+        form = layout(device, precision)
+    model.to(device, memory_format=form)
     network = _network(model, checkpoint.architecture["suppression"], method, layer)
     if method == "grad-cam" and precision == "float16":
         raise UsageError("--precision float16", "is too short for Grad-CAM's gradients", "float32 or bfloat16")
@@ -98,6 +102,7 @@ def cam(
     loaded = track(map_items(load, items, workers, on_error), "cam", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
+        images = images.contiguous(memory_format=form)
         if predict_tags is None:
             channels = [image.channels for image in batch]
         else:
@@ -108,7 +113,7 @@ def cam(
 
     return map_records(
         loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
-        context=partial(computing, device, precision, tf32=tf32), autotune=autotune)
+        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune)
 
 
 def _network(model: VGG, suppression: str, method: str | None, layer: int) -> Network:

@@ -17,6 +17,7 @@ from drstool.inference import computing, fused_maps, refined_map
 from drstool.labels import label_names
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
+from drstool.models.convolution import layout
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import RefineSettings
 
@@ -56,6 +57,7 @@ def refine(
     precision: str = "float32",
     tf32: bool = True,
     autotune: bool = True,
+    winograd: bool = True,
     workers: int = 1,
     on_error: OnError | None = None,
     track: Track = untracked,
@@ -69,7 +71,7 @@ def refine(
         Images with their tags; taken as they come. One known to have none gets an empty record.
     checkpoint
         A refiner.
-    settings, map_size, dtype, device, precision, tf32, autotune, workers, on_error, track, total
+    settings, map_size, dtype, device, precision, tf32, autotune, winograd, workers, on_error, track, total
         As in :func:`drstool.stages.cam.cam`.
 
     Raises
@@ -89,13 +91,16 @@ def refine(
     """
     model = restore_network(
         "refiner", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "refiner")
-    model.to(device, memory_format=torch.channels_last)
+    with computing(device, winograd=winograd):
+        form = layout(device, precision)
+    model.to(device, memory_format=form)
     settings = settings.for_network(checkpoint.recipe)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(load_square, side=settings.image_size, class_names=checkpoint.class_names, empty=True)
     loaded = track(map_items(load, items, workers, on_error), "refine", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
+        images = images.contiguous(memory_format=form)
         channels = [image.channels for image in batch]
         outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
         return channels, fused_maps(
@@ -104,4 +109,4 @@ def refine(
 
     return map_records(
         loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
-        context=partial(computing, device, precision, tf32=tf32), autotune=autotune)
+        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune)

@@ -621,7 +621,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def scaling(bench: Bench) -> Result:
     """``pseudo-label`` and ``overlay`` with all cores and with one, and their memory for few and many images."""
-    few, many = max(2, bench.settings.many // 10), bench.settings.many
+    few, many = max(2, bench.settings.many // 100), bench.settings.many
     times: dict[str, list[float]] = {}
     peaks: dict[str, dict[str, int]] = {}
     for command in ("pseudo-label", "overlay"):

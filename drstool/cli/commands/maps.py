@@ -18,6 +18,7 @@ from drstool.cli.options import (
     Split,
     Tf32,
     Weights,
+    Winograd,
     check_choice,
     command,
 )
@@ -77,6 +78,7 @@ def cam(
     precision: MapPrecision = "float32",
     tf32: Tf32 = True,
     autotune: Autotune = True,
+    winograd: Winograd = True,
     shard: ShardOption = None,
 ) -> None:
     """Write localization maps of the images' classes."""
@@ -126,6 +128,7 @@ def cam(
         precision=run.map_precision(precision),
         tf32=tf32,
         autotune=autotune,
+        winograd=winograd,
         workers=run.threads,
         on_error=run.on_error,
         track=run.track,
@@ -157,6 +160,7 @@ def refine(
     precision: MapPrecision = "float32",
     tf32: Tf32 = True,
     autotune: Autotune = True,
+    winograd: Winograd = True,
     shard: ShardOption = None,
 ) -> None:
     """Write refined maps of the images' classes.
@@ -198,6 +202,7 @@ def refine(
             precision=run.map_precision(precision),
             tf32=tf32,
             autotune=autotune,
+            winograd=winograd,
             workers=run.threads,
             on_error=run.on_error,
             track=run.track,

@@ -1,0 +1,90 @@
+"""Convolutions by Winograd's way: the same numbers but for the last digits, and only where they serve."""
+
+import pytest
+import torch
+from torch import nn
+
+from drstool.inference import computing
+from drstool.models.convolution import convolved, layout
+from drstool.models.vgg import build_classifier
+
+CPU = torch.device("cpu")
+needs_nnpack = pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="this PyTorch has no NNPACK")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often NNPACK is called."""
+    if not hasattr(torch, "_nnpack_spatial_convolution"):
+        pytest.skip("this PyTorch has no NNPACK")
+    true, seen = torch._nnpack_spatial_convolution, []
+
+    def counted(*arguments, **more):
+        seen.append(arguments[0].shape)
+        return true(*arguments, **more)
+
+    monkeypatch.setattr(torch, "_nnpack_spatial_convolution", counted)
+    return seen
+
+
+@needs_nnpack
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (7, 7), (33, 20)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_numbers(calls, size, bias, channels_last):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 24, 3, padding=1, bias=bias)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(3, 16, *size).contiguous(memory_format=form)
+    expected = conv.double()(x.double()).float().detach()
+    conv.float()
+    with torch.no_grad():
+        torch.testing.assert_close(convolved(conv, x), expected, rtol=1e-4, atol=1e-4)
+    assert calls == [(1, 16, *size)] * 3
+
+
+@pytest.mark.parametrize("conv", [
+    nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.Conv2d(16, 16, 1),
+    nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3, padding=1, groups=2),
+    nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"), nn.Conv2d(16, 16, 3, padding=1).double()])
+def test_what_it_is_not_for(calls, conv):
+    x = torch.randn(1, conv.in_channels, 8, 8, dtype=conv.weight.dtype)
+    with torch.no_grad():
+        assert torch.equal(convolved(conv, x), conv(x))
+    assert calls == []
+
+
+def test_not_while_training(calls):
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    convolved(conv, torch.randn(1, 16, 8, 8)).sum().backward()
+    assert calls == []
+    assert conv.weight.grad is not None
+
+
+def test_switched_off(calls):
+    conv, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(1, 16, 8, 8)
+    with computing(CPU, winograd=False):
+        assert layout(CPU) is torch.channels_last
+        convolved(conv, x)
+    assert calls == []
+    with computing(CPU):
+        convolved(conv, x)
+    assert len(calls) == 1
+
+
+def test_layouts():
+    assert layout(torch.device("cuda")) is torch.channels_last
+    assert layout(CPU, "bfloat16") is torch.channels_last
+
+
+@needs_nnpack
+def test_maps_of_a_network():
+    torch.manual_seed(0)
+    model = build_classifier("vgg16-small", 3).eval()
+    images = torch.randn(2, 3, 40, 40)
+    with computing(CPU, winograd=False):
+        expected = model(images)
+    with computing(CPU):
+        found = model(images)
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
