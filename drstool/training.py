@@ -531,7 +531,12 @@ class _LossWatch:
 @contextlib.contextmanager
 def _stopping_workers(loader: torch.utils.data.DataLoader) -> Iterator[Iterable]:
     """The loader's batches; its worker processes end with the block, also after an error."""
-    batches = iter(loader)
+    # They begin with these signals held back, until they ignore them: they are another's to end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield batches
     finally:
