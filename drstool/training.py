@@ -8,6 +8,7 @@ depends on is the loop's state, which can be kept between two steps and taken up
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import signal
 import threading
@@ -568,7 +569,15 @@ def _begin_worker(worker: int) -> None:
     # one that trains ends the others.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _end_with_parent()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Let the system end this process when the one that trains is killed, which cannot end it any more."""
+    # PR_SET_PDEATHSIG; elsewhere than on Linux torch's own watch ends a worker some seconds later.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
