@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -570,6 +571,9 @@ def _begin_worker(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _end_with_parent()
+    # What fails in a sample is told as a value, or by torch; this shows only that the thread which hands
+    # tensors over finds nobody to take them, as the one that trains is going.
+    sys.excepthook = lambda *_: None
     torch.set_num_threads(1)
 
 
