@@ -8,8 +8,10 @@ depends on is the loop's state, which can be kept between two steps and taken up
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -531,7 +533,12 @@ class _LossWatch:
 @contextlib.contextmanager
 def _stopping_workers(loader: torch.utils.data.DataLoader) -> Iterator[Iterable]:
     """The loader's batches; its worker processes end with the block, also after an error."""
-    batches = iter(loader)
+    # They begin with these signals held back, until they ignore them: they are another's to end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield batches
     finally:
@@ -563,7 +570,18 @@ def _begin_worker(worker: int) -> None:
     # one that trains ends the others.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _end_with_parent()
+    # What fails in a sample is told as a value, or by torch; this shows only that the thread which hands
+    # tensors over finds nobody to take them, as the one that trains is going.
+    sys.excepthook = lambda *_: None
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Let the system end this process when the one that trains is killed, which cannot end it any more."""
+    # PR_SET_PDEATHSIG; elsewhere than on Linux torch's own watch ends a worker some seconds later.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

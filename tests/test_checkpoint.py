@@ -152,3 +152,23 @@ def test_foreign_torch_files(tmp_path, content):
 def test_damaged_content(tmp_path, changes, words):
     with pytest.raises(InputError, match=words):
         load_checkpoint(changed(tmp_path / "x.pt", **changes))
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(143)])
+def test_a_signal_in_the_middle_of_writing_is_none_of_torchs_errors(tmp_path, monkeypatch, end):
+    """torch's archive cannot be closed then, and says so in place of what happened."""
+    from drstool.formats.checkpoint import save_torch
+
+    class Interrupted(torch.serialization._open_zipfile_writer_buffer):
+        def __exit__(self, *arguments):
+            raise RuntimeError("unexpected pos")
+
+    monkeypatch.setattr(torch.serialization, "_open_zipfile_writer_buffer", Interrupted)
+
+    def interrupt(*_):
+        raise end
+
+    monkeypatch.setattr(torch.serialization, "_save", interrupt)
+    with pytest.raises(type(end)):
+        save_torch(tmp_path / "net.pt", {"weights": {}})
+    assert list(tmp_path.iterdir()) == []

@@ -519,7 +519,8 @@ def test_what_the_killed_left_goes(drs, world, tmp_path):
     words, output = world.line("pseudo-label")
     assert drs(*words, "-o", tmp_path / output).code == 0
     os.rename(tmp_path / output, tmp_path / f".{output}.replaced-0123abcd")
-    for name in (f".{output}.partial-01234567", f"..{output}.resume.partial-89abcdef"):
+    for name in (f".{output}.partial-01234567", f"..{output}.resume.partial-89abcdef",
+                 f"..{output}.resume.json.partial-89abcdef"):
         (tmp_path / name).write_bytes(b"half")
     others = [".other.partial-01234567", f".{output}.partial-mine", f".{output}"]
     for name in others:

@@ -106,9 +106,10 @@ def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> No
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # A full disk: torch tells of its own confusion that follows.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
+            # A full disk, or a signal: torch tells of its own confusion that follows.
+            cause = error.__context__
+            if isinstance(cause, (OSError, KeyboardInterrupt, SystemExit)):
+                raise cause from None
             raise
 
 

@@ -163,7 +163,8 @@ def clear_away(path: str | Path) -> None:
     What they moved aside to replace it comes back where nothing took its place.
     """
     target = Path(os.path.realpath(path))
-    owners = "|".join(re.escape(_distinct(owner.name)) for owner in (target, unfinished_path(target)))
+    makers = (target, unfinished_path(target), hidden_beside(target, "resume.json"))
+    owners = "|".join(re.escape(_distinct(owner.name)) for owner in makers)
     leavings = re.compile(rf"\.(?:{owners})\.(?:partial|replaced)-[0-9a-f]{{8}}", re.DOTALL)
     with suppress(OSError):
         for name in os.listdir(target.parent):
