@@ -13,7 +13,7 @@ from drstool.stages.overlay import overlay
 from drstool.stages.pseudo_label import pseudo_label
 
 SIDE = 64
-FEW, MANY = 20, 200
+FEW, MANY = 20, 300
 
 
 def records(count, image):
@@ -58,5 +58,6 @@ def test_memory_is_flat(tmp_path, work):
     # Imports and tables that are made once.
     work(2, image, tmp_path)
     few, many = (peak(work, count, image, tmp_path) for count in (FEW, MANY))
-    # Ids are kept, of a few hundred bytes each with their places; one map or label image is 4096.
-    assert many - few < (MANY - FEW) * SIDE * SIDE / 4
+    # Ids are kept, of a few hundred bytes each with their places; one map or label image is 4096. How many
+    # are under way at once differs by some 200 KB from run to run, so half of what keeping one would cost.
+    assert many - few < (MANY - FEW) * SIDE * SIDE / 2
