@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drstool.errors import DrstoolError, UsageError
+from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.parallel import Track, untracked
 
 __all__ = [
@@ -319,19 +319,38 @@ class _Loop:
         }
 
     def take_up(self, state: Mapping[str, Any]) -> None:
-        """Be where the loop was that gave the state."""
-        self.step = state["step"]
-        self.watch = _LossWatch(state["loss_sum"], state["images"])
-        self.reports = [EpochReport(**report) for report in state["reports"]]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.kept = _Kept(state["best"], self.reports)
+        """Be where the loop was that gave the state.
+
+        Raises
+        ------
+        InputError
+            It is of another network, or damaged.
+        """
+        with _damage_told():
+            self.step = state["step"]
+            self.watch = _LossWatch(state["loss_sum"], state["images"])
+            self.reports = [EpochReport(**report) for report in state["reports"]]
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.kept = _Kept(state["best"], self.reports)
 
     def take_up_random(self, state: Mapping[str, Any]) -> None:
-        """Draw the random numbers on from where they were."""
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        """Draw the random numbers on from where they were; raises as :meth:`take_up`."""
+        with _damage_told():
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = str(error).strip().splitlines()[-1].strip()
+        raise InputError(
+            "--resume", f"the state kept of this training cannot be taken up: {what}",
+            "--overwrite without --resume begins anew") from error
 
 
 class _Saver:

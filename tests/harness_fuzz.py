@@ -40,12 +40,17 @@ from drstool.data.voc import object_names
 from drstool.errors import DrstoolError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
 from drstool.formats.label_png import encode_label_png, read_label_png
+from drstool.formats.maps import MapFileWriter, restored_map
+from drstool.formats.stream import StreamWriter, restored_member
+from drstool.formats.unfinished import Journal, KeptFolder
+from drstool.formats.work import Work
 
 SECONDS, PATIENCE = 10, 600
 MEMORY = 2 << 30
 
 HEADER = Header("localization-maps", ("bar", "disc"), ({"command": "drstool cam", "used": {"tags": True}},))
 LABELS = Header("labels", ("bar", "disc"), HEADER.provenance)
+WORK = Work("cam", ("bar", "disc"), {"sizes": (32, 40)}, {"list": "sha256:1"}, {"tags": "the data"}, "cpu", 0)
 
 
 # --- whole files -------------------------------------------------------------------------------
@@ -145,6 +150,58 @@ def checkpoints():
         yield path.read_bytes()
         torch.save({"format": "drstool", "weights": weights}, path, _use_new_zipfile_serialization=False)
         yield path.read_bytes()
+
+
+def states():
+    """What is kept of a training of a tiny network after a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        loop, state = tiny_training(Path(folder, "x.pt"))
+        loop.step = 1
+        state.save(loop.state())
+        yield state.path.read_bytes()
+
+
+def tiny_training(output):
+    """The loop of a training that has not begun, and where its state is kept."""
+    import torch
+
+    from drstool.formats.checkpoint import Checkpoint
+    from drstool.formats.training_state import TrainingState
+    from drstool.training import _Loop
+
+    network = torch.nn.Linear(3, 2)
+    loop = _Loop(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), torch.device("cpu"))
+    state = TrainingState(output, WORK, lambda error: None)
+    state.describe(Checkpoint("classifier", HEADER.class_names, {"backbone": "vgg16-small"}, {"lr": 0.1}, {}))
+    return loop, state
+
+
+def journals():
+    """What is kept of an unfinished map file, and of an unfinished stream."""
+    for name in ("x.h5", "x.tar"):
+        with tempfile.TemporaryDirectory() as folder, Path(folder, name).open("w+b") as file:
+            journal = Journal(Path(folder, name), WORK)
+            journal.begin()
+            records = map_records() if name == "x.h5" else label_records()
+            writer = MapFileWriter(file, HEADER) if name == "x.h5" else StreamWriter(file, LABELS)
+            for record in records:
+                writer.write(record)
+                journal.add(record.id, *writer.stored(record))
+            writer.close()
+            journal.close()
+            yield journal.path.read_bytes()
+
+
+def notes():
+    """What is noted beside an unfinished folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            kept = KeptFolder(Path(folder, "labels"), WORK)
+            kept.take_up()
+            yield Path(folder, NOTE).read_bytes()
+
+
+NOTE = ".labels.resume.json"
 
 
 def headers():
@@ -278,6 +335,43 @@ def read_checkpoint(place, data):
         load_tensors(path)
 
 
+def read_state(place, data):
+    loop, state = tiny_training(place.folder / "x.pt")
+    state.path.write_bytes(data)
+    state.left_over()
+    state.last_network()
+    state.take_up()
+    state_of_loop = state.load()
+    loop.take_up(state_of_loop)
+    loop.take_up_random(state_of_loop)
+
+
+def read_journal(place, data):
+    output = place.folder / "x.h5"
+    place.file(".x.h5.resume", data)
+    Journal(output, WORK).left_over()
+    journal = Journal(output, WORK)
+    try:
+        journal.take_up(["a", "b/c"])
+        for identifier, told, kept in journal.stored():
+            with suppress(DrstoolError):
+                restored_map(identifier, told, kept, output)
+            with suppress(DrstoolError):
+                restored_member(identifier, told, kept, LABELS, output)
+        journal.add("d", {}, b"")
+    finally:
+        journal.close()
+
+
+def read_note(place, data):
+    place.file(NOTE, data)
+    folder = place.folder / ".labels.resume"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.png").write_bytes(next(label_pngs()))
+    KeptFolder(place.folder / "labels", WORK).left_over()
+    KeptFolder(place.folder / "labels", WORK).take_up()
+
+
 def read_tags(place, data):
     place.file("tags.txt", data)
     place.data("whole.jsonl", tags=str(place.folder / "tags.txt"))
@@ -302,6 +396,9 @@ READERS = {
     "saliency-png": (saliency_pngs, lambda place, data: load_saliency(place.file("x.png", data))),
     "picture": (pictures, read_picture),
     "checkpoint": (checkpoints, read_checkpoint),
+    "state": (states, read_state),
+    "journal": (journals, read_journal),
+    "note": (notes, read_note),
     "header": (headers, read_header),
     "jsonl": (json_manifests, read_dataset("x.jsonl")),
     "csv": (lambda: tables(","), read_dataset("x.csv")),
@@ -396,7 +493,20 @@ def repaired(data):
         return _png(data)
     if data[257:262] == b"ustar":
         return _tar(data)
+    if data.startswith(b"drstool unfinished 1\n"):
+        return _journal(data)
     return data
+
+
+def _journal(data):
+    place = data.index(b"\n") + 1
+    made = bytearray(data)
+    while place + 12 <= len(made):
+        _, length = struct.unpack_from("<IQ", made, place)
+        length = min(length, len(made) - place - 12)
+        struct.pack_into("<IQ", made, place, zlib.crc32(made[place + 12: place + 12 + length]), length)
+        place += 12 + length
+    return bytes(made)
 
 
 def _png(data):

@@ -4,7 +4,10 @@ import json
 import os
 import shutil
 import signal
+import struct
 import time
+import tracemalloc
+import zlib
 
 import pytest
 from PIL import Image
@@ -566,6 +569,57 @@ def test_a_journal_keeps_what_it_was_given(tmp_path):
     assert [sitting["done"] for sitting in last.sittings] == [1, 2]
     last.remove()
     assert left_in(tmp_path) == []
+
+
+def frame(told, length=None):
+    content = told if isinstance(told, bytes) else json.dumps(told).encode() + b"\n"
+    return struct.pack("<IQ", zlib.crc32(content), len(content) if length is None else length) + content
+
+
+FORGED = {
+    "work of one word": [{"work": "cam", "seconds": 1.0}],
+    "work without settings": [{"work": {**Work("cam", ("a",)).to_json(), "settings": None}, "seconds": 1.0}],
+    "seconds of text": [{"work": Work("cam", ("a",)).to_json(), "seconds": "1"}],
+    "no text": [b"\xff\n"],
+    "a number": [b"3\n"],
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_journal_is_refused(tmp_path, name):
+    journal = Journal(tmp_path / "out", Work("cam", ("a",)))
+    journal.path.write_bytes(b"drstool unfinished 1\n" + b"".join(map(frame, FORGED[name])))
+    assert journal.left_over()[1] in (0.0, 1.0)
+    with pytest.raises(InputError, match="is damaged"):
+        journal.take_up()
+
+
+def test_a_journal_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
+    work = Work("cam", ("a",))
+    journal = Journal(tmp_path / "out", work)
+    whole = frame({"work": work.to_json(), "seconds": 1.0}) + frame({"sitting": 3, "seconds": 1.0})
+    journal.path.write_bytes(b"drstool unfinished 1\n" + whole + frame({"id": "a", "seconds": 1.0}, 1 << 32))
+    tracemalloc.start()
+    try:
+        journal.take_up()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+        journal.close()
+    assert journal.done == [] and len(journal.sittings) == 1
+
+
+@pytest.mark.parametrize("part", ["settings", "sittings"])
+def test_a_forged_note_is_refused(tmp_path, part):
+    kept = KeptFolder(tmp_path / "out", Work("cam", ("a",)))
+    kept.begin()
+    (note,) = tmp_path.glob(".*.json")
+    noted = json.loads(note.read_text())
+    (noted["work"] if part == "settings" else noted)[part] = [3]
+    note.write_text(json.dumps(noted))
+    assert kept.left_over()[0] == 0
+    with pytest.raises(InputError, match="is damaged"):
+        kept.take_up()
 
 
 def test_a_difference_of_work_is_named():

@@ -284,6 +284,25 @@ def test_a_damaged_state_is_refused(drs, tmp_path, interrupted):
     assert "net.pt" in left_in(tmp_path) and ".net.pt.resume" not in left_in(tmp_path)
 
 
+@pytest.mark.parametrize("change", [
+    lambda state: state["loop"].pop("random"),
+    lambda state: state["loop"]["model"].popitem(),
+    lambda state: state["loop"].update(reports=[3]),
+    lambda state: state["work"].update(settings=None),
+    lambda state: state.update(sittings=["x"]),
+], ids=["no random state", "a weight less", "a report of nothing", "no settings", "a sitting of nothing"])
+def test_a_forged_state_is_refused(drs, tmp_path, interrupted, change):
+    words = interrupted("train-cls")
+    path = tmp_path / ".net.pt.resume"
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    outcome = drs(*words, "--resume")
+    assert outcome.code == 3
+    (line,) = [line for line in outcome.err.splitlines() if "going on after" not in line]
+    assert "begin" in line and ("is damaged" in line or "cannot be taken up" in line), line
+
+
 def test_a_state_holds_no_code_and_is_no_checkpoint(drs, voc, tmp_path, interrupted):
     interrupted("train-cls")
     told = drs("info", tmp_path / ".net.pt.resume", "--json").json()

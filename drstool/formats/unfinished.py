@@ -58,7 +58,7 @@ class _Kept:
         return self._seconds + time.monotonic() - self._started
 
     def _check_work(self, other: object) -> None:
-        if not isinstance(other, dict):
+        if not works.is_work(other):
             raise self._damaged()
         difference = self.work.difference(other)
         if difference is not None:
@@ -120,7 +120,7 @@ class Journal(_Kept):
         with suppress(InputError):
             for told, _, _ in self._frames():
                 count += "id" in told
-                seconds = told.get("seconds", seconds)
+                seconds = told["seconds"]
         return count, seconds
 
     def take_up(self, expected: Sequence[str] | None = None, unit: int = 1) -> None:
@@ -158,12 +158,12 @@ class Journal(_Kept):
             if "work" in told:
                 self._check_work(told["work"])
                 self._start = end
-            elif "sitting" in told:
+            elif isinstance(told.get("sitting"), dict):
                 self.sittings.append(told["sitting"])
             elif isinstance(told.get("id"), str):
                 ids.append(told["id"])
                 ends.append(end)
-            self._seconds = told.get("seconds", self._seconds)
+            self._seconds = told["seconds"]
         if not self._start:
             raise self._damaged()
         count = len(ids)
@@ -227,9 +227,11 @@ class Journal(_Kept):
             with open(self.path, "rb") as file:
                 if file.read(len(_MAGIC)) != _MAGIC:
                     raise self._damaged()
+                size = os.fstat(file.fileno()).st_size
                 while len(head := file.read(_FRAME.size)) == _FRAME.size:
                     crc, length = _FRAME.unpack(head)
-                    if length > _MAX_FRAME_BYTES:
+                    # Told before the room for it is taken.
+                    if length > min(_MAX_FRAME_BYTES, size - file.tell()):
                         return
                     content = file.read(length)
                     if len(content) < length or zlib.crc32(content) != crc:
@@ -240,7 +242,7 @@ class Journal(_Kept):
                         told = json.loads(text)
                     except (ValueError, RecursionError):
                         raise self._damaged() from None
-                    if not isinstance(told, dict):
+                    if not isinstance(told, dict) or not isinstance(told.get("seconds"), float):
                         raise self._damaged()
                     yield told, file.tell(), rest if data else b""
         except OSError as error:
@@ -349,6 +351,8 @@ class KeptFolder(_Kept):
             raise self._damaged() from None
         parts = {"format": str, "work": dict, "sittings": list, "seconds": float, "begun": float}
         if not isinstance(noted, dict) or not all(isinstance(noted.get(name), t) for name, t in parts.items()):
+            raise self._damaged()
+        if not all(isinstance(sitting, dict) for sitting in noted["sittings"]):
             raise self._damaged()
         return noted
 

@@ -13,7 +13,7 @@ from drstool import __version__
 from drstool.errors import InputError
 from drstool.formats.provenance import without_home
 
-__all__ = ["WORTH_KEEPING", "Work", "sampled_digest", "told_work", "without_outcome"]
+__all__ = ["WORTH_KEEPING", "Work", "is_work", "sampled_digest", "told_work", "without_outcome"]
 
 # Unfinished work of fewer seconds is no loss.
 WORTH_KEEPING = 60.0
@@ -125,9 +125,16 @@ def _shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
+def is_work(told: object) -> bool:
+    """Whether something read from a file is a whole work, as :meth:`Work.to_json` gives it."""
+    return isinstance(told, dict) and "version" in told and all(
+        isinstance(told.get(part), dict) for part in ("settings", "inputs", "used"))
+
+
 def told_work(entry: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
     """What a provenance entry tells of the work it is about, for :meth:`Work.difference`."""
-    told = {name: entry[name] for name in ("version", "inputs", "used", "seed") if name in entry}
+    told = {name: entry[name] for name in ("version", "seed") if name in entry}
+    told |= {name: entry[name] for name in ("inputs", "used") if isinstance(entry.get(name), Mapping)}
     if isinstance(entry.get("device"), str):
         told["device"] = entry["device"].partition(":")[0]
     if isinstance(entry.get("settings"), Mapping):
