@@ -1,6 +1,9 @@
 """The harness that kills commands at random moments, with few tries; the long run is its own program."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from harness_kill import SIGNALS, Trial, stages
@@ -52,3 +55,53 @@ def test_a_signal_where_nothing_may_be_raised(zygote, voc, made, tmp_path, numbe
     assert zygote.run(*words, "-q", "-o", tmp_path / "maps.h5", before=before, errors=errors) == code
     assert errors.read_text() == told
     assert sorted(path.name for path in tmp_path.iterdir()) == [".maps.h5.resume", "errors"]
+
+
+# A signal comes while a module makes a class, which Python 3.11 tells as a RuntimeError.
+NAMING = """
+import os
+from drstool.formats import unfinished
+class Named:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), {number})
+def begin(journal):
+    {body}
+unfinished.Journal.begin = begin
+"""
+MAKING = "type('Made', (), {'field': Named()})"
+WRAPPING = "\n    ".join((
+    "try:", "    " + MAKING, "except BaseException as error:", "    raise ImportError('x') from error"))
+
+
+@pytest.mark.parametrize("body", [MAKING, WRAPPING], ids=["as Python has it", "as a library might"])
+@pytest.mark.parametrize(("number", "code", "told"), [
+    (signal.SIGINT, 130, "drstool: interrupted\n"), (signal.SIGTERM, 143, "")])
+def test_a_signal_that_arrives_as_another_error(zygote, voc, made, tmp_path, number, code, told, body):
+    words, _ = stages(voc, made.cls.parent)["cam"]
+    before = NAMING.format(number=int(number), body=body)
+    errors = tmp_path / "errors"
+    assert zygote.run(*words, "-q", "-o", tmp_path / "maps.h5", before=before, errors=errors) == code
+    assert errors.read_text() == told
+    assert "maps.h5" not in os.listdir(tmp_path)
+
+
+BEGINNING = """
+import os, signal, sys
+import drstool.cli
+class Named:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), {number})
+def imports():
+    {making}
+drstool.cli._main = imports
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+drstool.cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "told"), [
+    (signal.SIGINT, 130, "drstool: interrupted\n"), (signal.SIGTERM, 143, "")])
+def test_a_signal_that_arrives_as_another_error_while_it_begins(number, code, told):
+    script = BEGINNING.format(number=int(number), making=MAKING)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr, done.stdout) == (code, told, "")

@@ -594,6 +594,36 @@ def test_a_forged_journal_is_refused(tmp_path, name):
         journal.take_up()
 
 
+def test_a_journal_that_was_hardly_begun_is_begun_anew(tmp_path):
+    """Whatever part of its first lines the program came to write before it was killed."""
+    work = Work("cam", ("a",))
+    journal = Journal(tmp_path / "out", work)
+    journal.begin()
+    journal.close()
+    whole = journal.path.read_bytes()
+    for size in range(len(whole)):
+        journal.path.write_bytes(whole[:size])
+        again = Journal(tmp_path / "out", work)
+        again.take_up(["a"])
+        again.add("a", {}, b"x")
+        again.close()
+        assert [identifier for identifier, _, _ in reread(tmp_path / "out", work)] == ["a"]
+    # One bit of the same, with all of it there, is damage.
+    for place in range(0, len(whole), 7):
+        journal.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1:] + frame({"id": "a"}))
+        with pytest.raises(InputError, match="is damaged"):
+            Journal(tmp_path / "out", work).take_up(["a"])
+
+
+def reread(output, work):
+    journal = Journal(output, work)
+    journal.take_up()
+    try:
+        return list(journal.stored())
+    finally:
+        journal.close()
+
+
 def test_a_journal_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
     work = Work("cam", ("a",))
     journal = Journal(tmp_path / "out", work)

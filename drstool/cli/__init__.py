@@ -6,19 +6,42 @@ import os
 import signal
 import sys
 
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+
 
 def main() -> None:
     """Entry point of ``drstool``."""
     try:
         _main()
-    except KeyboardInterrupt:
+    except BaseException as error:
         # While it begins, or while it tells of another end.
-        print("drstool: interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = signal_behind(error)
+        if code is None or isinstance(error, SystemExit):
+            raise
+        if code == EXIT_INTERRUPTED:
+            print("drstool: interrupted", file=sys.stderr)
+        sys.exit(code)
     finally:
         # All is done and the exit code is decided.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+
+
+def signal_behind(error: BaseException | None) -> int | None:
+    """Exit code for the signal that an error came of; None where it did not come of one.
+
+    What a signal raises may arrive as another error: Python 3.11, for one, makes a RuntimeError of
+    whatever is raised while a class that is being made names its attributes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return EXIT_INTERRUPTED
+        if isinstance(error, SystemExit) and error.code == EXIT_TERMINATED:
+            return EXIT_TERMINATED
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _main() -> None:

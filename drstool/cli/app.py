@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from drstool.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, signal_behind
 from drstool.errors import DrstoolError, OutputError
 
 __all__ = ["app"]
@@ -34,7 +35,7 @@ _AGAIN_SECONDS = 0.05
 # Signals to end that came in.
 _told_to_stop: list[int] = []
 
-EXIT_FAILED, EXIT_INTERRUPTED, EXIT_CLOSED_PIPE, EXIT_TERMINATED = 1, 130, 141, 143
+EXIT_FAILED, EXIT_CLOSED_PIPE = 1, 141
 
 
 class _Group(TyperGroup):
@@ -66,10 +67,12 @@ class _Group(TyperGroup):
             _leave(EXIT_FAILED, _system_line(error))
         except MemoryError:
             _leave(EXIT_FAILED, "out of memory; lower --batch-size, --workers or --sizes")
-        except RuntimeError as error:
-            if _told_to_stop:
-                # A data loader may notice that its workers got the signal too before we do.
-                _leave(EXIT_TERMINATED)
+        except Exception as error:
+            # A data loader may notice that its workers got the signal too before we do.
+            if (stopped := signal_behind(error) or (EXIT_TERMINATED if _told_to_stop else None)) is not None:
+                _leave(stopped, "interrupted" if stopped == EXIT_INTERRUPTED else "")
+            if not isinstance(error, RuntimeError):
+                raise
             if "DataLoader worker" in str(error):
                 _leave(EXIT_FAILED, "a worker process was killed, perhaps for want of memory; lower --workers")
             if not any(words in str(error) for words in _NO_MEMORY):

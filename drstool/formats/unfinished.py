@@ -32,6 +32,8 @@ _MAGIC = b"drstool unfinished 1\n"
 _FRAME = struct.Struct("<IQ")
 # The description of a record, and the largest record.
 _MAX_FRAME_BYTES = (1 << 32) + (1 << 24)
+# What a work's description takes at most: class names by the ten thousand.
+_MAX_WORK_BYTES = 16 << 20
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -139,7 +141,7 @@ class Journal(_Kept):
         InputError
             It is damaged, or of other work: the difference is named.
         """
-        if os.path.lexists(self.path):
+        if os.path.lexists(self.path) and not self._hardly_begun():
             self._read(expected, unit)
         else:
             self.begin()
@@ -150,6 +152,21 @@ class Journal(_Kept):
             self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115
             self._file.write(_MAGIC)
             self._write({"work": self.work.to_json()})
+
+    def _hardly_begun(self) -> bool:
+        """Whether the program was killed before it had said what it does: there is nothing to lose."""
+        try:
+            with open(self.path, "rb") as file:
+                start = file.read(len(_MAGIC) + _FRAME.size)
+                size = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if not _MAGIC.startswith(start[:len(_MAGIC)]):
+            return False
+        if len(start) < len(_MAGIC) + _FRAME.size:
+            return True
+        _, length = _FRAME.unpack_from(start, len(_MAGIC))
+        return size - len(start) < length <= _MAX_WORK_BYTES
 
     def _read(self, expected: Sequence[str] | None, unit: int) -> None:
         ids: list[str] = []
@@ -246,7 +263,10 @@ class Journal(_Kept):
                         raise self._damaged()
                     yield told, file.tell(), rest if data else b""
         except OSError as error:
-            raise InputError(self.path, f"cannot be read: {error.strerror or error}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> InputError:
+        return InputError(self.path, f"cannot be read: {error.strerror or error}")
 
 
 class KeptFolder(_Kept):
