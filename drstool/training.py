@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from drstool.errors import DrstoolError, InputError, UsageError
+from drstool.models.convolution import training_layout
 from drstool.parallel import Track, untracked
 
 __all__ = [
@@ -196,8 +197,7 @@ def fit(
     that was not.
     """
     model.to(device)
-    if device.type != "cuda" or precision == "bfloat16":
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=training_layout(model, device, precision))
     model.train()
     total, per_epoch = plan.total_steps(len(samples)), plan.steps_per_epoch(len(samples))
     if not total:

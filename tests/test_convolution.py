@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from drstool.inference import computing
-from drstool.models.convolution import convolved, layout
+from drstool.models.build import build_network
+from drstool.models.convolution import convolved, layout, training_layout
 from drstool.models.vgg import build_classifier
 
 CPU = torch.device("cpu")
@@ -88,3 +89,17 @@ def test_maps_of_a_network():
         found = model(images)
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("backbone", "device", "precision", "wanted"), [
+    ("vgg16", "cpu", "float32", torch.contiguous_format),
+    ("vgg16", "cpu", "bfloat16", torch.channels_last),
+    ("vgg16-small", "cpu", "float32", torch.channels_last),
+    ("vgg16", "cuda", "float32", torch.contiguous_format),
+    ("vgg16", "cuda", "bfloat16", torch.channels_last),
+    ("vgg16-small", "cuda", "float32", torch.contiguous_format),
+])
+def test_layout_of_training(backbone, device, precision, wanted):
+    parts = {"backbone": backbone, "suppression": "fixed", "delta": 0.5, "drs_layers": [15]}
+    network, _ = build_network("classifier", parts, ("a", "b"))
+    assert training_layout(network, torch.device(device), precision) is wanted

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["convolved", "layout"]
+__all__ = ["convolved", "layout", "training_layout"]
 
 # Below, bringing pixels into Winograd's form and back costs more than it saves.
 _LEAST_CHANNELS = 16
@@ -45,6 +45,21 @@ def layout(device: torch.device, precision: str = "float32") -> torch.memory_for
     """The layout in which a device convolves fastest: NNPACK wants PyTorch's own, all else channels last."""
     by_nnpack = device.type == "cpu" and precision == "float32" and _is_on()
     return torch.contiguous_format if by_nnpack else torch.channels_last
+
+
+def training_layout(network: nn.Module, device: torch.device, precision: str) -> torch.memory_format:
+    """The layout in which a device trains a network fastest.
+
+    In float32 on a CPU, the backward pass of a plain stack of wide convolutions is a quarter faster in
+    PyTorch's own layout (VGG-16 at 320 pixels; measured on AVX2), of which batch norm is the mark here:
+    networks that have it, of narrow, pointwise and depthwise convolutions too, are as fast or faster
+    with channels last. On a GPU, channels last is for tensor cores.
+    """
+    if device.type == "cuda":
+        wanted = precision == "bfloat16"
+    else:
+        wanted = precision != "float32" or any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    return torch.channels_last if wanted else torch.contiguous_format
 
 
 def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
