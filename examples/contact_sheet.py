@@ -4,7 +4,7 @@ Example: python examples/contact_sheet.py --data demo --split train \\
              --maps cam.h5 drs.h5 refined.h5 --labels labels -o sheet.png
 
 README's picture is made so in the folder of the quickstart, with
---titles "plain CAM" "DRS maps" "refined maps" --ids demo_000069 demo_000207 demo_000230 demo_000253.
+--rows 5 --titles "plain CAM" "DRS maps" "refined maps" "pseudo labels".
 """
 
 import argparse
@@ -33,7 +33,8 @@ def main() -> None:
         # Evenly spread over the split, so that no row is chosen for its looks.
         items = [items[i] for i in np.linspace(0, len(items) - 1, args.rows).astype(int)]
     titles = ["image", "ground truth", *(args.titles or [Path(path).stem for path in args.maps])]
-    titles += [Path(args.labels).name] if labels else []
+    if labels and len(titles) < 3 + len(args.maps):
+        titles.append(Path(args.labels).name)
     rows = [list(pictures(item, sources, labels)) for item in items]
     sheet(rows, titles).save(args.output, optimize=True, quality=82)
 

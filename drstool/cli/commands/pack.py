@@ -13,7 +13,7 @@ from drstool.cli.options import Classes, OutputOrStdout, command, number_list
 from drstool.cli.run import Run
 
 
-@command("cat", keep_going=False, example="drstool cat cams.1.h5 cams.2.h5 -o cams.h5")
+@command("cat", keep_going=False, example="drstool cat cams.h5 -o cams.tar")
 def cat(
     run: Run,
     inputs: Annotated[
