@@ -4,8 +4,8 @@
 #   sbatch --array=1-8 examples/slurm.sh            each task works on its eighth of the images
 #   sh examples/slurm.sh merge 8                    afterwards: the parts into one file and one folder
 #
-# DATA, SPLIT and WEIGHTS may be set; the parts are as long as each other, and a part that failed can be
-# run again alone: sbatch --array=3 --export=ALL,PARTS=8 examples/slurm.sh
+# DATA, SPLIT and WEIGHTS may be set; the parts are as long as each other but for a batch, and a part that failed
+# can be run again alone: sbatch --array=3 --export=ALL,PARTS=8 examples/slurm.sh
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G

@@ -186,6 +186,17 @@ def test_parts_that_make_no_whole(drs, bad_parts, tmp_path, name):
     assert not (tmp_path / "result.h5").exists()
 
 
+def test_parts_made_in_different_ways_without_history(drs, voc, made, tmp_path):
+    line, _ = commands(voc, made)["cam"]
+    for number, more in ((1, ()), (2, ()), (3, ("--sizes", "40"))):
+        words = (*line, *more, "--shard", f"{number}/3", "--no-provenance", "-o", tmp_path / f"{number}.h5")
+        assert drs(*words).code == 0
+    outcome = drs("cat", *(tmp_path / f"{number}.h5" for number in (1, 2, 3)), "-o", tmp_path / "result.h5")
+    assert outcome.code == 3 and not (tmp_path / "result.h5").exists()
+    assert outcome.err.splitlines() == [
+        f"drstool: {tmp_path / '3.h5'}: was made in another way than {tmp_path / '1.h5'}; make the parts in the same way"]
+
+
 def test_parts_made_in_different_ways(drs, voc, made, parts, tmp_path):
     line, _ = commands(voc, made)["cam"]
     assert drs(*line, "--flip", "--shard", "2/3", "-o", tmp_path / "flipped.h5").code == 0

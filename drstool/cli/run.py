@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from drstool.errors import DrstoolError, ItemsFailed, OutputError, UsageError
@@ -14,6 +15,7 @@ from drstool.errors import DrstoolError, ItemsFailed, OutputError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from drstool.formats.parts import Part
     from drstool.formats.unfinished import Journal, KeptFolder
     from drstool.formats.work import Work
     from drstool.training import EpochReport
@@ -85,7 +87,7 @@ class Run:
 
                 device = pick_device(f"cuda:{int(rank) % torch.cuda.device_count()}")
             self._device = device
-            self.detail(f"device {self._device}, {self.threads} threads")
+            self.detail(f"device {self._device}, {self.threads} threads for images and files")
         return self._device
 
     @property
@@ -323,6 +325,10 @@ class Run:
             self.device.type if device else None,
             self.seed if seed else None,
         )
+
+    def marked(self, part: Part | None, classes: Sequence[str], **told: Any) -> Part | None:
+        """A part that says also how it is made, so that only parts made alike become one; arguments as of work."""
+        return None if part is None else replace(part, made=self.work(classes, **told).digest())
 
     def digests_of(self, **inputs: str | None) -> tuple[dict[str, str], bool]:
         """Digests of inputs that are large, by what they are, and whether one of them is a pipe.

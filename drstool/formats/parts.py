@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drstool.errors import InputError
 
@@ -25,6 +25,8 @@ class Part:
         How many there are.
     ids
         Digest of all images' ids, the same in every part (see :func:`ids_digest`).
+    made
+        Digest of how it was made, the same in every part; None: nobody knows.
 
     Examples
     --------
@@ -37,13 +39,15 @@ class Part:
     number: int
     of: int
     ids: str
+    made: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
     def to_json(self) -> dict:
         """The part as a JSON object."""
-        return {"number": self.number, "of": self.of, "ids": self.ids}
+        told = {"number": self.number, "of": self.of, "ids": self.ids}
+        return told if self.made is None else told | {"made": self.made}
 
     @classmethod
     def from_json(cls, value: object, where: object) -> Part:
@@ -60,7 +64,8 @@ class Part:
             raise InputError(where, "is said to be a part, but not which", "it is damaged")
         if not 1 <= number <= of <= MOST_PARTS:
             raise InputError(where, f"is said to be part {number} of {of}", "it is damaged")
-        return cls(number, of, ids)
+        made = told.get("made")
+        return cls(number, of, ids, made if isinstance(made, str) else None)
 
 
 def span(number: int, of: int, count: int, unit: int = 1) -> slice:

@@ -318,7 +318,7 @@ class Evaluation:
         if self.boundary is not None:
             notes.append(f"boundary IoU within {self.boundary_ratio:g} of the image's diagonal from a contour")
         if scores.ignored_share > 0:
-            notes.append(f"{scores.ignored_share:.4f} of the pixels predicted as ignored, "
+            notes.append(f"{scores.ignored_share:.2%} of the pixels predicted as ignored, "
                          + _IGNORED_WORDS[self.protocol.ignored])
         if absent:
             notes.append(f"in no mean, for want of a pixel: {', '.join(absent)}")
@@ -443,7 +443,7 @@ class Sweep:
             f"plateau: values around the best whose mean IoU is at most {self.tolerance:g} below it",
             "over- and under-activation: mean over object classes of false positives and of false negatives, "
             "as shares of the union",
-            *self.protocol_at_best.words(self.coverage.images)]
+            *self.protocol_at_best.words(self.reported_on[1])]
         if scores.absent:
             notes.append(f"in no mean, for want of a pixel: {', '.join(scores.absent)}")
         table = _class_table(scores.classes, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -64,6 +65,16 @@ class Work:
     def to_json(self) -> dict[str, Any]:
         """The work as plain values."""
         return without_home(asdict(self))  # type: ignore[return-value]
+
+    def digest(self) -> str:
+        """``sha256:`` and a digest of what all parts of a whole have alike: settings, inputs, what was used.
+
+        But not the maps that they were made of, which may be parts too.
+        """
+        told = self.to_json()
+        inputs = {name: value for name, value in told["inputs"].items() if name != "maps"}
+        alike = {"command": self.command, "settings": told["settings"], "inputs": inputs, "used": told["used"]}
+        return f"sha256:{hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()}"
 
     def difference(self, other: Mapping[str, Any]) -> str | None:
         """How another work, as :meth:`to_json` gives it, differs; None where it is the same.

@@ -238,6 +238,12 @@ def _check_made_alike(headers: Sequence[Header], sources: Sequence[RecordSource]
             if _shared(step, name) != _shared(first, name):
                 raise InputError(
                     source.where, f"was made with other {name} than {leader.where}", "make the parts in the same way")
+    # Where no history tells what differs, a digest tells that something does.
+    known = [(h.part.made, s) for h, s in zip(headers, sources, strict=True) if h.part and h.part.made]
+    for made, source in known[1:]:
+        if made != known[0][0]:
+            raise InputError(
+                source.where, f"was made in another way than {known[0][1].where}", "make the parts in the same way")
 
 
 def _in_turn(sources: Iterable[RecordSource], wanted: Collection[str] | None) -> Iterator[Record]:

@@ -384,7 +384,7 @@ class _Tally:
             error = InputError(
                 "predictions", f"{len(missing)} of {len(self.items)} images have none: "
                 + listed(missing),
-                "predict the whole split, or score what there is with --keep-going")
+                "predict the whole split" + (", or score what there is with --keep-going" if self.on_error is None else ""))
             if self.strict:
                 raise error
             self._tell(error)

@@ -118,7 +118,7 @@ def pseudo_label(
             report=report,
         )
         chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
-        header = Header("labels", source.header.class_names, chain, part)
+        header = Header("labels", source.header.class_names, chain, run.marked(part, source.header.class_names, **told))
         with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads) as sink:
             sink.write_all(records)
     names = source.header.class_names
@@ -194,7 +194,7 @@ def segment(
         total=len(items),
     )
     chain = run.provenance(checkpoint.provenance, **told, resumed=kept.sittings if kept else ())
-    header = Header("labels", checkpoint.class_names, chain, part)
+    header = Header("labels", checkpoint.class_names, chain, run.marked(part, checkpoint.class_names, **told))
     labels = open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads)
     if scores is None:
         with labels as sink:

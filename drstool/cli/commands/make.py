@@ -83,7 +83,8 @@ def saliency(
     maps = stage.saliency(
         items, method=method, workers=run.threads, on_error=run.on_error, track=run.track, total=len(items)
     )
-    header = Header("saliency", (), run.provenance(**told, resumed=kept.sittings if kept else ()), part)
+    chain = run.provenance(**told, resumed=kept.sittings if kept else ())
+    header = Header("saliency", (), chain, run.marked(part, (), **told))
     with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads) as sink:
         sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
     run.done(f"{sink.count} saliency maps to {output or 'stdout'}")

@@ -135,6 +135,7 @@ def cam(
         total=len(items),
     )
     chain = run.provenance(checkpoint.provenance, **told, resumed=kept.sittings if kept else ())
+    part = run.marked(part, checkpoint.class_names, **told)
     header = Header("localization-maps", checkpoint.class_names, chain, part)
     with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept, threads=run.threads) as sink:
         sink.write_all(records)
@@ -210,7 +211,8 @@ def refine(
         )
         chain = run.provenance(
             checkpoint.provenance, images.upstream, **told, resumed=kept.sittings if kept else ())
-        header = Header("refined-maps", checkpoint.class_names, chain, images.part)
+        part = run.marked(images.part, checkpoint.class_names, **told)
+        header = Header("refined-maps", checkpoint.class_names, chain, part)
         with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept, threads=run.threads) as sink:
             sink.write_all(records)
     run.done(f"{sink.count} images' maps to {output or 'stdout'}")
