@@ -193,8 +193,9 @@ def test_parts_made_in_different_ways_without_history(drs, voc, made, tmp_path):
         assert drs(*words).code == 0
     outcome = drs("cat", *(tmp_path / f"{number}.h5" for number in (1, 2, 3)), "-o", tmp_path / "result.h5")
     assert outcome.code == 3 and not (tmp_path / "result.h5").exists()
+    first, last = tmp_path / "1.h5", tmp_path / "3.h5"
     assert outcome.err.splitlines() == [
-        f"drstool: {tmp_path / '3.h5'}: was made in another way than {tmp_path / '1.h5'}; make the parts in the same way"]
+        f"drstool: {last}: was made in another way than {first}; make the parts in the same way"]
 
 
 def test_parts_made_in_different_ways(drs, voc, made, parts, tmp_path):

@@ -381,10 +381,10 @@ class _Tally:
     def check_missing(self, missing: list[str], tell: bool) -> None:
         """Raise or, if asked to, report an error if images have no prediction."""
         if missing and (tell or self.on_error is None or self.strict):
+            instead = ", or score what there is with --keep-going" if self.on_error is None else ""
             error = InputError(
-                "predictions", f"{len(missing)} of {len(self.items)} images have none: "
-                + listed(missing),
-                "predict the whole split" + (", or score what there is with --keep-going" if self.on_error is None else ""))
+                "predictions", f"{len(missing)} of {len(self.items)} images have none: {listed(missing)}",
+                f"predict the whole split{instead}")
             if self.strict:
                 raise error
             self._tell(error)
