@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from drstool.inference import computing
-from drstool.models.build import build_network
 from drstool.models.convolution import convolved, layout, training_layout
 from drstool.models.vgg import build_classifier
 
@@ -29,41 +28,51 @@ def calls(monkeypatch):
 
 
 @needs_nnpack
-@pytest.mark.parametrize("size", [(1, 1), (2, 9), (7, 7), (33, 20)])
+@pytest.mark.parametrize("size", [(20, 20), (21, 64), (33, 20)])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_numbers(calls, size, bias, channels_last):
     torch.manual_seed(0)
-    conv = nn.Conv2d(16, 24, 3, padding=1, bias=bias)
+    conv = nn.Conv2d(32, 40, 3, padding=1, bias=bias)
     form = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.randn(3, 16, *size).contiguous(memory_format=form)
+    x = torch.randn(3, 32, *size).contiguous(memory_format=form)
     expected = conv.double()(x.double()).float().detach()
     conv.float()
     with torch.no_grad():
         torch.testing.assert_close(convolved(conv, x), expected, rtol=1e-4, atol=1e-4)
-    assert calls == [(1, 16, *size)] * 3
+    assert calls == [(1, 32, *size)] * 3
 
 
 @pytest.mark.parametrize("conv", [
-    nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=2, dilation=2), nn.Conv2d(16, 16, 1),
-    nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3, padding=1, groups=2),
-    nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"), nn.Conv2d(16, 16, 3, padding=1).double()])
+    nn.Conv2d(31, 32, 3, padding=1), nn.Conv2d(32, 31, 3, padding=1), nn.Conv2d(32, 32, 3, padding=2, dilation=2),
+    nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.Conv2d(32, 32, 3),
+    nn.Conv2d(64, 64, 3, padding=1, groups=2), nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
+    nn.Conv2d(32, 32, 3, padding=1).double()])
 def test_what_it_is_not_for(calls, conv):
-    x = torch.randn(1, conv.in_channels, 8, 8, dtype=conv.weight.dtype)
+    x = torch.randn(1, conv.in_channels, 24, 24, dtype=conv.weight.dtype)
     with torch.no_grad():
         assert torch.equal(convolved(conv, x), conv(x))
     assert calls == []
 
 
+@needs_nnpack
+@pytest.mark.parametrize(("size", "times"), [((20, 20), 1), ((19, 64), 0), ((64, 19), 0), ((1, 1), 0)])
+def test_not_where_it_costs_more_than_it_saves(calls, size, times):
+    conv, x = nn.Conv2d(32, 32, 3, padding=1), torch.randn(1, 32, *size)
+    with torch.no_grad():
+        convolved(conv, x)
+    assert len(calls) == times
+
+
 def test_not_while_training(calls):
-    conv = nn.Conv2d(16, 16, 3, padding=1)
-    convolved(conv, torch.randn(1, 16, 8, 8)).sum().backward()
+    conv = nn.Conv2d(32, 32, 3, padding=1)
+    convolved(conv, torch.randn(1, 32, 24, 24)).sum().backward()
     assert calls == []
     assert conv.weight.grad is not None
 
 
 def test_switched_off(calls):
-    conv, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(1, 16, 8, 8)
+    conv, x = nn.Conv2d(32, 32, 3, padding=1), torch.randn(1, 32, 24, 24)
     with computing(CPU, winograd=False):
         assert layout(CPU) is torch.channels_last
         convolved(conv, x)
@@ -91,15 +100,14 @@ def test_maps_of_a_network():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("backbone", "device", "precision", "wanted"), [
-    ("vgg16", "cpu", "float32", torch.contiguous_format),
-    ("vgg16", "cpu", "bfloat16", torch.channels_last),
-    ("vgg16-small", "cpu", "float32", torch.channels_last),
-    ("vgg16", "cuda", "float32", torch.contiguous_format),
-    ("vgg16", "cuda", "bfloat16", torch.channels_last),
-    ("vgg16-small", "cuda", "float32", torch.contiguous_format),
+@pytest.mark.parametrize(("batch_norm", "device", "precision", "wanted"), [
+    (False, "cpu", "float32", torch.contiguous_format),
+    (False, "cpu", "bfloat16", torch.channels_last),
+    (True, "cpu", "float32", torch.channels_last),
+    (False, "cuda", "float32", torch.contiguous_format),
+    (False, "cuda", "bfloat16", torch.channels_last),
+    (True, "cuda", "float32", torch.contiguous_format),
 ])
-def test_layout_of_training(backbone, device, precision, wanted):
-    parts = {"backbone": backbone, "suppression": "fixed", "delta": 0.5, "drs_layers": [15]}
-    network, _ = build_network("classifier", parts, ("a", "b"))
+def test_layout_of_training(batch_norm, device, precision, wanted):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), *([nn.BatchNorm2d(4)] if batch_norm else []))
     assert training_layout(network, torch.device(device), precision) is wanted

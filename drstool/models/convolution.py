@@ -16,7 +16,7 @@ from torch import Tensor, nn
 __all__ = ["convolved", "layout", "training_layout"]
 
 # Below, bringing pixels into Winograd's form and back costs more than it saves.
-_LEAST_CHANNELS = 16
+_LEAST_CHANNELS, _LEAST_SIDE = 32, 20
 
 
 def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -65,9 +65,10 @@ def training_layout(network: nn.Module, device: torch.device, precision: str) ->
 def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     return (
-        shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and conv.in_channels >= _LEAST_CHANNELS
-        and x.device.type == "cpu" and x.dtype == conv.weight.dtype == torch.float32 and x.numel() > 0
-        and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and _is_on())
+        shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and min(conv.weight.shape[:2]) >= _LEAST_CHANNELS
+        and min(x.shape[2:]) >= _LEAST_SIDE and x.numel() > 0
+        and x.device.type == "cpu" and x.dtype == conv.weight.dtype == torch.float32 and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu") and _is_on())
 
 
 def _is_on() -> bool:
