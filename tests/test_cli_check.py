@@ -250,9 +250,18 @@ DATASET = {
         np.array(Image.open(next((f / "SegmentationClass").iterdir()))).shape, 99, np.uint8)).save(
             next((f / "SegmentationClass").iterdir())),
     "lost saliency map": lambda f: next((f / "saliency_map").glob("*.png")).unlink(),
+    "whole saliency maps of fewer images": lambda f: of_one_image(f / "saliency_map"),
     "shorter list": lambda f: (f / "ImageSets" / "Segmentation" / "trainval.txt").write_text("demo_000000\n"),
     "lost list": lambda f: (f / "ImageSets" / "Segmentation" / "trainval.txt").unlink(),
 }
+
+
+def of_one_image(folder):
+    first, *others = sorted(folder.glob("*.png"))
+    for other in others:
+        other.unlink()
+    end = json.loads((folder / "drstool.end.json").read_text())
+    (folder / "drstool.end.json").write_text(json.dumps({**end, "count": 1}))
 
 
 def cut(path):

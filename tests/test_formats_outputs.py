@@ -262,6 +262,12 @@ def test_only_a_dataset_replaces_a_dataset(tmp_path):
     with pytest.raises(OutputError, match="is a dataset"):
         check_writable(folder, True, folder=True)
     assert (folder / "drstool.json").is_file()
+    inner = folder / "saliency_map"
+    inner.mkdir()
+    check_writable(inner, False, folder=True)
+    (inner / "drstool.json").write_bytes(json_bytes(Header("saliency", ()).to_json()))
+    with pytest.raises(OutputError, match="is part of a dataset"):
+        check_writable(inner, True, folder=True)
     with new_folder(folder, overwrite=True, dataset=True) as partial:
         (partial / "new").touch()
     assert [path.name for path in folder.iterdir()] == ["new"]

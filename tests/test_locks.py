@@ -133,6 +133,13 @@ def test_locks_that_cannot_be_had_are_one_line(tmp_path, monkeypatch, code):
     assert names(tmp_path) == []
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc")
+def test_a_folder_that_takes_no_files_is_one_line():
+    """It says that there is no such file, also to who wants to make it."""
+    with pytest.raises(OutputError, match="/proc/out: cannot be written"), claimed("/proc/out"):
+        pytest.fail("without a lock")
+
+
 def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     answer = threading.Event()
     monkeypatch.setattr(locks.fcntl, "lockf", lambda *_: answer.wait())

@@ -411,7 +411,7 @@ def test_without_resume_little_is_dropped_and_much_is_not(drs, world, tmp_path, 
             patch.setattr(works, "WORTH_KEEPING", 0.0)
             outcome = drs(*words, "-o", tmp_path / output)
         assert outcome.code == 1
-        assert "an interrupted run left 2 finished" in outcome.err
+        assert "an unfinished run left 2 finished" in outcome.err
         assert outcome.err.endswith("--resume goes on with it, --overwrite begins anew\n")
         outcome = drs(*words, "-o", tmp_path / output)
         assert outcome.code == 0

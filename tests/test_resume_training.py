@@ -320,7 +320,7 @@ def test_without_resume_little_is_dropped_and_much_is_not(drs, tmp_path, interru
     outcome = drs(*words)
     assert outcome.code == 1
     (told,) = outcome.err.splitlines()
-    assert "an interrupted run left the state after step 3" in told
+    assert "an unfinished run left the state after step 3" in told
     assert told.endswith("--resume goes on with it, --overwrite begins anew")
     assert ".net.pt.resume" in left_in(tmp_path)
     monkeypatch.undo()

@@ -368,9 +368,9 @@ def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
         return
     if seconds >= work.WORTH_KEEPING and not run.overwrite:
         raise OutputError(
-            output, f"an interrupted run left {what}, {_duration(seconds)} of work",
+            output, f"an unfinished run left {what}, {_duration(seconds)} of work",
             "--resume goes on with it, --overwrite begins anew")
-    run.say(f"{run.command}: beginning anew, without {what} that an interrupted run left (see --resume)")
+    run.say(f"{run.command}: beginning anew, without {what} that an unfinished run left (see --resume)")
 
 
 def _duration(seconds: float) -> str:

@@ -454,7 +454,9 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
         labels = np.asarray(picture).astype(np.uint16 if wide else np.uint8)
         image = picture.info.get(_IMAGE_KEY, "")
     except DAMAGE as error:
-        raise InputError(where, f"is a damaged PNG ({error})", "copy or make it again") from error
+        # What struct says is about bytes, and for nobody who has pictures.
+        told = "it is cut short" if isinstance(error, struct.error) else error
+        raise InputError(where, f"is a damaged PNG ({told})", "copy or make it again") from error
     depth, colour_type = data[_DEPTH], data[_COLOUR]
     if colour_type == 0 and depth in _STRETCH:
         labels //= _STRETCH[depth]

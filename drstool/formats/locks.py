@@ -105,9 +105,10 @@ def _opened(path: str | Path, mark: Path) -> tuple[int, bool]:
         for flags, made in ((os.O_CREAT | os.O_EXCL, True), (0, False)):
             try:
                 return os.open(mark, os.O_RDWR | os.O_CLOEXEC | flags, 0o666), made
-            except (FileExistsError, FileNotFoundError):
-                continue
             except OSError as error:
+                # There as it was to be made, or gone as it was to be opened: the owner comes or goes just now.
+                if isinstance(error, FileExistsError if made else FileNotFoundError):
+                    continue
                 raise output_error(path, error) from error
 
 

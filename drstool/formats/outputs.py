@@ -269,8 +269,9 @@ def _check_folder(path: object, target: Path, overwrite: bool, dataset: bool) ->
     kind = _kind_of(target)
     if kind is None:
         raise OutputError(path, "was not written by drstool", "move it away")
-    if kind == "dataset" and not dataset:
-        raise OutputError(path, "is a dataset", "give another -o: only 'drstool demo' replaces one")
+    if not dataset and "dataset" in (kind, _kind_of(target.parent)):
+        what = "is a dataset" if kind == "dataset" else "is part of a dataset"
+        raise OutputError(path, what, "give another -o: only 'drstool demo' replaces one")
 
 
 def _check_parent(path: object, target: Path) -> None:

@@ -22,6 +22,7 @@ from drstool.formats.header import HEADER_NAME, carrier
 from drstool.formats.label_png import check_end_file
 from drstool.formats.outputs import unfinished_path, writing
 from drstool.formats.pictures import picture_files, read_marker
+from drstool.formats.score_text import listed
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
 
@@ -240,14 +241,18 @@ def _check_checkpoint(report: Report, path: str) -> None:
 
 def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: int, track: Track) -> None:
     report.kind = "dataset"
+    saliency = folder / "saliency_map"
+    if saliency.is_dir():
+        for error in check(str(saliency), workers=workers, track=track).problems:
+            report.add(error)
     dataset = open_dataset(str(folder), "trainval")
     report.count = len(dataset)
     names = dataset.class_names or ()
     _all(report, (lambda item=item: _check_item(item, names) for item in dataset.items), len(dataset), workers, track)
-    if (folder / "saliency_map").is_dir():
-        inner = check(str(folder / "saliency_map"), workers=workers, track=track)
-        for error in inner.problems:
-            report.add(error)
+    without = [item.id for item in dataset.items if item.saliency is None] if saliency.is_dir() else []
+    if without:
+        report.add(InputError(
+            saliency, f"lacks the maps of {len(without)} images: {listed(without)}", "make them again"))
     _tell(report, check_end_file, folder, len(dataset), head, folder)
 
 

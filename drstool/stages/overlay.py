@@ -18,7 +18,7 @@ from drstool.errors import InputError
 from drstool.formats.label_png import LabelRecord
 from drstool.formats.maps import MapRecord
 from drstool.identifiers import member_name
-from drstool.labels import BACKGROUND, channel_of, colorize, palette
+from drstool.labels import BACKGROUND, channel_of, check_label_values, colorize, palette
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import OverlaySettings
 
@@ -277,6 +277,8 @@ def _pictures(
             pictures.append(label_picture(load_target(item, image.shape[:2])))
     if isinstance(record, LabelRecord):
         _check_size(record.id, "label image", record.labels.shape, image)
+        if class_files:
+            check_label_values(record.labels, class_files, record.id)
         pictures.append(label_picture(record.labels))
         pictures.append(Image.fromarray(blend_labels(image, record.labels, settings.opacity)))
     elif record is not None:
