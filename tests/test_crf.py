@@ -9,7 +9,7 @@ import torch
 
 from drstool.crf import DenseCRF, label_unary, mean_field, probability_unary, smooth_labels, smooth_probabilities
 from drstool.crf.exact import AttentionKernel, GridKernel
-from drstool.crf.lattice import LatticeKernel
+from drstool.crf.lattice import LatticeKernel, LatticeSum
 from drstool.crf.meanfield import _bilateral_features, _places
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CRF_PRESETS, CrfSettings
@@ -165,6 +165,17 @@ def test_exact_mode_equals_brute_force(preset, kind):
     assert (found.argmax(axis=0) != expected.argmax(axis=0)).mean() <= 0.002
 
 
+def test_a_sum_of_lattices_is_the_sum_of_what_they_make():
+    image, _ = drawn(9, 13)
+    kernels = [LatticeKernel(torch.stack(_places((9, 13), 2, CPU))),
+               LatticeKernel(_bilateral_features(torch.from_numpy(image), 20, 30))]
+    values = torch.rand(9 * 13, 3)
+    found = LatticeSum([(2.0, kernels[0]), (0.5, kernels[1])])(values)
+    torch.testing.assert_close(found, 2 * kernels[0](values) + 0.5 * kernels[1](values), rtol=1e-5, atol=1e-6)
+    for one in (0, 1):
+        torch.testing.assert_close(LatticeSum([(3.0, kernels[one])])(values), 3 * kernels[one](values))
+
+
 def test_attention_in_float64_is_exact():
     image, unary = drawn(12, 15)
     features = _bilateral_features(torch.from_numpy(image), 50, 5).double()
@@ -176,7 +187,7 @@ def test_attention_in_float64_is_exact():
 def test_grid_kernel_is_exact_where_sides_differ():
     values = torch.rand(6 * 11, 4, dtype=torch.float64)
     expected = gaussian(torch.stack(_places((6, 11), 2, CPU))) @ values.numpy()
-    found = GridKernel((6, 11), 2, CPU, torch.float64)(values)
+    found = GridKernel((6, 11), 2, CPU)(values)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 

@@ -86,7 +86,7 @@ def test_agreement_with_brute_force(preset, kind, size, num_classes, iterations,
     features, unary = features_of(preset, kind, size), energies(num_classes, *size)
 
     def infer(kernel, dtype=torch.float32):
-        place = GridKernel(size, settings.gaussian_sxy, CPU, dtype)
+        place = GridKernel(size, settings.gaussian_sxy, CPU)
         terms = [(settings.gaussian_compat, place), (settings.bilateral_compat, kernel)]
         return mean_field(unary.to(dtype), terms, iterations)
 
