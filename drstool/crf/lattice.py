@@ -30,7 +30,7 @@ from drstool.errors import UsageError
 __all__ = ["LatticeKernel", "LatticeSum"]
 
 # Points worked on at a time while the lattice is built: what they need stays in the cache.
-_PORTION = 16_384
+_PORTION = 32_768
 
 # pydensecrf takes points four at a time and fills the last four up with points at 0, whose
 # corners then belong to the lattice, and to the results.
@@ -117,8 +117,8 @@ class LatticeKernel:
     def _build_splat(self, keys: Tensor, weights: Tensor) -> tuple[list[Tensor], Tensor]:
         """Sort the corners by vertex; the vertices' keys of each colour, and each corner's vertex."""
         vertices: list[Tensor] = []
-        index, weight, offset = [], [], []
         slots = torch.empty(keys.shape, dtype=torch.int32, device=keys.device)
+        index, weight, offset = torch.empty_like(slots), torch.empty_like(weights), []
         count = 0
         # The corners of a simplex have different colours (coordinates modulo d + 1), and a vertex
         # has one: each colour is sorted by itself, which is a smaller thing than all at once.
@@ -130,11 +130,11 @@ class LatticeKernel:
             number = torch.cumsum(first, 0, dtype=torch.int32)
             slots[color].scatter_(0, order, number.add_(count - 1))
             vertices.append(ordered.index_select(0, start))
-            index.append(order.int())
-            weight.append(weights[color].index_select(0, order))
+            index[color] = order
+            torch.index_select(weights[color], 0, order, out=weight[color])
             offset.append(start.int() + color * len(row))
             count += len(start)
-        self._splat_index, self._splat_weight = torch.cat(index), torch.cat(weight)
+        self._splat_index, self._splat_weight = index.flatten(), weight.flatten()
         if keys.shape[1] > self._num_points:
             # The point that only fills up carries no value.
             filling = self._splat_index == self._num_points
