@@ -47,6 +47,7 @@ def stages(voc, made):
         "segment": (("segment", *train, "--weights", made / "seg.pt"), {"-o": "labels"}),
         "segment, scores": (
             ("segment", *train, "--weights", made / "seg.pt"), {"-o": "labels", "--scores": "scores.h5"}),
+        "crf": (("crf", made / "cams.h5", "--background", "power", "--crf-iterations", "2"), {"-o": "maps.h5"}),
         "saliency": (("saliency", *train), {"-o": "saliency"}),
         "overlay": (("overlay", *train, "--maps", made / "cams.h5"), {"-o": "figures"}),
     }

@@ -37,7 +37,8 @@ def check(result, *contenders):
 
 
 def test_structure(bench, tmp_path, capsys, voc):
-    names = ("cam", "train-cls", "refine-train", "train-seg", "drs", "memory", "decoding", "eval", "bytes", "writing")
+    names = ("cam", "train-cls", "refine-train", "train-seg", "drs", "memory", "decoding", "eval", "sweep", "crf-irn",
+             "bytes", "writing")
     told, table = run(bench, tmp_path, capsys, "--data", str(voc), *only(*names))
     assert {"processor", "torch", "gpu", "clock", "pictures"} <= set(told["machine"])
     results = {result["name"]: result for result in told["results"]}
@@ -48,6 +49,10 @@ def test_structure(bench, tmp_path, capsys, voc):
     assert results["drs"]["share_learnable"] < 1
     assert results["memory"]["gpu_bytes"] is None
     check(results["eval"], "drstool", "one thread", "Pillow")
+    check(results["sweep"], "one evaluation", "sweep of alpha", "sweep of constant", "sweep of power")
+    crf = {name: times for name, times in results["crf-irn"]["seconds"].items() if "pydensecrf" not in name}
+    assert set(crf) == {"one thread", "2 threads", "2 workers"}
+    assert results["crf-irn"]["classes"] == [2, 2]
     assert results["bytes"]["smaller_by"] > 1
     check(results["writing"], "all threads", "one thread")
     assert all(name in table for name in names)

@@ -1,6 +1,8 @@
 """``--crf`` of pseudo-label and segment, and the filter ``crf``: on files and pipes, and its errors."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -136,18 +138,22 @@ def cues_label(scores):
     return cues.pseudo_label(maps, scores.labels, settings, ignore_rules=False), maps
 
 
-def test_pipes(program, voc, made, tmp_path):
-    lines = (
+def test_pipe_of_three_stages(program, voc, made, tmp_path):
+    scored = program.shell(
         f"drstool segment --data {voc} --split val --weights {made.seg} -o {tmp_path}/plain --scores - -q |"
-        f"drstool crf -q --crf-iterations 2 | drstool eval --data {voc} --split val --json",
-        f"drstool crf {made.cams} --background constant -q | drstool pseudo-label -q | tar t",
-    )
-    scored, listed = (program.shell(line, tmp_path) for line in lines)
+        f"drstool crf -q --crf-iterations 2 | drstool eval --data {voc} --split val --json", tmp_path)
     assert scored.returncode == 0, scored.stderr.decode()
     told = json.loads(scored.stdout)
     assert told["provenance"][-1]["settings"]["crf"]["iterations"] == 2
-    assert listed.returncode == 0, listed.stderr.decode()
-    assert {"p0.png", "p3.png", "drstool.end.json"} <= set(listed.stdout.decode().split())
+
+
+def test_stream_in_and_out(drs, made):
+    stream = io.BytesIO()
+    assert drs("crf", made.cams, *POWER, "-o", "-", stdout=stream).code == 0
+    labels = io.BytesIO()
+    assert drs("pseudo-label", "-o", "-", stdin=stream.getvalue(), stdout=labels).code == 0
+    with tarfile.open(fileobj=io.BytesIO(labels.getvalue())) as tar:
+        assert {"p0.png", "p3.png", "drstool.end.json"} <= set(tar.getnames())
 
 
 def test_score_maps_need_no_background_and_count_every_value(drs, photo, tmp_path):

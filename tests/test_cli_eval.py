@@ -191,6 +191,40 @@ def test_images_are_listed_worst_first(evaluate, runs, voc):
         i for i, line in enumerate(lines) if line.startswith("p2"))
 
 
+def test_json_tells_the_whole_protocol(drs, evaluate, made, voc, tmp_path):
+    """Of a chain of commands with a CRF: what was done, by whom, to what, and with whose knowledge."""
+    line = ("pseudo-label", made.refined, "--saliency", voc / "saliency_map", "--alpha", "0.01")
+    outcome = drs(*line, "--crf", "irn", "--crf-iterations", "2", "-o", tmp_path / "labels")
+    assert outcome.code == 0, outcome.err
+    told = evaluate(tmp_path / "labels", "--json", "--boundary").json()
+    protocol = told["protocol"]
+    assert (protocol["size"], protocol["resize"], protocol["ignore_label"]) == ("full", None, 255)
+    assert (protocol["predictions"], protocol["ignored_predictions"]) == ("labels", "miss")
+    assert protocol["classes_left_out"] == [] == told["absent_classes"]
+    assert (protocol["dataset"].split()[0], protocol["pixel_ground_truth_used"]) == (str(voc), True)
+    assert all(len(protocol[name]) > 32 for name in ("dataset_digest", "ground_truth_digest"))
+    method = protocol["method"]
+    assert (method["crf"]["preset"], method["crf"]["iterations"]) == ("irn", 2)
+    assert (method["flip"], method["sizes"], method["cues"]["alpha"]) == (False, [32, 40], 0.01)
+    assert {each["step"] for each in method["tags"]} == {"train-cls", "cam"}
+    assert (method["saliency"], method["pixel_ground_truth"]) == ([{"step": "pseudo-label", "used": True}], [])
+    steps = [each["command"].split()[1] for each in told["provenance"]]
+    assert steps[0] == "train-cls" and steps[-1] == "pseudo-label"
+    targets = np.concatenate([target_of(voc, i).ravel() for i in TRAIN])
+    assert (told["images"], told["pixels"]) == (4, int((targets != 255).sum()))
+    counts = np.array(told["confusion"]["counts"])
+    assert counts.sum() == told["pixels"] and (counts.sum(axis=0) > 0).sum() > 1
+    for label, row in enumerate(told["classes"]):
+        hits, missed, excess = (
+            counts[label, label], counts[label].sum() - counts[label, label],
+            counts[:, label].sum() - counts[label, label])
+        union = hits + missed + excess
+        assert (row["iou"], row["fn_rate"], row["fp_rate"]) == (hits / union, missed / union, excess / union)
+        assert row["boundary_iou"] is not None
+        assert told["frequencies"][label]["pixels"] == (targets == label).sum()
+    assert told["mean_boundary_iou"] > 0
+
+
 def test_strict_and_what_is_named_without(evaluate, runs, drs, own_voc):
     (own_voc / "SegmentationClass" / "p1.png").unlink()
     (runs / "near" / "other.png").write_bytes((runs / "near" / "p0.png").read_bytes())

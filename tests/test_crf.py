@@ -9,7 +9,7 @@ import torch
 
 from drstool.crf import DenseCRF, label_unary, mean_field, probability_unary, smooth_labels, smooth_probabilities
 from drstool.crf.exact import AttentionKernel, GridKernel
-from drstool.crf.lattice import LatticeKernel
+from drstool.crf.lattice import LatticeKernel, LatticeSum
 from drstool.crf.meanfield import _bilateral_features, _places
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CRF_PRESETS, CrfSettings
@@ -165,6 +165,17 @@ def test_exact_mode_equals_brute_force(preset, kind):
     assert (found.argmax(axis=0) != expected.argmax(axis=0)).mean() <= 0.002
 
 
+def test_a_sum_of_lattices_is_the_sum_of_what_they_make():
+    image, _ = drawn(9, 13)
+    kernels = [LatticeKernel(torch.stack(_places((9, 13), 2, CPU))),
+               LatticeKernel(_bilateral_features(torch.from_numpy(image), 20, 30))]
+    values = torch.rand(9 * 13, 3)
+    found = LatticeSum([(2.0, kernels[0]), (0.5, kernels[1])])(values)
+    torch.testing.assert_close(found, 2 * kernels[0](values) + 0.5 * kernels[1](values), rtol=1e-5, atol=1e-6)
+    for one in (0, 1):
+        torch.testing.assert_close(LatticeSum([(3.0, kernels[one])])(values), 3 * kernels[one](values))
+
+
 def test_attention_in_float64_is_exact():
     image, unary = drawn(12, 15)
     features = _bilateral_features(torch.from_numpy(image), 50, 5).double()
@@ -176,42 +187,14 @@ def test_attention_in_float64_is_exact():
 def test_grid_kernel_is_exact_where_sides_differ():
     values = torch.rand(6 * 11, 4, dtype=torch.float64)
     expected = gaussian(torch.stack(_places((6, 11), 2, CPU))) @ values.numpy()
-    found = GridKernel((6, 11), 2, CPU, torch.float64)(values)
+    found = GridKernel((6, 11), 2, CPU)(values)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("preset", CRF_PRESETS)
-def test_bfloat16_parts_keep_the_exponent(preset):
-    """What a GPU computes, in bfloat16 with sums in float32, here on the CPU."""
-    settings = CRF_PRESETS[preset]
-    image, unary = drawn(24, 30)
-    features = _bilateral_features(torch.from_numpy(image), settings.bilateral_sxy, settings.bilateral_srgb)
-    kernel = AttentionKernel(features, split=True)
-    queries, keys = kernel._queries, kernel._keys
-    assert queries.dtype == torch.bfloat16 and queries.shape == (720, 64)
-    assert not queries[:, 33:].any() and not keys[:, 33:].any()
-    points = (features.double() - features.double().mean(dim=1, keepdim=True)).T
-    exponent = points @ points.T - points.square().sum(dim=1) / 2
-    products = queries.float() @ keys.float().T
-    # float32's own error at such exponents, where bfloat16 alone is off by whole units.
-    assert (products.double() - exponent).abs().max() < 1e-6 * points.square().sum(dim=1).max() + 1e-5
-    plain = points.bfloat16().double()
-    assert (plain @ plain.T - plain.square().sum(dim=1) / 2 - exponent).abs().max() > 0.1
-    rows = torch.from_numpy(unary).flatten(1).t().contiguous()
-    place = GridKernel((24, 30), settings.gaussian_sxy, CPU, torch.float32)
-    weights = settings.gaussian_compat, settings.bilateral_compat
-    found, expected = (
-        mean_field(rows, [(weights[0], place), (weights[1], one)], 10) for one in (kernel, AttentionKernel(features)))
-    # Values and results are rounded to bfloat16: 2^-9 a message, more where a pixel is on the edge.
-    torch.testing.assert_close(kernel(expected), AttentionKernel(features)(expected), rtol=0.01, atol=1e-4)
-    assert ((found - expected).abs() < 0.02).float().mean() > 0.99
-    assert (found.argmax(dim=1) == expected.argmax(dim=1)).float().mean() > 0.998
 
 
 def test_more_classes_than_the_width_of_attention():
     features = torch.rand(5, 40)
     values = torch.rand(40, 81)
-    for split, tolerance in ((False, 1e-5), (True, 0.02)):
+    for split, tolerance in ((False, 1e-5), (True, 1e-3)):
         found = AttentionKernel(features, split=split)(values)
         np.testing.assert_allclose(found.numpy(), gaussian(features) @ values.numpy(), atol=tolerance)
 
@@ -362,5 +345,5 @@ def test_exact_on_cuda_equals_cpu(preset, num_classes):
     image, unary = drawn(40, 50, num_classes)
     settings = replace(CRF_PRESETS[preset], mode="exact")
     found, expected = (DenseCRF(image, settings, torch.device(name))(unary) for name in ("cuda", "cpu"))
-    assert (np.abs(found - expected) < 0.02).mean() > 0.99
-    assert (found.argmax(axis=0) == expected.argmax(axis=0)).mean() > 0.998
+    assert (np.abs(found - expected) < 0.01).mean() > 0.999
+    assert (found.argmax(axis=0) == expected.argmax(axis=0)).mean() > 0.999

@@ -85,6 +85,36 @@ def test_every_threshold_of_a_sweep(parameter, background, ignore_rules):
     assert len({each.mean_iou for each in found}) > 10
 
 
+def blobs(seed):
+    """Maps as networks give them: smooth, of few classes, stored as uint8; the target is their like, shifted."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:60, :80]
+    maps = []
+    for _ in range(2):
+        top, left = random.integers(10, 50), random.integers(10, 70)
+        blob = np.exp(-((y - top) ** 2 + (x - left) ** 2) / random.integers(100, 500))
+        maps.append(np.clip(blob + 0.1 * np.sin(x / 7 + top) * np.cos(y / 5), 0, 1))
+    stored = np.rint(255 * np.stack(maps)).astype(np.uint8)
+    target = np.where(stored.max(axis=0) > 90, 1 + stored.argmax(axis=0), 0).astype(np.uint8)
+    target = np.roll(target, (2, -3), axis=(0, 1))
+    target[(target != np.roll(target, 1, axis=1))] = 255
+    saliency = np.where(stored.max(axis=0) > 60, 200, 10).astype(np.uint8)
+    return stored.astype(np.float32) / np.float32(255), [1, 2], saliency, target
+
+
+@pytest.mark.parametrize(("parameter", "background"), [
+    ("alpha", "saliency"), ("alpha", "power"), ("constant", "constant"), ("power", "power")])
+def test_every_threshold_on_maps_like_those_of_networks(parameter, background):
+    cases = [blobs(seed) for seed in range(2)]
+    settings = CueSettings(background=background)
+    found = swept(cases, settings, parameter, False).scores()
+    expected = list(separately(cases, settings, parameter, "miss", False, range(256)))
+    assert list(map(repr, found)) == list(map(repr, expected))
+    scores = [each.mean_iou for each in found]
+    # There is a best, and it is inside.
+    assert 0 < int(np.argmax(scores)) < 255 and max(scores) > 0.6
+
+
 def test_image_without_map_and_image_without_target():
     settings = CueSettings(background="constant")
     target = np.uint8([[0, 1, 255]])

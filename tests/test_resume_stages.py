@@ -38,6 +38,8 @@ def lines(voc, made):
         "pseudo-label": (labels, "result"),
         "pseudo-label, stream": (labels, "result.tar"),
         "segment": (segment, "result"),
+        "crf": (("crf", made.refined, "--background", "power", "--crf-iterations", "2", *PLAIN), "result.h5"),
+        "crf, stream": (("crf", made.cams, "--background", "power", "--crf-iterations", "2", *PLAIN), "result.tar"),
         "saliency": (("saliency", *val, *PLAIN), "result"),
         "overlay labels": (("overlay", *train, "--labels", made.labels, *PLAIN), "result"),
         "overlay maps": (("overlay", *train, "--maps", made.cams, *PLAIN), "result"),
@@ -45,7 +47,7 @@ def lines(voc, made):
 
 
 NAMES = ("cam", "cam, stream", "refine maps", "refine data", "pseudo-label", "pseudo-label, stream", "segment",
-         "saliency", "overlay labels", "overlay maps")
+         "crf", "crf, stream", "saliency", "overlay labels", "overlay maps")
 
 
 def contents(path):
@@ -335,6 +337,8 @@ OTHER = {
     "refine data": (("--flip",), "--flip was False and is True"),
     "pseudo-label": (("--alpha", "0.3"), "--alpha was 0.2 and is 0.3"),
     "pseudo-label, stream": (("--background", "power"), "--background was saliency and is power"),
+    "crf": (("--crf-bilateral-srgb", "7"), "--crf-bilateral-srgb was 3.0 and is 7.0"),
+    "crf, stream": (("--crf", "irn"), "--crf was deeplab and is irn, --crf-bilateral-sxy was"),
     "segment": (("--scales", "1,2"), "--scales was 1.0 and is 1.0,2.0"),
     "saliency": (("--method", "rbd"), "--method was mbd and is rbd"),
     "overlay labels": (("--no-target",), "--target was True and is False"),
@@ -384,6 +388,16 @@ def test_other_inputs_are_refused(drs, voc, own_voc, made, tmp_path, after):
     outcome = drs("pseudo-label", made.refined, "--saliency", voc / "saliency_map", "-o", tmp_path / "pseudo-label",
                   "--resume")
     assert outcome.code == 3 and "the maps is another" in outcome.err
+
+
+def test_photographs_from_elsewhere_are_another_work(drs, voc, made, tmp_path, after):
+    """Those that --data names, and those that the maps name."""
+    words = ("crf", made.cams, "--background", "power", "--crf-iterations", "1")
+    interrupt(drs, after, (*words, "--data", voc, "--split", "train"), tmp_path / "maps.h5", 1)
+    outcome = drs(*words, "-o", tmp_path / "maps.h5", "--resume")
+    assert outcome.code == 3 and "the list of images and tags is another" in outcome.err
+    outcome = drs(*words, "--data", voc, "--split", "train", "-o", tmp_path / "maps.h5", "--resume")
+    assert outcome.code == 0 and "going on after 1 finished" in outcome.err
 
 
 def test_digests_of_large_files_see_all_of_them(tmp_path):

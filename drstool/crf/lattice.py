@@ -18,17 +18,19 @@ NIPS 2011.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from drstool.errors import UsageError
 
-__all__ = ["LatticeKernel"]
+__all__ = ["LatticeKernel", "LatticeSum"]
 
 # Points worked on at a time while the lattice is built: what they need stays in the cache.
-_PORTION = 16_384
+_PORTION = 32_768
 
 # pydensecrf takes points four at a time and fills the last four up with points at 0, whose
 # corners then belong to the lattice, and to the results.
@@ -99,16 +101,24 @@ class LatticeKernel:
         -------
         (N, K) float32
         """
+        return _gather(self.spread(values), self._slice_index, self._slice_offset, self._slice_weight)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """The values (N, K) splatted and blurred, for each vertex and the one that is always 0."""
         spread = _gather(values, self._splat_index, self._splat_offset, self._splat_weight)
         for index in self._blur:
             spread = _gather(spread, index, self._blur_offset, self._blur_weight)
-        return _gather(spread, self._slice_index, self._slice_offset, self._slice_weight)
+        return spread
+
+    def corners(self) -> tuple[Tensor, Tensor]:
+        """Each point's vertices and their weights in its result, ``(N, d + 1)`` int32 and float32."""
+        return self._slice_index.view(self._num_points, -1), self._slice_weight.view(self._num_points, -1)
 
     def _build_splat(self, keys: Tensor, weights: Tensor) -> tuple[list[Tensor], Tensor]:
         """Sort the corners by vertex; the vertices' keys of each colour, and each corner's vertex."""
         vertices: list[Tensor] = []
-        index, weight, offset = [], [], []
         slots = torch.empty(keys.shape, dtype=torch.int32, device=keys.device)
+        index, weight, offset = torch.empty_like(slots), torch.empty_like(weights), []
         count = 0
         # The corners of a simplex have different colours (coordinates modulo d + 1), and a vertex
         # has one: each colour is sorted by itself, which is a smaller thing than all at once.
@@ -120,11 +130,11 @@ class LatticeKernel:
             number = torch.cumsum(first, 0, dtype=torch.int32)
             slots[color].scatter_(0, order, number.add_(count - 1))
             vertices.append(ordered.index_select(0, start))
-            index.append(order.int())
-            weight.append(weights[color].index_select(0, order))
+            index[color] = order
+            torch.index_select(weights[color], 0, order, out=weight[color])
             offset.append(start.int() + color * len(row))
             count += len(start)
-        self._splat_index, self._splat_weight = torch.cat(index), torch.cat(weight)
+        self._splat_index, self._splat_weight = index.flatten(), weight.flatten()
         if keys.shape[1] > self._num_points:
             # The point that only fills up carries no value.
             filling = self._splat_index == self._num_points
@@ -144,7 +154,7 @@ class LatticeKernel:
         for color, keys in enumerate(vertices):
             other = (color - 1) % len(vertices)
             wanted = keys + packing.steps(color)[direction]
-            place = torch.searchsorted(vertices[other], wanted).clamp_(max=len(vertices[other]) - 1)
+            place = _search(vertices[other], wanted).clamp_(max=len(vertices[other]) - 1)
             found = vertices[other].index_select(0, place) == wanted
             before.append(torch.where(found, place + begin[other], nobody))
         before.append(torch.full((1,), nobody, device=device))
@@ -165,6 +175,33 @@ class LatticeKernel:
         self._splat_weight *= norm.index_select(0, self._splat_index)
 
 
+class LatticeSum:
+    """A weighted sum of lattice kernels over the same points, whose results are collected in one go.
+
+    Parameters
+    ----------
+    terms
+        Weights with the kernels that belong to them.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, LatticeKernel]]) -> None:
+        self._kernels = [kernel for _, kernel in terms]
+        indices, weights, begin = [], [], 0
+        for weight, kernel in terms:
+            index, share = kernel.corners()
+            indices.append(index + begin)
+            weights.append(share * weight)
+            begin += kernel.num_vertices + 1
+        index = torch.cat(indices, dim=1)
+        self._index, self._weight = index.flatten(), torch.cat(weights, dim=1).flatten()
+        self._offset = _offsets(*index.shape, index.device)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The weighted sum of what the kernels make of values ``(N, K) float32``."""
+        spread = torch.cat([kernel.spread(values) for kernel in self._kernels])
+        return _gather(spread, self._index, self._offset, self._weight)
+
+
 class _Packing:
     """How a lattice point's d coordinates become one integer, in mixed radix.
 
@@ -182,7 +219,8 @@ class _Packing:
 
     def __init__(self, features: Tensor) -> None:
         self._dimensions = len(features)
-        low, high = (bound.tolist() for bound in torch.aminmax(features, dim=1))
+        # Row by row, which takes a tenth of the time.
+        low, high = zip(*(map(float, torch.aminmax(row)) for row in features), strict=True)
         colors = self._dimensions + 1
         bounds = [_elevated_bounds(low, high, axis) for axis in range(self._dimensions)]
         # Rounding, the other corners of a simplex, and their neighbours: each less than d + 1 away.
@@ -207,7 +245,7 @@ class _Packing:
         return [back + stride for stride in (*self.strides, 0)]
 
 
-def _elevated_bounds(low: list[float], high: list[float], axis: int) -> tuple[float, float]:
+def _elevated_bounds(low: Sequence[float], high: Sequence[float], axis: int) -> tuple[float, float]:
     """Bounds of one lattice coordinate, given bounds of the features."""
     scales = _scales(len(low))
     later = range(axis, len(low))
@@ -302,6 +340,14 @@ def _ranks(rest: Tensor) -> Tensor:
             rank[one] += smaller
             rank[other] -= smaller
     return rank
+
+
+def _search(ordered: Tensor, wanted: Tensor) -> Tensor:
+    """Where in an ordered list each of another ordered list is, or would be, int64."""
+    if ordered.device.type != "cpu":
+        return torch.searchsorted(ordered, wanted)
+    # It begins each search where the last one ended, which takes half of torch's time.
+    return torch.from_numpy(np.searchsorted(ordered.numpy(), wanted.numpy()))
 
 
 def _offsets(bags: int, length: int, device: torch.device) -> Tensor:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from drstool.crf.exact import AttentionKernel, GridKernel
-from drstool.crf.lattice import LatticeKernel
+from drstool.crf.lattice import LatticeKernel, LatticeSum
 from drstool.errors import InputError
 from drstool.recipe import CrfSettings
 
@@ -36,8 +37,6 @@ _SUM_TOLERANCE = 1e-3
 
 # Within these energies exp neither overflows nor leaves a row without a sum.
 _SAFE_ENERGY = 80.0
-# Rows at least this long are summed quickly by torch's softmax; shorter ones column by column.
-_LONG_ROW = 8
 
 # Lattices of places are the same for all images of a size; a few sizes make most of a dataset.
 _SIZES_KEPT = 8
@@ -70,17 +69,8 @@ class DenseCRF:
         self, image: np.ndarray, settings: CrfSettings, device: torch.device = torch.device("cpu"),
     ) -> None:
         self._size, self._iterations, self._device = image.shape[:2], settings.iterations, device
-        self._terms: list[tuple[float, Kernel]] = []
-        exact = settings.mode == "exact"
         with torch.no_grad():
-            if settings.gaussian_compat:
-                make = _grid_kernel if exact else _place_lattice
-                self._terms.append((settings.gaussian_compat, make(self._size, settings.gaussian_sxy, device)))
-            if settings.bilateral_compat:
-                features = _bilateral_features(
-                    torch.from_numpy(image).to(device), settings.bilateral_sxy, settings.bilateral_srgb)
-                kernel = AttentionKernel(features) if exact else LatticeKernel(features)
-                self._terms.append((settings.bilateral_compat, kernel))
+            self._terms = _terms(image, settings, device)
 
     def __call__(self, unary: np.ndarray) -> np.ndarray:
         """The classes' probabilities at each pixel.
@@ -199,21 +189,30 @@ def label_unary(index: np.ndarray, num_classes: int, confidence: float) -> np.nd
     return unary
 
 
+def _terms(image: np.ndarray, settings: CrfSettings, device: torch.device) -> list[tuple[float, Kernel]]:
+    """The kernels of an image, (H, W, 3) uint8, with their weights."""
+    exact, size = settings.mode == "exact", image.shape[:2]
+    terms: list[tuple[float, Any]] = []
+    if settings.gaussian_compat:
+        make = _grid_kernel if exact else _place_lattice
+        terms.append((settings.gaussian_compat, make(size, settings.gaussian_sxy, device)))
+    if settings.bilateral_compat:
+        features = _bilateral_features(
+            torch.from_numpy(image).to(device), settings.bilateral_sxy, settings.bilateral_srgb)
+        terms.append((settings.bilateral_compat, AttentionKernel(features) if exact else LatticeKernel(features)))
+    return terms if exact or len(terms) < 2 else [(1.0, LatticeSum(terms))]
+
+
 def _softmax(energy: Tensor) -> Tensor:
-    """Softmax of rows; where they are short, torch's own takes many times longer."""
-    if energy.shape[1] >= _LONG_ROW or not len(energy):
+    """Softmax of rows, perhaps into the same memory; on a CPU torch's own is slow for rows as short as these."""
+    if energy.device.type != "cpu" or not energy.numel():
         return torch.softmax(energy, dim=1)
     low, high = torch.aminmax(energy)
     if float(low) < -_SAFE_ENERGY or float(high) > _SAFE_ENERGY:
-        most = energy[:, 0]
-        for column in energy.unbind(dim=1)[1:]:
-            most = torch.maximum(most, column)
-        energy = energy - most[:, None]
-    raised = torch.exp(energy)
-    total = raised[:, 0].clone()
-    for column in raised.unbind(dim=1)[1:]:
-        total += column
-    return raised.div_(total[:, None])
+        return torch.softmax(energy, dim=1)
+    raised = energy.exp_()
+    # A product with ones is the quickest sum.
+    return raised.div_(raised @ raised.new_ones((raised.shape[1], 1)))
 
 
 @lru_cache(maxsize=_SIZES_KEPT)
@@ -223,7 +222,7 @@ def _place_lattice(size: tuple[int, int], sigma: float, device: torch.device) ->
 
 @lru_cache(maxsize=_SIZES_KEPT)
 def _grid_kernel(size: tuple[int, int], sigma: float, device: torch.device) -> GridKernel:
-    return GridKernel(size, sigma, device, torch.float32)
+    return GridKernel(size, sigma, device)
 
 
 def _places(size: tuple[int, int], sigma: float, device: torch.device) -> tuple[Tensor, Tensor]:

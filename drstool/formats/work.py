@@ -107,7 +107,7 @@ class Work:
             yield f"the classes were {_shown(other['classes'])} and are {_shown(own['classes'])}"
         for part in ("settings", "used"):
             if part in other:
-                theirs, ours = other[part], own[part]
+                theirs, ours = _flat(other[part]), _flat(own[part])
                 names = dict.fromkeys((*theirs, *ours)) if "version" in other else theirs
                 for name in names:
                     if theirs.get(name) != ours.get(name):
@@ -122,11 +122,22 @@ class Work:
 
 _NAMES = {
     "list": "the list of images and tags",
+    "crf_preset": "--crf",
     "select_list": "the list of --select-on",
     "init": "--init",
     "saliency": "--saliency",
     "pixel_ground_truth": "the use of ground truth",
 }
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as options are called: those of the CRF, a mapping of its own, each with ``crf_`` before."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        # The preset first: it says the most.
+        inner = sorted(value.items(), key=lambda pair: pair[0] != "preset") if isinstance(value, Mapping) else None
+        flat |= {name: value} if inner is None else {f"{name}_{key}": each for key, each in inner}
+    return flat
 
 
 def _shown(value: object) -> str:

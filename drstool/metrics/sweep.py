@@ -15,7 +15,8 @@ those of 256 evaluations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 STEPS = 256
+# Numbers of thresholds are kept in as few bytes as they need.
+_NONE, _STEPS = np.uint16(0), np.uint16(STEPS)
 # By the number that is swept, its values. Maps are mostly stored in 256 levels; published exponents
 # lie between 4 and 24.
 GRIDS: dict[str, tuple[float, ...]] = {
@@ -44,6 +47,9 @@ _DESCENDING = ("power",)
 # Map values up to 1 are looked up in this many equal parts, a power of two so that none is rounded.
 _PARTS = 1 << 14
 
+# Pixels worked on at a time: what they need stays in the cache, and no memory is asked for and given back.
+_PORTION = 1 << 15
+
 
 @dataclass(frozen=True, eq=False)
 class LabelSteps:
@@ -56,9 +62,9 @@ class LabelSteps:
     ----------
     label : (H, W) uint8 or uint16
         The strongest object's, 0 where there is none.
-    until : (H, W) int64
+    until : (H, W) uint16
         Number of the threshold, 0 .. 256, at which a pixel ceases to have it.
-    conflict_until : (H, W) int64 or None
+    conflict_until : (H, W) uint16 or None
         As ``until``, of conflicts; None where there is no conflict at any threshold.
     ignored_below : (H, W) bool or None
         Where a pixel without object is ignored; elsewhere, or with None, it is background.
@@ -133,7 +139,7 @@ class _Swept:
             maps, replace(settings, background="+".join(fixed)), saliency) if fixed else None
 
     def claimed(self) -> np.ndarray:
-        """Up to which threshold the strongest cue is stronger than the background; (H, W) int64."""
+        """Up to which threshold the strongest cue is stronger than the background; (H, W) uint16."""
         until = _crossings(self.parameter).count(self.value)
         if self.background is None:
             return until
@@ -146,7 +152,7 @@ class _Swept:
         return until
 
     def conflicts(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Up to which threshold, and from which on, too many cues are confident; (H, W) int64."""
+        """Up to which threshold, and from which on, too many cues are confident; (H, W) uint16."""
         limit = np.float32(self.settings.conflict)
         ranked = _strongest(self.maps, cues.MAX_CONFIDENT + 1)
         if self.parameter == "alpha":
@@ -154,8 +160,8 @@ class _Swept:
         least = np.float32(self.settings.alpha)
         many, enough = (  # more cues than may meet, and as many: one more is a conflict
             (ranked[i] > limit) & (ranked[i] >= least) for i in (cues.MAX_CONFIDENT, cues.MAX_CONFIDENT - 1))
-        always = np.where(many, STEPS, 0) if many.any() else None
-        from_here = np.where(enough, self._confident_from(limit), STEPS) if enough.any() else None
+        always = np.where(many, _STEPS, _NONE) if many.any() else None
+        from_here = np.where(enough, self._confident_from(limit), _STEPS) if enough.any() else None
         return always, from_here
 
     def _conflicts_of_alpha(self, ranked: list[np.ndarray], limit: np.float32) -> np.ndarray | None:
@@ -169,13 +175,13 @@ class _Swept:
     def _confident_from(self, limit: np.float32) -> np.ndarray:
         """From which threshold on the background cue exceeds ``conflict``."""
         if self.parameter == "constant":
-            start = np.full(self.label.shape, np.searchsorted(_constants(), limit, "right"))
+            start = np.full(self.label.shape, np.searchsorted(_constants(), limit, "right"), np.uint16)
         else:
             start = _weak_powers(float(limit)).count(cues.strongest_value(self.maps))
         if self.background is None:
             return start
         already = self.background > limit
-        return np.where(already, 0, start) if self._needs_all else np.where(already, start, STEPS)
+        return np.where(already, _NONE, start) if self._needs_all else np.where(already, start, _STEPS)
 
     @property
     def _needs_all(self) -> bool:
@@ -200,20 +206,27 @@ class _Thresholds:
     """
 
     def __init__(self, thresholds: np.ndarray) -> None:
-        # Behind the last one, and behind all values.
-        self._thresholds = np.append(thresholds, np.float32(np.inf))
         # The last part is of all values from 1 on.
         edges = np.arange(_PARTS + 1, dtype=np.float32) / np.float32(_PARTS)
-        self._below = np.searchsorted(thresholds, edges, "right")
+        below = np.searchsorted(thresholds, edges, "right")
         finite = np.count_nonzero(thresholds < np.inf)
-        self._most = int(np.diff(self._below, append=finite).max(initial=0))
+        most = int(np.diff(below, append=finite).max(initial=0))
+        # Those in the same part, and beyond; behind the last one there is none.
+        padded = np.append(thresholds, np.full(most, np.float32(np.inf)))
+        self._next = [padded[below + place] for place in range(most)]
+        self._below = below.astype(np.uint16)
 
     def count(self, values: np.ndarray) -> np.ndarray:
-        """How many of the thresholds are not above each value >= 0, (…) int64."""
-        part = np.minimum(values, np.float32(1)) * np.float32(_PARTS)
-        count = self._below.take(part.astype(np.int32))
-        for _ in range(self._most):
-            count += self._thresholds.take(count) <= values
+        """How many of the thresholds are not above each value >= 0, (…) uint16."""
+        count = np.empty(values.shape, np.uint16)
+        given, found = values.reshape(-1), count.reshape(-1)
+        for portion in _portions(given.size):
+            few = given[portion]
+            part = (np.minimum(few, np.float32(1)) * np.float32(_PARTS)).astype(np.intp)
+            told = self._below.take(part)
+            for thresholds in self._next:
+                told += thresholds.take(part) <= few
+            found[portion] = told
         return count
 
 
@@ -292,22 +305,28 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
     occurring[[BACKGROUND, *labels]] += 1
     rows = np.flatnonzero(occurring[:ignore])
     size = rows.size
-    row_of = np.zeros(ignore + 1, dtype=np.int64)
-    row_of[rows] = np.arange(size)
     # Histogram by (what a pixel is below its object, target, object, threshold); pixels whose
     # target is ignored have a row of their own in it, which is then left out.
-    target_row = row_of.copy()
-    target_row[ignore] = size
-    pixels = target_row.take(target)
-    if steps.ignored_below is not None:
-        pixels += np.int64(size + 1) * steps.ignored_below
-    pixels *= size
-    pixels += row_of.take(steps.label)
-    pixels *= STEPS + 1
-    shape = (1 if steps.ignored_below is None else 2, size + 1, size, STEPS + 1)
-    before = steps.conflict_until
-    until = steps.until if before is None else np.maximum(before, steps.until)
-    ends = np.bincount((pixels + until).ravel(), minlength=np.prod(shape)).reshape(shape)[:, :size]
+    below, before = steps.ignored_below, steps.conflict_until
+    shape = (1 if below is None else 2, size + 1, size, STEPS + 1)
+    bins = math.prod(shape)
+    number = np.uint16 if bins <= 1 << 16 else np.int64
+    of_target, of_object = np.zeros((2, ignore + 1), dtype=number)
+    of_object[rows] = np.arange(size) * (STEPS + 1)
+    of_target[rows], of_target[ignore] = of_object[rows] * size, size * size * (STEPS + 1)
+    counted = np.zeros((2, bins), dtype=np.int64)
+    for part in _portions(target.size):
+        pixels = of_target.take(target.reshape(-1)[part])
+        pixels += of_object.take(steps.label.reshape(-1)[part])
+        if below is not None:
+            pixels += below.reshape(-1)[part] * number(bins // 2)
+        until = steps.until.reshape(-1)[part]
+        if before is not None:
+            begin = before.reshape(-1)[part]
+            counted[1] += np.bincount((pixels + begin)[begin > 0], minlength=bins)
+            until = np.maximum(begin, until)
+        counted[0] += np.bincount(pixels + until, minlength=bins)
+    ends, starts = (each.reshape(shape)[:, :size] for each in counted)
 
     # By object for those ended, by target for what follows.
     objects, background = ends.sum(axis=0), ends.sum(axis=2)
@@ -323,8 +342,7 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
     if len(background) > 1:
         undecided += background[1]
     if before is not None:
-        conflict = before > 0
-        starts = np.bincount((pixels + before)[conflict], minlength=np.prod(shape)).reshape(shape)[:, :size].sum(axis=0)
+        starts = starts.sum(axis=0)
         for part, begun in ((predicted, starts.sum(axis=0)), (hits, starts[own, own])):
             # They become an object's only where the conflict ends.
             part += begun
@@ -333,6 +351,11 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
         undecided -= ended
         undecided[:, 0] += ended.sum(axis=1)
     return StepCounts(rows, hits, predicted, undecided, background.sum(axis=(0, 2)))
+
+
+def _portions(count: int) -> Iterator[slice]:
+    for start in range(0, count, _PORTION):
+        yield slice(start, start + _PORTION)
 
 
 class SweepMatrix:

@@ -26,7 +26,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Settings:
     clock: str = "wall"
     precision: str = "auto"
     many: int = 400
+    classes: int = 0
     folder: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:
@@ -478,8 +479,6 @@ def memory(bench: Bench) -> Result:
 
 def decoding(bench: Bench) -> Result:
     """Training samples, read and augmented, and pictures read for maps; one core."""
-    from functools import partial
-
     from drstool.data.transforms import ClassifierSamples
     from drstool.mapping import load_square
     from drstool.recipe import ClassifierRecipe
@@ -523,6 +522,136 @@ def eval_(bench: Bench) -> Result:
         {"drstool": lambda: drstool(bench.settings.workers), "one thread": lambda: drstool(1), "Pillow": pillow},
         len(dataset))
     return Result("eval", "image", times, {"workers": bench.settings.workers})
+
+
+def sweep(bench: Bench) -> Result:
+    """One evaluation of maps, and the sweeps of 256 over the same maps."""
+    from drstool.formats import Header, open_records, open_sink
+    from drstool.metrics import GRIDS, swept_settings
+    from drstool.recipe import CueSettings
+    from drstool.stages import eval as stage
+
+    dataset, path = bench.dataset, bench.settings.folder / "sweep.h5"
+    if not path.exists():
+        with open_sink(str(path), Header("localization-maps", dataset.class_names)) as sink:
+            sink.write_all(likely_maps(bench))
+
+    def scored(parameter: str | None) -> None:
+        settings = swept_settings(CueSettings(), parameter or "constant")
+        if parameter == "alpha":
+            settings = replace(settings, background="constant")
+        with open_records(path) as source:
+            given = {"header": source.header, "ids": source.ids(), "workers": bench.settings.workers}
+            if parameter is None:
+                stage.evaluate(source.records(), dataset, settings=settings, **given)
+            else:
+                stage.sweep(source.records(), dataset, parameter, settings=settings, **given)
+
+    contenders = {"one evaluation": lambda: scored(None)}
+    contenders |= {f"sweep of {name}": (lambda name=name: scored(name)) for name in GRIDS}
+    return Result("sweep", "image", bench.alternate(contenders, len(dataset)), {"workers": bench.settings.workers})
+
+
+def likely_maps(bench: Bench) -> Iterator[Any]:
+    """Maps such as a network gives, square and soft, of the ground truth's classes."""
+    import numpy as np
+    from PIL import Image
+    from scipy.ndimage import gaussian_filter
+
+    from drstool.formats import MapRecord
+    from drstool.formats.label_png import read_label_png
+
+    side = bench.settings.image_size
+    for number, (identifier, path) in enumerate(bench.labels.items()):
+        labels = read_label_png(path)
+        square = np.asarray(Image.fromarray(labels).resize((side, side), Image.Resampling.NEAREST))
+        present = tuple(int(label) for label in np.unique(labels) if 0 < label <= len(bench.dataset.class_names))
+        noise = np.random.default_rng(number).random((len(present), side, side))
+        soft = [0.7 * gaussian_filter(np.float32(square == label), side / 30) for label in present]
+        values = np.uint8(255 * np.clip(np.reshape(soft, noise.shape) + 0.2 * noise, 0, 1))
+        yield MapRecord(identifier, values, present, labels.shape)
+
+
+def crf(bench: Bench, preset: str) -> Result:
+    """The CRF an image at a time with one thread, beside pydensecrf where that is installed, and with more."""
+    from concurrent.futures import ProcessPoolExecutor
+    from contextlib import ExitStack
+    from multiprocessing import get_context
+
+    import torch
+
+    from drstool.crf import DenseCRF, one_thread
+    from drstool.parallel import map_items
+    from drstool.recipe import CRF_PRESETS
+
+    settings, several = CRF_PRESETS[preset], max(2, bench.settings.workers)
+    images = [pixels_and_energies(bench, item) for item in bench.dataset.items]
+    before = torch.get_num_threads()
+
+    def smooth(given: tuple[Any, Any]) -> None:
+        DenseCRF(given[0], settings)(given[1])
+
+    def threads(number: int) -> None:
+        torch.set_num_threads(number)
+        for given in images:
+            smooth(given)
+        torch.set_num_threads(before)
+
+    def workers() -> None:
+        def work(given: tuple[Any, Any]) -> None:
+            with one_thread():
+                smooth(given)
+
+        list(map_items(work, images, several))
+
+    def on_gpu(mode: str) -> None:
+        for image, energies in images:
+            DenseCRF(image, replace(settings, mode=mode), bench.device)(energies)
+
+    contenders: dict[str, Callable[[], Any]] = {"one thread": lambda: threads(1)}
+    with ExitStack() as stack:
+        if importlib.util.find_spec("pydensecrf") is not None:
+            contenders["pydensecrf"] = lambda: [pydensecrf(*given, settings) for given in images]
+        contenders |= {f"{several} threads": lambda: threads(several), f"{several} workers": workers}
+        if "pydensecrf" in contenders:
+            pool = stack.enter_context(ProcessPoolExecutor(several, get_context("spawn")))
+            contenders[f"pydensecrf, {several} processes"] = lambda: list(
+                pool.map(pydensecrf, *zip(*images), [settings] * len(images)))
+        if bench.device.type == "cuda":
+            contenders |= {f"{mode}, GPU": (lambda mode=mode: on_gpu(mode)) for mode in ("lattice", "exact")}
+        times = bench.alternate(contenders, len(images))
+    told = {"classes": [len(energies) for _, energies in images], "iterations": settings.iterations}
+    return Result(f"crf-{preset}", "image", times, told)
+
+
+def pixels_and_energies(bench: Bench, item: Any) -> tuple[Any, Any]:
+    """An image and energies of as many classes as are asked for, or as it has with the background."""
+    import numpy as np
+    from scipy.ndimage import gaussian_filter
+
+    from drstool.crf import probability_unary
+    from drstool.data import load_image
+
+    image = load_image(item.image)
+    shape = (bench.settings.classes or 1 + len(item.tags), *image.shape[:2])
+    random = np.random.default_rng(0)
+    scores = gaussian_filter(random.standard_normal(shape), (0, 25, 25))
+    raised = np.exp(2 * scores / scores.std() + 0.2 * random.standard_normal(shape))
+    return image, probability_unary((raised / raised.sum(axis=0)).astype(np.float32))
+
+
+def pydensecrf(image: Any, energies: Any, settings: Any) -> Any:
+    """The same by pydensecrf2."""
+    import numpy as np
+    from pydensecrf.densecrf import DenseCRF2D
+
+    model = DenseCRF2D(image.shape[1], image.shape[0], len(energies))
+    model.setUnaryEnergy(np.ascontiguousarray(energies.reshape(len(energies), -1)))
+    model.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
+    model.addPairwiseBilateral(
+        sxy=settings.bilateral_sxy, srgb=settings.bilateral_srgb, rgbim=np.ascontiguousarray(image),
+        compat=settings.bilateral_compat)
+    return np.array(model.inference(settings.iterations))
 
 
 def imports(bench: Bench) -> Result:
@@ -645,8 +774,9 @@ def scaling(bench: Bench) -> Result:
 
 BENCHMARKS: dict[str, Callable[[Bench], Result]] = {
     "cam": cam, "train-cls": train_cls, "refine-train": refine_train, "train-seg": train_seg, "drs": drs,
-    "memory": memory, "decoding": decoding, "eval": eval_, "imports": imports, "bytes": bytes_, "writing": writing,
-    "scaling": scaling}
+    "memory": memory, "decoding": decoding, "eval": eval_, "sweep": sweep,
+    **{f"crf-{preset}": partial(crf, preset=preset) for preset in ("irn", "deeplab", "psa")},
+    "imports": imports, "bytes": bytes_, "writing": writing, "scaling": scaling}
 
 
 # --- telling --------------------------------------------------------------------------------------
@@ -712,7 +842,7 @@ def main(arguments: list[str] | None = None) -> None:
         ("image-size", 320, "pixels a side"), ("images", 16, "how many pictures"), ("batch-size", 3, "of steps"),
         ("rounds", 3, "turns of each contender that count"), ("steps", 3, "steps of training a turn"),
         ("threads", 0, "torch's; 0: as it comes"), ("workers", 0, "threads beside the network; 0: all cores"),
-        ("many", 400, "small images for memory and writing"),
+        ("classes", 0, "of the CRF; 0: those of each picture"), ("many", 400, "small images for memory and writing"),
     ):
         parser.add_argument(f"--{flag}", type=int, default=default, help=f"{told}; default: {default}")
     given = vars(parser.parse_args(arguments))

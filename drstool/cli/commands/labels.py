@@ -27,7 +27,7 @@ from drstool.cli.unfinished import begin, ids_of, is_finished, rest_of
 from drstool.recipe import CrfSettings, CueSettings, SegmentSettings
 
 if TYPE_CHECKING:
-    from drstool.data.photographs import ImageOf
+    from drstool.data import Dataset
 
 CrfData = Annotated[
     Optional[str],
@@ -64,6 +64,7 @@ def pseudo_label(
     strongest cues, as IRN's does; otherwise from the cues themselves, divided by their sum, as PSA's does.
     """
     from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
+    from drstool.data.photographs import images_of
     from drstool.errors import InputError, UsageError
     from drstool.formats import Header, check_folder, open_records, open_sink
     from drstool.formats.score_text import json_text
@@ -89,11 +90,12 @@ def pseudo_label(
         if source.kind == "score-maps":
             settings = of_probabilities(settings, given)
         check_saliency_given(settings, saliency is not None)
+        dataset = _dataset_of(data, split, source.header.class_names)
         digests, piped = run.digests_of(maps=maps)
         told = {
             "device": crf is not None,
             "settings": asdict_plain(settings) | _told(crf),
-            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}),
+            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}) | _list_of(dataset),
             "used": {"saliency": settings.uses_saliency, "pixel_ground_truth": False},
         }
         part = share.part_of(source)
@@ -108,7 +110,7 @@ def pseudo_label(
             settings,
             saliency_of=saliency_folder(saliency) if saliency else None,
             crf=crf,
-            image_of=_image_of(data, split, source.header.class_names),
+            image_of=images_of(dataset),
             device=None if crf is None else run.device,
             workers=run.threads,
             on_error=run.on_error,
@@ -221,6 +223,7 @@ def _begin_scores(run: Run, scores: str, kept: Any, work: Any, ids: list[str]) -
 
 @command(
     "crf",
+    resume=True,
     settings=CueSettings,
     crf="deeplab",
     example="drstool crf refined.h5 --background power -o smooth.h5",
@@ -250,6 +253,7 @@ def crf_(
     Of localization and refined maps the probabilities are the cues, background included, divided by their sum.
     """
     from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
+    from drstool.data.photographs import images_of
     from drstool.errors import InputError, UsageError
     from drstool.formats import Header, open_records, open_sink
     from drstool.stages import crf as stage
@@ -269,15 +273,26 @@ def crf_(
         if scores:
             settings = of_probabilities(settings, given)
         check_saliency_given(settings, saliency is not None)
+        dataset = _dataset_of(data, split, source.header.class_names)
+        digests, piped = run.digests_of(maps=maps)
+        told = {
+            "device": True,
+            "settings": asdict_plain(settings) | _told(crf) | {"dtype": dtype},
+            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}) | _list_of(dataset),
+            "used": {"saliency": settings.uses_saliency, "pixel_ground_truth": False},
+        }
         part = share.part_of(source)
-        chosen, total = share.of_records(source)
+        work = run.work(source.header.class_names, **told, part=part)
+        ids = share.of_ids(ids_of(source, maps, run.resume))
+        kept = begin(run, output, "score-maps", work, ids, piped=piped)
+        chosen, total = share.of_records(source, without=kept.done if kept else ())
         records = stage.crf(
             chosen,
             crf,
             settings,
             scores=scores and settings.background == "rest",
             saliency_of=saliency_folder(saliency) if saliency else None,
-            image_of=_image_of(data, split, source.header.class_names),
+            image_of=images_of(dataset),
             dtype=dtype,
             device=run.device,
             workers=run.threads,
@@ -285,16 +300,11 @@ def crf_(
             track=run.track,
             total=total,
         )
-        chain = run.provenance(
-            source.header.provenance,
-            device=True,
-            settings=asdict_plain(settings) | _told(crf) | {"dtype": dtype},
-            used={"saliency": settings.uses_saliency, "pixel_ground_truth": False},
-        )
+        chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
         header = Header("score-maps", source.header.class_names, chain, part)
-        with open_sink(output, header, overwrite=run.overwrite, what="maps", threads=run.threads) as sink:
-            count = sink.write_all(records)
-    run.done(f"{count} images' probabilities to {output or 'stdout'}")
+        with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept, threads=run.threads) as sink:
+            sink.write_all(records)
+    run.done(f"{sink.count} images' probabilities to {output or 'stdout'}")
 
 
 def _told(crf: CrfSettings | None) -> dict:
@@ -302,15 +312,19 @@ def _told(crf: CrfSettings | None) -> dict:
     return {} if crf is None else {"crf": asdict_plain(crf)}
 
 
-def _image_of(data: str | None, split: str | None, class_names: tuple[str, ...]) -> ImageOf:
-    """Where the CRF finds a record's photograph."""
+def _dataset_of(data: str | None, split: str | None, class_names: tuple[str, ...]) -> Dataset | None:
+    """Where the CRF finds the photographs, unless the maps say so."""
     from drstool.data import open_dataset
-    from drstool.data.photographs import images_of
     from drstool.errors import UsageError
 
     if data is None and split is not None:
         raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
-    return images_of(None if data is None else open_dataset(data, split, class_names=class_names, images_only=True))
+    return None if data is None else open_dataset(data, split, class_names=class_names, images_only=True)
+
+
+def _list_of(dataset: Dataset | None) -> dict[str, str]:
+    """The dataset as provenance tells it."""
+    return {} if dataset is None else {"list": f"sha256:{dataset.digest()}"}
 
 
 def _check_apart(labels: str | None, scores: str) -> None:
