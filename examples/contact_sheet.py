@@ -28,7 +28,11 @@ def main() -> None:
     names = sources[0].header.class_names
     items = open_dataset(args.data, args.split, class_names=names).items
     if args.ids:
-        items = [next(item for item in items if item.id == wanted) for wanted in args.ids]
+        known = {item.id: item for item in items}
+        unknown = [wanted for wanted in args.ids if wanted not in known]
+        if unknown:
+            raise SystemExit(f"no such images in the split: {', '.join(unknown)}")
+        items = [known[wanted] for wanted in args.ids]
     else:
         # Evenly spread over the split, so that no row is chosen for its looks.
         items = [items[i] for i in np.linspace(0, len(items) - 1, args.rows).astype(int)]

@@ -9,7 +9,11 @@ root=$(pwd)
 . examples/environment.sh
 make_environment ""
 cd "$here"
-mkdir "$work" 2>/dev/null || { echo "$work exists; name another folder, or remove it" >&2; exit 1; }
+if [ -e "$work" ]; then
+    echo "$work exists; name another folder, or remove it" >&2
+    exit 1
+fi
+mkdir -p "$work"
 cd "$work"
 
 # Small networks, small pictures, and training from scratch: other numbers than for a pretrained VGG-16.

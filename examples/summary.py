@@ -22,6 +22,8 @@ def object_mean(scores: dict, key: str) -> float:
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("Usage: python examples/summary.py FOLDER")
     folder = Path(sys.argv[1])
     print()
     print("                              object    map mIoU,    mIoU,")

@@ -295,6 +295,27 @@ def test_provenance_names_what_went_in(drs, made):
     assert not any(step["used"].get("pixel_ground_truth") for step in steps)
 
 
+def test_history_holds_the_settings_that_were_used(drs, voc, made, tmp_path):
+    """Also where they follow from the network, which was trained at 32 pixels."""
+    train = ("--data", voc, "--split", "train")
+    must(drs, "cam", *train, "--weights", made.cls, "-o", tmp_path / "cams.h5")
+    must(drs, "refine", *train, "--weights", made.refiner, "-o", tmp_path / "refined.h5")
+    for name in ("cams.h5", "refined.h5"):
+        settings = must(drs, "info", tmp_path / name, "--json").json()["provenance"][-1]["settings"]
+        assert (settings["image_size"], settings["sizes"]) == (32, [26, 32, 38])
+        assert settings.get("method", "drs") == "drs"
+    told = must(drs, "eval", tmp_path / "cams.h5", *train, "--json").json()
+    assert told["protocol"]["method"]["sizes"] == [26, 32, 38]
+
+
+def test_info_counts_relus_as_users_do(drs, voc, tmp_path):
+    for given, shown in (("14-16", "14,15,16"), ("all", "1..16")):
+        must(drs, "train-cls", "--data", voc, "--split", "train", "--backbone", "vgg16-small", "--init", "none",
+             "--image-size", "32", "--epochs", "0", "--drs-layers", given, "--overwrite", "-o", tmp_path / "cls.pt")
+        (line,) = [line for line in must(drs, "info", tmp_path / "cls.pt").out.splitlines() if "architecture" in line]
+        assert f"drs_layers {shown}" in line
+
+
 def test_info_tells_of_every_artefact(drs, voc, made, tmp_path):
     kinds = {
         made.cls: "classifier", made.refiner: "refiner", made.seg: "segmenter", made.cams: "localization-maps",

@@ -387,7 +387,7 @@ def test_other_inputs_are_refused(drs, voc, own_voc, made, tmp_path, after):
         assert outcome.code == 3 and told in outcome.err, outcome.err
     outcome = drs("pseudo-label", made.refined, "--saliency", voc / "saliency_map", "-o", tmp_path / "pseudo-label",
                   "--resume")
-    assert outcome.code == 3 and "the maps is another" in outcome.err
+    assert outcome.code == 3 and "the file of maps is another" in outcome.err
 
 
 def test_photographs_from_elsewhere_are_another_work(drs, voc, made, tmp_path, after):

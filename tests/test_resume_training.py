@@ -237,8 +237,8 @@ OTHER = {
     "list": ("train-cls", lambda t: ("--split", "val"), "the list of images and tags is another"),
     "choice": ("train-cls", lambda t: ("--select-on", "val"), "the use of ground truth was False and is epoch chosen"),
     "init": ("train-cls", lambda t: ("--init", t.cls), "--init was none and is not given"),
-    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the maps is another"),
-    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the labels is another"),
+    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the file of maps is another"),
+    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the folder of labels is another"),
 }
 
 

@@ -212,7 +212,8 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
     except DrstoolError:
         raise
     except FileNotFoundError:
-        raise InputError(path, "no such file", "check the path") from None
+        raise InputError(
+            path, "no such file", "check the path; one that maps name is as seen from where they were made") from None
     except Image.UnidentifiedImageError:
         raise InputError(path, "is no picture that can be read",
                          "give a JPEG, PNG, GIF, BMP, TIFF, WebP or PPM file") from None

@@ -125,6 +125,8 @@ _NAMES = {
     "crf_preset": "--crf",
     "select_list": "the list of --select-on",
     "init": "--init",
+    "maps": "the file of maps",
+    "labels": "the folder of labels",
     "saliency": "--saliency",
     "pixel_ground_truth": "the use of ground truth",
 }

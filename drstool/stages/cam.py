@@ -20,7 +20,7 @@ from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS, VGG, without_suppre
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CamSettings
 
-__all__ = ["METHODS", "cam"]
+__all__ = ["METHODS", "cam", "usual_method"]
 
 METHODS = ("drs", "cam", "grad-cam")
 
@@ -92,7 +92,7 @@ def cam(
     with computing(device, winograd=winograd):
         form = layout(device, precision)
     model.to(device, memory_format=form)
-    network = _network(model, checkpoint.architecture["suppression"], method, layer)
+    network = _network(model, checkpoint.architecture["suppression"], method or usual_method(checkpoint), layer)
     if method == "grad-cam" and precision == "float16":
         raise UsageError("--precision float16", "is too short for Grad-CAM's gradients", "float32 or bfloat16")
     settings = settings.for_network(checkpoint.recipe)
@@ -116,8 +116,12 @@ def cam(
         context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune)
 
 
-def _network(model: VGG, suppression: str, method: str | None, layer: int) -> Network:
-    method = method or ("cam" if suppression == "none" else "drs")
+def usual_method(checkpoint: Checkpoint) -> str:
+    """The kind of maps that a classifier was trained for: ``drs``, or ``cam`` where nothing suppresses."""
+    return "cam" if checkpoint.architecture.get("suppression") == "none" else "drs"
+
+
+def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
     if method not in METHODS:
         raise UsageError("--method", f"{method!r} is no choice", "one of " + ", ".join(METHODS))
     if method == "drs" and suppression == "none":

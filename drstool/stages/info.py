@@ -161,8 +161,13 @@ def as_text(told: dict[str, Any]) -> str:
 
 
 def _short(value: Any, name: str) -> str:
-    if isinstance(value, list) and value == list(range(len(value))) and len(value) > 4:
-        return f"0..{len(value) - 1}"
+    if isinstance(value, (list, tuple)) and value and all(type(item) is int for item in value):
+        if name == "drs_layers":
+            # Indices in the file; users count the ReLUs from 1.
+            value = [item + 1 for item in value]
+        first, last = value[0], value[-1]
+        if len(value) > 4 and list(value) == list(range(first, last + 1)):
+            return f"{first}..{last}"
     if isinstance(value, (list, tuple)):
         return ("×" if name in ("shape", "image_size") else ",").join(map(str, value))
     return str(value)

@@ -301,6 +301,7 @@ def crf_(
             total=total,
         )
         chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
+        part = run.marked(part, source.header.class_names, **told)
         header = Header("score-maps", source.header.class_names, chain, part)
         with open_sink(output, header, overwrite=run.overwrite, what="maps", kept=kept, threads=run.threads) as sink:
             sink.write_all(records)

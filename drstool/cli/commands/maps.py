@@ -95,6 +95,8 @@ def cam(
     output = share.output(output)
     run.reserve_sink(output, what="maps")
     checkpoint = load_checkpoint(weights, "classifier")
+    settings = settings.for_network(checkpoint.recipe)
+    method = method or stage.usual_method(checkpoint)
     predicted = tags == "predicted"
     dataset = open_dataset(
         data,
@@ -182,6 +184,7 @@ def refine(
     output = share.output(output)
     run.reserve_sink(output, what="maps")
     checkpoint = load_checkpoint(weights, "refiner")
+    settings = settings.for_network(checkpoint.recipe)
     with _Images(run, data, split, maps, checkpoint.class_names, share, settings.together) as images:
         told = {
             "device": True,
