@@ -156,7 +156,7 @@ def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> ins
 
 def command(
     name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
-    crf: str | None = None, crf_labels: bool = False,
+    crf: str | None = None, crf_labels: bool = False, joint: bool = False,
 ) -> Callable:
     """Register a function as a command.
 
@@ -181,6 +181,8 @@ def command(
         What ``--crf`` is by default; None where there is no such option.
     crf_labels
         Whether the CRF may start from labels because the named settings say so.
+    joint
+        Whether the processes of ``torchrun`` do the work together.
     """
 
     def register(function: Callable) -> Callable:
@@ -208,11 +210,11 @@ def command(
             if takes_given:
                 values["given"] = frozenset(
                     spec.name for spec in fields(settings) if values[_PREFIX + spec.name] is not None)
-            if settings is not None:
-                values["settings"] = _settings(settings, values)
-            if crf is not None:
-                values["crf"] = _crf_settings(values, crf_labels)
-            with Run(command=name, arguments=sys.argv, **common) as run:
+            with Run(command=name, arguments=sys.argv, joint=joint, **common) as run:
+                if settings is not None:
+                    values["settings"] = _settings(settings, values)
+                if crf is not None:
+                    values["crf"] = _crf_settings(values, crf_labels)
                 if settings is not None:
                     run.detail(", ".join(f"{k} {_shown(v)}" for k, v in vars(values["settings"]).items() if v != ()))
                 function(run=run, **values)

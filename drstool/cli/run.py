@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from drstool.errors import DrstoolError, ItemsFailed, OutputError, UsageError
+from drstool.cli.shards import is_first, is_one_of_several
+from drstool.errors import DrstoolError, ItemsFailed, OutputError, ToldElsewhere, UsageError
 
 if TYPE_CHECKING:
     import torch
 
+    from drstool.distributed import Team
     from drstool.formats.parts import Part
     from drstool.formats.unfinished import Journal, KeptFolder
     from drstool.formats.work import Work
@@ -35,6 +37,8 @@ class Run:
         Name of the command, and the whole command line.
     device, seed, workers, overwrite, resume, keep_going, no_provenance, quiet, verbose
         As the options of the same names.
+    joint
+        Whether several processes, under ``torchrun``, do one piece of work: the first writes and speaks.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Run:
         no_provenance: bool,
         quiet: bool,
         verbose: bool,
+        joint: bool = False,
     ) -> None:
         self.command, self.seed, self.overwrite, self.resume = command, seed, overwrite, resume
         self.verbose = verbose and not quiet
@@ -60,6 +65,10 @@ class Run:
         self._started = time.monotonic()
         self._claims = ExitStack()
         self._kept: Journal | KeptFolder | None = None
+        self._joint, self._team = joint and is_one_of_several(), None
+        # Whether this process leaves files and messages to another one.
+        self.follows = self._joint and not is_first()
+        self._quiet = self._quiet or self.follows
 
     def __enter__(self) -> Run:
         return self
@@ -68,10 +77,34 @@ class Run:
         if self._kept is not None and self._kept.done and isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.say(f"{self.command}: --resume goes on after {len(self._kept.done):,} finished")
         self._claims.close()
+        if self._joint:
+            self._part(error)
         if error is None and self._failures:
             raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
 
+    def _part(self, error: BaseException | None) -> None:
+        """End together with the processes of the same work."""
+        if not self.team.is_mustered:
+            if error is None or isinstance(error, DrstoolError):
+                self.team.muster(error=error, finished=error is None)
+        elif isinstance(error, Exception) and not isinstance(error, ToldElsewhere):
+            # Others that are cut off by this have nothing to add.
+            self.team.may_speak()
+        if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.team.leave()
+
     # --- the machine ---------------------------------------------------------------------------
+
+    @property
+    def team(self) -> Team | None:
+        """The processes of this work, where there are several; torch is loaded on first use."""
+        if self._joint and self._team is None:
+            from drstool.cli.shards import pick_shard
+            from drstool.distributed import Team
+
+            shard = pick_shard(None)
+            self._team = Team(shard.number - 1, shard.of, _count("LOCAL_RANK", 0), _count("LOCAL_WORLD_SIZE", 1))
+        return self._team
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +158,12 @@ class Run:
     # --- outputs -------------------------------------------------------------------------------
 
     def reserve(self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False) -> None:
-        """Check that an output may be written, and keep other commands from it until this one ends."""
+        """Check that an output may be written, and keep other commands from it until this one ends.
+
+        Nothing where another process writes it.
+        """
+        if self.follows:
+            return
         from drstool.formats import check_writable
         from drstool.formats.locks import claimed
         from drstool.formats.outputs import clear_away
@@ -348,6 +386,11 @@ class Run:
         from drstool.formats.provenance import file_digest
 
         return file_digest(path)
+
+
+def _count(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else default
 
 
 def _is_pipe(path: str) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from drstool.data import Dataset
     from drstool.formats.checkpoint import Checkpoint
+    from drstool.formats.training_state import TrainingState
     from drstool.training import Diverged
 
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     "train-cls",
     keep_going=False,
     resume=True,
+    joint=True,
     settings=ClassifierRecipe,
     example="drstool train-cls --data demo --split train --backbone vgg16-small --init none --optimizer adam "
     "--image-size 144 --lr 0.002 --new-lr-factor 1 -o cls.pt",
@@ -67,6 +69,7 @@ def train_cls(
     "refine-train",
     keep_going=False,
     resume=True,
+    joint=True,
     settings=RefinerRecipe,
     example="drstool refine-train --data demo --split train --maps cams.h5 --backbone vgg16-small --init cls.pt "
     "--image-size 176 -o refiner.pt",
@@ -96,7 +99,8 @@ def refine_train(
     dataset = open_dataset(data, split, class_names=header.class_names)
     training = _Training(
         run, output, dataset, header.class_names, settings, init, precision,
-        _Selection(run, data, select_on, saliency), upstream=header.provenance, inputs={"maps": run.digest(maps)},
+        _Selection(run, data, select_on, saliency), upstream=header.provenance,
+        inputs={} if run.follows else {"maps": run.digest(maps)},
     )
     training.run(lambda told: stage.refine_train(dataset, header.class_names, maps, settings, **told))
 
@@ -105,6 +109,7 @@ def refine_train(
     "train-seg",
     keep_going=False,
     resume=True,
+    joint=True,
     settings=SegmenterRecipe,
     example="drstool train-seg --data demo --split train --labels labels --backbone vgg16-small --init refiner.pt "
     "--image-size 176 --epochs 5 -o seg.pt",
@@ -134,7 +139,7 @@ def train_seg(
     training = _Training(
         run, output, dataset, known or _class_names(dataset), settings, init, precision,
         _Selection(run, data, select_on), upstream=header.provenance if header else (),
-        inputs={"labels": sampled_digest(labels)},
+        inputs={} if run.follows else {"labels": sampled_digest(labels)},
     )
     training.run(lambda told: stage.train_seg(dataset, training.class_names, paths, settings, **told))
 
@@ -236,6 +241,8 @@ class _Training:
         self.class_names = class_names
         self._run, self._output, self._dataset, self._settings = run, output, dataset, settings
         self._init, self._precision, self._selection, self._upstream = init, precision, selection, upstream
+        if run.follows:
+            return
         from_file = Path(init).is_file()
         digests = {"list": f"sha256:{dataset.digest()}"} | (inputs or {}) | selection.inputs(class_names)
         truth = f"epoch chosen on split {selection.split}" if selection.split else False
@@ -256,11 +263,14 @@ class _Training:
         from drstool.formats.checkpoint import save_checkpoint
         from drstool.training import Diverged
 
+        if self._run.follows:
+            train(self._arguments(None))
+            return
         if self._is_finished():
             return
         self._begin()
         try:
-            checkpoint = train(self._arguments())
+            checkpoint = train(self._arguments(self._state))
         except Diverged as error:
             raise self._with_last_good(error) from None
         except (KeyboardInterrupt, SystemExit):
@@ -306,7 +316,7 @@ class _Training:
             check_left_over(run, self._output, "" if step is None else f"the state after step {step}", seconds)
             state.remove()
 
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self, kept: TrainingState | None) -> dict[str, Any]:
         """What every training stage is told in the same way."""
         from drstool.formats.pretrained import initial_weights
 
@@ -322,7 +332,8 @@ class _Training:
             "on_epoch": run.on_epoch,
             "select": self._selection.scorer(),
             "track": run.track,
-            "kept": self._state,
+            "kept": kept,
+            "team": run.team,
         }
 
     def _with_history(self, checkpoint: Checkpoint) -> Checkpoint:
