@@ -203,6 +203,17 @@ train._Selection.scorer = scorer
     assert left_in(tmp_path) == [".net.pt.resume"]
 
 
+def test_one_without_memory_ends_all(together, voc, made, tmp_path):
+    """It tells so; those that it leaves in the middle of the step have nothing to add."""
+    what = 'raise __import__("torch").OutOfMemoryError("CUDA out of memory")'
+    words = (*line("train-cls", voc, made), "-o", tmp_path / "net.pt")
+    outcomes = together(*words, before=OFTEN + AT_STEP.format(rank=1, step=4, what=what))
+    assert outcomes.codes == [1, 1]
+    (error,) = outcomes.errors
+    assert error.startswith("drstool: the device is out of memory") and error in outcomes.told[1]
+    assert left_in(tmp_path) == [".net.pt.resume"]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_lost_process_ends_the_others(together, voc, made, tmp_path, alone, rank):
     expected, told = alone("train-cls", "--optimizer", "adam")
@@ -252,6 +263,9 @@ def test_more_processes_than_images_a_step(together, voc, made, tmp_path):
     assert error.startswith(
         "drstool: --batch-size: 1 images a step cannot be divided over 2 processes; 2 or more (a batch k times")
     assert left_in(tmp_path) == []
+    outcomes = together(*line("train-cls", voc, made, "--batch-size", "auto"), "-o", tmp_path / "net.pt")
+    assert outcomes.codes == [2, 2]
+    assert outcomes.errors == ["drstool: --batch-size: auto is for one process; give a number under torchrun"]
 
 
 def test_what_is_wrong_for_all_is_told_once(together, made, tmp_path):

@@ -72,18 +72,19 @@ class _Group(TyperGroup):
         except OSError as error:
             _leave(EXIT_FAILED, _system_line(error))
         except MemoryError:
-            _leave(EXIT_FAILED, "out of memory; lower --batch-size, --workers or --sizes")
+            _leave(EXIT_FAILED, "out of memory; lower --batch-size, --image-size, --workers or --sizes")
         except Exception as error:
             # A data loader may notice that its workers got the signal too before we do.
             if (stopped := signal_behind(error) or (EXIT_TERMINATED if _told_to_stop else None)) is not None:
-                _leave(stopped, "interrupted" if stopped == EXIT_INTERRUPTED else "")
+                _leave(stopped, "interrupted" if stopped == EXIT_INTERRUPTED and is_first() else "")
             if not isinstance(error, RuntimeError):
                 raise
             if "DataLoader worker" in str(error):
                 _leave(EXIT_FAILED, "a worker process was killed, perhaps for want of memory; lower --workers")
             if not any(words in str(error) for words in _NO_MEMORY):
                 raise
-            _leave(EXIT_FAILED, "the device is out of memory; lower --batch-size or --sizes, or --device cpu")
+            right = "lower --batch-size, --image-size or --sizes, or --device cpu"
+            _leave(EXIT_FAILED, f"the device is out of memory; {right}")
         sys.exit(code)
 
     def _run(self, args: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,7 +10,7 @@ import typer
 
 from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, Saliency, Split, Tags, command
 from drstool.cli.run import Run
-from drstool.errors import OutputError
+from drstool.errors import OutputError, UsageError
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 
 SelectOn = Annotated[
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 def train_cls(
     run: Run,
     settings: ClassifierRecipe,
+    automatic: frozenset[str],
     data: Data,
     output: Output,
     split: Split = None,
@@ -60,9 +61,9 @@ def train_cls(
     dataset = open_dataset(data, split, tags=tags, classes=classes)
     training = _Training(
         run, output, dataset, _class_names(dataset), settings, init, precision,
-        _Selection(run, data, select_on, saliency), tags=dataset.tags_source,
+        _Selection(run, data, select_on, saliency), automatic, tags=dataset.tags_source,
     )
-    training.run(lambda told: stage.train_cls(dataset, training.class_names, settings, **told))
+    training.run(lambda told: stage.train_cls(dataset, training.class_names, training.settings, **told))
 
 
 @command(
@@ -77,6 +78,7 @@ def train_cls(
 def refine_train(
     run: Run,
     settings: RefinerRecipe,
+    automatic: frozenset[str],
     data: Data,
     maps: Annotated[
         str, typer.Option("--maps", help="Map file with localization maps of the images.", show_default=False)
@@ -99,10 +101,10 @@ def refine_train(
     dataset = open_dataset(data, split, class_names=header.class_names)
     training = _Training(
         run, output, dataset, header.class_names, settings, init, precision,
-        _Selection(run, data, select_on, saliency), upstream=header.provenance,
+        _Selection(run, data, select_on, saliency), automatic, upstream=header.provenance,
         inputs={} if run.follows else {"maps": run.digest(maps)},
     )
-    training.run(lambda told: stage.refine_train(dataset, header.class_names, maps, settings, **told))
+    training.run(lambda told: stage.refine_train(dataset, header.class_names, maps, training.settings, **told))
 
 
 @command(
@@ -117,6 +119,7 @@ def refine_train(
 def train_seg(
     run: Run,
     settings: SegmenterRecipe,
+    automatic: frozenset[str],
     data: Data,
     labels: Labels,
     output: Output,
@@ -138,10 +141,10 @@ def train_seg(
     dataset = open_dataset(data, split, classes=classes, class_names=known)
     training = _Training(
         run, output, dataset, known or _class_names(dataset), settings, init, precision,
-        _Selection(run, data, select_on), upstream=header.provenance if header else (),
+        _Selection(run, data, select_on), automatic, upstream=header.provenance if header else (),
         inputs={} if run.follows else {"labels": sampled_digest(labels)},
     )
-    training.run(lambda told: stage.train_seg(dataset, training.class_names, paths, settings, **told))
+    training.run(lambda told: stage.train_seg(dataset, training.class_names, paths, training.settings, **told))
 
 
 def _class_names(dataset: Dataset) -> tuple[str, ...]:
@@ -213,12 +216,20 @@ class _Training:
     run
         Has reserved the output.
     output, dataset, class_names, settings, init, precision, selection
+    automatic
+        Settings that are lowered until the device's memory does: ``batch_size``, or none.
     upstream
         Provenance of what is learned from.
     inputs
         Digests of it.
     tags
         Where the tags come from, if they are learned from.
+
+    Attributes
+    ----------
+    class_names
+    settings
+        Those of this try.
     """
 
     def __init__(
@@ -231,16 +242,17 @@ class _Training:
         init: str,
         precision: str,
         selection: _Selection,
+        automatic: frozenset[str] = frozenset(),
         *,
         upstream: tuple[dict, ...] = (),
         inputs: dict[str, str] | None = None,
         tags: Optional[str] = None,
     ) -> None:
-        from drstool.formats.training_state import TrainingState
-
-        self.class_names = class_names
-        self._run, self._output, self._dataset, self._settings = run, output, dataset, settings
+        self.class_names, self.settings = class_names, settings
+        self._run, self._output, self._dataset, self._automatic = run, output, dataset, bool(automatic)
         self._init, self._precision, self._selection, self._upstream = init, precision, selection, upstream
+        if self._automatic and run.team is not None:
+            raise UsageError("--batch-size", "auto is for one process", "give a number under torchrun")
         if run.follows:
             return
         from_file = Path(init).is_file()
@@ -255,8 +267,34 @@ class _Training:
             "device": True,
             "seed": True,
         }
-        self._work = run.work(class_names, **self._told)
-        self._state = TrainingState(output, self._work, self._cannot_keep)
+        self._take_up_settings(settings)
+        if self._automatic and run.resume and (size := self._size_so_far()) is not None:
+            self._take_up_settings(replace(settings, batch_size=size))
+
+    def _take_up_settings(self, settings: Any) -> None:
+        """Say what is done now, with these settings."""
+        from drstool.formats.training_state import TrainingState
+
+        self.settings = settings
+        self._told["settings"] |= asdict_plain(settings)
+        self._work = self._run.work(self.class_names, **self._told)
+        self._state = TrainingState(self._output, self._work, self._cannot_keep)
+
+    def _size_so_far(self) -> int | None:
+        """The batch size that --batch-size auto found before what --resume is to go on with, if any."""
+        from drstool.formats.checkpoint import load_checkpoint
+
+        settings = self._state.settings()
+        if settings is None and Path(self._output).is_file():
+            settings = load_checkpoint(self._output).recipe
+        size = (settings or {}).get("batch_size")
+        return size if isinstance(size, int) and size in self._sizes() else None
+
+    def _sizes(self) -> list[int]:
+        """The batch sizes that --batch-size auto tries."""
+        least = next(spec.metadata["min"] for spec in fields(self.settings) if spec.name == "batch_size")
+        halves = (self.settings.batch_size >> times for times in range(self.settings.batch_size.bit_length()))
+        return [size for size in halves if size >= least]
 
     def run(self, train: Callable[[dict[str, Any]], Checkpoint]) -> None:
         """Train, unless it is done already, and write the checkpoint."""
@@ -270,7 +308,7 @@ class _Training:
             return
         self._begin()
         try:
-            checkpoint = train(self._arguments(self._state))
+            checkpoint = self._trained(train)
         except Diverged as error:
             raise self._with_last_good(error) from None
         except (KeyboardInterrupt, SystemExit):
@@ -283,6 +321,23 @@ class _Training:
             f"wrote {self._output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes "
             f"from {len(self._dataset)} images"
         )
+
+    def _trained(self, train: Callable[[dict[str, Any]], Checkpoint]) -> Checkpoint:
+        """The network, trained with the largest batch for which there is memory, if that is left to us."""
+        from torch import OutOfMemoryError
+
+        for smaller in [*self._sizes()[1:], None] if self._automatic else [None]:
+            try:
+                return train(self._arguments(self._state))
+            except OutOfMemoryError:
+                # All images are of one size: the first steps tell. Later ones lack memory for other reasons.
+                if smaller is None or self._state.step is not None:
+                    raise
+            self._run.say(
+                f"{self._run.command}: {self.settings.batch_size} images a step are more than the device's memory "
+                f"holds, trying {smaller}")
+            self._take_up_settings(replace(self.settings, batch_size=smaller))
+        raise AssertionError("the last try returns or raises")
 
     def _is_finished(self) -> bool:
         """Whether --resume finds the checkpoint of this very work."""
@@ -323,7 +378,7 @@ class _Training:
         run = self._run
         # With 0 epochs the initialised network is written, pretrained weights included.
         return {
-            "weights": initial_weights(self._init, self._settings.backbone, progress=run.shows_progress),
+            "weights": initial_weights(self._init, self.settings.backbone, progress=run.shows_progress),
             "weights_name": f"--init {self._init}",
             "seed": run.seed,
             "device": run.device,
@@ -338,7 +393,7 @@ class _Training:
 
     def _with_history(self, checkpoint: Checkpoint) -> Checkpoint:
         added = {
-            name: value for name, value in checkpoint.recipe.items() if name not in asdict_plain(self._settings)
+            name: value for name, value in checkpoint.recipe.items() if name not in asdict_plain(self.settings)
         }
         told = self._told | {"settings": self._told["settings"] | added}
         return replace(
