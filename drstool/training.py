@@ -33,8 +33,10 @@ __all__ = [
     "Diverged",
     "EpochReport",
     "Keeper",
+    "Observer",
     "Plan",
     "Samples",
+    "StepReport",
     "fit",
     "pick_device",
     "pick_precision",
@@ -113,6 +115,41 @@ class EpochReport:
     score: float | None = None
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """Some steps' outcome: told after every tenth step and after an epoch's last.
+
+    Attributes
+    ----------
+    step
+        Steps done so far.
+    epoch
+        From 1.
+    loss
+        Mean over the images since the last report, in whatever sitting that was.
+    lr
+        Learning rate of the last step: of parameters whose rate is not multiplied by something.
+    images
+        Seen since the last report of this sitting.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+    images: int
+
+
+class Observer(Protocol):
+    """Who wants to know how a training goes on."""
+
+    def begins(self, step: int, steps: int, epochs: int) -> None:
+        """The steps begin, after so many of so many steps and so many finished epochs."""
+
+    def stepped(self, report: StepReport) -> None:
+        """Some steps were done."""
+
+
 class Keeper(Protocol):
     """Where the state of a run lies between two sittings."""
 
@@ -173,6 +210,7 @@ def fit(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     score: Callable[[], float] | None = None,
     track: Track = untracked,
     keeper: Keeper | None = None,
@@ -200,6 +238,8 @@ def fit(
         Processes that read images; 0 reads between the steps.
     on_epoch
         Called after each epoch; of a run that goes on, after those that were not finished.
+    observer
+        Told of the steps in between.
     score
         Scores the network after each epoch; higher is better. It draws no random number of the run's.
     track
@@ -210,7 +250,7 @@ def fit(
         something, wait for the end of a step.
     team
         The processes that train together, this one among them. Only the first one's ``on_epoch``,
-        ``score``, ``track`` and ``keeper`` are asked. They end after the same step, whatever ends
+        ``observer``, ``score``, ``track`` and ``keeper`` are asked. They end after the same step, whatever ends
         one of them.
     weight_of
         Of what the loss of a batch is the mean, the number, () int64; by default of images. Where
@@ -236,12 +276,14 @@ def fit(
     if team is not None:
         team.muster(device, _too_few(plan, team))
         if not team.is_first:
-            on_epoch, track, keeper = None, untracked, None
+            on_epoch, observer, track, keeper = None, None, untracked, None
     model.to(device)
     model.to(memory_format=training_layout(model, device, precision))
     model.train()
     total, per_epoch = plan.total_steps(len(samples)), plan.steps_per_epoch(len(samples))
     if not total:
+        if observer is not None:
+            observer.begins(0, 0, 0)
         return None
     # Of the run's beginning: a state taken up brings the rates of its last step.
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -255,6 +297,8 @@ def fit(
             loop.take_up(state)
     if team is not None:
         network = team.wrapped(model, device)
+    if observer is not None:
+        observer.begins(loop.step, total, len(loop.reports))
     saver = _Saver(keeper, loop)
     share = _Share(team, samples, plan, loop.step, weight_of)
     loader = torch.utils.data.DataLoader(
@@ -301,6 +345,11 @@ def fit(
                 loss = share.backward(loss, batch)
                 optimizer.step()
                 loop.count(ids, loss)
+                if loop.step % _LossWatch.EVERY == 0 or loop.step % per_epoch == 0 or loop.step == total:
+                    lr = optimizer.defaults["lr"] * factor(loop.step - 1, (loop.step - 1) // per_epoch)
+                    report = loop.recent((loop.step - 1) // per_epoch + 1, lr)
+                    if observer is not None:
+                        observer.stepped(report)
             if team is None:
                 saver.stepped()
         # Ends what shows progress.
@@ -454,6 +503,11 @@ class _Loop:
         self.watch.add(self.step, ids, loss)
         self.step += 1
 
+    def recent(self, epoch: int, lr: float) -> StepReport:
+        """The report of the steps since the last one."""
+        loss, images = self.watch.recent()
+        return StepReport(self.step, epoch, loss, lr, images)
+
     def close_epoch(self, epoch: int, epochs: int, score: float | None) -> EpochReport:
         """The report of the epoch that ends here."""
         report = EpochReport(epoch, epochs, self.watch.close(), self.step, score)
@@ -478,6 +532,7 @@ class _Loop:
             "step": self.step,
             "loss_sum": loss_sum,
             "images": images,
+            "recent": self.watch.window,
             "reports": [asdict(report) for report in self.reports],
             "model": weights,
             "optimizer": self.optimizer.state_dict(),
@@ -496,7 +551,8 @@ class _Loop:
         """
         with _damage_told():
             self.step = state["step"]
-            self.watch = _LossWatch(state["loss_sum"], state["images"])
+            loss_sum, images = state.get("recent", (0.0, 0))
+            self.watch = _LossWatch(state["loss_sum"], state["images"], (float(loss_sum), int(images)))
             self.reports = [EpochReport(**report) for report in state["reports"]]
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -737,16 +793,26 @@ _CALMER = "a lower --lr, or --precision float32"
 class _LossWatch:
     """Mean loss, and a stop where one is not finite; asks the device only now and then."""
 
-    _EVERY = 20
+    # Steps between two times, counted from the beginning of the run.
+    EVERY = 10
 
-    def __init__(self, loss_sum: float = 0.0, images: int = 0) -> None:
+    def __init__(self, loss_sum: float = 0.0, images: int = 0, window: tuple[float, int] = (0.0, 0)) -> None:
         self._waiting: list[tuple[int, Sequence[str], Tensor]] = []
         self._sum, self._images = loss_sum, images
+        self.window, self._seen = window, 0
 
     def add(self, step: int, ids: Sequence[str], loss: Tensor) -> None:
         self._waiting.append((step, ids, loss))
-        if len(self._waiting) >= self._EVERY:
+        self._seen += len(ids)
+        if (step + 1) % self.EVERY == 0:
             self._look()
+
+    def recent(self) -> tuple[float, int]:
+        """The mean over the images since the last call, and how many of them this sitting saw."""
+        self._look()
+        (loss_sum, images), seen = self.window, self._seen
+        self.window, self._seen = (0.0, 0), 0
+        return loss_sum / images, seen
 
     def so_far(self) -> tuple[float, int]:
         """The sum over the images since the epoch began, and their number."""
@@ -771,6 +837,7 @@ class _LossWatch:
                 )
             self._sum += loss * len(ids)
             self._images += len(ids)
+            self.window = self.window[0] + loss * len(ids), self.window[1] + len(ids)
         self._waiting.clear()
 
 

@@ -1,5 +1,6 @@
 """Trainings by several processes: as one, each with its share, and all ending together."""
 
+import json
 import re
 import signal
 import socket
@@ -163,9 +164,11 @@ def test_who_has_no_share_reads_one_image():
     ("train-seg", 0, signal.SIGINT, 130, 2, ("--lr", "0.05", "--select-on", "val", "--steps", "4"), 1),
 ])
 def test_a_signal_to_one_ends_all_after_the_same_step(
-        together, zygote, voc, made, tmp_path, alone, command, rank, number, code, step, more, going_on):
+        together, zygote, voc, made, tmp_path, tmp_path_factory, alone, command, rank, number, code, step, more,
+        going_on):
     expected, told = alone(command, *more)
-    words = (*line(command, voc, made, *more), "-o", tmp_path / "net.pt")
+    log = tmp_path_factory.mktemp("log") / "log.jsonl"
+    words = (*line(command, voc, made, *more), "-o", tmp_path / "net.pt", "--log", log)
     what = AT_STEP.format(rank=rank, step=step, what=f"signal.raise_signal({int(number)})")
     first = together(*words, before=DOUBLE + what)
     assert first.codes == [code, code], first
@@ -184,6 +187,10 @@ def test_a_signal_to_one_ends_all_after_the_same_step(
     assert epochs(first.told[0]) + epochs(again) == told
     assert_same(weights(tmp_path / "net.pt"), expected)
     assert left_in(tmp_path) == ["net.pt"]
+    logged = [json.loads(text) for text in log.read_text().splitlines()]
+    assert [text["epoch"] for text in logged if text["event"] == "epoch"] == list(range(1, len(told) + 1))
+    assert [text["event"] for text in logged if text["event"] not in ("step", "epoch")] == ["start", "end"]
+    assert logged[0]["processes"] == 2
 
 
 def test_ctrl_c_while_the_first_one_scores(together, voc, made, tmp_path):

@@ -65,6 +65,9 @@ class Run:
         self._started = time.monotonic()
         self._claims = ExitStack()
         self._kept: Journal | KeptFolder | None = None
+        # Of a training: the loss of the last steps, where it is known.
+        self.loss: float | None = None
+        self._images, self._trained = 0, 0.0
         self._joint, self._team = joint and is_one_of_several(), None
         # Whether this process leaves files and messages to another one.
         self.follows = self._joint and not is_first()
@@ -244,16 +247,45 @@ class Run:
         self.say(
             f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
             + ("" if report.score is None else f"mIoU {report.score:.4f}  ")
-            + f"{_duration(time.monotonic() - self._started)}"
+            + (f"{self._images / self._trained:.1f} images/s  " if self._trained else "")
+            + f"{_size(self.memory)}  {_duration(time.monotonic() - self._started)}"
         )
+        self._images, self._trained = 0, 0.0
+
+    def on_steps(self, loss: float, images: int, seconds: float) -> None:
+        """What some steps of a training came to, for who watches."""
+        self.loss = loss
+        self._images += images
+        self._trained += seconds
+
+    @property
+    def memory(self) -> int:
+        """Bytes used at the most so far: of the GPU where networks run on one, else of this machine."""
+        if self._device is not None and self._device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self._device)
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux counts in kilobytes.
+        return most if sys.platform == "darwin" else most * 1024
 
     @property
     def shows_progress(self) -> bool:
         """Whether there is somebody to see progress: stderr is a terminal, and not to be quiet."""
         return not self._quiet and sys.stderr.isatty()
 
-    def track(self, items: Iterable, description: str, total: int | None = None) -> Iterator:
-        """The items, with a progress bar where stderr is a terminal."""
+    def track(self, items: Iterable, description: str, total: int | None = None, images: int = 1) -> Iterator:
+        """The items, with a progress bar where stderr is a terminal.
+
+        Parameters
+        ----------
+        items, description, total
+            See :data:`drstool.parallel.Track`.
+        images
+            In each item.
+        """
         if not self.shows_progress:
             yield from items
             return
@@ -262,27 +294,29 @@ class Run:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             TextColumn,
-            TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.text import Text
 
-        class Rate(TextColumn):
-            def render(self, task: Any) -> Any:
-                from rich.text import Text
+        class State(ProgressColumn):
+            def render(column, task: Any) -> Text:  # noqa: N805
+                told = [f"{task.speed * images:.1f} images/s"] if task.speed else []
+                told += [f"loss {self.loss:.3f}"] if self.loss is not None else []
+                return Text("  ".join([*told, _size(self.memory)]), style="progress.data.speed", no_wrap=True)
 
-                return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
+        console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            # What is left beside the numbers.
+            BarColumn(bar_width=max(4, min(40, console.width - 76))),
             MofNCompleteColumn(),
-            Rate(""),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
+            State(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(
                 f"{self.command}: {description}" if description != self.command else description, total=total
             )
@@ -414,6 +448,10 @@ def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
             output, f"an interrupted run left {what}, {_duration(seconds)} of work",
             "--resume goes on with it, --overwrite begins anew")
     run.say(f"{run.command}: beginning anew, without {what} that an interrupted run left (see --resume)")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def _duration(seconds: float) -> str:

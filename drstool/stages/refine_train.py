@@ -20,7 +20,7 @@ from drstool.models.build import build_network, load_pretrained
 from drstool.models.vgg import NUM_RECTIFIERS
 from drstool.parallel import Track, untracked
 from drstool.recipe import RefinerRecipe
-from drstool.training import EpochReport, Plan, fit, seed_everything, step_factor
+from drstool.training import EpochReport, Observer, Plan, fit, seed_everything, step_factor
 
 if TYPE_CHECKING:
     from drstool.distributed import Team
@@ -41,6 +41,7 @@ def refine_train(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
     kept: TrainingState | None = None,
@@ -56,8 +57,8 @@ def refine_train(
         Of the maps.
     maps
         A map file with a map for every image.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track, kept,
-    team
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, observer, select, track,
+    kept, team
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -95,7 +96,8 @@ def refine_train(
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
         device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        score=None if select is None else lambda: select(made()), track=track, keeper=kept, team=team)
+        observer=observer, score=None if select is None else lambda: select(made()), track=track, keeper=kept,
+        team=team)
     return with_selection(made(), report)
 
 

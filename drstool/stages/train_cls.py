@@ -20,7 +20,7 @@ from drstool.models.build import build_network, load_pretrained, parse_layers
 from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
 from drstool.parallel import Track, untracked
 from drstool.recipe import ClassifierRecipe
-from drstool.training import EpochReport, Plan, fit, seed_everything, step_factor
+from drstool.training import EpochReport, Observer, Plan, fit, seed_everything, step_factor
 
 if TYPE_CHECKING:
     from drstool.distributed import Team
@@ -40,6 +40,7 @@ def train_cls(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
     kept: TrainingState | None = None,
@@ -59,8 +60,8 @@ def train_cls(
     seed
     device, precision, workers
         See :func:`drstool.training.fit`.
-    on_epoch, track
-        Told of each epoch's loss, and of progress.
+    on_epoch, observer, track
+        Told of each epoch's loss, of the steps in between, and of progress.
     select
         Scores the network after each epoch; the result is then the best epoch, not the last.
     kept
@@ -109,7 +110,8 @@ def train_cls(
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
         device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        score=None if select is None else lambda: select(made()), track=track, keeper=kept, team=team)
+        observer=observer, score=None if select is None else lambda: select(made()), track=track, keeper=kept,
+        team=team)
     return with_selection(made(), report)
 
 

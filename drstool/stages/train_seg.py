@@ -22,7 +22,7 @@ from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
 from drstool.parallel import Track, untracked
 from drstool.recipe import SegmenterRecipe
-from drstool.training import EpochReport, Plan, fit, poly_factor, seed_everything
+from drstool.training import EpochReport, Observer, Plan, fit, poly_factor, seed_everything
 
 if TYPE_CHECKING:
     from drstool.distributed import Team
@@ -43,6 +43,7 @@ def train_seg(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
     kept: TrainingState | None = None,
@@ -58,8 +59,8 @@ def train_seg(
         The object classes of the labels.
     labels
         Label PNG of each image's id, at the image's own size.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track, kept,
-    team
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, observer, select, track,
+    kept, team
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -118,6 +119,7 @@ def train_seg(
         precision=precision,
         workers=workers,
         on_epoch=on_epoch,
+        observer=observer,
         score=None if select is None else lambda: select(made()),
         track=track,
         keeper=kept,
