@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError", "UnfinishedError", "UsageError",
+    "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError", "ToldElsewhere", "UnfinishedError",
+    "UsageError",
 ]
 
 
@@ -68,3 +69,19 @@ class ItemsFailed(DrstoolError):
     """The work is done, but some images were left out (``--keep-going``)."""
 
     exit_code = 4
+
+
+class ToldElsewhere(DrstoolError):
+    """This process ends with others of the same run, one of which tells the user why.
+
+    Parameters
+    ----------
+    exit_code
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("torchrun", "another process tells why this one ends")
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.exit_code,)

@@ -44,6 +44,11 @@ _MAP_SCALES = (0.8, 1.0, 1.2)
 _LEAST_SIDE, _MOST_SIDE = 8, 10_000
 _MOST_IMAGES, _MOST_SCALE = 100_000, 16.0
 
+_BATCH = (
+    "Images a step, of all processes of torchrun together; auto: the recipe's, or half and half again until the GPU's "
+    "memory does, with the rates as they are."
+)
+
 # Images that a network looks at together, where the user does not say: enough to fill the device.
 AUTO_BATCH = {"cpu": 8, "cuda": 32}
 
@@ -76,7 +81,7 @@ class ClassifierRecipe(Jitter):
     delta: float = _number(0.55, "Fixed DRS: upper bound as a share of the maximum.", min=0.0, max=1.0)
     drs_layers: str = _number("all", "ReLUs that suppress: all, or numbers 1-16 like 1-10,13.")
     epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
-    batch_size: int = _number(3, "Images a step.", min=1, max=_MOST_IMAGES)
+    batch_size: int = _number(3, _BATCH, min=1, max=_MOST_IMAGES, auto=True)
     image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
     resize_size: int = _number(
         0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0, max=_MOST_SIDE
@@ -103,7 +108,7 @@ class RefinerRecipe(Jitter):
 
     backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
     epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
-    batch_size: int = _number(3, "Images a step.", min=1, max=_MOST_IMAGES)
+    batch_size: int = _number(3, _BATCH, min=1, max=_MOST_IMAGES, auto=True)
     image_size: int = _number(320, "Side to which image and maps are warped, pixels.", min=32, max=_MOST_SIDE)
     lr: float = _number(1e-4, "Learning rate (Adam).", min=0.0)
     # Authors' code: one rate for all. From a classifier's checkpoint the output alone is new; from
@@ -124,7 +129,7 @@ class SegmenterRecipe:
     output_stride: int = _number(16, "Input size over feature size before ASPP.", choices=(16, 8))
     epochs: int = _number(1, "Passes over the images; 0 writes the initialised network.", min=0)
     steps: int = _number(0, "Number of steps in place of --epochs; 0: as --epochs says.", min=0)
-    batch_size: int = _number(2, "Images a step.", min=2, max=_MOST_IMAGES)
+    batch_size: int = _number(2, _BATCH, min=2, max=_MOST_IMAGES, auto=True)
     image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
     # Paper recipe: 0.05 at batch 32; the default keeps its rate per image at batch 2.
     lr: float = _number(0.003, "Learning rate of the head.", min=0.0)

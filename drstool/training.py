@@ -16,22 +16,27 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drstool.errors import DrstoolError, InputError, UsageError
+from drstool.errors import DrstoolError, InputError, ToldElsewhere, UsageError
 from drstool.models.convolution import training_layout
 from drstool.parallel import Track, untracked
+
+if TYPE_CHECKING:
+    from drstool.distributed import Team
 
 __all__ = [
     "Diverged",
     "EpochReport",
     "Keeper",
+    "Observer",
     "Plan",
     "Samples",
+    "StepReport",
     "fit",
     "pick_device",
     "pick_precision",
@@ -46,6 +51,9 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Any]: ...
+
+    def id_of(self, index: int) -> str:
+        """The id of an image; asked for by trainings of several processes only."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,41 @@ class EpochReport:
     score: float | None = None
 
 
+@dataclass(frozen=True)
+class StepReport:
+    """Some steps' outcome: told after every tenth step and after an epoch's last.
+
+    Attributes
+    ----------
+    step
+        Steps done so far.
+    epoch
+        From 1.
+    loss
+        Mean over the images since the last report, in whatever sitting that was.
+    lr
+        Learning rate of the last step: of parameters whose rate is not multiplied by something.
+    images
+        Seen since the last report of this sitting.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+    images: int
+
+
+class Observer(Protocol):
+    """Who wants to know how a training goes on."""
+
+    def begins(self, step: int, steps: int, epochs: int) -> None:
+        """The steps begin, after so many of so many steps and so many finished epochs."""
+
+    def stepped(self, report: StepReport) -> None:
+        """Some steps were done."""
+
+
 class Keeper(Protocol):
     """Where the state of a run lies between two sittings."""
 
@@ -122,10 +165,23 @@ class Diverged(DrstoolError):
 
 
 class _Batches:
-    """Batches of (epoch, index) keys from a step on to the run's end: a PyTorch batch sampler."""
+    """Batches of (epoch, index) keys from a step on to the run's end: a PyTorch batch sampler.
 
-    def __init__(self, count: int, plan: Plan, start: int = 0) -> None:
-        self._count, self._plan, self._start = count, plan, start
+    Parameters
+    ----------
+    count
+        Of the images.
+    plan
+    start
+        Steps done already.
+    share
+        Which of so many keys of a batch are wanted; at least one of them comes in any case.
+    """
+
+    def __init__(
+        self, count: int, plan: Plan, start: int = 0, share: Callable[[int], slice] = lambda count: slice(count),
+    ) -> None:
+        self._count, self._plan, self._start, self._share = count, plan, start, share
 
     def __len__(self) -> int:
         return self._plan.total_steps(self._count) - self._start
@@ -137,7 +193,9 @@ class _Batches:
             epoch, position = divmod(step, per_epoch)
             if position == 0 or order is None:
                 order = np.random.default_rng([self._plan.seed, epoch]).permutation(self._count)
-            yield [(epoch, int(i)) for i in order[position * size : (position + 1) * size]]
+            batch = [(epoch, int(i)) for i in order[position * size : (position + 1) * size]]
+            # Who has nothing to do at a step still wants to know what images look like.
+            yield batch[self._share(len(batch))] or batch[:1]
 
 
 def fit(
@@ -152,9 +210,12 @@ def fit(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     score: Callable[[], float] | None = None,
     track: Track = untracked,
     keeper: Keeper | None = None,
+    team: Team | None = None,
+    weight_of: Callable[[Sequence[Any]], Tensor] | None = None,
 ) -> EpochReport | None:
     """Train the model in place; the report of the epoch whose weights it ends with.
 
@@ -177,6 +238,8 @@ def fit(
         Processes that read images; 0 reads between the steps.
     on_epoch
         Called after each epoch; of a run that goes on, after those that were not finished.
+    observer
+        Told of the steps in between.
     score
         Scores the network after each epoch; higher is better. It draws no random number of the run's.
     track
@@ -185,73 +248,227 @@ def fit(
         Keeps the loop's state now and then, and when anything but a loss that is not finite ends the
         run between two steps; a state that it has is taken up. Ctrl-C and SIGTERM, where they raise
         something, wait for the end of a step.
+    team
+        The processes that train together, this one among them. Only the first one's ``on_epoch``,
+        ``observer``, ``score``, ``track`` and ``keeper`` are asked. They end after the same step, whatever ends
+        one of them.
+    weight_of
+        Of what the loss of a batch is the mean, the number, () int64; by default of images. Where
+        processes have different numbers, theirs weighs as much.
 
     Raises
     ------
     Diverged
         The loss is not finite: names step and images. What the keeper has is from before.
+    UsageError
+        There are more processes than images a step.
+    ToldElsewhere
+        Another process of the team ended the training.
+    ProcessLost
+        Another process of the team was lost.
 
     Notes
     -----
     On the CPU a run that was interrupted and went on ends with the same weights, bit by bit, as one
-    that was not.
+    that was not. Several processes take the same steps as one: their weights differ from its only as
+    sums do whose terms are added in another order. (On GPUs dropout draws other numbers.)
     """
+    if team is not None:
+        team.muster(device, _too_few(plan, team))
+        if not team.is_first:
+            on_epoch, observer, track, keeper = None, None, untracked, None
     model.to(device)
     model.to(memory_format=training_layout(model, device, precision))
     model.train()
     total, per_epoch = plan.total_steps(len(samples)), plan.steps_per_epoch(len(samples))
     if not total:
+        if observer is not None:
+            observer.begins(0, 0, 0)
         return None
     # Of the run's beginning: a state taken up brings the rates of its last step.
     rates = [group["lr"] for group in optimizer.param_groups]
     loop = _Loop(model, optimizer, device)
     state = keeper.load() if keeper is not None else None
+    network = model
+    if team is not None:
+        state = team.state_from_first(state)
     if state is not None:
-        loop.take_up(state)
+        with _told_once(team, InputError):
+            loop.take_up(state)
+    if team is not None:
+        network = team.wrapped(model, device)
+    if observer is not None:
+        observer.begins(loop.step, total, len(loop.reports))
     saver = _Saver(keeper, loop)
+    share = _Share(team, samples, plan, loop.step, weight_of)
     loader = torch.utils.data.DataLoader(
         _Telling(samples),
-        batch_sampler=_Batches(len(samples), plan, loop.step),
+        batch_sampler=share.batches,
         num_workers=workers,
         collate_fn=_collated,
         pin_memory=device.type == "cuda",
         worker_init_fn=_begin_worker,
     )
-    with _stopping_workers(loader) as batches, _Shield() as shield, saver.at_the_end(shield):
+    with _stopping_workers(loader) as batches, _Shield(team is not None) as shield, saver.at_the_end(shield), \
+            _told_once(team, Diverged):
         if state is not None:
             # The loader drew a number for its workers.
             loop.take_up_random(state)
-        coming = iter(track(batches, "training", total - loop.step))
+        coming = iter(track(_from_workers(batches), "training", total - loop.step))
         while True:
             if loop.step and loop.epoch_is_open and (loop.step % per_epoch == 0 or loop.step == total):
-                value = _scored(model, score, device)
+                value = _scored_for_all(team, model, score, device, shield)
                 with shield.closed():
                     report = loop.close_epoch(math.ceil(loop.step / per_epoch), math.ceil(total / per_epoch), value)
                     if on_epoch is not None:
                         on_epoch(report)
-                if loop.step < total:
+                if loop.step < total and team is None:
                     saver.epoch_ended()
             if loop.step == total:
+                if team is not None:
+                    _meet(team, shield)
                 break
-            loaded = next(coming)
+            if team is None:
+                loaded = next(coming)
+            else:
+                loaded = _loaded_by_all(team, coming, shield, saver, loop.step % per_epoch == 0)
             if isinstance(loaded, DrstoolError):
                 raise loaded
-            ids, *batch = loaded
-            with shield.closed():
+            with shield.closed(), contextlib.nullcontext() if team is None else team.listening():
+                ids, batch = share.of(loaded)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor(loop.step, loop.step // per_epoch)
                 batch = [tensor.to(device, non_blocking=True) for tensor in batch]
                 with autocast(device, precision):
-                    loss = loss_of(model, batch)
+                    loss = loss_of(network, batch)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss = share.backward(loss, batch)
                 optimizer.step()
-                loop.count(ids, loss.detach())
-            saver.stepped()
+                loop.count(ids, loss)
+                if loop.step % _LossWatch.EVERY == 0 or loop.step % per_epoch == 0 or loop.step == total:
+                    lr = optimizer.defaults["lr"] * factor(loop.step - 1, (loop.step - 1) // per_epoch)
+                    report = loop.recent((loop.step - 1) // per_epoch + 1, lr)
+                    if observer is not None:
+                        observer.stepped(report)
+            if team is None:
+                saver.stepped()
         # Ends what shows progress.
         next(coming, None)
     model.eval()
     return loop.kept.restore(model)
+
+
+def _too_few(plan: Plan, team: Team) -> UsageError | None:
+    if plan.batch_size >= team.size:
+        return None
+    return UsageError(
+        "--batch-size", f"{plan.batch_size} images a step cannot be divided over {team.size} processes",
+        f"{team.size} or more (a batch k times as large wants about k times the --lr), or fewer processes")
+
+
+class _Share:
+    """What this process does of each step: all of it, or a team's part.
+
+    Attributes
+    ----------
+    batches
+        Of the images that it reads.
+    """
+
+    def __init__(
+        self, team: Team | None, samples: Samples, plan: Plan, start: int,
+        weight_of: Callable[[Sequence[Any]], Tensor] | None,
+    ) -> None:
+        self._team, self._samples, self._weight_of = team, samples, weight_of
+        self._whole = iter(_Batches(len(samples), plan, start))
+        self.batches = _Batches(len(samples), plan, start)
+        if team is not None:
+            self.batches = _Batches(len(samples), plan, start, team.share)
+
+    def of(self, loaded: Sequence[Any]) -> tuple[Sequence[str], list[Tensor]]:
+        """Ids of all images of the step, and the batch of those that are this process's, perhaps none."""
+        ids, *batch = loaded
+        if self._team is None:
+            return ids, batch
+        keys = next(self._whole)
+        rows = self._team.take(len(keys))
+        return [self._samples.id_of(index) for _, index in keys], [part[:rows.stop - rows.start] for part in batch]
+
+    def backward(self, loss: Tensor, batch: Sequence[Tensor]) -> Tensor:
+        """The loss of all images of the step, whose gradients the parameters have now."""
+        if self._team is None:
+            loss.backward()
+            return loss.detach()
+        addend = self._team.addend(loss, None if self._weight_of is None else self._weight_of(batch))
+        # Gradients are averaged over the processes, and wanted is their sum.
+        (addend * self._team.size).backward()
+        return self._team.total(addend.detach())
+
+
+def _told_once(team: Team | None, *kinds: type[DrstoolError]) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if team is None else team.told_once(*kinds)
+
+
+def _loaded_by_all(team: Team, coming: Iterator, shield: _Shield, saver: _Saver, epoch_ended: bool) -> Any:
+    """The next batch, after the team has agreed to go on: what ends one ends all, between two steps."""
+    failure: Exception | None = None
+    loaded = None
+    try:
+        shield.news()
+        loaded = next(coming)
+    except Exception as error:
+        failure = error
+        # That a worker is dead comes before what came of it.
+        try:
+            shield.news()
+        except RuntimeError as news:
+            failure = news
+    if isinstance(loaded, DrstoolError):
+        failure = loaded
+    if _meet(team, shield, failure, saver.is_due(epoch_ended)):
+        saver.save()
+    return loaded
+
+
+def _meet(team: Team, shield: _Shield, failure: Exception | None = None, due: bool = False) -> bool:
+    """Raise what is to end the team's training, if anything; else whether its state is to be kept now."""
+    code = 0 if failure is None else getattr(failure, "exit_code", 1)
+    # Of several that failed, perhaps in the same way, the first one tells.
+    stop, code, speaker, keep = team.meet(
+        shield.wanted, code, 0 if failure is None else team.size - team.rank, due)
+    if failure is not None and speaker == team.size - team.rank:
+        raise failure
+    if code:
+        raise ToldElsewhere(code)
+    if stop:
+        shield.stop(stop)
+    return bool(keep)
+
+
+def _scored_for_all(
+    team: Team | None, model: nn.Module, score: Callable[[], float] | None, device: torch.device, shield: _Shield,
+) -> float | None:
+    """The first process's score, for all; what ends its scoring ends all."""
+    if team is None or score is None:
+        return _scored(model, score, device)
+    if not team.is_first:
+        stop, code, value = team.from_first(None)
+        if code:
+            raise ToldElsewhere(code)
+        if stop:
+            shield.stop(stop)
+        return value
+    try:
+        with shield.opened():
+            value = _scored(model, score, device)
+    except BaseException as error:
+        stop, code = 0, getattr(error, "exit_code", 1)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            stop, code = shield.last or int(signal.SIGTERM), 0
+        team.from_first([stop, code, None])
+        raise
+    team.from_first([0, 0, value])
+    return value
 
 
 class _Loop:
@@ -286,6 +503,11 @@ class _Loop:
         self.watch.add(self.step, ids, loss)
         self.step += 1
 
+    def recent(self, epoch: int, lr: float) -> StepReport:
+        """The report of the steps since the last one."""
+        loss, images = self.watch.recent()
+        return StepReport(self.step, epoch, loss, lr, images)
+
     def close_epoch(self, epoch: int, epochs: int, score: float | None) -> EpochReport:
         """The report of the epoch that ends here."""
         report = EpochReport(epoch, epochs, self.watch.close(), self.step, score)
@@ -310,6 +532,7 @@ class _Loop:
             "step": self.step,
             "loss_sum": loss_sum,
             "images": images,
+            "recent": self.watch.window,
             "reports": [asdict(report) for report in self.reports],
             "model": weights,
             "optimizer": self.optimizer.state_dict(),
@@ -328,7 +551,8 @@ class _Loop:
         """
         with _damage_told():
             self.step = state["step"]
-            self.watch = _LossWatch(state["loss_sum"], state["images"])
+            loss_sum, images = state.get("recent", (0.0, 0))
+            self.watch = _LossWatch(state["loss_sum"], state["images"], (float(loss_sum), int(images)))
             self.reports = [EpochReport(**report) for report in state["reports"]]
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -367,13 +591,18 @@ class _Saver:
 
     def stepped(self) -> None:
         """A step was done; perhaps keep it."""
-        if self._keeper is not None and time.monotonic() - self._last >= max(self._EVERY, self._SHARE * self._took):
-            self._save()
+        if self.is_due(False):
+            self.save()
 
     def epoch_ended(self) -> None:
         """An epoch was done; perhaps keep it."""
-        if self._keeper is not None and time.monotonic() - self._last >= self._SHARE * self._took:
-            self._save()
+        if self.is_due(True):
+            self.save()
+
+    def is_due(self, epoch_ended: bool) -> bool:
+        """Whether the state is to be kept, after a step or after an epoch."""
+        wait = self._SHARE * self._took if epoch_ended else max(self._EVERY, self._SHARE * self._took)
+        return self._keeper is not None and time.monotonic() - self._last >= wait
 
     @contextlib.contextmanager
     def at_the_end(self, shield: _Shield) -> Iterator[None]:
@@ -386,12 +615,21 @@ class _Saver:
             if self._keeper is not None and not shield.torn and self._loop.step:
                 # What ends the run is told; that its state is not to be kept is not.
                 with shield.last_words(), contextlib.suppress(Diverged):
-                    self._save()
+                    self.save()
             raise
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Keep the state; without a keeper only look whether there is one to go on from.
+
+        Raises
+        ------
+        Diverged
+            A loss or a weight is not finite.
+        """
         started = time.monotonic()
-        self._keeper.save(self._loop.state())  # type: ignore[union-attr]
+        state = self._loop.state()
+        if self._keeper is not None:
+            self._keeper.save(state)
         self._last = time.monotonic()
         self._took = self._last - started
 
@@ -399,17 +637,26 @@ class _Saver:
 class _Shield:
     """Holds back what would raise in the middle of a step: Ctrl-C, SIGTERM, news of dead workers.
 
+    Parameters
+    ----------
+    held
+        Hold all back between steps too, until :meth:`stop`: not this process alone decides when it
+        ends, and that a worker is dead the loader notices too.
+
     Attributes
     ----------
     torn
         A step broke off in the middle: the weights are neither those before it nor those after it.
+    last
+        Number of the signal that got through last, or 0.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    _TO_END = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
-        self.torn = False
-        self._closed, self._deaf = False, False
+    def __init__(self, held: bool = False) -> None:
+        self.torn, self.last = False, 0
+        self._closed, self._deaf, self._held = False, False, held
         self._waiting: list[tuple[int, Any]] = []
         self._before: dict[int, Any] = {}
 
@@ -421,9 +668,11 @@ class _Shield:
                     self._before[number] = signal.signal(number, self._came)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: Any, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None and self.wanted:
+            self.stop(self.wanted)
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
@@ -434,14 +683,45 @@ class _Shield:
             self.torn = False
         finally:
             self._closed = False
-            if self._waiting and not self.torn:
-                self._act()
-            self._waiting.clear()
+            if not self._held:
+                if self._waiting and not self.torn:
+                    self._act()
+                self._waiting.clear()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """In the block everything gets through, what is held back first."""
+        held, self._held = self._held, False
+        try:
+            self._act()
+            yield
+        finally:
+            self._held = held
+
+    def news(self) -> None:
+        """Raise what is held back about dead workers, if anything."""
+        news = [came for came in self._waiting if came[0] == signal.SIGCHLD]
+        for came in news:
+            self._waiting.remove(came)
+            self._before[came[0]](*came)
+
+    @property
+    def wanted(self) -> int:
+        """Number of the signal that is held back, or 0."""
+        return int(min((number for number, _ in self._waiting if number in self._TO_END), default=0))
+
+    def stop(self, number: int) -> None:
+        """Do what this process does at a signal, whether it came here or to another one."""
+        self._waiting.clear()
+        handler = self._before.get(number)
+        if handler is not None:
+            handler(number, None)
+        raise SystemExit(128 + number)
 
     @contextlib.contextmanager
     def last_words(self) -> Iterator[None]:
         """In the block only Ctrl-C gets through: who presses it again does not want to wait."""
-        self._deaf = True
+        self._deaf, self._held = True, False
         try:
             yield
         finally:
@@ -451,7 +731,7 @@ class _Shield:
         if self._deaf and number != signal.SIGINT:
             return
         self._waiting.append((number, frame))
-        if not self._closed:
+        if not self._closed and not self._held:
             self._act()
 
     def _act(self) -> None:
@@ -463,6 +743,7 @@ class _Shield:
             except ValueError:
                 # One more came in between, and it has been seen to already.
                 continue
+            self.last = int(first[0])
             self._before[first[0]](*first)
 
 
@@ -512,16 +793,26 @@ _CALMER = "a lower --lr, or --precision float32"
 class _LossWatch:
     """Mean loss, and a stop where one is not finite; asks the device only now and then."""
 
-    _EVERY = 20
+    # Steps between two times, counted from the beginning of the run.
+    EVERY = 10
 
-    def __init__(self, loss_sum: float = 0.0, images: int = 0) -> None:
+    def __init__(self, loss_sum: float = 0.0, images: int = 0, window: tuple[float, int] = (0.0, 0)) -> None:
         self._waiting: list[tuple[int, Sequence[str], Tensor]] = []
         self._sum, self._images = loss_sum, images
+        self.window, self._seen = window, 0
 
     def add(self, step: int, ids: Sequence[str], loss: Tensor) -> None:
         self._waiting.append((step, ids, loss))
-        if len(self._waiting) >= self._EVERY:
+        self._seen += len(ids)
+        if (step + 1) % self.EVERY == 0:
             self._look()
+
+    def recent(self) -> tuple[float, int]:
+        """The mean over the images since the last call, and how many of them this sitting saw."""
+        self._look()
+        (loss_sum, images), seen = self.window, self._seen
+        self.window, self._seen = (0.0, 0), 0
+        return loss_sum / images, seen
 
     def so_far(self) -> tuple[float, int]:
         """The sum over the images since the epoch began, and their number."""
@@ -546,6 +837,7 @@ class _LossWatch:
                 )
             self._sum += loss * len(ids)
             self._images += len(ids)
+            self.window = self.window[0] + loss * len(ids), self.window[1] + len(ids)
         self._waiting.clear()
 
 
@@ -564,6 +856,14 @@ def _stopping_workers(loader: torch.utils.data.DataLoader) -> Iterator[Iterable]
         shutdown = getattr(batches, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
+
+
+def _from_workers(batches: Iterable) -> Iterator:
+    """The batches; where the connection to a worker is gone, that is told as torch tells of dead workers."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        raise RuntimeError(f"a DataLoader worker is gone: {error}") from error
 
 
 class _Telling:

@@ -16,7 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from drstool.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, signal_behind
-from drstool.errors import DrstoolError, OutputError
+from drstool.cli.shards import is_first
+from drstool.errors import DrstoolError, OutputError, ToldElsewhere
 
 __all__ = ["app"]
 
@@ -51,33 +52,39 @@ class _Group(TyperGroup):
                 code = self._run(sys.argv[1:] if args is None else args)
                 if sys.stdout is not None:
                     sys.stdout.flush()
+        except ToldElsewhere as error:
+            _leave(error.exit_code)
         except DrstoolError as error:
             _leave(error.exit_code, str(error))
         except _ParserError as error:
+            if not is_first():
+                # All processes of torchrun have the same command line.
+                _leave(error.exit_code)
             if type(error).__name__ == "NoArgsIsHelpError":
                 # 'drstool' alone: its help, as it is.
                 print(error.format_message(), file=sys.stderr)
                 sys.exit(error.exit_code)
             _leave(error.exit_code, _parser_line(error))
         except (KeyboardInterrupt, typer.Abort):
-            _leave(EXIT_INTERRUPTED, "interrupted")
+            _leave(EXIT_INTERRUPTED, "interrupted" if is_first() else "")
         except BrokenPipeError:
             _leave(EXIT_CLOSED_PIPE)
         except OSError as error:
             _leave(EXIT_FAILED, _system_line(error))
         except MemoryError:
-            _leave(EXIT_FAILED, "out of memory; lower --batch-size, --workers or --sizes")
+            _leave(EXIT_FAILED, "out of memory; lower --batch-size, --image-size, --workers or --sizes")
         except Exception as error:
             # A data loader may notice that its workers got the signal too before we do.
             if (stopped := signal_behind(error) or (EXIT_TERMINATED if _told_to_stop else None)) is not None:
-                _leave(stopped, "interrupted" if stopped == EXIT_INTERRUPTED else "")
+                _leave(stopped, "interrupted" if stopped == EXIT_INTERRUPTED and is_first() else "")
             if not isinstance(error, RuntimeError):
                 raise
             if "DataLoader worker" in str(error):
                 _leave(EXIT_FAILED, "a worker process was killed, perhaps for want of memory; lower --workers")
             if not any(words in str(error) for words in _NO_MEMORY):
                 raise
-            _leave(EXIT_FAILED, "the device is out of memory; lower --batch-size or --sizes, or --device cpu")
+            right = "lower --batch-size, --image-size or --sizes, or --device cpu"
+            _leave(EXIT_FAILED, f"the device is out of memory; {right}")
         sys.exit(code)
 
     def _run(self, args: Sequence[str]) -> int:
@@ -95,7 +102,18 @@ def _leave(code: int, line: str = "") -> NoReturn:
         print("drstool: " + " ".join(line.split()), file=sys.stderr)
     if code == EXIT_CLOSED_PIPE:
         _abandon_stdout()
+    _leave_team(code)
     sys.exit(code)
+
+
+def _leave_team(code: int) -> None:
+    """End at once where other processes train with this one: what is under way between them may never end."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _abandon_stdout() -> None:

@@ -156,14 +156,15 @@ def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> ins
 
 def command(
     name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
-    crf: str | None = None, crf_labels: bool = False,
+    crf: str | None = None, crf_labels: bool = False, joint: bool = False,
 ) -> Callable:
     """Register a function as a command.
 
     The function is called with ``run`` (the common options at work), with ``settings`` (an
     instance of the given dataclass, each of whose fields has become an option), ``given`` (names
-    of those fields that the user has set) and ``crf`` (settings of the CRF, or None) if it takes
-    them, and with its own parameters.
+    of those fields that the user has set), ``automatic`` (names of those that are to be lowered
+    where they do not do) and ``crf`` (settings of the CRF, or None) if it takes them, and with its
+    own parameters.
 
     Parameters
     ----------
@@ -181,15 +182,18 @@ def command(
         What ``--crf`` is by default; None where there is no such option.
     crf_labels
         Whether the CRF may start from labels because the named settings say so.
+    joint
+        Whether the processes of ``torchrun`` do the work together.
     """
 
     def register(function: Callable) -> Callable:
         own = [
             p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for p in inspect.signature(function, eval_str=True).parameters.values()
-            if p.name not in ("run", "settings", "given", "crf")
+            if p.name not in ("run", "settings", "given", "automatic", "crf")
         ]
-        takes_given = "given" in inspect.signature(function).parameters
+        takes_given, takes_automatic = (
+            name in inspect.signature(function).parameters for name in ("given", "automatic"))
         numbers = _recipe_options(settings) if settings else []
         named = settings is not None and any(settings in recipe for recipe in RECIPES.values())
         recipe = (
@@ -208,11 +212,13 @@ def command(
             if takes_given:
                 values["given"] = frozenset(
                     spec.name for spec in fields(settings) if values[_PREFIX + spec.name] is not None)
-            if settings is not None:
-                values["settings"] = _settings(settings, values)
-            if crf is not None:
-                values["crf"] = _crf_settings(values, crf_labels)
-            with Run(command=name, arguments=sys.argv, **common) as run:
+            with Run(command=name, arguments=sys.argv, joint=joint, **common) as run:
+                if takes_automatic:
+                    values["automatic"] = _automatic(settings, values)
+                if settings is not None:
+                    values["settings"] = _settings(settings, values)
+                if crf is not None:
+                    values["crf"] = _crf_settings(values, crf_labels)
                 if settings is not None:
                     run.detail(", ".join(f"{k} {_shown(v)}" for k, v in vars(values["settings"]).items() if v != ()))
                 function(run=run, **values)
@@ -290,6 +296,13 @@ def _shown(value: Any) -> str:
         if isinstance(value, bool)
         else str(value)
     )
+
+
+def _automatic(kind: type, values: dict[str, Any]) -> frozenset[str]:
+    """Names of the fields that the user left to the machine, which are then at first the recipe's."""
+    names = [spec.name for spec in fields(kind) if spec.metadata.get("auto") and values[_PREFIX + spec.name] == 0]
+    values.update({_PREFIX + name: None for name in names})
+    return frozenset(names)
 
 
 def _settings(kind: type, values: dict[str, Any]) -> Any:

@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from drstool.errors import DrstoolError, ItemsFailed, OutputError, UsageError
+from drstool.cli.shards import is_first, is_one_of_several
+from drstool.errors import DrstoolError, ItemsFailed, OutputError, ToldElsewhere, UsageError
 
 if TYPE_CHECKING:
     import torch
 
+    from drstool.distributed import Team
     from drstool.formats.parts import Part
     from drstool.formats.unfinished import Journal, KeptFolder
     from drstool.formats.work import Work
@@ -35,6 +37,8 @@ class Run:
         Name of the command, and the whole command line.
     device, seed, workers, overwrite, resume, keep_going, no_provenance, quiet, verbose
         As the options of the same names.
+    joint
+        Whether several processes, under ``torchrun``, do one piece of work: the first writes and speaks.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Run:
         no_provenance: bool,
         quiet: bool,
         verbose: bool,
+        joint: bool = False,
     ) -> None:
         self.command, self.seed, self.overwrite, self.resume = command, seed, overwrite, resume
         self.verbose = verbose and not quiet
@@ -60,6 +65,13 @@ class Run:
         self._started = time.monotonic()
         self._claims = ExitStack()
         self._kept: Journal | KeptFolder | None = None
+        # Of a training: the loss of the last steps, where it is known.
+        self.loss: float | None = None
+        self._images, self._trained = 0, 0.0
+        self._joint, self._team = joint and is_one_of_several(), None
+        # Whether this process leaves files and messages to another one.
+        self.follows = self._joint and not is_first()
+        self._quiet = self._quiet or self.follows
 
     def __enter__(self) -> Run:
         return self
@@ -68,10 +80,34 @@ class Run:
         if self._kept is not None and self._kept.done and isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.say(f"{self.command}: --resume goes on after {len(self._kept.done):,} finished")
         self._claims.close()
+        if self._joint:
+            self._part(error)
         if error is None and self._failures:
             raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
 
+    def _part(self, error: BaseException | None) -> None:
+        """End together with the processes of the same work."""
+        if not self.team.is_mustered:
+            if error is None or isinstance(error, DrstoolError):
+                self.team.muster(error=error, finished=error is None)
+        elif isinstance(error, Exception) and not isinstance(error, ToldElsewhere):
+            # Others that are cut off by this have nothing to add.
+            self.team.may_speak()
+        if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.team.leave()
+
     # --- the machine ---------------------------------------------------------------------------
+
+    @property
+    def team(self) -> Team | None:
+        """The processes of this work, where there are several; torch is loaded on first use."""
+        if self._joint and self._team is None:
+            from drstool.cli.shards import pick_shard
+            from drstool.distributed import Team
+
+            shard = pick_shard(None)
+            self._team = Team(shard.number - 1, shard.of, _count("LOCAL_RANK", 0), _count("LOCAL_WORLD_SIZE", 1))
+        return self._team
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +161,12 @@ class Run:
     # --- outputs -------------------------------------------------------------------------------
 
     def reserve(self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False) -> None:
-        """Check that an output may be written, and keep other commands from it until this one ends."""
+        """Check that an output may be written, and keep other commands from it until this one ends.
+
+        Nothing where another process writes it.
+        """
+        if self.follows:
+            return
         from drstool.formats import check_writable
         from drstool.formats.locks import claimed
         from drstool.formats.outputs import clear_away
@@ -206,16 +247,45 @@ class Run:
         self.say(
             f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
             + ("" if report.score is None else f"mIoU {report.score:.4f}  ")
-            + f"{_duration(time.monotonic() - self._started)}"
+            + (f"{self._images / self._trained:.1f} images/s  " if self._trained else "")
+            + f"{_size(self.memory)}  {_duration(time.monotonic() - self._started)}"
         )
+        self._images, self._trained = 0, 0.0
+
+    def on_steps(self, loss: float, images: int, seconds: float) -> None:
+        """What some steps of a training came to, for who watches."""
+        self.loss = loss
+        self._images += images
+        self._trained += seconds
+
+    @property
+    def memory(self) -> int:
+        """Bytes used at the most so far: of the GPU where networks run on one, else of this machine."""
+        if self._device is not None and self._device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self._device)
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux counts in kilobytes.
+        return most if sys.platform == "darwin" else most * 1024
 
     @property
     def shows_progress(self) -> bool:
         """Whether there is somebody to see progress: stderr is a terminal, and not to be quiet."""
         return not self._quiet and sys.stderr.isatty()
 
-    def track(self, items: Iterable, description: str, total: int | None = None) -> Iterator:
-        """The items, with a progress bar where stderr is a terminal."""
+    def track(self, items: Iterable, description: str, total: int | None = None, images: int = 1) -> Iterator:
+        """The items, with a progress bar where stderr is a terminal.
+
+        Parameters
+        ----------
+        items, description, total
+            See :data:`drstool.parallel.Track`.
+        images
+            In each item.
+        """
         if not self.shows_progress:
             yield from items
             return
@@ -224,27 +294,29 @@ class Run:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             TextColumn,
-            TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.text import Text
 
-        class Rate(TextColumn):
-            def render(self, task: Any) -> Any:
-                from rich.text import Text
+        class State(ProgressColumn):
+            def render(column, task: Any) -> Text:  # noqa: N805
+                told = [f"{task.speed * images:.1f} images/s"] if task.speed else []
+                told += [f"loss {self.loss:.3f}"] if self.loss is not None else []
+                return Text("  ".join([*told, _size(self.memory)]), style="progress.data.speed", no_wrap=True)
 
-                return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
+        console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            # What is left beside the numbers.
+            BarColumn(bar_width=max(4, min(40, console.width - 76))),
             MofNCompleteColumn(),
-            Rate(""),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
+            State(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(
                 f"{self.command}: {description}" if description != self.command else description, total=total
             )
@@ -350,6 +422,11 @@ class Run:
         return file_digest(path)
 
 
+def _count(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else default
+
+
 def _is_pipe(path: str) -> bool:
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
@@ -371,6 +448,10 @@ def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
             output, f"an unfinished run left {what}, {_duration(seconds)} of work",
             "--resume goes on with it, --overwrite begins anew")
     run.say(f"{run.command}: beginning anew, without {what} that an unfinished run left (see --resume)")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def _duration(seconds: float) -> str:

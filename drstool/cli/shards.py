@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from drstool.formats import RecordSource
     from drstool.formats.parts import Part
 
-__all__ = ["Shard", "ShardOption", "pick_shard"]
+__all__ = ["Shard", "ShardOption", "is_first", "is_one_of_several", "pick_shard"]
 
 ShardOption = Annotated[
     Optional[str],
@@ -156,6 +156,22 @@ def pick_shard(option: str | None, environment: Mapping[str, str] = os.environ) 
     number = str(int(rank) + 1) if rank.isdecimal() else rank
     shard = Shard(*_parsed("RANK/WORLD_SIZE", f"{number}/{size}"))
     return replace(shard, launched=shard.of > 1)
+
+
+def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``torchrun`` started other processes beside this one.
+
+    Raises
+    ------
+    UsageError
+        It does not say properly which this one is.
+    """
+    return pick_shard(None, environment).launched
+
+
+def is_first(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is the process that speaks for all that ``torchrun`` started, or the only one."""
+    return environment.get("RANK", "0") == "0" or "WORLD_SIZE" not in environment
 
 
 def _parsed(where: str, text: str) -> tuple[int, int]:

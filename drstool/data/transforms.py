@@ -107,6 +107,10 @@ class ClassifierSamples:
     def __len__(self) -> int:
         return len(self._items)
 
+    def id_of(self, index: int) -> str:
+        """The id of an image, which is not read."""
+        return self._items[index].id
+
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
         image = warp(load_pil(item.image), recipe.warp_size)
@@ -156,6 +160,10 @@ class RefinerSamples:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def id_of(self, index: int) -> str:
+        """The id of an image, which is not read."""
+        return self._items[index].id
 
     def _maps(self) -> MapFileReader:
         # HDF5 handles do not survive a fork, so every process opens its own.
@@ -225,6 +233,10 @@ class SegmenterSamples:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def id_of(self, index: int) -> str:
+        """The id of an image, which is not read."""
+        return self._items[index].id
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)

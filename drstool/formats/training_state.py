@@ -94,6 +94,15 @@ class TrainingState:
             return None, 0.0
         return content["loop"]["step"], content["seconds"]
 
+    def settings(self) -> dict[str, Any] | None:
+        """The settings of the work whose state lies there; None where there is none, or it is damaged."""
+        if not os.path.lexists(self.path):
+            return None
+        try:
+            return check_state(load_tensors(self.path), self.path)["work"]["settings"]
+        except InputError:
+            return None
+
     def last_network(self) -> tuple[Checkpoint | None, int]:
         """The network as it was when the state that lies there was kept, and after which step; or None."""
         try:

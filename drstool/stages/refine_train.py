@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ from drstool.models.build import build_network, load_pretrained
 from drstool.models.vgg import NUM_RECTIFIERS
 from drstool.parallel import Track, untracked
 from drstool.recipe import RefinerRecipe
-from drstool.training import EpochReport, Plan, fit, seed_everything, step_factor
+from drstool.training import EpochReport, Observer, Plan, fit, seed_everything, step_factor
+
+if TYPE_CHECKING:
+    from drstool.distributed import Team
 
 __all__ = ["parameter_groups", "refine_train"]
 
@@ -38,9 +41,11 @@ def refine_train(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
     kept: TrainingState | None = None,
+    team: Team | None = None,
 ) -> Checkpoint:
     """A trained refiner.
 
@@ -52,7 +57,8 @@ def refine_train(
         Of the maps.
     maps
         A map file with a map for every image.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track, kept
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, observer, select, track,
+    kept, team
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -90,7 +96,8 @@ def refine_train(
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
         device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        score=None if select is None else lambda: select(made()), track=track, keeper=kept)
+        observer=observer, score=None if select is None else lambda: select(made()), track=track, keeper=kept,
+        team=team)
     return with_selection(made(), report)
 
 

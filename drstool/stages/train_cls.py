@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ from drstool.models.build import build_network, load_pretrained, parse_layers
 from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
 from drstool.parallel import Track, untracked
 from drstool.recipe import ClassifierRecipe
-from drstool.training import EpochReport, Plan, fit, seed_everything, step_factor
+from drstool.training import EpochReport, Observer, Plan, fit, seed_everything, step_factor
+
+if TYPE_CHECKING:
+    from drstool.distributed import Team
 
 __all__ = ["parameter_groups", "train_cls"]
 
@@ -37,9 +40,11 @@ def train_cls(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
     kept: TrainingState | None = None,
+    team: Team | None = None,
 ) -> Checkpoint:
     """A trained classifier.
 
@@ -55,12 +60,14 @@ def train_cls(
     seed
     device, precision, workers
         See :func:`drstool.training.fit`.
-    on_epoch, track
-        Told of each epoch's loss, and of progress.
+    on_epoch, observer, track
+        Told of each epoch's loss, of the steps in between, and of progress.
     select
         Scores the network after each epoch; the result is then the best epoch, not the last.
     kept
         Where the state of the unfinished training is kept, and perhaps taken up from.
+    team
+        The processes that train together.
 
     Returns
     -------
@@ -103,7 +110,8 @@ def train_cls(
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(recipe.epochs, recipe.batch_size, seed),
         device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        score=None if select is None else lambda: select(made()), track=track, keeper=kept)
+        observer=observer, score=None if select is None else lambda: select(made()), track=track, keeper=kept,
+        team=team)
     return with_selection(made(), report)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,10 @@ from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
 from drstool.parallel import Track, untracked
 from drstool.recipe import SegmenterRecipe
-from drstool.training import EpochReport, Plan, fit, poly_factor, seed_everything
+from drstool.training import EpochReport, Observer, Plan, fit, poly_factor, seed_everything
+
+if TYPE_CHECKING:
+    from drstool.distributed import Team
 
 __all__ = ["train_seg"]
 
@@ -39,9 +43,11 @@ def train_seg(
     precision: str = "float32",
     workers: int = 0,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    observer: Observer | None = None,
     select: Callable[[Checkpoint], float] | None = None,
     track: Track = untracked,
     kept: TrainingState | None = None,
+    team: Team | None = None,
 ) -> Checkpoint:
     """A trained segmenter.
 
@@ -53,7 +59,8 @@ def train_seg(
         The object classes of the labels.
     labels
         Label PNG of each image's id, at the image's own size.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, select, track, kept
+    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, observer, select, track,
+    kept, team
         As in :func:`drstool.stages.train_cls.train_cls`.
 
     Returns
@@ -112,9 +119,12 @@ def train_seg(
         precision=precision,
         workers=workers,
         on_epoch=on_epoch,
+        observer=observer,
         score=None if select is None else lambda: select(made()),
         track=track,
         keeper=kept,
+        team=team,
+        weight_of=lambda batch: _counted(batch[1], len(class_names)),
     )
     return with_selection(made(), report)
 
@@ -122,11 +132,20 @@ def train_seg(
 def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     images, labels = batch
     logits = model(normalize(images)).float()
-    # The mean over no pixel at all would be NaN: a crop may hold nothing but ignored ones.
     # A segmenter has a channel for each label, the background's first.
-    ignored = ignore_label(label_type(logits.shape[1] - 1))
-    counted = (labels != ignored).sum().clamp_min(1)
-    return F.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum") / counted
+    num_objects = logits.shape[1] - 1
+    # The mean over no pixel at all would be NaN: a crop may hold nothing but ignored ones.
+    counted = _counted(labels, num_objects).clamp_min(1)
+    return F.cross_entropy(logits, labels, ignore_index=_ignored(num_objects), reduction="sum") / counted
+
+
+def _counted(labels: Tensor, num_objects: int) -> Tensor:
+    """Number of pixels over which the loss is the mean."""
+    return (labels != _ignored(num_objects)).sum()
+
+
+def _ignored(num_objects: int) -> int:
+    return ignore_label(label_type(num_objects))
 
 
 def _parameter_groups(model: DeepLabV3Plus, recipe: SegmenterRecipe) -> list[dict]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,7 +13,7 @@ import typer
 
 from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, Saliency, Split, Tags, command
 from drstool.cli.run import Run
-from drstool.errors import OutputError
+from drstool.errors import OutputError, UsageError
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 
 SelectOn = Annotated[
@@ -21,18 +24,29 @@ SelectOn = Annotated[
     ),
 ]
 
+Log = Annotated[
+    Optional[str],
+    typer.Option(
+        "--log",
+        help="File of metrics, which grows with the training: a line of JSON every ten steps and every epoch.",
+    ),
+]
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from drstool.data import Dataset
     from drstool.formats.checkpoint import Checkpoint
-    from drstool.training import Diverged
+    from drstool.formats.training_log import TrainingLog
+    from drstool.formats.training_state import TrainingState
+    from drstool.training import Diverged, EpochReport, StepReport
 
 
 @command(
     "train-cls",
     keep_going=False,
     resume=True,
+    joint=True,
     settings=ClassifierRecipe,
     example="drstool train-cls --data demo --split train --backbone vgg16-small --init none --optimizer adam "
     "--image-size 144 --lr 0.002 --new-lr-factor 1 -o cls.pt",
@@ -40,6 +54,7 @@ if TYPE_CHECKING:
 def train_cls(
     run: Run,
     settings: ClassifierRecipe,
+    automatic: frozenset[str],
     data: Data,
     output: Output,
     split: Split = None,
@@ -48,25 +63,27 @@ def train_cls(
     init: Init = "imagenet",
     precision: Precision = "auto",
     select_on: SelectOn = None,
+    log: Log = None,
     saliency: Saliency = None,
 ) -> None:
     """Train a classification network with DRS, from images and tags."""
     from drstool.data import open_dataset
     from drstool.stages import train_cls as stage
 
-    run.reserve(output)
+    _reserve(run, output, log)
     dataset = open_dataset(data, split, tags=tags, classes=classes)
     training = _Training(
         run, output, dataset, _class_names(dataset), settings, init, precision,
-        _Selection(run, data, select_on, saliency), tags=dataset.tags_source,
+        _Selection(run, data, select_on, saliency), automatic, log, tags=dataset.tags_source,
     )
-    training.run(lambda told: stage.train_cls(dataset, training.class_names, settings, **told))
+    training.run(lambda told: stage.train_cls(dataset, training.class_names, training.settings, **told))
 
 
 @command(
     "refine-train",
     keep_going=False,
     resume=True,
+    joint=True,
     settings=RefinerRecipe,
     example="drstool refine-train --data demo --split train --maps cams.h5 --backbone vgg16-small --init cls.pt "
     "--image-size 176 -o refiner.pt",
@@ -74,6 +91,7 @@ def train_cls(
 def refine_train(
     run: Run,
     settings: RefinerRecipe,
+    automatic: frozenset[str],
     data: Data,
     maps: Annotated[
         str, typer.Option("--maps", help="Map file with localization maps of the images.", show_default=False)
@@ -83,6 +101,7 @@ def refine_train(
     init: Init = "imagenet",
     precision: Precision = "auto",
     select_on: SelectOn = None,
+    log: Log = None,
     saliency: Saliency = None,
 ) -> None:
     """Train a refinement network that regresses localization maps."""
@@ -90,21 +109,23 @@ def refine_train(
     from drstool.formats.maps import MapFileReader
     from drstool.stages import refine_train as stage
 
-    run.reserve(output)
+    _reserve(run, output, log)
     with MapFileReader(maps) as reader:
         header = reader.header
     dataset = open_dataset(data, split, class_names=header.class_names)
     training = _Training(
         run, output, dataset, header.class_names, settings, init, precision,
-        _Selection(run, data, select_on, saliency), upstream=header.provenance, inputs={"maps": run.digest(maps)},
+        _Selection(run, data, select_on, saliency), automatic, log, upstream=header.provenance,
+        inputs={} if run.follows else {"maps": run.digest(maps)},
     )
-    training.run(lambda told: stage.refine_train(dataset, header.class_names, maps, settings, **told))
+    training.run(lambda told: stage.refine_train(dataset, header.class_names, maps, training.settings, **told))
 
 
 @command(
     "train-seg",
     keep_going=False,
     resume=True,
+    joint=True,
     settings=SegmenterRecipe,
     example="drstool train-seg --data demo --split train --labels labels --backbone vgg16-small --init refiner.pt "
     "--image-size 176 --epochs 5 -o seg.pt",
@@ -112,6 +133,7 @@ def refine_train(
 def train_seg(
     run: Run,
     settings: SegmenterRecipe,
+    automatic: frozenset[str],
     data: Data,
     labels: Labels,
     output: Output,
@@ -120,6 +142,7 @@ def train_seg(
     init: Init = "imagenet",
     precision: Precision = "auto",
     select_on: SelectOn = None,
+    log: Log = None,
 ) -> None:
     """Train DeepLabV3+ from images and label PNGs."""
     from drstool.data import open_dataset
@@ -127,16 +150,24 @@ def train_seg(
     from drstool.formats.work import sampled_digest
     from drstool.stages import train_seg as stage
 
-    run.reserve(output)
+    _reserve(run, output, log)
     header, paths = label_paths(labels)
     known = header.class_names if header else None
     dataset = open_dataset(data, split, classes=classes, class_names=known)
     training = _Training(
         run, output, dataset, known or _class_names(dataset), settings, init, precision,
-        _Selection(run, data, select_on), upstream=header.provenance if header else (),
-        inputs={"labels": sampled_digest(labels)},
+        _Selection(run, data, select_on), automatic, log, upstream=header.provenance if header else (),
+        inputs={} if run.follows else {"labels": sampled_digest(labels)},
     )
-    training.run(lambda told: stage.train_seg(dataset, training.class_names, paths, settings, **told))
+    training.run(lambda told: stage.train_seg(dataset, training.class_names, paths, training.settings, **told))
+
+
+def _reserve(run: Run, output: str, log: str | None) -> None:
+    if log is not None and Path(log).resolve() == Path(output).resolve():
+        raise UsageError("--log", f"{log} is the output itself", "give another name")
+    run.reserve(output)
+    if log is not None:
+        run.reserve(log)
 
 
 def _class_names(dataset: Dataset) -> tuple[str, ...]:
@@ -200,6 +231,67 @@ class _Selection:
         return score
 
 
+class _Observer:
+    """Tells of a training, on the screen and in its log; an :class:`drstool.training.Observer`.
+
+    Parameters
+    ----------
+    run
+    log
+    start
+        Gives what the log says of the beginning.
+    """
+
+    def __init__(self, run: Run, log: TrainingLog | None, start: Callable[[], dict[str, Any]]) -> None:
+        self._run, self._log, self._start = run, log, start
+        self._last, self._step = time.monotonic(), 0
+
+    def check(self) -> None:
+        """Check that the log may be gone on with."""
+        if self._log is not None:
+            self._log.check(self._start())
+
+    def begins(self, step: int, steps: int, epochs: int) -> None:
+        self._last, self._step = time.monotonic(), step
+        if self._log is not None:
+            self._log.begin(self._start() | {"steps": steps}, step, epochs)
+
+    def stepped(self, report: StepReport) -> None:
+        now = time.monotonic()
+        seconds, self._last, self._step = max(now - self._last, 1e-9), now, report.step
+        self._run.on_steps(report.loss, report.images, seconds)
+        if self._log is not None:
+            self._log.add(
+                "step", step=report.step, epoch=report.epoch, loss=report.loss, lr=report.lr,
+                images_per_second=round(report.images / seconds, 2), memory=self._run.memory)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """One epoch was done."""
+        self._run.on_epoch(report)
+        # Not that of the steps to come.
+        self._last = time.monotonic()
+        if self._log is not None:
+            score = {} if report.score is None else {"mean_iou": report.score}
+            self._log.add(
+                "epoch", epoch=report.epoch, epochs=report.epochs, step=report.step, loss=report.loss, **score)
+
+    @contextmanager
+    def until_the_end(self) -> Iterator[None]:
+        """In the block the training goes on; how it ends is told."""
+        if self._log is None:
+            yield
+            return
+        try:
+            yield
+            self._log.add("end", step=self._step)
+        except BaseException as error:
+            reasons = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
+            self._log.add("stopped", step=self._step, reason=reasons.get(type(error)) or str(error))
+            raise
+        finally:
+            self._log.close()
+
+
 class _Training:
     """One training from its start, or from where it was interrupted, to its checkpoint.
 
@@ -208,12 +300,22 @@ class _Training:
     run
         Has reserved the output.
     output, dataset, class_names, settings, init, precision, selection
+    automatic
+        Settings that are lowered until the device's memory does: ``batch_size``, or none.
+    log
+        File of metrics.
     upstream
         Provenance of what is learned from.
     inputs
         Digests of it.
     tags
         Where the tags come from, if they are learned from.
+
+    Attributes
+    ----------
+    class_names
+    settings
+        Those of this try.
     """
 
     def __init__(
@@ -226,16 +328,22 @@ class _Training:
         init: str,
         precision: str,
         selection: _Selection,
+        automatic: frozenset[str] = frozenset(),
+        log: str | None = None,
         *,
         upstream: tuple[dict, ...] = (),
         inputs: dict[str, str] | None = None,
         tags: Optional[str] = None,
     ) -> None:
-        from drstool.formats.training_state import TrainingState
+        from drstool.formats.training_log import TrainingLog
 
-        self.class_names = class_names
-        self._run, self._output, self._dataset, self._settings = run, output, dataset, settings
+        self.class_names, self.settings = class_names, settings
+        self._run, self._output, self._dataset, self._automatic = run, output, dataset, bool(automatic)
         self._init, self._precision, self._selection, self._upstream = init, precision, selection, upstream
+        if self._automatic and run.team is not None:
+            raise UsageError("--batch-size", "auto is for one process", "give a number under torchrun")
+        if run.follows:
+            return
         from_file = Path(init).is_file()
         digests = {"list": f"sha256:{dataset.digest()}"} | (inputs or {}) | selection.inputs(class_names)
         truth = f"epoch chosen on split {selection.split}" if selection.split else False
@@ -248,31 +356,79 @@ class _Training:
             "device": True,
             "seed": True,
         }
-        self._work = run.work(class_names, **self._told)
-        self._state = TrainingState(output, self._work, self._cannot_keep)
+        self._take_up_settings(settings)
+        self._observer = _Observer(run, None if log is None else TrainingLog(log, self._cannot_log), self._start)
+        if self._automatic and run.resume and (size := self._size_so_far()) is not None:
+            self._take_up_settings(replace(settings, batch_size=size))
+
+    def _take_up_settings(self, settings: Any) -> None:
+        """Say what is done now, with these settings."""
+        from drstool.formats.training_state import TrainingState
+
+        self.settings = settings
+        self._told["settings"] |= asdict_plain(settings)
+        self._work = self._run.work(self.class_names, **self._told)
+        self._state = TrainingState(self._output, self._work, self._cannot_keep)
+
+    def _size_so_far(self) -> int | None:
+        """The batch size that --batch-size auto found before what --resume is to go on with, if any."""
+        from drstool.formats.checkpoint import load_checkpoint
+
+        settings = self._state.settings()
+        if settings is None and Path(self._output).is_file():
+            settings = load_checkpoint(self._output).recipe
+        size = (settings or {}).get("batch_size")
+        return size if isinstance(size, int) and size in self._sizes() else None
+
+    def _sizes(self) -> list[int]:
+        """The batch sizes that --batch-size auto tries."""
+        least = next(spec.metadata["min"] for spec in fields(self.settings) if spec.name == "batch_size")
+        halves = (self.settings.batch_size >> times for times in range(self.settings.batch_size.bit_length()))
+        return [size for size in halves if size >= least]
 
     def run(self, train: Callable[[dict[str, Any]], Checkpoint]) -> None:
         """Train, unless it is done already, and write the checkpoint."""
         from drstool.formats.checkpoint import save_checkpoint
         from drstool.training import Diverged
 
+        if self._run.follows:
+            train(self._arguments(None))
+            return
         if self._is_finished():
             return
         self._begin()
-        try:
-            checkpoint = train(self._arguments())
-        except Diverged as error:
-            raise self._with_last_good(error) from None
-        except (KeyboardInterrupt, SystemExit):
-            if self._state.step is not None:
-                self._run.say(f"{self._run.command}: --resume goes on after step {self._state.step}")
-            raise
-        save_checkpoint(self._output, self._with_history(checkpoint), overwrite=self._run.overwrite)
+        with self._observer.until_the_end():
+            try:
+                checkpoint = self._trained(train)
+            except Diverged as error:
+                raise self._with_last_good(error) from None
+            except (KeyboardInterrupt, SystemExit):
+                if self._state.step is not None:
+                    self._run.say(f"{self._run.command}: --resume goes on after step {self._state.step}")
+                raise
+            save_checkpoint(self._output, self._with_history(checkpoint), overwrite=self._run.overwrite)
         self._state.remove()
         self._run.done(
             f"wrote {self._output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes "
             f"from {len(self._dataset)} images"
         )
+
+    def _trained(self, train: Callable[[dict[str, Any]], Checkpoint]) -> Checkpoint:
+        """The network, trained with the largest batch for which there is memory, if that is left to us."""
+        from torch import OutOfMemoryError
+
+        for smaller in [*self._sizes()[1:], None] if self._automatic else [None]:
+            try:
+                return train(self._arguments(self._state))
+            except OutOfMemoryError:
+                # All images are of one size: the first steps tell. Later ones lack memory for other reasons.
+                if smaller is None or self._state.step is not None:
+                    raise
+            self._run.say(
+                f"{self._run.command}: {self.settings.batch_size} images a step are more than the device's memory "
+                f"holds, trying {smaller}")
+            self._take_up_settings(replace(self.settings, batch_size=smaller))
+        raise AssertionError("the last try returns or raises")
 
     def _is_finished(self) -> bool:
         """Whether --resume finds the checkpoint of this very work."""
@@ -305,29 +461,45 @@ class _Training:
             step, seconds = left
             check_left_over(run, self._output, "" if step is None else f"the state after step {step}", seconds)
             state.remove()
+        if run.resume and not run.overwrite:
+            self._observer.check()
 
-    def _arguments(self) -> dict[str, Any]:
+    def _start(self) -> dict[str, Any]:
+        """What the log tells of the training's beginning."""
+        team = self._run.team
+        return {
+            "command": self._run.command, "settings": self._told["settings"] | {"seed": self._run.seed},
+            "images": len(self._dataset), "device": str(self._run.device),
+            "processes": 1 if team is None else team.size}
+
+    def _arguments(self, kept: TrainingState | None) -> dict[str, Any]:
         """What every training stage is told in the same way."""
         from drstool.formats.pretrained import initial_weights
 
         run = self._run
         # With 0 epochs the initialised network is written, pretrained weights included.
         return {
-            "weights": initial_weights(self._init, self._settings.backbone, progress=run.shows_progress),
+            "weights": initial_weights(self._init, self.settings.backbone, progress=run.shows_progress),
             "weights_name": f"--init {self._init}",
             "seed": run.seed,
             "device": run.device,
             "precision": run.precision(self._precision),
             "workers": run.loader_processes,
-            "on_epoch": run.on_epoch,
+            "on_epoch": None if run.follows else self._observer.on_epoch,
+            "observer": None if run.follows else self._observer,
             "select": self._selection.scorer(),
-            "track": run.track,
-            "kept": self._state,
+            "track": self._track,
+            "kept": kept,
+            "team": run.team,
         }
+
+    def _track(self, steps: Iterable, description: str, total: int | None) -> Iterator:
+        images = min(self.settings.batch_size, len(self._dataset))
+        return self._run.track(steps, self._run.command, total, images)
 
     def _with_history(self, checkpoint: Checkpoint) -> Checkpoint:
         added = {
-            name: value for name, value in checkpoint.recipe.items() if name not in asdict_plain(self._settings)
+            name: value for name, value in checkpoint.recipe.items() if name not in asdict_plain(self.settings)
         }
         told = self._told | {"settings": self._told["settings"] | added}
         return replace(
@@ -336,6 +508,9 @@ class _Training:
 
     def _cannot_keep(self, error: OutputError) -> None:
         self._run.say(f"{self._run.command}: going on without a state for --resume: {error}")
+
+    def _cannot_log(self, error: OutputError) -> None:
+        self._run.say(f"{self._run.command}: going on without --log: {error}")
 
     def _with_last_good(self, error: Diverged) -> Diverged:
         """The error, and the network of the last state kept before it as a checkpoint that it names."""
