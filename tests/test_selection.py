@@ -82,6 +82,21 @@ def test_select_on_is_recorded(must, command, voc, made, tmp_path):
     assert told["provenance"][-1]["used"]["pixel_ground_truth"] == "epoch chosen on split val"
 
 
+def test_what_the_first_weights_learned_from_is_remembered(must, voc, tmp_path):
+    train = ("train-cls", "--data", voc, "--split", "train", "--backbone", "vgg16-small", "--image-size", 32)
+    must(*train, "--init", "none", "--epochs", 1, "--select-on", "val", "-o", tmp_path / "chosen.pt")
+    must(*train, "--init", tmp_path / "chosen.pt", "--epochs", 0, "-o", tmp_path / "net.pt")
+    val = ("--data", voc, "--split", "val")
+    must("cam", *val, "--weights", tmp_path / "net.pt", "--sizes", 32, "-o", tmp_path / "cams.h5")
+    told = must("eval", tmp_path / "cams.h5", *val, "--json").json()["protocol"]["method"]
+    assert told["pixel_ground_truth"] == [{"step": "train-cls", "used": "epoch chosen on split val"}]
+    # A state dict has no history, and a checkpoint without one gives none.
+    torch.save(torch.load(tmp_path / "net.pt", weights_only=True)["weights"], tmp_path / "weights.pt")
+    for init, steps in ((tmp_path / "net.pt", 3), (tmp_path / "weights.pt", 1)):
+        must(*train, "--init", init, "--epochs", 0, "--overwrite", "-o", tmp_path / "again.pt")
+        assert len(must("info", tmp_path / "again.pt", "--json").json()["provenance"]) == steps
+
+
 def test_training_without_it_reads_no_ground_truth(must, own_voc, tmp_path):
     for mask in (own_voc / "SegmentationClass").iterdir():
         mask.write_bytes(b"not to be read")

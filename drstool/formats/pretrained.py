@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from drstool.errors import InputError
-from drstool.formats.checkpoint import load_tensors
+from drstool.formats.checkpoint import load_checkpoint, load_tensors
 from drstool.formats.header import FORMAT
 
-__all__ = ["initial_weights"]
+__all__ = ["history_of_weights", "initial_weights"]
 
 _TORCHVISION = {
     "vgg16": "VGG16_Weights",
@@ -59,6 +59,15 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
         raise InputError(
             "--init imagenet", f"the weights could not be had ({type(error).__name__})",
             f"--init FILE with a state dict of torchvision's {backbone}, or --init none") from None
+
+
+def history_of_weights(init: str) -> tuple[dict[str, Any], ...]:
+    """The provenance of the checkpoint that ``--init`` names; none where it names no checkpoint of ours."""
+    try:
+        return load_checkpoint(init).provenance if Path(init).is_file() else ()
+    except InputError:
+        # A state dict has no history; what is damaged is refused where its weights are read.
+        return ()
 
 
 def _from_file(path: str) -> Mapping[str, Any]:

@@ -335,6 +335,7 @@ class _Training:
         inputs: dict[str, str] | None = None,
         tags: Optional[str] = None,
     ) -> None:
+        from drstool.formats.pretrained import history_of_weights
         from drstool.formats.training_log import TrainingLog
 
         self.class_names, self.settings = class_names, settings
@@ -345,6 +346,8 @@ class _Training:
         if run.follows:
             return
         from_file = Path(init).is_file()
+        # What the first weights have learned from, this network has too.
+        self._before = history_of_weights(init)
         digests = {"list": f"sha256:{dataset.digest()}"} | (inputs or {}) | selection.inputs(class_names)
         truth = f"epoch chosen on split {selection.split}" if selection.split else False
         self._told: dict[str, Any] = {
@@ -503,8 +506,8 @@ class _Training:
         }
         told = self._told | {"settings": self._told["settings"] | added}
         return replace(
-            checkpoint, provenance=self._run.provenance(self._upstream, **told, resumed=self._state.sittings)
-        )
+            checkpoint,
+            provenance=self._run.provenance(self._upstream, self._before, **told, resumed=self._state.sittings))
 
     def _cannot_keep(self, error: OutputError) -> None:
         self._run.say(f"{self._run.command}: going on without a state for --resume: {error}")
