@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -87,7 +89,7 @@ class Team:
         """
         if error is None and device is not None and device.type == "cuda":
             error = self._gpu_problem(device)
-        self._connect()
+        _interruptibly(self._connect)
         self.is_mustered = True
         told = self._gathered({
             "error": None if error is None else str(error), "code": 0 if error is None else error.exit_code,
@@ -129,12 +131,12 @@ class Team:
         except ValueError as error:
             raise UsageError("torchrun", str(error), "start the processes with torchrun") from None
         except RuntimeError as error:
-            raise ProcessLost("torchrun", f"the processes do not find each other: {_last_line(error)}") from None
+            raise ProcessLost("torchrun", f"the processes do not find each other: {_reason(error)}") from None
         self._devices = dist.group.WORLD
 
     def leave(self) -> None:
         """Part from the others, with nothing under way between them."""
-        if dist.is_initialized():
+        if self.is_mustered and dist.is_initialized():
             # A process that is gone already is no matter any more.
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
@@ -224,7 +226,7 @@ class Team:
             if not self.may_speak():
                 raise ToldElsewhere(ProcessLost.exit_code) from None
             raise ProcessLost(
-                "training", f"process {self.rank} of {self.size} lost another one ({_last_line(error)})",
+                "training", f"process {self.rank} of {self.size} lost another one ({_reason(error)})",
                 "--resume goes on from the last state kept") from None
 
     def may_speak(self) -> bool:
@@ -388,5 +390,31 @@ def _replace(model: nn.Module, kind: type[nn.Module], made: Callable[[Any], nn.M
                 setattr(module, name, made(child))
 
 
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
+def _interruptibly(function: Callable[[], None]) -> None:
+    """Call a function that may wait for long where no signal gets through, and let signals through."""
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=call, daemon=True)
+    waiting.start()
+    while waiting.is_alive():
+        waiting.join(0.1)
+    if failures:
+        raise failures[0]
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without where in a library's source, and without its advice.
+
+    Examples
+    --------
+    >>> _reason(RuntimeError("[/x/pair.cc:561] Connection closed by peer [10.0.0.1]:88. This is typical."))
+    'Connection closed by peer [10.0.0.1]:88'
+    """
+    last = (str(error).strip().splitlines() or ["no reason given"])[-1].strip()
+    return re.sub(r"^\[[^]]*\] *", "", last).partition(". ")[0] or last

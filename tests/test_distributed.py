@@ -1,6 +1,7 @@
 """Trainings by several processes: as one, each with its share, and all ending together."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -230,7 +231,8 @@ def test_a_lost_process_ends_the_others(together, voc, made, tmp_path, alone, ra
     assert outcomes.codes[rank] == -signal.SIGKILL and outcomes.codes[1 - rank] == 1, outcomes
     (error,) = outcomes.errors
     assert re.fullmatch(
-        r"drstool: training: process \d of 2 lost another one \(.+\); --resume goes on from the last state kept", error)
+        r"drstool: training: process \d of 2 lost another one \((Read error \S+: )?Connection .{1,60}\); "
+        r"--resume goes on from the last state kept", error)
     assert ".net.pt.resume" in left_in(tmp_path) and "net.pt" not in left_in(tmp_path)
     again = together(*words, "--resume", before=DOUBLE)
     # The first one, where it is left, did that step, and keeps the state after it.
@@ -337,6 +339,32 @@ def test_no_torchrun(together, voc, made, tmp_path):
     assert all("MASTER_ADDR" in error and "torchrun" in error for error in outcomes.errors)
     assert together(*words, WORLD_SIZE="two").codes == [2, 2]
     assert left_in(tmp_path) == []
+
+
+def test_ended_before_the_others_came(zygote, voc, made, tmp_path):
+    """A process that waits for others to begin is told to end, and does."""
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    # Tells when it begins to wait.
+    before = f"""
+import os
+os.environ.update({variables!r})
+from drstool import distributed
+rendezvous = distributed.rendezvous
+def told(*arguments, **more):
+    open({str(tmp_path / "waits")!r}, "w").close()
+    return rendezvous(*arguments, **more)
+distributed.rendezvous = told
+"""
+    words = (*line("train-cls", voc, made), "-o", tmp_path / "net.pt")
+    pid = zygote.start(*words, before=before, errors=tmp_path / "errors")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "waits").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGTERM)
+    assert zygote.wait(pid) == 143
+    assert left_in(tmp_path) == ["errors", "waits"]
+    assert (tmp_path / "errors").read_text() == ""
 
 
 # --- torchrun ------------------------------------------------------------------------------------

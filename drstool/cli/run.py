@@ -71,6 +71,9 @@ class Run:
         self._joint, self._team = joint and is_one_of_several(), None
         # Whether this process leaves files and messages to another one.
         self.follows = self._joint and not is_first()
+        if self._joint:
+            # Where a process is lost, torch tells pages of its sockets; we tell a line.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         self._quiet = self._quiet or self.follows
 
     def __enter__(self) -> Run:
