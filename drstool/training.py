@@ -8,13 +8,10 @@ depends on is the loop's state, which can be kept between two steps and taken up
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from drstool.errors import DrstoolError, InputError, ToldElsewhere, UsageError
+from drstool.loading import Telling, begin_worker, collated, from_workers, stopping_workers
 from drstool.models.convolution import training_layout
 from drstool.parallel import Track, untracked
+from drstool.shield import Shield
 
 if TYPE_CHECKING:
     from drstool.distributed import Team
@@ -302,19 +301,19 @@ def fit(
     saver = _Saver(keeper, loop)
     share = _Share(team, samples, plan, loop.step, weight_of)
     loader = torch.utils.data.DataLoader(
-        _Telling(samples),
+        Telling(samples),
         batch_sampler=share.batches,
         num_workers=workers,
-        collate_fn=_collated,
+        collate_fn=collated,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_begin_worker,
+        worker_init_fn=begin_worker,
     )
-    with _stopping_workers(loader) as batches, _Shield(team is not None) as shield, saver.at_the_end(shield), \
+    with stopping_workers(loader) as batches, Shield(team is not None) as shield, saver.at_the_end(shield), \
             _told_once(team, Diverged):
         if state is not None:
             # The loader drew a number for its workers.
             loop.take_up_random(state)
-        coming = iter(track(_from_workers(batches), "training", total - loop.step))
+        coming = iter(track(from_workers(batches), "training", total - loop.step))
         while True:
             if loop.step and loop.epoch_is_open and (loop.step % per_epoch == 0 or loop.step == total):
                 value = _scored_for_all(team, model, score, device, shield)
@@ -409,7 +408,7 @@ def _told_once(team: Team | None, *kinds: type[DrstoolError]) -> contextlib.Abst
     return contextlib.nullcontext() if team is None else team.told_once(*kinds)
 
 
-def _loaded_by_all(team: Team, coming: Iterator, shield: _Shield, saver: _Saver, epoch_ended: bool) -> Any:
+def _loaded_by_all(team: Team, coming: Iterator, shield: Shield, saver: _Saver, epoch_ended: bool) -> Any:
     """The next batch, after the team has agreed to go on: what ends one ends all, between two steps."""
     failure: Exception | None = None
     loaded = None
@@ -430,7 +429,7 @@ def _loaded_by_all(team: Team, coming: Iterator, shield: _Shield, saver: _Saver,
     return loaded
 
 
-def _meet(team: Team, shield: _Shield, failure: Exception | None = None, due: bool = False) -> bool:
+def _meet(team: Team, shield: Shield, failure: Exception | None = None, due: bool = False) -> bool:
     """Raise what is to end the team's training, if anything; else whether its state is to be kept now."""
     code = 0 if failure is None else getattr(failure, "exit_code", 1)
     # Of several that failed, perhaps in the same way, the first one tells.
@@ -446,7 +445,7 @@ def _meet(team: Team, shield: _Shield, failure: Exception | None = None, due: bo
 
 
 def _scored_for_all(
-    team: Team | None, model: nn.Module, score: Callable[[], float] | None, device: torch.device, shield: _Shield,
+    team: Team | None, model: nn.Module, score: Callable[[], float] | None, device: torch.device, shield: Shield,
 ) -> float | None:
     """The first process's score, for all; what ends its scoring ends all."""
     if team is None or score is None:
@@ -605,7 +604,7 @@ class _Saver:
         return self._keeper is not None and time.monotonic() - self._last >= wait
 
     @contextlib.contextmanager
-    def at_the_end(self, shield: _Shield) -> Iterator[None]:
+    def at_the_end(self, shield: Shield) -> Iterator[None]:
         """Keep the state when something ends the block between two steps."""
         try:
             yield
@@ -632,119 +631,6 @@ class _Saver:
             self._keeper.save(state)
         self._last = time.monotonic()
         self._took = self._last - started
-
-
-class _Shield:
-    """Holds back what would raise in the middle of a step: Ctrl-C, SIGTERM, news of dead workers.
-
-    Parameters
-    ----------
-    held
-        Hold all back between steps too, until :meth:`stop`: not this process alone decides when it
-        ends, and that a worker is dead the loader notices too.
-
-    Attributes
-    ----------
-    torn
-        A step broke off in the middle: the weights are neither those before it nor those after it.
-    last
-        Number of the signal that got through last, or 0.
-    """
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
-    _TO_END = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, held: bool = False) -> None:
-        self.torn, self.last = False, 0
-        self._closed, self._deaf, self._held = False, False, held
-        self._waiting: list[tuple[int, Any]] = []
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Shield:
-        if threading.current_thread() is threading.main_thread():
-            for number in self._SIGNALS:
-                # What is ignored or ends the process at once stays as it is.
-                if callable(signal.getsignal(number)):
-                    self._before[number] = signal.signal(number, self._came)
-        return self
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if kind is None and self.wanted:
-            self.stop(self.wanted)
-
-    @contextlib.contextmanager
-    def closed(self) -> Iterator[None]:
-        """In the block nothing gets through; what came meanwhile does at its end."""
-        self._closed = self.torn = True
-        try:
-            yield
-            self.torn = False
-        finally:
-            self._closed = False
-            if not self._held:
-                if self._waiting and not self.torn:
-                    self._act()
-                self._waiting.clear()
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """In the block everything gets through, what is held back first."""
-        held, self._held = self._held, False
-        try:
-            self._act()
-            yield
-        finally:
-            self._held = held
-
-    def news(self) -> None:
-        """Raise what is held back about dead workers, if anything."""
-        news = [came for came in self._waiting if came[0] == signal.SIGCHLD]
-        for came in news:
-            self._waiting.remove(came)
-            self._before[came[0]](*came)
-
-    @property
-    def wanted(self) -> int:
-        """Number of the signal that is held back, or 0."""
-        return int(min((number for number, _ in self._waiting if number in self._TO_END), default=0))
-
-    def stop(self, number: int) -> None:
-        """Do what this process does at a signal, whether it came here or to another one."""
-        self._waiting.clear()
-        handler = self._before.get(number)
-        if handler is not None:
-            handler(number, None)
-        raise SystemExit(128 + number)
-
-    @contextlib.contextmanager
-    def last_words(self) -> Iterator[None]:
-        """In the block only Ctrl-C gets through: who presses it again does not want to wait."""
-        self._deaf, self._held = True, False
-        try:
-            yield
-        finally:
-            self._deaf = False
-
-    def _came(self, number: int, frame: Any) -> None:
-        if self._deaf and number != signal.SIGINT:
-            return
-        self._waiting.append((number, frame))
-        if not self._closed and not self._held:
-            self._act()
-
-    def _act(self) -> None:
-        # To be told to stop comes before news of workers that were told so too.
-        while self._waiting:
-            try:
-                first = min(self._waiting, key=lambda came: self._SIGNALS.index(came[0]))
-                self._waiting.remove(first)
-            except ValueError:
-                # One more came in between, and it has been seen to already.
-                continue
-            self.last = int(first[0])
-            self._before[first[0]](*first)
 
 
 def _scored(model: nn.Module, score: Callable[[], float] | None, device: torch.device) -> float | None:
@@ -839,68 +725,6 @@ class _LossWatch:
             self._images += len(ids)
             self.window = self.window[0] + loss * len(ids), self.window[1] + len(ids)
         self._waiting.clear()
-
-
-@contextlib.contextmanager
-def _stopping_workers(loader: torch.utils.data.DataLoader) -> Iterator[Iterable]:
-    """The loader's batches; its worker processes end with the block, also after an error."""
-    # They begin with these signals held back, until they ignore them: they are another's to end.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield batches
-    finally:
-        shutdown = getattr(batches, "_shutdown_workers", None)
-        if shutdown is not None:
-            shutdown()
-
-
-def _from_workers(batches: Iterable) -> Iterator:
-    """The batches; where the connection to a worker is gone, that is told as torch tells of dead workers."""
-    try:
-        yield from batches
-    except (ConnectionError, EOFError) as error:
-        raise RuntimeError(f"a DataLoader worker is gone: {error}") from error
-
-
-class _Telling:
-    """Samples whose errors are told as values: torch would make tracebacks of those of its workers."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[str, Any] | DrstoolError:
-        try:
-            return self._samples[key]
-        except DrstoolError as error:
-            return error
-
-
-def _collated(samples: list) -> list | DrstoolError:
-    error = next((sample for sample in samples if isinstance(sample, DrstoolError)), None)
-    return error if error is not None else torch.utils.data.default_collate(samples)
-
-
-def _begin_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every one of the job; the
-    # one that trains ends the others.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    _end_with_parent()
-    # What fails in a sample is told as a value, or by torch; this shows only that the thread which hands
-    # tensors over finds nobody to take them, as the one that trains is going.
-    sys.excepthook = lambda *_: None
-    torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """Let the system end this process when the one that trains is killed, which cannot end it any more."""
-    # PR_SET_PDEATHSIG; elsewhere than on Linux torch's own watch ends a worker some seconds later.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "drstool"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import from those after it, and from its own where that is said below.
 LAYERS = ["cli", "stages", "mapping", "data", ("formats", "cues", "metrics"),
-          ("models", "training", "distributed", "inference", "crf"), "recipe",
-          ("labels", "errors", "identifiers", "parallel")]
+          ("models", "training", "distributed", "loading", "inference", "crf"), "recipe",
+          ("labels", "errors", "identifiers", "parallel", "shield")]
 # Layers whose members may import each other.
 COHERENT = ("cli", "data", "formats", "metrics", "models", "crf")
 

@@ -23,7 +23,8 @@ from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe, nam
 from drstool.stages import refine_train as refining
 from drstool.stages import train_cls as classifying
 from drstool.stages import train_seg as segmenting
-from drstool.training import _Shield, Plan, fit, poly_factor, seed_everything, step_factor
+from drstool.shield import Shield
+from drstool.training import Plan, fit, poly_factor, seed_everything, step_factor
 
 CLASSES = ("cat", "dog")
 CPU = torch.device("cpu")
@@ -287,7 +288,7 @@ def test_loss_that_is_not_finite_stops_the_run(bad):
 
 def test_signals_that_come_while_another_is_seen_to():
     """Such as of several workers that end at once; each is seen to, and none stands in another's way."""
-    seen, shield = [], _Shield()
+    seen, shield = [], Shield()
 
     def handler(number, frame):
         seen.append(number)
