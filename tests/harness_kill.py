@@ -140,8 +140,11 @@ class Trial:
         if number is not None:
             time.sleep(after)
             # The process is the zygote's child: its number is not given away before it is waited for.
-            # Ctrl-C comes to all processes of a command, as from a terminal.
-            (os.killpg if number == signal.SIGINT else os.kill)(pid, number)
+            # Ctrl-C comes to all processes of a command, as from a terminal; at first it has no group yet.
+            try:
+                (os.killpg if number == signal.SIGINT else os.kill)(pid, number)
+            except ProcessLookupError:
+                os.kill(pid, number)
         code = self._zygote.wait(pid)
         # It may not even have come to open it.
         self.told = errors.read_text() if errors.exists() else ""

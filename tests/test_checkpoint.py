@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import signal
+import sys
 from dataclasses import replace
 
 import pytest
@@ -154,21 +156,25 @@ def test_damaged_content(tmp_path, changes, words):
         load_checkpoint(changed(tmp_path / "x.pt", **changes))
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(143)])
-def test_a_signal_in_the_middle_of_writing_is_none_of_torchs_errors(tmp_path, monkeypatch, end):
-    """torch's archive cannot be closed then, and says so in place of what happened."""
+@pytest.mark.parametrize("moment", ["_save", "__enter__", "__exit__"])
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_waits_until_a_file_is_written(tmp_path, monkeypatch, moment, number, end):
+    """torch's writer, broken off before it has closed its archive, would end the process."""
     from drstool.formats.checkpoint import save_torch
 
-    class Interrupted(torch.serialization._open_zipfile_writer_buffer):
-        def __exit__(self, *arguments):
-            raise RuntimeError("unexpected pos")
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    holder = torch.serialization if moment == "_save" else torch.serialization._open_zipfile_writer_buffer
+    function = getattr(holder, moment)
 
-    monkeypatch.setattr(torch.serialization, "_open_zipfile_writer_buffer", Interrupted)
+    def signalled(*arguments, **more):
+        signal.raise_signal(number)
+        return function(*arguments, **more)
 
-    def interrupt(*_):
-        raise end
-
-    monkeypatch.setattr(torch.serialization, "_save", interrupt)
-    with pytest.raises(type(end)):
-        save_torch(tmp_path / "net.pt", {"weights": {}})
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(holder, moment, signalled)
+    try:
+        with pytest.raises(end):
+            save_torch(tmp_path / "net.pt", {"weights": {"a": torch.ones(2)}})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
+    assert torch.equal(torch.load(tmp_path / "net.pt", weights_only=True)["weights"]["a"], torch.ones(2))

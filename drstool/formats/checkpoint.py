@@ -16,6 +16,7 @@ from drstool.formats.provenance import without_home
 from drstool.formats.torch_file import check_torch_file
 from drstool.formats.work import Work, told_work, without_outcome
 from drstool.labels import check_class_names
+from drstool.shield import Shield
 
 __all__ = [
     "KINDS", "Checkpoint", "check_same_work", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
@@ -94,6 +95,9 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool
 def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> None:
     """Write tensors and plain values as torch does, whole or not at all.
 
+    Ctrl-C and SIGTERM, where they raise something, wait until it is done: torch's writer, broken off at
+    the wrong moment, ends the whole process with a message of its own.
+
     Raises
     ------
     OutputError
@@ -101,14 +105,14 @@ def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> No
     """
     import torch
 
-    with new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
+    with Shield() as shield, shield.closed(), new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
         # Through a file object torch does not write the file's own name into the archive.
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # A full disk, or a signal: torch tells of its own confusion that follows.
+            # A full disk: torch tells of its own confusion that follows.
             cause = error.__context__
-            if isinstance(cause, (OSError, KeyboardInterrupt, SystemExit)):
+            if isinstance(cause, OSError):
                 raise cause from None
             raise
 
