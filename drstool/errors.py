@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 __all__ = [
-    "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError", "ToldElsewhere", "UnfinishedError",
-    "UsageError",
+    "EXIT_INTERRUPTED", "EXIT_TERMINATED", "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError",
+    "ToldElsewhere", "UnfinishedError", "UsageError", "signal_behind",
 ]
+
+# After Ctrl-C, and after SIGTERM.
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 class DrstoolError(Exception):
@@ -85,3 +88,20 @@ class ToldElsewhere(DrstoolError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.exit_code,)
+
+
+def signal_behind(error: BaseException | None) -> int | None:
+    """Exit code for the signal that an error came of; None where it did not come of one.
+
+    What a signal raises may arrive as another error: Python 3.11, for one, makes a RuntimeError of
+    whatever is raised while a class that is being made names its attributes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return EXIT_INTERRUPTED
+        if isinstance(error, SystemExit) and error.code == EXIT_TERMINATED:
+            return EXIT_TERMINATED
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

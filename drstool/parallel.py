@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from drstool.errors import DrstoolError
+from drstool.errors import DrstoolError, signal_behind
 
 __all__ = ["OnError", "Track", "map_items", "ordered_map", "untracked"]
 
@@ -118,6 +118,9 @@ def map_items(
         try:
             return function(item), None
         except DrstoolError as error:
+            if signal_behind(error) is not None:
+                # It is not the item that failed.
+                raise
             return None, error
 
     for result, error in ordered_map(attempt, items, workers):

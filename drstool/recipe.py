@@ -271,12 +271,12 @@ class CrfSettings:
     """
 
     gaussian_sxy: float = _number(3.0, "Standard deviation of the kernel of place, pixels.", min=0.05)
-    gaussian_compat: float = _number(3.0, "Weight of the kernel of place.", min=0.0)
+    gaussian_compat: float = _number(3.0, "Weight of the kernel of place.", min=0.0, max=1e6)
     bilateral_sxy: float = _number(50.0, "Standard deviation of place in the kernel of place and colour.", min=0.05)
     bilateral_srgb: float = _number(
         5.0, "Standard deviation of colour in the kernel of place and colour, grey values.", min=0.05
     )
-    bilateral_compat: float = _number(10.0, "Weight of the kernel of place and colour.", min=0.0)
+    bilateral_compat: float = _number(10.0, "Weight of the kernel of place and colour.", min=0.0, max=1e6)
     iterations: int = _number(10, "Mean-field updates.", min=0, max=10_000)
     unary: str = _number(
         "probabilities",

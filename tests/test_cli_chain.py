@@ -14,6 +14,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+import torch
 
 BLOCK = 512
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32")
@@ -314,6 +315,13 @@ def test_info_counts_relus_as_users_do(drs, voc, tmp_path):
              "--image-size", "32", "--epochs", "0", "--drs-layers", given, "--overwrite", "-o", tmp_path / "cls.pt")
         (line,) = [line for line in must(drs, "info", tmp_path / "cls.pt").out.splitlines() if "architecture" in line]
         assert f"drs_layers {shown}" in line
+
+
+def test_info_believes_no_numbers(drs, made, tmp_path):
+    content = torch.load(made.cls, weights_only=True)
+    content["recipe"]["sizes"] = [1, 2, 3, 4, 3 * 10**12]
+    torch.save(content, tmp_path / "cls.pt")
+    assert "sizes 1,2,3,4,3000000000000" in must(drs, "info", tmp_path / "cls.pt").out
 
 
 def test_info_tells_of_every_artefact(drs, voc, made, tmp_path):

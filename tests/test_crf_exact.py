@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from drstool.crf import mean_field, probability_unary
 from drstool.crf.exact import AttentionKernel, GridKernel
 from drstool.crf.meanfield import _bilateral_features
+from drstool.errors import UsageError
 from drstool.recipe import CRF_PRESETS
 
 CPU = torch.device("cpu")
@@ -124,14 +125,23 @@ def test_parts_keep_the_exponent(preset):
     assert (plain - exponent).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
 def test_parts_suit_any_size_of_features_and_values(size):
     """Far beyond float16's range on both sides."""
     random = torch.Generator().manual_seed(0)
     features = size * torch.rand((5, 200), generator=random)
-    values = size * torch.rand((200, 3), generator=random) * torch.tensor([1.0, 1e-6, 0.0])
+    values = size**2 * torch.rand((200, 3), generator=random) * torch.tensor([1.0, 1e-6, 0.0])
     found, expected = (AttentionKernel(features, split=split)(values) for split in (True, False))
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_what_is_too_far_apart_is_refused(split):
+    line = torch.linspace(0, 1, 400)[None].expand(5, -1) / 5**0.5
+    kernel = AttentionKernel(1990 * line, split=split)
+    assert torch.isfinite(kernel(torch.ones(400, 1))).all()
+    with pytest.raises(UsageError, match="1,005 standard deviations.*--crf-bilateral-srgb"):
+        AttentionKernel(2010 * line, split=split)
 
 
 def test_copies_of_values_lower_the_error():

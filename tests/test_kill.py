@@ -70,7 +70,8 @@ unfinished.Journal.begin = begin
 """
 MAKING = "type('Made', (), {'field': Named()})"
 WRAPPING = "\n    ".join((
-    "try:", "    " + MAKING, "except BaseException as error:", "    raise ImportError('x') from error"))
+    "from drstool.errors import InputError",
+    "try:", "    " + MAKING, "except Exception:", "    raise InputError('x', 'is damaged') from None"))
 
 
 @pytest.mark.parametrize("body", [MAKING, WRAPPING], ids=["as Python has it", "as a library might"])

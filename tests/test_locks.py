@@ -140,6 +140,13 @@ def test_a_folder_that_takes_no_files_is_one_line():
         pytest.fail("without a lock")
 
 
+def test_a_mark_that_is_a_link_is_one_line(tmp_path):
+    (tmp_path / ".out.lock").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="is a link, and none of ours; remove it"), claimed(tmp_path / "out"):
+        pytest.fail("with another's mark")
+    assert names(tmp_path) == [".out.lock"]
+
+
 def test_a_server_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     answer = threading.Event()
     monkeypatch.setattr(locks.fcntl, "lockf", lambda *_: answer.wait())

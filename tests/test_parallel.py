@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from drstool.errors import InputError
+from drstool.errors import DrstoolError, InputError
 from drstool.parallel import map_items, ordered_map, untracked
 
 
@@ -121,3 +121,16 @@ def test_other_exceptions_are_always_raised(workers):
 def test_untracked_is_the_items_themselves():
     items = [1, 2]
     assert untracked(items, "work", 2) is items
+
+
+def test_a_signal_that_arrives_as_an_items_failure_is_none():
+    def read(number):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise InputError(number, "is damaged") from (RuntimeError("a library's") if number else error)
+
+    told = []
+    with pytest.raises(DrstoolError, match="0: is damaged"):
+        list(map_items(read, [0, 1], 0, told.append))
+    assert told == []

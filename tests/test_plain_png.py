@@ -71,6 +71,49 @@ def test_others_are_left_to_pillow(name):
     np.testing.assert_array_equal(read_label_png(OTHERS[name]), expected // 17 if name == "4 bits" else expected)
 
 
+def with_chunks(*before, cut=None, between=b""):
+    """A plain PNG with other chunks before its pixels, or between them."""
+    data = png(rows_of(LABELS), cuts=() if cut is None else (cut,))
+    place = data.index(b"IDAT") - 4
+    data = data[:place] + b"".join(chunk(*each) for each in before) + data[place:]
+    if cut is not None:
+        place = data.rindex(b"IDAT") - 4
+        data = data[:place] + between + data[place:]
+    return data
+
+
+PALETTE = bytes(range(256)) * 3
+SUSPECT = {
+    "text between the pixels": with_chunks(cut=50, between=chunk(b"tEXt", b"a\0b")),
+    "a frame of an animation": with_chunks((b"acTL", struct.pack(">II", 1, 0)),
+                                           (b"fcTL", struct.pack(">IIIIIHHBB", 0, 4, 4, 0, 0, 1, 1, 0, 0))),
+    "a second header": with_chunks((b"IHDR", struct.pack(">IIBBBBB", 31, 23, 1, 0, 0, 0, 0))),
+    "a palette that is too long": with_chunks((b"PLTE", PALETTE + b"abc")),
+    "a chunk that nobody knows": with_chunks((b"abCd", b"x")),
+    "thousands of parts": png(rows_of(LABELS), cuts=(1,) * 5000),
+}
+
+
+@pytest.mark.parametrize("name", SUSPECT)
+def test_where_other_chunks_may_have_a_say_pillow_decides(name):
+    data = SUSPECT[name]
+    assert _check_chunks(data) == []
+    try:
+        expected = by_pillow(data)
+    except (OSError, ValueError, SyntaxError):
+        with pytest.raises(InputError, match="damaged"):
+            read_label_png(data)
+    else:
+        if expected.dtype == np.uint8:
+            np.testing.assert_array_equal(read_label_png(data), expected)
+
+
+def test_harmless_chunks_change_nothing():
+    data = with_chunks((b"tEXt", b"a\0b"), (b"pHYs", struct.pack(">IIB", 1, 1, 1)), (b"gAMA", struct.pack(">I", 45455)))
+    np.testing.assert_array_equal(plain(data), LABELS)
+    np.testing.assert_array_equal(by_pillow(data), LABELS)
+
+
 @pytest.mark.parametrize("rows", [
     rows_of(LABELS)[:-1], rows_of(LABELS[:5]), rows_of(LABELS) + b"\0", b"", b"\0" * 50_000_000])
 def test_wrong_numbers_of_pixels_are_no_plain_ones(rows):

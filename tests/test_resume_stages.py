@@ -595,6 +595,8 @@ FORGED = {
     "work without settings": [{"work": {**Work("cam", ("a",)).to_json(), "settings": None}, "seconds": 1.0}],
     "seconds of text": [{"work": Work("cam", ("a",)).to_json(), "seconds": "1"}],
     "no text": [b"\xff\n"],
+    "endless seconds": [b'{"work": {}, "seconds": Infinity}\n'],
+    "negative seconds": [b'{"work": {}, "seconds": -1.0}\n'],
     "a number": [b"3\n"],
 }
 
@@ -622,6 +624,12 @@ def test_a_journal_that_was_hardly_begun_is_begun_anew(tmp_path):
         again.add("a", {}, b"x")
         again.close()
         assert [identifier for identifier, _, _ in reread(tmp_path / "out", work)] == ["a"]
+    # The length alone is not believed.
+    place = len(b"drstool unfinished 1\n") + 4
+    length = struct.pack("<Q", struct.unpack_from("<Q", whole, place)[0] | 1 << 20)
+    journal.path.write_bytes(whole[:place] + length + whole[place + 8:] + frame({"id": "a"}))
+    with pytest.raises(InputError, match="is damaged"):
+        Journal(tmp_path / "out", work).take_up(["a"])
     # One bit of the same, with all of it there, is damage.
     for place in range(0, len(whole), 7):
         journal.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1:] + frame({"id": "a"}))

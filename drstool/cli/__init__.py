@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+from drstool.errors import EXIT_INTERRUPTED, signal_behind
 
 
 def main() -> None:
@@ -25,23 +25,6 @@ def main() -> None:
         # All is done and the exit code is decided.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-
-
-def signal_behind(error: BaseException | None) -> int | None:
-    """Exit code for the signal that an error came of; None where it did not come of one.
-
-    What a signal raises may arrive as another error: Python 3.11, for one, makes a RuntimeError of
-    whatever is raised while a class that is being made names its attributes.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return EXIT_INTERRUPTED
-        if isinstance(error, SystemExit) and error.code == EXIT_TERMINATED:
-            return EXIT_TERMINATED
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _main() -> None:

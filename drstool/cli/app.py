@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from drstool.cli import EXIT_INTERRUPTED, EXIT_TERMINATED, signal_behind
 from drstool.cli.shards import is_first
-from drstool.errors import DrstoolError, OutputError, ToldElsewhere
+from drstool.errors import (
+    EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ToldElsewhere, signal_behind,
+)
 
 __all__ = ["app"]
 
@@ -48,7 +49,7 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:
         try:
             _terminate_cleanly()
-            with _swallowed_signals_come_again(), _stdout_failures_named():
+            with _signals_named(), _swallowed_signals_come_again(), _stdout_failures_named():
                 code = self._run(sys.argv[1:] if args is None else args)
                 if sys.stdout is not None:
                     sys.stdout.flush()
@@ -74,9 +75,9 @@ class _Group(TyperGroup):
         except MemoryError:
             _leave(EXIT_FAILED, "out of memory; lower --batch-size, --image-size, --workers or --sizes")
         except Exception as error:
-            # A data loader may notice that its workers got the signal too before we do.
-            if (stopped := signal_behind(error) or (EXIT_TERMINATED if _told_to_stop else None)) is not None:
-                _leave(stopped, "interrupted" if stopped == EXIT_INTERRUPTED and is_first() else "")
+            if _told_to_stop:
+                # A data loader may notice that its workers got the signal too before we do.
+                _leave(EXIT_TERMINATED)
             if not isinstance(error, RuntimeError):
                 raise
             if "DataLoader worker" in str(error):
@@ -122,6 +123,20 @@ def _abandon_stdout() -> None:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())
         os.close(devnull)
+
+
+@contextmanager
+def _signals_named() -> Iterator[None]:
+    """Take an error that came of a signal for the signal, whatever was made of it on the way."""
+    try:
+        yield
+    except Exception as error:
+        stopped = signal_behind(error)
+        if stopped == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt from None
+        if stopped is not None:
+            raise SystemExit(stopped) from None
+        raise
 
 
 @contextmanager

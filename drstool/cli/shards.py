@@ -171,7 +171,7 @@ def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
 
 def is_first(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this is the process that speaks for all that ``torchrun`` started, or the only one."""
-    return environment.get("RANK", "0") == "0" or "WORLD_SIZE" not in environment
+    return environment.get("RANK", "0") == "0" or environment.get("WORLD_SIZE", "1") == "1"
 
 
 def _parsed(where: str, text: str) -> tuple[int, int]:

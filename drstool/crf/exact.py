@@ -25,6 +25,8 @@ import math
 import torch
 from torch import Tensor
 
+from drstool.errors import UsageError
+
 __all__ = ["AttentionKernel", "GridKernel"]
 
 # Parts of a feature in queries and keys, by size: high and low; and of the halved squares, whose
@@ -38,6 +40,10 @@ _SPLIT_WIDTH, _PLAIN_WIDTH = 32, 8
 # Float16 ends at 65504; halved squares and values are scaled to these, so that low parts, too, are
 # far from its smallest numbers.
 _LARGEST_SQUARE, _LARGEST_VALUE = 2.0**14, 2.0**10
+
+# Exponents are differences of half the squares of distances from the middle: beyond, their rounding in float32
+# is above one part in a hundred of the kernel.
+_MOST_DEVIATIONS = 1000
 
 # Scaled copies of values, each rounded in its own way, whose mean is nearer than any of them.
 _MOST_COPIES = 4
@@ -56,6 +62,11 @@ class AttentionKernel:
     split
         Whether to multiply float16 parts: as is needed, and the default, on a GPU.
 
+    Raises
+    ------
+    UsageError
+        The points span more standard deviations than can be told apart.
+
     Examples
     --------
     >>> kernel = AttentionKernel(torch.zeros(2, 4))
@@ -68,6 +79,12 @@ class AttentionKernel:
         # Small numbers lose least; distances do not depend on the origin.
         points = (features.double() - features.double().mean(dim=1, keepdim=True)).t()
         self._scale = 1.0
+        extent = math.sqrt(float(points.square().sum(dim=1).max()))
+        if extent > _MOST_DEVIATIONS:
+            raise UsageError(
+                "CRF", f"the image spans {extent:,.0f} standard deviations of its kernel on each side, beyond what the "
+                f"exact mode can tell apart ({_MOST_DEVIATIONS:,})",
+                "raise --crf-bilateral-sxy or --crf-bilateral-srgb, or take --crf-mode lattice")
         if self._split:
             unit = _unit(points)
             points, self._scale = points * unit, unit**-2

@@ -46,6 +46,12 @@ _MAX_PNG_BYTES = 2**31
 _MAX_END_BYTES = 1 << 16
 _IMAGE_KEY = "drstool:image"
 # What Pillow raises on damaged PNGs.
+# Chunks that have no say in what the pixels of a picture of 8 bits are.
+_ASIDE = (b"PLTE", b"tRNS", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"iCCP", b"tIME")
+_MOST_PALETTE_BYTES = 3 * 256
+# Chunks that pixels are divided into; Pillow's way with more of them takes less memory.
+_MOST_PARTS = 4096
+
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
@@ -473,21 +479,25 @@ def _check_chunks(data: bytes) -> list[memoryview]:
     Returns
     -------
     list of bytes
-        The packed pixels; none where anything comes after them.
+        The packed pixels; none where other chunks may have a say in what they are.
     """
     view, place, kind = memoryview(data), len(_SIGNATURE), b""
     packed: list[memoryview] = []
+    plain = True
     while kind != b"IEND":
-        before = kind
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         (expected,) = struct.unpack_from(">I", data, end)
         if zlib.crc32(view[place + 4: end]) != expected:
             raise ValueError(f"broken checksum of chunk {kind!r}")
-        if kind == b"IDAT":
+        if kind == b"IDAT" and len(packed) < _MOST_PARTS:
             packed.append(view[place + 8: end])
+        elif kind != b"IEND":
+            # Known to change nothing, and before the pixels; a second IHDR is not.
+            plain &= not packed and (kind in _ASIDE or kind == b"IHDR" and place == len(_SIGNATURE))
+            plain &= kind != b"PLTE" or length <= _MOST_PALETTE_BYTES
         place = end + 4
-    return packed if before == b"IDAT" else []
+    return packed if plain else []
 
 
 def _plain_pixels(data: bytes, packed: list[memoryview], width: int, height: int) -> np.ndarray | None:

@@ -107,6 +107,8 @@ def _opened(path: str | Path, mark: Path) -> tuple[int, bool]:
                 return os.open(mark, os.O_RDWR | os.O_CLOEXEC | flags, 0o666), made
             except OSError as error:
                 # There as it was to be made, or gone as it was to be opened: the owner comes or goes just now.
+                if mark.is_symlink():
+                    raise OutputError(path, f"its lock '{mark}' is a link, and none of ours", "remove it") from None
                 if isinstance(error, FileExistsError if made else FileNotFoundError):
                     continue
                 raise output_error(path, error) from error

@@ -14,7 +14,7 @@ from drstool.errors import InputError, OutputError
 from drstool.formats.checkpoint import Checkpoint, load_tensors, save_torch
 from drstool.formats.header import FORMAT
 from drstool.formats.outputs import unfinished_path
-from drstool.formats.work import Work, is_work
+from drstool.formats.work import Work, is_duration, is_work
 from drstool.labels import check_class_names
 
 __all__ = ["KIND", "TrainingState", "check_state", "is_state", "unfinished_checkpoint"]
@@ -164,7 +164,8 @@ def check_state(content: Any, where: object) -> dict[str, Any]:
     for name, expected in _PARTS.items():
         if not isinstance(content.get(name), expected):
             raise InputError(where, f"is damaged: '{name}' is missing or of another type", "remove it, and begin anew")
-    if not is_work(content["work"]) or not all(isinstance(sitting, dict) for sitting in content["sittings"]):
+    told = is_duration(content["seconds"]) and is_work(content["work"])
+    if not told or not all(isinstance(sitting, dict) for sitting in content["sittings"]):
         raise InputError(where, "is damaged: it does not say what was done", "remove it, and begin anew")
     loop = content["loop"]
     if not all(isinstance(loop.get(name), expected) for name, expected in _LOOP_PARTS.items()):

@@ -9,6 +9,7 @@ with ``.NAME.resume.json`` beside it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -157,16 +158,18 @@ class Journal(_Kept):
         """Whether the program was killed before it had said what it does: there is nothing to lose."""
         try:
             with open(self.path, "rb") as file:
-                start = file.read(len(_MAGIC) + _FRAME.size)
-                size = os.fstat(file.fileno()).st_size
+                magic, head = file.read(len(_MAGIC)), file.read(_FRAME.size)
+                if not _MAGIC.startswith(magic):
+                    return False
+                if len(head) < _FRAME.size:
+                    return True
+                _, length = _FRAME.unpack(head)
+                told = file.read(min(length, _MAX_WORK_BYTES))
         except OSError as error:
             raise self._unreadable(error) from error
-        if not _MAGIC.startswith(start[:len(_MAGIC)]):
-            return False
-        if len(start) < len(_MAGIC) + _FRAME.size:
-            return True
-        _, length = _FRAME.unpack_from(start, len(_MAGIC))
-        return size - len(start) < length <= _MAX_WORK_BYTES
+        # By the length alone, which may be what is damaged, a whole journal could look so too; with the end of
+        # its first line it has begun.
+        return len(told) < length <= _MAX_WORK_BYTES and b"\n" not in told
 
     def _read(self, expected: Sequence[str] | None, unit: int) -> None:
         ids: list[str] = []
@@ -259,7 +262,7 @@ class Journal(_Kept):
                         told = json.loads(text)
                     except (ValueError, RecursionError):
                         raise self._damaged() from None
-                    if not isinstance(told, dict) or not isinstance(told.get("seconds"), float):
+                    if not isinstance(told, dict) or not works.is_duration(told.get("seconds")):
                         raise self._damaged()
                     yield told, file.tell(), rest if data else b""
         except OSError as error:
@@ -372,7 +375,8 @@ class KeptFolder(_Kept):
         parts = {"format": str, "work": dict, "sittings": list, "seconds": float, "begun": float}
         if not isinstance(noted, dict) or not all(isinstance(noted.get(name), t) for name, t in parts.items()):
             raise self._damaged()
-        if not all(isinstance(sitting, dict) for sitting in noted["sittings"]):
+        if not all(isinstance(sitting, dict) for sitting in noted["sittings"]) or not works.is_duration(
+                noted["seconds"]) or not math.isfinite(noted["begun"]):
             raise self._damaged()
         return noted
 

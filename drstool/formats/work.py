@@ -14,10 +14,13 @@ from drstool import __version__
 from drstool.errors import InputError
 from drstool.formats.provenance import without_home
 
-__all__ = ["WORTH_KEEPING", "Work", "is_work", "sampled_digest", "told_work", "without_outcome"]
+__all__ = ["WORTH_KEEPING", "Work", "is_duration", "is_work", "sampled_digest", "told_work", "without_outcome"]
 
 # Unfinished work of fewer seconds is no loss.
 WORTH_KEEPING = 60.0
+
+# Three hundred years.
+_MOST_SECONDS = 1e10
 
 # Of a file no more is looked at than this many pieces of this many bytes, evenly spread.
 _PIECES, _PIECE_BYTES = 256, 1 << 14
@@ -153,6 +156,11 @@ def is_work(told: object) -> bool:
     """Whether something read from a file is a whole work, as :meth:`Work.to_json` gives it."""
     return isinstance(told, dict) and "version" in told and all(
         isinstance(told.get(part), dict) for part in ("settings", "inputs", "used"))
+
+
+def is_duration(seconds: object) -> bool:
+    """Whether something read from a file is a number of seconds that a work may have taken."""
+    return isinstance(seconds, float) and 0 <= seconds < _MOST_SECONDS
 
 
 def told_work(entry: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class _Thresholds:
         """How many of the thresholds are not above each value >= 0, (…) uint16."""
         count = np.empty(values.shape, np.uint16)
         given, found = values.reshape(-1), count.reshape(-1)
-        for portion in _portions(given.size):
+        for portion in _portions(given.size, _PORTION):
             few = given[portion]
             part = (np.minimum(few, np.float32(1)) * np.float32(_PARTS)).astype(np.intp)
             told = self._below.take(part)
@@ -314,8 +314,9 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
     of_target, of_object = np.zeros((2, ignore + 1), dtype=number)
     of_object[rows] = np.arange(size) * (STEPS + 1)
     of_target[rows], of_target[ignore] = of_object[rows] * size, size * size * (STEPS + 1)
-    counted = np.zeros((2, bins), dtype=np.int64)
-    for part in _portions(target.size):
+    counted = np.zeros((1 if before is None else 2, bins), dtype=np.int64)
+    # A portion's histogram is not to cost more than its pixels.
+    for part in _portions(target.size, max(_PORTION, bins)):
         pixels = of_target.take(target.reshape(-1)[part])
         pixels += of_object.take(steps.label.reshape(-1)[part])
         if below is not None:
@@ -326,7 +327,7 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
             counted[1] += np.bincount((pixels + begin)[begin > 0], minlength=bins)
             until = np.maximum(begin, until)
         counted[0] += np.bincount(pixels + until, minlength=bins)
-    ends, starts = (each.reshape(shape)[:, :size] for each in counted)
+    ends, *starts = (each.reshape(shape)[:, :size] for each in counted)
 
     # By object for those ended, by target for what follows.
     objects, background = ends.sum(axis=0), ends.sum(axis=2)
@@ -342,20 +343,20 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
     if len(background) > 1:
         undecided += background[1]
     if before is not None:
-        starts = starts.sum(axis=0)
-        for part, begun in ((predicted, starts.sum(axis=0)), (hits, starts[own, own])):
+        begins = starts[0].sum(axis=0)
+        for part, begun in ((predicted, begins.sum(axis=0)), (hits, begins[own, own])):
             # They become an object's only where the conflict ends.
             part += begun
             part[:, 0] -= begun.sum(axis=1)
-        ended = starts.sum(axis=1)
+        ended = begins.sum(axis=1)
         undecided -= ended
         undecided[:, 0] += ended.sum(axis=1)
     return StepCounts(rows, hits, predicted, undecided, background.sum(axis=(0, 2)))
 
 
-def _portions(count: int) -> Iterator[slice]:
-    for start in range(0, count, _PORTION):
-        yield slice(start, start + _PORTION)
+def _portions(count: int, length: int) -> Iterator[slice]:
+    for start in range(0, count, length):
+        yield slice(start, start + length)
 
 
 class SweepMatrix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def _short(value: Any, name: str) -> str:
             # Indices in the file; users count the ReLUs from 1.
             value = [item + 1 for item in value]
         first, last = value[0], value[-1]
-        if len(value) > 4 and list(value) == list(range(first, last + 1)):
+        if len(value) > 4 and all(after == before + 1 for before, after in pairwise(value)):
             return f"{first}..{last}"
     if isinstance(value, (list, tuple)):
         return ("×" if name in ("shape", "image_size") else ",").join(map(str, value))
