@@ -46,9 +46,10 @@ class Outcome:
 
 def call(*arguments, stdin=b"", stdout=None):
     """One command line, run in this process; ``stdout``: a binary file in place of text kept."""
-    import drstool.cli.commands  # noqa: F401
     from drstool.cli.app import app
+    from drstool.cli.commands import register
 
+    register()
     arguments = [str(argument) for argument in arguments]
     out = io.StringIO() if stdout is None else io.TextIOWrapper(stdout, encoding="utf-8")
     err = io.StringIO()

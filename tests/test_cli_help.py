@@ -9,10 +9,11 @@ from dataclasses import fields
 import pytest
 from typer.main import get_command
 
-import drstool.cli.commands  # noqa: F401
 from drstool import recipe
 from drstool.cli.app import app
+from drstool.cli.commands import register
 
+register()
 GROUP = get_command(app)
 COMMANDS = sorted(GROUP.commands)
 SETTINGS = {
@@ -120,8 +121,10 @@ def test_version(drs):
 # One process runs all of them: each would be as slow to start as it is quick to run.
 _WITHOUT_TORCH = """
 import contextlib, io, json, sys
-import drstool.cli.commands
 from drstool.cli.app import app
+from drstool.cli.commands import register
+
+register()
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["drstool", *arguments]
@@ -163,7 +166,7 @@ def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
 def test_listing_images_needs_nothing_heavy(voc, program):
     """What is typed most often starts at once: without NumPy, Pillow and HDF5."""
     script = (
-        "import sys, drstool.cli.commands\nfrom drstool.cli.app import app\n"
+        "import sys\nfrom drstool.cli.app import app\nfrom drstool.cli.commands import register\nregister()\n"
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "print(*sorted({'numpy', 'PIL', 'h5py', 'scipy', 'torch', 'torchvision'} & set(sys.modules)), file=sys.stderr)")
     for line in (["--help"], ["eval", "--help"], ["ids", "--data", str(voc), "--split", "train"]):
@@ -171,6 +174,32 @@ def test_listing_images_needs_nothing_heavy(voc, program):
             [sys.executable, "-c", script, *line], env=program.environment, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, "\n")
         assert done.stdout
+
+
+_REGISTERED = """
+import sys
+from drstool.cli.app import app
+from drstool.cli.commands import register
+from typer.main import get_command
+
+register(*sys.argv[1:])
+print(*get_command(app).commands)
+"""
+
+
+def test_a_command_is_registered_without_the_others_when_it_is_asked_for(program):
+    def registered(*asked):
+        done = subprocess.run([sys.executable, "-c", _REGISTERED, *asked], env=program.environment,
+                              capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    everything = registered()
+    assert sorted(everything) == COMMANDS
+    assert registered("cat") == ["cat"]
+    assert registered("cam") == ["cam", "refine"]
+    for asked in ("--help", "-q", "cm", ""):
+        assert registered(asked) == everything
 
 
 def test_verbose_says_more_and_quiet_wins(drs, made, tmp_path):

@@ -21,9 +21,10 @@ def test_killed_at_random_moments(zygote, voc, made, tmp_path, name):
 def test_every_command_that_can_be_gone_on_with_is_killed(voc, made):
     from typer.main import get_command
 
-    import drstool.cli.commands  # noqa: F401
     from drstool.cli.app import app
+    from drstool.cli.commands import register
 
+    register()
     resumable = {
         name for name, command in get_command(app).commands.items()
         if any("--resume" in parameter.opts for parameter in command.params)}

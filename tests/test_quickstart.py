@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-import drstool.cli.commands  # noqa: F401
 from drstool.cli.app import app
+from drstool.cli.commands import register
 
 ROOT = Path(__file__).parent.parent
+register()
 GROUP = get_command(app)
 
 # Stands for drstool: notes its arguments, a line of JSON each, and does nothing.

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-import drstool.cli.commands  # noqa: F401
 from drstool.cli.app import app
+from drstool.cli.commands import register
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+register()
 GROUP = get_command(app)
 
 

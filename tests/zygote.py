@@ -66,13 +66,14 @@ def serve():
     # What comes before a command line has begun waits for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, TO_END)
     answers = os.fdopen(os.dup(1), "w")
-    import drstool.cli.commands  # noqa: F401
     import drstool.inference  # noqa: F401
+    from drstool.cli.commands import register
     import torchvision.transforms.v2  # noqa: F401
     from drstool.stages import (  # noqa: F401
         cam, eval, overlay, pseudo_label, refine, refine_train, saliency, segment, train_cls, train_seg,
     )
 
+    register()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -29,8 +29,9 @@ def main() -> None:
 
 def _main() -> None:
     from drstool.cli.app import app
-    from drstool.cli import commands  # noqa: F401  registers the commands
+    from drstool.cli.commands import register
 
+    register(sys.argv[1] if len(sys.argv) > 1 else None)
     if sys.stderr is None:
         # Closed by the shell; printing would then go to stdout, among the data.
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from drstool.cli.shards import is_first, is_one_of_several
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from drstool.formats.work import Work
     from drstool.training import EpochReport
 
-__all__ = ["Run", "check_left_over"]
+__all__ = ["Run", "asdict_plain", "check_left_over"]
 
 # Beyond this many threads the disk or the interpreter is the limit.
 _MOST_WORKERS = 16
@@ -460,3 +460,9 @@ def _size(count: int) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+
+
+def asdict_plain(recipe: Any) -> dict[str, Any]:
+    """A recipe as plain JSON values."""
+    values = recipe if isinstance(recipe, dict) else asdict(recipe)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

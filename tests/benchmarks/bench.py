@@ -738,7 +738,9 @@ def writing(bench: Bench) -> Result:
 
 # What a process of its own runs: one command, and its most memory in KiB.
 _MEASURED = """
-import resource, sys, drstool.cli.commands
+import resource, sys
+from drstool.cli.commands import register
+register()
 from drstool.cli.app import app
 try:
     app(sys.argv[1:])

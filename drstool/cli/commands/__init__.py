@@ -1,3 +1,29 @@
-"""The commands, in the order of the work; importing this registers them."""
+"""The commands, each registered when its module is imported."""
 
-from drstool.cli.commands import train, maps, labels, look, pack, make, foreign  # noqa: F401, I001
+from importlib import import_module
+
+__all__ = ["register"]
+
+# Modules and their commands, in the order of the work, which help follows.
+_COMMANDS = {
+    "train": ("train-cls", "refine-train", "train-seg"),
+    "maps": ("cam", "refine"),
+    "labels": ("pseudo-label", "segment", "crf"),
+    "look": ("eval", "overlay", "info", "check", "ids"),
+    "pack": ("cat",),
+    "make": ("demo", "saliency"),
+    "foreign": ("import",),
+}
+
+
+def register(name: str | None = None) -> None:
+    """Register the command of that name, which is sooner done than all; all, where there is none such.
+
+    Parameters
+    ----------
+    name
+        Perhaps a command's; what else the user typed first, such as an option, serves as well.
+    """
+    wanted = [module for module, names in _COMMANDS.items() if name in names]
+    for module in wanted or _COMMANDS:
+        import_module(f"drstool.cli.commands.{module}")

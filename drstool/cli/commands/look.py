@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from drstool.cli.commands.train import asdict_plain
 from drstool.cli.options import (
     Classes,
     Data,
@@ -21,7 +20,7 @@ from drstool.cli.options import (
     check_choice,
     command,
 )
-from drstool.cli.run import Run
+from drstool.cli.run import Run, asdict_plain
 from drstool.cli.unfinished import begin
 from drstool.errors import InputError
 from drstool.recipe import CueSettings, OverlaySettings

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from drstool.cli.commands.train import asdict_plain
 from drstool.cli.options import (
     Autotune,
     Data,
@@ -22,7 +21,7 @@ from drstool.cli.options import (
     check_choice,
     command,
 )
-from drstool.cli.run import Run
+from drstool.cli.run import Run, asdict_plain
 from drstool.cli.shards import Shard, ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, rest_of
 from drstool.recipe import CamSettings, RefineSettings

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, Saliency, Split, Tags, command
-from drstool.cli.run import Run
+from drstool.cli.run import Run, asdict_plain
 from drstool.errors import OutputError, UsageError
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 
@@ -527,9 +527,3 @@ class _Training:
         checkpoint = replace(checkpoint, recipe=checkpoint.recipe | {"stopped_after_step": step})
         save_checkpoint(path, self._with_history(checkpoint), overwrite=self._run.overwrite)
         return type(error)(error.where, error.what, f"{error.right}; the network after step {step} is in {path}")
-
-
-def asdict_plain(recipe: Any) -> dict[str, Any]:
-    """A recipe as plain JSON values."""
-    values = recipe if isinstance(recipe, dict) else asdict(recipe)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
