@@ -27,6 +27,8 @@ from drstool.formats.maps import (
     encode_map,
     encode_values,
 )
+from drstool.formats.unfinished import Journal
+from drstool.formats.work import Work
 
 HEADER = Header("localization-maps", ("cat", "dog", "Kuh ä"), ({"command": "drstool cam"},))
 
@@ -416,3 +418,61 @@ except OutputError as error:
         "m.h5: cannot be written: File too large"
     )
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_many_records_give_the_same_bytes_however_they_came_to_be(tmp_path):
+    """HDF5 writes descriptions down when its cache is full, in an order that nothing else may decide."""
+    records = [MapRecord(f"f/{n:06d}", np.full((1, 4, 4), n % 256, np.uint8), (1,), (4, 4), "") for n in range(3000)]
+    whole, again = tmp_path / "whole.h5", tmp_path / "again.h5"
+    with open_sink(str(whole), HEADER) as sink:
+        sink.write_all(records)
+    work = Work("cam", HEADER.class_names)
+    journal = Journal(again, work)
+    journal.begin()
+    with pytest.raises(KeyboardInterrupt), open_sink(str(again), HEADER, kept=journal) as sink:
+        sink.write_all(records[:1200])
+        raise KeyboardInterrupt
+    journal.close()
+    journal = Journal(again, work)
+    journal.take_up([record.id for record in records])
+    with open_sink(str(again), HEADER, kept=journal) as sink:
+        sink.write_all(records[len(journal.done):])
+    assert len(journal.done) == 3000
+    assert again.read_bytes() == whole.read_bytes()
+
+
+_HELD = """
+import sys
+import numpy as np
+from drstool.formats import Header, MapRecord, open_records, open_sink
+
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+def records():
+    values = np.ones((1, 4, 4), np.uint8)
+    for number in range(3000):
+        if number == 500:
+            before.append(held())
+        yield MapRecord(f"{number:06d}", values, (1,), (4, 4), "")
+
+before = []
+with open_sink(sys.argv[1], Header("localization-maps", ("a",))) as sink:
+    sink.write_all(records())
+    print(held() - before[0])
+with open_records(sys.argv[1]) as source:
+    for number, _ in enumerate(source.records()):
+        if number == 500:
+            before.append(held())
+    print(held() - before[1])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
+def test_hdf5_keeps_no_image_in_memory(tmp_path):
+    """By default its cache takes 6 to 10 KB for each, up to hundreds of megabytes."""
+    done = subprocess.run([sys.executable, "-c", _HELD, str(tmp_path / "x.h5")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written, read = map(float, done.stdout.split())
+    # Ids and their places are kept.
+    assert max(written, read) < 2500 * 1500 / 2**20 + 2, done.stdout

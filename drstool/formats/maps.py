@@ -48,6 +48,8 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # All maps of one image, uncompressed.
 MAX_RECORD_BYTES = 2**32
 
+# On disk; in memory it is some ten times as much.
+_CACHE_BYTES = 1 << 18
 # HDF5 1.10 and later read it; older layouts cost 3 KB more for each image.
 _LIBVER = ("v110", "v110")
 _GZIP_LEVEL = 4
@@ -213,8 +215,9 @@ class MapFileWriter:
         self._ids = _Ids(self.where)
         self._guard = _Guard(self._raw)
         self._file = None
+        self._last: PackedMap | None = None
         try:
-            self._file = h5py.File(self._guard, "w", libver=_LIBVER)
+            self._file = _forgetful(h5py.File(self._guard, "w", libver=_LIBVER))
             _write_header(self._file, header)
             self._raise_failure()
         except BaseException:
@@ -258,14 +261,16 @@ class MapFileWriter:
             self._raise_failure()
             raise
         self._raise_failure()
+        self._last = prepared
 
     def stored(self, record: MapRecord) -> tuple[dict, bytes]:
         """How a record just written lies in the file, for :func:`restored_map`: its description and bytes."""
-        dataset = self._file["maps"][record.id].id  # type: ignore[index]
-        parts = []
-        if record.values.size:
+        # Not read from the file: what HDF5 is asked for decides in which order it writes things down.
+        parts = self._last.chunks if self._last is not None and self._last.record is record else None
+        if parts is None:
+            dataset = self._file["maps"][record.id].id  # type: ignore[index]
             parts = [dataset.read_direct_chunk((k, 0, 0))[1] for k in range(len(record.values))]
-        self._raise_failure()
+            self._raise_failure()
         told = {
             "shape": record.values.shape, "dtype": str(record.values.dtype), "labels": record.labels,
             "image_size": record.image_size, "image": record.image, "deflated": self._compress,
@@ -684,10 +689,22 @@ def _open(source: str | Path | BinaryIO, where: str) -> h5py.File:
             where, "is no HDF5 file", "a map file is made by 'drstool cam' or 'drstool import'")
     try:
         if isinstance(source, (str, os.PathLike)):
-            return h5py.File(source, "r", locking=False)
-        return h5py.File(source, "r")
+            return _forgetful(h5py.File(source, "r", locking=False))
+        return _forgetful(h5py.File(source, "r"))
     except _DAMAGE as error:
         raise InputError(where, "is damaged or cut short", "make or copy it again") from error
+
+
+def _forgetful(file: h5py.File) -> h5py.File:
+    """The file, of whose descriptions HDF5 keeps a few hundred in memory and not tens of thousands.
+
+    Each image's is looked at once; by default they take 6 KB an image.
+    """
+    settings = file.id.get_mdc_config()
+    settings.set_initial_size = True
+    settings.initial_size = settings.min_size = settings.max_size = _CACHE_BYTES
+    file.id.set_mdc_config(settings)
+    return file
 
 
 def _told_size(path: str | Path) -> int:
