@@ -40,7 +40,7 @@ def label(count, image, folder):
 
 def draw(count, image, folder):
     found = overlay(None, records(count, image), class_names=("a",), workers=2)
-    write_pictures(str(folder / f"figures{count}"), Header("figures", ("a",)), found)
+    write_pictures(str(folder / f"figures{count}"), Header("figures", ("a",)), found, threads=2)
 
 
 def merge(count, image, folder):

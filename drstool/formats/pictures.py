@@ -17,6 +17,7 @@ from drstool.formats.label_png import DAMAGE, end_record, read_bytes
 from drstool.formats.outputs import new_folder
 from drstool.formats.unfinished import KeptFolder, keeping
 from drstool.identifiers import Names
+from drstool.parallel import ordered_map
 
 __all__ = [
     "check_picture", "picture_files", "read_marker", "write_end", "write_marker", "write_pictures",
@@ -27,7 +28,7 @@ _SUFFIXES = (".png", ".jpg")
 
 def write_pictures(
     folder: str | Path, header: Header, pictures: Iterable[tuple[str, Image.Image]], *,
-    overwrite: bool = False, kept: KeptFolder | None = None,
+    overwrite: bool = False, kept: KeptFolder | None = None, threads: int = 1,
 ) -> int:
     """Write pictures as PNG into a new folder, whole or not at all; their number.
 
@@ -42,6 +43,8 @@ def write_pictures(
         Whether a folder of ours there is replaced.
     kept
         Where finished pictures outlive an interruption; those that do count as written.
+    threads
+        How many compress pictures; the bytes do not depend on it.
 
     Raises
     ------
@@ -56,18 +59,24 @@ def write_pictures(
         names.add(name)
     with keeping(kept), new_folder(folder, overwrite, at=None if kept is None else kept.path) as making:
         write_marker(making, header)
-        for name, picture in pictures:
-            if name in done:
-                continue
+        missing = (pair for pair in pictures if pair[0] not in done)
+        for name, data in ordered_map(_packed, missing, threads):
             names.add(name)
             path = making / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path, format="PNG")
+            path.write_bytes(data)
             count += 1
             if kept is not None:
                 kept.add(name)
         write_end(making, header, count)
     return count
+
+
+def _packed(pair: tuple[str, Image.Image]) -> tuple[str, bytes]:
+    name, picture = pair
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return name, buffer.getvalue()
 
 
 def write_marker(folder: Path, header: Header) -> None:

@@ -304,7 +304,8 @@ def overlay(
             *[header.provenance for header in headers], **told, resumed=kept.sittings if kept else ()
         )
         header = Header("figures", names or (), chain_of)
-        count = write_pictures(output, header, pictures, overwrite=run.overwrite, kept=kept)
+        count = write_pictures(
+            output, header, pictures, overwrite=run.overwrite, kept=kept, threads=run.threads)
     run.done(f"{count} pictures to {output}")
 
 
