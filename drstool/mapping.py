@@ -112,6 +112,7 @@ def map_records(
     device: torch.device,
     context: Callable[..., AbstractContextManager],
     autotune: bool = True,
+    form: torch.memory_format = torch.channels_last,
 ) -> Iterator[MapRecord]:
     """Records of the images' maps, in order.
 
@@ -130,6 +131,8 @@ def map_records(
         :func:`drstool.inference.computing`.
     autotune
         Whether full batches, which are all of one size, are worth tuning for.
+    form
+        Layout of the images in memory; the network's.
 
     Raises
     ------
@@ -143,7 +146,7 @@ def map_records(
     def start(batch: list[Loaded]) -> _Started:
         with context(autotune=autotune and len(batch) == size):
             images = normalize(on_device(torch.stack([image.pixels for image in batch]), device))
-            channels, maps = compute(batch, images)
+            channels, maps = compute(batch, images.contiguous(memory_format=form))
             return _Started(batch, channels, maps, dtype)
 
     def started() -> Iterator[_Started]:

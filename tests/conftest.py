@@ -206,3 +206,23 @@ def zygote():
     zygote = Zygote()
     yield zygote
     zygote.close()
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Does something in the middle of a step's work, once."""
+
+    from drstool import training
+
+    def plan(step, action):
+        count = training._Loop.count
+
+        def counted(loop, ids, loss):
+            if loop.step == step - 1:
+                monkeypatch.setattr(training._Loop, "count", count)
+                action()
+            count(loop, ids, loss)
+
+        monkeypatch.setattr(training._Loop, "count", counted)
+
+    return plan

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from harness_kill import OFTEN
 
 from drstool.distributed import Team
 from drstool.formats.checkpoint import load_checkpoint
@@ -21,7 +22,6 @@ SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "-
 # Everything in double precision: then sums in another order stay the same for more digits than a fault would leave.
 DOUBLE = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.Tensor.float = torch.Tensor.double\n"
 # The state is kept after every epoch, however short.
-OFTEN = "from drstool import training\ntraining._Saver._SHARE = 0\n"
 # Something happens to one process in the middle of a step.
 AT_STEP = """
 import os, signal

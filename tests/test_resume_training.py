@@ -48,24 +48,6 @@ def log(text):
     return re.findall(r"epoch \d+/\d+  loss \S+(?:  mIoU \S+)?", text)
 
 
-@pytest.fixture
-def at_step(monkeypatch):
-    """Does something in the middle of a step's work, once."""
-
-    def plan(step, action):
-        count = training._Loop.count
-
-        def counted(loop, ids, loss):
-            if loop.step == step - 1:
-                monkeypatch.setattr(training._Loop, "count", count)
-                action()
-            count(loop, ids, loss)
-
-        monkeypatch.setattr(training._Loop, "count", counted)
-
-    return plan
-
-
 def left_in(folder):
     return sorted(path.name for path in folder.iterdir())
 

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 
-from drstool import training
 from drstool.formats import training_log
 
 LINE = ("train-cls", "--split", "train", "--backbone", "vgg16-small", "--init", "none", "--image-size", "32",
@@ -21,24 +20,6 @@ MEASURED = {"time", "images_per_second", "memory"}
 @pytest.fixture
 def words(voc, tmp_path):
     return (*LINE, "--data", voc, "-o", tmp_path / "net.pt", "--log", tmp_path / "log.jsonl")
-
-
-@pytest.fixture
-def at_step(monkeypatch):
-    """Does something in the middle of a step's work, once."""
-
-    def plan(step, action):
-        count = training._Loop.count
-
-        def counted(loop, ids, loss):
-            if loop.step == step - 1:
-                monkeypatch.setattr(training._Loop, "count", count)
-                action()
-            count(loop, ids, loss)
-
-        monkeypatch.setattr(training._Loop, "count", counted)
-
-    return plan
 
 
 def lines(path):

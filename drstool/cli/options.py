@@ -37,6 +37,7 @@ __all__ = [
     "Weights",
     "Winograd",
     "check_choice",
+    "check_split",
     "command",
     "number_list",
 ]
@@ -119,6 +120,18 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise UsageError(option, f"{value!r} is no choice", "one of " + ", ".join(choices))
+
+
+def check_split(split: str | None, data: str | None) -> None:
+    """Check that a split is one of something.
+
+    Raises
+    ------
+    UsageError
+        There is a --split without --data.
+    """
+    if split is not None and data is None:
+        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
 
 
 def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:

@@ -10,19 +10,20 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from drstool.cli.shards import is_first, is_one_of_several
+from drstool.cli.shards import is_first, is_one_of_several, pick_shard
 from drstool.errors import DrstoolError, ItemsFailed, OutputError, ToldElsewhere, UsageError
 
 if TYPE_CHECKING:
     import torch
 
+    from drstool.data import Dataset
     from drstool.distributed import Team
     from drstool.formats.parts import Part
     from drstool.formats.unfinished import Journal, KeptFolder
     from drstool.formats.work import Work
     from drstool.training import EpochReport
 
-__all__ = ["Run", "asdict_plain", "check_left_over"]
+__all__ = ["Run", "asdict_plain", "check_left_over", "list_of"]
 
 # Beyond this many threads the disk or the interpreter is the limit.
 _MOST_WORKERS = 16
@@ -105,7 +106,6 @@ class Run:
     def team(self) -> Team | None:
         """The processes of this work, where there are several; torch is loaded on first use."""
         if self._joint and self._team is None:
-            from drstool.cli.shards import pick_shard
             from drstool.distributed import Team
 
             shard = pick_shard(None)
@@ -460,6 +460,11 @@ def _size(count: int) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+
+
+def list_of(dataset: Dataset | None) -> dict[str, str]:
+    """The digest of a dataset's list as provenance tells it; nothing of no dataset."""
+    return {} if dataset is None else {"list": f"sha256:{dataset.digest()}"}
 
 
 def asdict_plain(recipe: Any) -> dict[str, Any]:

@@ -84,7 +84,20 @@ def _jitter(image: Image.Image, widths: Jitter, random: np.random.Generator) -> 
     return image
 
 
-class ClassifierSamples:
+class _Samples:
+    """What the samples of all trainings have in common: their images."""
+
+    _items: Sequence[Item]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def id_of(self, index: int) -> str:
+        """The id of an image, which is not read."""
+        return self._items[index].id
+
+
+class ClassifierSamples(_Samples):
     """Samples of ``train-cls``: ``(id, (3, S, S) uint8 image, (C,) float32 tags)``.
 
     Parameters
@@ -104,13 +117,6 @@ class ClassifierSamples:
         self._items, self._class_names = dataset.items, tuple(class_names)
         self._recipe, self._seed = recipe, seed
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def id_of(self, index: int) -> str:
-        """The id of an image, which is not read."""
-        return self._items[index].id
-
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
         image = warp(load_pil(item.image), recipe.warp_size)
@@ -125,7 +131,7 @@ class ClassifierSamples:
         return item.id, image_tensor(image), tag_vector(item, self._class_names)
 
 
-class RefinerSamples:
+class RefinerSamples(_Samples):
     """Samples of ``refine-train``: ``(id, (3, S, S) uint8 image, (C, S, S) uint8 target)``.
 
     The target is the localization maps, value = round(255 x), with only the strongest class kept
@@ -157,13 +163,6 @@ class RefinerSamples:
             if item.id not in present:
                 raise InputError(
                     maps, f"holds no map of image {item.id!r}", "make maps of the same split")
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def id_of(self, index: int) -> str:
-        """The id of an image, which is not read."""
-        return self._items[index].id
 
     def _maps(self) -> MapFileReader:
         # HDF5 handles do not survive a fork, so every process opens its own.
@@ -200,7 +199,7 @@ def _square(values: np.ndarray, side: int) -> np.ndarray:
 _FILL = tuple(round(255 * value) for value in NORMALIZE_MEAN)
 
 
-class SegmenterSamples:
+class SegmenterSamples(_Samples):
     """Samples of ``train-seg``: ``(id, (3, S, S) uint8 image, (S, S) int64 label)``.
 
     Parameters
@@ -230,13 +229,6 @@ class SegmenterSamples:
         for item in dataset.items:
             if item.id not in labels:
                 raise InputError("--labels", f"there is no label image of {item.id!r}", "make labels of the same split")
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def id_of(self, index: int) -> str:
-        """The id of an image, which is not read."""
-        return self._items[index].id
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)

@@ -111,9 +111,8 @@ def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> No
             torch.save(content, file)
         except RuntimeError as error:
             # A full disk: torch tells of its own confusion that follows.
-            cause = error.__context__
-            if isinstance(cause, OSError):
-                raise cause from None
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise
 
 

@@ -45,13 +45,12 @@ _FIRST_CHUNK, _DEPTH, _COLOUR = slice(12, 16), 24, 25
 _MAX_PNG_BYTES = 2**31
 _MAX_END_BYTES = 1 << 16
 _IMAGE_KEY = "drstool:image"
-# What Pillow raises on damaged PNGs.
 # Chunks that have no say in what the pixels of a picture of 8 bits are.
 _ASIDE = (b"PLTE", b"tRNS", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"iCCP", b"tIME")
 _MOST_PALETTE_BYTES = 3 * 256
 # Chunks that pixels are divided into; Pillow's way with more of them takes less memory.
 _MOST_PARTS = 4096
-
+# What Pillow raises on damaged PNGs.
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,

@@ -13,7 +13,12 @@ from pathlib import Path
 from drstool import __version__
 from drstool.errors import InputError
 
-__all__ = ["entry", "file_digest", "merge", "method_of", "without_home"]
+__all__ = ["entry", "file_digest", "merge", "method_of", "timestamp", "without_home"]
+
+
+def timestamp() -> str:
+    """The time in UTC, to the second, as all files of drstool tell it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def entry(
@@ -54,7 +59,7 @@ def entry(
         "program": "drstool",
         "version": __version__,
         "command": shlex.join([os.path.basename(program), *arguments]),
-        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": timestamp(),
         "device": device,
         "seed": seed,
         "inputs": dict(inputs or {}),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from drstool.errors import OutputError
 from drstool.formats.header import FORMAT
 from drstool.formats.outputs import output_error
+from drstool.formats.provenance import timestamp
 
 __all__ = ["KIND", "TrainingLog"]
 
@@ -82,7 +82,7 @@ class TrainingLog:
         """Append a line."""
         if self._descriptor is None:
             return
-        line = json.dumps({"event": event, **values, "time": _now()}, ensure_ascii=False) + "\n"
+        line = json.dumps({"event": event, **values, "time": timestamp()}, ensure_ascii=False) + "\n"
         rest = memoryview(line.encode("utf-8", "surrogateescape"))
         try:
             while rest:
@@ -133,7 +133,3 @@ def _start(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _at_most(number: Any, most: int) -> bool:
     return isinstance(number, int) and number <= most
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

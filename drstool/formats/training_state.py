@@ -14,6 +14,7 @@ from drstool.errors import InputError, OutputError
 from drstool.formats.checkpoint import Checkpoint, load_tensors, save_torch
 from drstool.formats.header import FORMAT
 from drstool.formats.outputs import unfinished_path
+from drstool.formats.provenance import timestamp
 from drstool.formats.work import Work, is_duration, is_work
 from drstool.labels import check_class_names
 
@@ -78,7 +79,7 @@ class TrainingState:
         self._content = content
         self.step = content["loop"]["step"]
         self._seconds = content["seconds"]
-        self.sittings = [*content["sittings"], {"time": _now(), "step": self.step}]
+        self.sittings = [*content["sittings"], {"time": timestamp(), "step": self.step}]
         return self.step
 
     def left_over(self) -> tuple[int | None, float] | None:
@@ -88,28 +89,25 @@ class TrainingState:
         """
         if not os.path.lexists(self.path):
             return None
-        try:
-            content = check_state(load_tensors(self.path), self.path)
-        except InputError:
-            return None, 0.0
-        return content["loop"]["step"], content["seconds"]
+        content = self._readable()
+        return (None, 0.0) if content is None else (content["loop"]["step"], content["seconds"])
 
     def settings(self) -> dict[str, Any] | None:
         """The settings of the work whose state lies there; None where there is none, or it is damaged."""
-        if not os.path.lexists(self.path):
-            return None
-        try:
-            return check_state(load_tensors(self.path), self.path)["work"]["settings"]
-        except InputError:
-            return None
+        content = self._readable()
+        return None if content is None else content["work"]["settings"]
 
     def last_network(self) -> tuple[Checkpoint | None, int]:
         """The network as it was when the state that lies there was kept, and after which step; or None."""
+        content = self._readable()
+        return (None, 0) if content is None else (unfinished_checkpoint(content), content["loop"]["step"])
+
+    def _readable(self) -> dict[str, Any] | None:
+        """What the state that lies there holds; None where there is none, or it is damaged."""
         try:
-            content = check_state(load_tensors(self.path), self.path)
+            return check_state(load_tensors(self.path), self.path)
         except InputError:
-            return None, 0
-        return unfinished_checkpoint(content), content["loop"]["step"]
+            return None
 
     def describe(self, network: Checkpoint) -> None:
         """Say what network is trained; its weights come with each state."""
@@ -179,7 +177,3 @@ def unfinished_checkpoint(content: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(
         content["network"], tuple(content["class_names"]), content["architecture"], content["recipe"],
         content["loop"]["model"])
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from drstool.errors import InputError, OutputError
 from drstool.formats.header import END_NAME, FORMAT, HEADER_NAME, json_bytes
 from drstool.formats.outputs import hidden_beside, new_file, unfinished_path, writing
+from drstool.formats.provenance import timestamp
 from drstool.formats import work as works
 from drstool.formats.work import Work
 
@@ -73,7 +74,7 @@ class _Kept:
         return InputError(self.path, "is damaged", "--overwrite without --resume begins anew")
 
     def _sat_down(self) -> dict[str, Any]:
-        sitting = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "done": len(self.done)}
+        sitting = {"time": timestamp(), "done": len(self.done)}
         self.sittings.append(sitting)
         return sitting
 

@@ -41,9 +41,9 @@ def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
         torch._nnpack_spatial_convolution(image.contiguous(), weight, conv.bias, padding=1) for image in x.split(1)])
 
 
-def layout(device: torch.device, precision: str = "float32") -> torch.memory_format:
+def layout(device: torch.device, precision: str = "float32", winograd: bool = True) -> torch.memory_format:
     """The layout in which a device convolves fastest: NNPACK wants PyTorch's own, all else channels last."""
-    by_nnpack = device.type == "cpu" and precision == "float32" and _is_on()
+    by_nnpack = winograd and device.type == "cpu" and precision == "float32" and _is_on()
     return torch.contiguous_format if by_nnpack else torch.channels_last
 
 

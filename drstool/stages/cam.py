@@ -89,8 +89,7 @@ def cam(
     """
     model: VGG = restore_network(
         "classifier", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "classifier")
-    with computing(device, winograd=winograd):
-        form = layout(device, precision)
+    form = layout(device, precision, winograd)
     model.to(device, memory_format=form)
     network = _network(model, checkpoint.architecture["suppression"], method or usual_method(checkpoint), layer)
     if method == "grad-cam" and precision == "float16":
@@ -102,7 +101,6 @@ def cam(
     loaded = track(map_items(load, items, workers, on_error), "cam", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
-        images = images.contiguous(memory_format=form)
         if predict_tags is None:
             channels = [image.channels for image in batch]
         else:
@@ -113,7 +111,8 @@ def cam(
 
     return map_records(
         loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
-        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune)
+        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune,
+        form=form)
 
 
 def usual_method(checkpoint: Checkpoint) -> str:

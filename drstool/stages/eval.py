@@ -272,7 +272,7 @@ class _Scoring:
     ) -> None:
         self.class_names = _class_names(dataset, header)
         self._dataset, self._header, self._settings = dataset, header, settings
-        self._on_error, self._strict = on_error, strict
+        self._on_error = on_error
         self._tally = _Tally(dataset, settings, saliency_of, on_error, strict, needs_maps)
         self._scored: dict[str, bytes] = {}
 

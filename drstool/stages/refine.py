@@ -91,8 +91,7 @@ def refine(
     """
     model = restore_network(
         "refiner", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "refiner")
-    with computing(device, winograd=winograd):
-        form = layout(device, precision)
+    form = layout(device, precision, winograd)
     model.to(device, memory_format=form)
     settings = settings.for_network(checkpoint.recipe)
     output_size(map_size, settings.image_size, (1, 1))
@@ -100,7 +99,6 @@ def refine(
     loaded = track(map_items(load, items, workers, on_error), "refine", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
-        images = images.contiguous(memory_format=form)
         channels = [image.channels for image in batch]
         outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
         return channels, fused_maps(
@@ -109,4 +107,5 @@ def refine(
 
     return map_records(
         loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
-        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune)
+        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune,
+        form=form)

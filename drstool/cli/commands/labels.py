@@ -18,9 +18,10 @@ from drstool.cli.options import (
     Tf32,
     Weights,
     check_choice,
+    check_split,
     command,
 )
-from drstool.cli.run import Run, asdict_plain
+from drstool.cli.run import Run, asdict_plain, list_of
 from drstool.cli.shards import ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, is_finished, rest_of
 from drstool.recipe import CrfSettings, CueSettings, SegmentSettings
@@ -94,7 +95,7 @@ def pseudo_label(
         told = {
             "device": crf is not None,
             "settings": asdict_plain(settings) | _told(crf),
-            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}) | _list_of(dataset),
+            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}) | list_of(dataset),
             "used": {"saliency": settings.uses_saliency, "pixel_ground_truth": False},
         }
         part = share.part_of(source)
@@ -169,7 +170,7 @@ def segment(
     told = {
         "device": True,
         "settings": asdict_plain(settings) | {"precision": precision} | _told(crf),
-        "inputs": {"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
+        "inputs": {"checkpoint": run.digest(weights)} | list_of(dataset),
         "used": {"pixel_ground_truth": False},
     }
     work, ids = run.work(checkpoint.class_names, **told, part=part), [item.id for item in chosen.items]
@@ -277,7 +278,7 @@ def crf_(
         told = {
             "device": True,
             "settings": asdict_plain(settings) | _told(crf) | {"dtype": dtype},
-            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}) | _list_of(dataset),
+            "inputs": digests | (run.digests_of(saliency=saliency)[0] if saliency else {}) | list_of(dataset),
             "used": {"saliency": settings.uses_saliency, "pixel_ground_truth": False},
         }
         part = share.part_of(source)
@@ -315,16 +316,9 @@ def _told(crf: CrfSettings | None) -> dict:
 def _dataset_of(data: str | None, split: str | None, class_names: tuple[str, ...]) -> Dataset | None:
     """Where the CRF finds the photographs, unless the maps say so."""
     from drstool.data import open_dataset
-    from drstool.errors import UsageError
 
-    if data is None and split is not None:
-        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
+    check_split(split, data)
     return None if data is None else open_dataset(data, split, class_names=class_names, images_only=True)
-
-
-def _list_of(dataset: Dataset | None) -> dict[str, str]:
-    """The dataset as provenance tells it."""
-    return {} if dataset is None else {"list": f"sha256:{dataset.digest()}"}
 
 
 def _check_apart(labels: str | None, scores: str) -> None:

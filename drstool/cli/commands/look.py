@@ -18,9 +18,10 @@ from drstool.cli.options import (
     Split,
     Tags,
     check_choice,
+    check_split,
     command,
 )
-from drstool.cli.run import Run, asdict_plain
+from drstool.cli.run import Run, asdict_plain, list_of
 from drstool.cli.unfinished import begin
 from drstool.errors import InputError
 from drstool.recipe import CueSettings, OverlaySettings
@@ -272,8 +273,7 @@ def overlay(
 
     if labels is None and maps is None and data is None:
         raise UsageError("overlay", "has nothing to draw", "give --data, --labels or --maps")
-    if split is not None and data is None:
-        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
+    check_split(split, data)
     run.reserve(output, folder=True)
     with ExitStack() as stack:
         sources = [stack.enter_context(open_records(path)) for path in (labels, maps) if path is not None]
@@ -285,7 +285,7 @@ def overlay(
         )
         told = {
             "settings": asdict_plain(settings) | {"target": target},
-            "inputs": digests | ({"list": f"sha256:{dataset.digest()}"} if dataset is not None else {}),
+            "inputs": digests | list_of(dataset),
             "used": {"pixel_ground_truth": "drawn" if target and dataset is not None else False},
         }
         kept = begin(run, output, "figures", run.work(names or (), **told), None, piped=piped)

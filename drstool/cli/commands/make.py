@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drstool.cli.options import Data, OutputOrStdout, Split, command
-from drstool.cli.run import Run
+from drstool.cli.run import Run, list_of
 from drstool.cli.shards import ShardOption, pick_shard
 from drstool.cli.unfinished import begin, rest_of
 
@@ -75,7 +75,7 @@ def saliency(
     chosen, part = share.of_dataset(dataset)
     told = {
         "settings": {"method": method},
-        "inputs": {"list": f"sha256:{dataset.digest()}"},
+        "inputs": list_of(dataset),
         "used": {"pixel_ground_truth": False},
     }
     kept = begin(run, output, "saliency", run.work((), **told, part=part), [item.id for item in chosen.items])

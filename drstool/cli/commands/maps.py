@@ -19,9 +19,10 @@ from drstool.cli.options import (
     Weights,
     Winograd,
     check_choice,
+    check_split,
     command,
 )
-from drstool.cli.run import Run, asdict_plain
+from drstool.cli.run import Run, asdict_plain, list_of
 from drstool.cli.shards import Shard, ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, rest_of
 from drstool.recipe import CamSettings, RefineSettings
@@ -110,7 +111,7 @@ def cam(
         "settings": asdict_plain(settings)
         | {"method": method, "layer": layer, "tag_threshold": tag_threshold if predicted else None}
         | {"map_size": map_size, "dtype": dtype, "precision": precision},
-        "inputs": {"checkpoint": run.digest(weights), "list": f"sha256:{dataset.digest()}"},
+        "inputs": {"checkpoint": run.digest(weights)} | list_of(dataset),
         "used": {"tags": "predicted" if predicted else dataset.tags_source, "pixel_ground_truth": False},
     }
     work, ids = run.work(checkpoint.class_names, **told, part=part), [item.id for item in chosen.items]
@@ -176,8 +177,7 @@ def refine(
 
     if maps is not None and data is not None:
         raise UsageError("refine", "takes images from --data or from maps, not both", "leave one out")
-    if split is not None and data is None:
-        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
+    check_split(split, data)
     check_choice("--dtype", dtype, _DTYPES)
     share = pick_shard(shard)
     output = share.output(output)
@@ -262,7 +262,7 @@ class _Images:
             dataset = open_dataset(self._data, self._split, class_names=self._class_names)
             self._chosen, self.part = self._share.of_dataset(dataset, self._unit)
             self.ids: Any = [item.id for item in self._chosen.items]
-            self.digests = {"list": f"sha256:{dataset.digest()}"}
+            self.digests = list_of(dataset)
             return self
         from drstool.errors import InputError
         from drstool.formats import open_records

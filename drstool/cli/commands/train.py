@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, Saliency, Split, Tags, command
-from drstool.cli.run import Run, asdict_plain
+from drstool.cli.run import Run, asdict_plain, list_of
 from drstool.errors import OutputError, UsageError
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 
@@ -348,7 +348,7 @@ class _Training:
         from_file = Path(init).is_file()
         # What the first weights have learned from, this network has too.
         self._before = history_of_weights(init)
-        digests = {"list": f"sha256:{dataset.digest()}"} | (inputs or {}) | selection.inputs(class_names)
+        digests = list_of(dataset) | (inputs or {}) | selection.inputs(class_names)
         truth = f"epoch chosen on split {selection.split}" if selection.split else False
         self._told: dict[str, Any] = {
             "inputs": digests | ({"init": run.digest(init)} if from_file else {}),
