@@ -190,6 +190,9 @@ def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: ob
     import numpy as np
 
     ignored, highest = ignore_label(labels.dtype), len(class_names)
+    # The ignore label is the highest value of its type, which one more turns into 0.
+    if (labels + labels.dtype.type(1)).max(initial=0) <= highest + 1:
+        return
     wrong = labels > highest
     wrong &= labels != ignored
     unknown = np.unique(labels[wrong]) if wrong.any() else np.empty(0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from itertools import islice
 from typing import TypeVar
 
 from drstool.errors import DrstoolError, signal_behind
@@ -22,6 +24,8 @@ Track = Callable[[Iterable, str, "int | None"], Iterable]
 # Tasks handed out per thread: enough that none idles while the consumer is busy.
 _AHEAD = 2
 
+_LARGE_BLOCK = 31 << 20
+
 
 def untracked(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
     """The items as they are: the progress display that shows nothing."""
@@ -29,13 +33,13 @@ def untracked(items: Iterable[Item], description: str, total: int | None = None)
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int,
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, together: int = 1,
 ) -> Iterator[Result]:
     """``function(item)`` for each item, computed in threads, in the items' order.
 
     Threads serve where the work lets go of the interpreter: decoding, reading, NumPy. Items are
-    taken one by one in the caller's thread, at most ``2 * workers`` ahead of the results, and a
-    result that is ready is yielded before the next item is waited for, so that a pipe flows.
+    taken one by one in the caller's thread, at most ``2 * workers * together`` ahead of the results,
+    and a result that is ready is yielded before the next item is waited for, so that a pipe flows.
 
     Parameters
     ----------
@@ -45,6 +49,9 @@ def ordered_map(
         May be endless; it is never read to its end ahead of time.
     workers
         Number of threads; up to 1 means none, the function then runs in the caller's thread.
+    together
+        Items handed to a thread at once: more than one pays where items are small, all at hand, and
+        done within a millisecond or so, of which handing over takes a good part.
 
     Raises
     ------
@@ -57,27 +64,44 @@ def ordered_map(
     >>> list(ordered_map(str, range(3), workers=2))
     ['0', '1', '2']
     """
+    _keep_freed_memory()
     if workers <= 1:
         yield from map(function, items)
         return
+
+    def several(group: list[Item]) -> tuple[list[Result], Exception | None]:
+        done: list[Result] = []
+        try:
+            for item in group:
+                done.append(function(item))
+        except Exception as error:
+            return done, error
+        return done, None
+
+    def results(outcome: tuple[list[Result], Exception | None]) -> Iterator[Result]:
+        yield from outcome[0]
+        if outcome[1] is not None:
+            raise outcome[1]
+
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="drstool")
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[tuple[list[Result], Exception | None]]] = deque()
     try:
         remaining = iter(items)
         failure: Exception | None = None
-        while failure is None:
+        ended = False
+        while not ended:
             while pending and (len(pending) >= _AHEAD * workers or pending[0].done()):
-                yield pending.popleft().result()
+                yield from results(pending.popleft().result())
+            group: list[Item] = []
             try:
-                item = next(remaining)
-            except StopIteration:
-                break
+                group.extend(islice(remaining, together))
             except Exception as error:  # raised below, after the results that precede it
                 failure = error
-            else:
-                pending.append(pool.submit(function, item))
+            ended = failure is not None or len(group) < together
+            if group:
+                pending.append(pool.submit(several, group))
         while pending:
-            yield pending.popleft().result()
+            yield from results(pending.popleft().result())
         if failure is not None:
             raise failure
     finally:
@@ -87,13 +111,13 @@ def ordered_map(
 
 def map_items(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int,
-    on_error: OnError | None = None,
+    on_error: OnError | None = None, together: int = 1,
 ) -> Iterator[Result]:
     """As :func:`ordered_map`; with ``on_error``, items whose work fails are reported and left out.
 
     Parameters
     ----------
-    function, items, workers
+    function, items, workers, together
         See :func:`ordered_map`.
     on_error
         Called in the caller's thread with each item's :class:`DrstoolError`, in the items' order.
@@ -111,7 +135,7 @@ def map_items(
     ([0, 1, 2], ['1: is odd', '3: is odd'])
     """
     if on_error is None:
-        yield from ordered_map(function, items, workers)
+        yield from ordered_map(function, items, workers, together)
         return
 
     def attempt(item: Item) -> tuple[Result | None, DrstoolError | None]:
@@ -123,8 +147,19 @@ def map_items(
                 raise
             return None, error
 
-    for result, error in ordered_map(attempt, items, workers):
+    for result, error in ordered_map(attempt, items, workers, together):
         if error is None:
             yield result  # type: ignore[misc]
         else:
             on_error(error)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep what an image took for the next one.
+
+    glibc gives blocks back to the system from a size on that it learns: that of the largest one
+    freed so far, up to 32 MB. Until it knows, each image's arrays are zeroed anew by the system,
+    page by page, which costs about as much as decoding them. Nothing is touched here.
+    """
+    bytes(_LARGE_BLOCK)

@@ -48,7 +48,7 @@ def test_structure(bench, tmp_path, capsys, voc):
     check(results["drs"], "learnable", "fixed", "none")
     assert results["drs"]["share_learnable"] < 1
     assert results["memory"]["gpu_bytes"] is None
-    check(results["eval"], "drstool", "one thread", "Pillow")
+    check(results["eval"], "drstool", "one thread", "Pillow", "Pillow in threads")
     check(results["sweep"], "one evaluation", "sweep of alpha", "sweep of constant", "sweep of power")
     crf = {name: times for name, times in results["crf-irn"]["seconds"].items() if "pydensecrf" not in name}
     assert set(crf) == {"one thread", "2 threads", "2 workers"}

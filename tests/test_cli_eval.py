@@ -178,6 +178,17 @@ def test_runs_of_unlike_images_are_compared_on_the_common_ones(evaluate, runs, d
     assert "no image in common" in evaluate(runs / "near", runs / "far", "--keep-going", code=3).err
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_damaged_label_image_is_told_and_left_out_where_asked_to(evaluate, runs, workers):
+    (runs / "near" / "p2.png").write_bytes((runs / "near" / "p2.png").read_bytes()[:100])
+    outcome = evaluate(runs / "near", "--workers", workers, code=3)
+    assert "p2" in outcome.err and "damaged PNG" in outcome.err and outcome.out == ""
+    outcome = evaluate(runs / "near", "--keep-going", "--json", "--workers", workers, code=4)
+    assert "p2" in outcome.err and "damaged PNG" in outcome.err
+    told = outcome.json()
+    assert (told["images"], told["failed"]) == (3, ["p2"])
+
+
 def test_images_are_listed_worst_first(evaluate, runs, voc):
     (runs / "near" / "p2.png").write_bytes(encode_label_png(np.zeros_like(target_of(voc, "p2"))))
     told = evaluate(runs / "near", "--per-image", "--json").json()["per_image"]

@@ -10,18 +10,20 @@ from drstool.errors import DrstoolError, InputError
 from drstool.parallel import map_items, ordered_map, untracked
 
 
+@pytest.mark.parametrize("together", [1, 3, 50])
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
-def test_results_are_in_order(workers):
+def test_results_are_in_order(workers, together):
     def slow_first(number):
         time.sleep(0.02 if number % 5 == 0 else 0)
         return number * number
 
-    assert list(ordered_map(slow_first, range(20), workers)) == [n * n for n in range(20)]
-    assert list(ordered_map(slow_first, [], workers)) == []
+    assert list(ordered_map(slow_first, range(20), workers, together)) == [n * n for n in range(20)]
+    assert list(ordered_map(slow_first, [], workers, together)) == []
 
 
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_items_are_taken_little_ahead(workers):
+def test_items_are_taken_little_ahead(workers, together):
     latest = 0
 
     def items():
@@ -30,10 +32,10 @@ def test_items_are_taken_little_ahead(workers):
             yield latest
             latest += 1
 
-    results = ordered_map(lambda number: number, items(), workers)
+    results = ordered_map(lambda number: number, items(), workers, together)
     for expected in range(50):
         assert next(results) == expected
-        assert latest - expected <= 2 * workers
+        assert latest - expected <= 2 * workers * together
     results.close()
 
 
@@ -63,8 +65,9 @@ def test_result_that_is_ready_does_not_wait_for_a_slow_source():
             first_seen.set()
 
 
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_failure_comes_at_its_place(workers):
+def test_failure_comes_at_its_place(workers, together):
     def work(number):
         if number == 5:
             raise InputError(number, "is bad")
@@ -72,19 +75,20 @@ def test_failure_comes_at_its_place(workers):
 
     seen = []
     with pytest.raises(InputError, match="5: is bad"):
-        seen.extend(ordered_map(work, itertools.count(), workers))
+        seen.extend(ordered_map(work, itertools.count(), workers, together))
     assert seen == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_failure_of_the_source_comes_after_the_results_before_it(workers):
+def test_failure_of_the_source_comes_after_the_results_before_it(workers, together):
     def items():
         yield from range(5)
         raise InputError("stdin", "ends early")
 
     seen = []
     with pytest.raises(InputError, match="ends early"):
-        seen.extend(ordered_map(lambda number: number, items(), workers))
+        seen.extend(ordered_map(lambda number: number, items(), workers, together))
     assert seen == [0, 1, 2, 3, 4]
 
 
@@ -96,15 +100,16 @@ def test_stopping_early_leaves_no_thread():
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("together", [1, 4])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_failed_items_are_told_in_order_and_left_out(workers):
+def test_failed_items_are_told_in_order_and_left_out(workers, together):
     def work(number):
         if number % 3 == 0:
             raise InputError(number, "is bad")
         return number
 
     told = []
-    assert list(map_items(work, range(10), workers, told.append)) == [1, 2, 4, 5, 7, 8]
+    assert list(map_items(work, range(10), workers, told.append, together)) == [1, 2, 4, 5, 7, 8]
     assert [error.where for error in told] == ["0", "3", "6", "9"]
     with pytest.raises(InputError):
         list(map_items(work, range(10), workers))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from drstool.errors import InputError
-from drstool.formats.label_png import _check_chunks, _plain_pixels, encode_label_png, read_label_png
+from drstool.formats.label_png import _check_chunks, _plain, decode_label, encode_label_png, read_label_png
 
 LABELS = np.random.default_rng(0).choice(np.uint8([0, 1, 7, 20, 255]), (23, 31))
 
@@ -33,7 +33,8 @@ def rows_of(labels, number=0):
 
 
 def plain(data):
-    return _plain_pixels(data, _check_chunks(data), *Image.open(io.BytesIO(data)).size)
+    found = _plain(_check_chunks(data))
+    return None if found is None else found[0]
 
 
 def by_pillow(data):
@@ -97,7 +98,7 @@ SUSPECT = {
 @pytest.mark.parametrize("name", SUSPECT)
 def test_where_other_chunks_may_have_a_say_pillow_decides(name):
     data = SUSPECT[name]
-    assert _check_chunks(data) == []
+    assert plain(data) is None
     try:
         expected = by_pillow(data)
     except (OSError, ValueError, SyntaxError):
@@ -112,6 +113,31 @@ def test_harmless_chunks_change_nothing():
     data = with_chunks((b"tEXt", b"a\0b"), (b"pHYs", struct.pack(">IIB", 1, 1, 1)), (b"gAMA", struct.pack(">I", 45455)))
     np.testing.assert_array_equal(plain(data), LABELS)
     np.testing.assert_array_equal(by_pillow(data), LABELS)
+
+
+KEY = b"drstool:image"
+PATH = "a/\u00e9.jpg".encode()
+TEXTS = {
+    "none": ((), True),
+    "ours": ([(b"iTXt", KEY + b"\0\0\0\0\0" + PATH)], True),
+    "another's": ([(b"iTXt", b"Title\0\0\0\0\0" + PATH), (b"tEXt", b"Title\0x")], True),
+    "of a language": ([(b"iTXt", KEY + b"\0\0\0fr\0\0" + PATH)], False),
+    "packed": ([(b"iTXt", KEY + b"\0\1\0\0\0" + zlib.compress(PATH))], False),
+    "another's, packed": ([(b"zTXt", b"Title\0\0" + zlib.compress(b"x"))], False),
+    "of Latin letters": ([(b"tEXt", KEY + b"\0a.jpg")], False),
+    "twice": ([(b"iTXt", KEY + b"\0\0\0\0\0a"), (b"iTXt", KEY + b"\0\0\0\0\0b")], False),
+    "no letters": ([(b"iTXt", KEY + b"\0\0\0\0\0\xff")], False),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_path_of_the_image_is_read_as_pillow_reads_it(name):
+    chunks, at_once = TEXTS[name]
+    data = with_chunks(*chunks)
+    assert (plain(data) is not None) is at_once
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    assert decode_label("a", data, None, "x").image == picture.info.get(KEY.decode(), "")
 
 
 @pytest.mark.parametrize("rows", [

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from drstool.errors import ForeignError, InputError, OutputError, UsageError
 from drstool.formats.header import HEADER_NAME, Header, carrier
 from drstool.formats.label_png import (
-    LabelFolderReader, LabelFolderWriter, LabelRecord, check_folder,
+    LabelFolderReader, LabelFolderWriter, LabelRecord, UnreadLabels, check_folder,
 )
 from drstool.formats.maps import (
     HDF5_SIGNATURE, MapFileReader, MapFileWriter, MapRecord, restored_map,
@@ -37,7 +37,7 @@ from drstool.formats.work import Work, told_work
 from drstool.parallel import ordered_map
 
 __all__ = [
-    "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource",
+    "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource", "UnreadLabels",
     "check_folder", "check_picture", "check_same_records", "check_sink", "check_writable",
     "goes_to_disk", "kept_beside", "new_file", "new_folder", "open_records", "open_sink",
     "write_both", "write_end", "write_marker", "write_pictures",
@@ -87,6 +87,10 @@ class RecordSource:
         if isinstance(self._reader, StreamReader):
             return (record for record in self._reader if record.id not in without)
         return (self.read(identifier) for identifier in self._reader.ids() if identifier not in without)
+
+    def unread(self) -> Iterator[Record | UnreadLabels]:
+        """As :meth:`records`, but label images of a folder are left to be read by who works on them, in threads."""
+        return self._reader.unread() if isinstance(self._reader, LabelFolderReader) else self.records()
 
     def attempts(self) -> Iterator[Callable[[], Record]]:
         """As :meth:`records`, but functions that read each record, or tell what is wrong with it.

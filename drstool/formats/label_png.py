@@ -16,9 +16,9 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
 from drstool.labels import as_label_type, check_label_values, label_type, palette
 
 __all__ = [
-    "DAMAGE", "LabelFolderReader", "LabelFolderWriter", "LabelRecord",
+    "DAMAGE", "LabelFolderReader", "LabelFolderWriter", "LabelRecord", "UnreadLabels",
     "check_end_file", "check_end_record", "check_folder", "check_label_record", "decode_label",
     "encode_label", "encode_label_png", "end_record", "label_paths", "read_bytes", "read_label_png",
 ]
@@ -44,11 +44,16 @@ _FIRST_CHUNK, _DEPTH, _COLOUR = slice(12, 16), 24, 25
 # Sixteen times what the largest picture takes uncompressed.
 _MAX_PNG_BYTES = 2**31
 _MAX_END_BYTES = 1 << 16
+# A named pipe would block, a terminal take over.
+_READ_ONLY = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
+_PART_BYTES = 1 << 20
 _IMAGE_KEY = "drstool:image"
-# Chunks that have no say in what the pixels of a picture of 8 bits are.
-_ASIDE = (b"PLTE", b"tRNS", b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"iCCP", b"tIME")
+# Chunks that hold pixels of 8 bits, or have no say in what they are. None that may be packed but text, of which
+# a few bytes can ask for gigabytes: Pillow has limits for those.
+_KNOWN = (b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"tEXt", b"iTXt", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"tIME")
+_HEADER_BYTES = 13
 _MOST_PALETTE_BYTES = 3 * 256
-# Chunks that pixels are divided into; Pillow's way with more of them takes less memory.
+# Chunks of a kind; Pillow's way with more of them takes less memory.
 _MOST_PARTS = 4096
 # What Pillow raises on damaged PNGs.
 DAMAGE = (
@@ -85,6 +90,22 @@ class LabelRecord:
     id: str
     labels: np.ndarray
     image: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class UnreadLabels:
+    """The label image of one image, left to be read by whichever thread works on it.
+
+    Parameters
+    ----------
+    id
+        The image's id.
+    read
+        Reads it; raises an :class:`InputError` where it is damaged.
+    """
+
+    id: str
+    read: Callable[[], LabelRecord]
 
 
 def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False) -> bytes:
@@ -297,6 +318,10 @@ class LabelFolderReader:
     def __iter__(self) -> Iterator[LabelRecord]:
         return (self.read(identifier) for identifier in self._files)
 
+    def unread(self) -> Iterator[UnreadLabels]:
+        """The label images in the same order, each still to be read."""
+        return (UnreadLabels(identifier, partial(self.read, identifier)) for identifier in self._files)
+
     def ids(self) -> tuple[str, ...]:
         """The image ids, sorted."""
         return tuple(self._files)
@@ -447,41 +472,43 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
     if data[_FIRST_CHUNK] != b"IHDR":
         raise InputError(where, "is a damaged PNG (it does not begin with IHDR)", "copy or make it again")
     try:
-        packed = _check_chunks(data)
-        picture = _opened(data, where)
-        # Older releases of Pillow open 16 bits as "I".
-        wide = (data[_DEPTH], data[_COLOUR]) == (16, 0) and picture.mode in ("I;16", "I")
-        if not wide and picture.mode not in ("P", "L", "1"):
-            raise InputError(
-                where, f"is of mode {picture.mode}, not of label values",
-                "give a paletted or grey PNG of 8 or 16 bits whose pixels are the labels",
-            )
-        labels = _plain_pixels(data, packed, *picture.size)
-        if labels is None:
-            labels = np.asarray(picture).astype(np.uint16 if wide else np.uint8)
-        image = picture.info.get(_IMAGE_KEY, "")
+        plain = _plain(_check_chunks(data))
+        return plain if plain is not None else _by_pillow(data, where)
     except DAMAGE as error:
         # What struct says is about bytes, and for nobody who has pictures.
         told = "it is cut short" if isinstance(error, struct.error) else error
         raise InputError(where, f"is a damaged PNG ({told})", "copy or make it again") from error
+
+
+def _by_pillow(data: bytes, where: object) -> tuple[np.ndarray, str]:
+    picture = _opened(data, where)
     depth, colour_type = data[_DEPTH], data[_COLOUR]
+    # Older releases of Pillow open 16 bits as "I".
+    wide = (depth, colour_type) == (16, 0) and picture.mode in ("I;16", "I")
+    if not wide and picture.mode not in ("P", "L", "1"):
+        raise InputError(
+            where, f"is of mode {picture.mode}, not of label values",
+            "give a paletted or grey PNG of 8 or 16 bits whose pixels are the labels",
+        )
+    labels = np.asarray(picture).astype(np.uint16 if wide else np.uint8)
     if colour_type == 0 and depth in _STRETCH:
         labels //= _STRETCH[depth]
-    return labels, str(image)
+    return labels, str(picture.info.get(_IMAGE_KEY, ""))
 
 
-def _check_chunks(data: bytes) -> list[memoryview]:
+def _check_chunks(data: bytes) -> dict[bytes, list[memoryview]]:
     """Look at every chunk's checksum up to the end: loading alone lets a flipped bit pass.
 
     Pillow's own ``verify`` does as much, at a fifth of what decoding costs.
 
     Returns
     -------
-    list of bytes
-        The packed pixels; none where other chunks may have a say in what they are.
+    dict of lists of bytes
+        Contents of the chunks by kind, in their order; empty where there are others than those that are known to
+        have no say in what the pixels are, or in another order.
     """
     view, place, kind = memoryview(data), len(_SIGNATURE), b""
-    packed: list[memoryview] = []
+    chunks: dict[bytes, list[memoryview]] = {b"IHDR": [], b"IDAT": []}
     plain = True
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -489,24 +516,31 @@ def _check_chunks(data: bytes) -> list[memoryview]:
         (expected,) = struct.unpack_from(">I", data, end)
         if zlib.crc32(view[place + 4: end]) != expected:
             raise ValueError(f"broken checksum of chunk {kind!r}")
-        if kind == b"IDAT" and len(packed) < _MOST_PARTS:
-            packed.append(view[place + 8: end])
+        if kind in _KNOWN and plain:
+            chunks.setdefault(kind, []).append(view[place + 8: end])
+            # Pixels come last, and all together.
+            plain = (kind == b"IDAT" or not chunks[b"IDAT"]) and len(chunks[kind]) <= _MOST_PARTS
         elif kind != b"IEND":
-            # Known to change nothing, and before the pixels; a second IHDR is not.
-            plain &= not packed and (kind in _ASIDE or kind == b"IHDR" and place == len(_SIGNATURE))
-            plain &= kind != b"PLTE" or length <= _MOST_PALETTE_BYTES
+            plain = False
         place = end + 4
-    return packed if plain else []
+    return chunks if plain else {}
 
 
-def _plain_pixels(data: bytes, packed: list[memoryview], width: int, height: int) -> np.ndarray | None:
-    """Pixels (H, W) uint8 of a PNG of 8 bits whose rows are stored as they are, as label images mostly are.
+def _plain(chunks: dict[bytes, list[memoryview]]) -> tuple[np.ndarray, str] | None:
+    """Pixels (H, W) uint8 and the image's path of a PNG of 8 bits whose rows are stored as they are.
 
-    That is quicker than Pillow, which lets no other thread work meanwhile. None of any other PNG, damaged ones
-    among them, of which Pillow says what is wrong.
+    Label images mostly are such. That is quicker than Pillow, which lets no other thread work meanwhile. None of any
+    other PNG, damaged ones among them, of which Pillow says what is wrong.
     """
+    headers, packed, palettes = (chunks.get(kind, ()) for kind in (b"IHDR", b"IDAT", b"PLTE"))
+    if len(headers) != 1 or len(headers[0]) != _HEADER_BYTES or not packed:
+        return None
+    width, height, *kind = struct.unpack(">II5B", headers[0])
     # Depth and colour type; ways of packing, filtering and interlacing.
-    if data[_DEPTH: _DEPTH + 5] not in (b"\x08\x00\0\0\0", b"\x08\x03\0\0\0") or not packed:
+    if kind not in ([8, 0, 0, 0, 0], [8, 3, 0, 0, 0]) or any(len(each) > _MOST_PALETTE_BYTES for each in palettes):
+        return None
+    image = _plain_image(chunks)
+    if image is None or not 0 < width * height <= MAX_PIXELS:
         return None
     size = height * (width + 1)
     inflate = zlib.decompressobj()
@@ -519,7 +553,25 @@ def _plain_pixels(data: bytes, packed: list[memoryview], width: int, height: int
         return None
     rows = np.frombuffer(pixels, np.uint8).reshape(height, width + 1)
     # Each row begins with the number of its filter.
-    return None if rows[:, 0].any() else rows[:, 1:].copy()
+    return None if rows[:, 0].any() else (rows[:, 1:].copy(), image)
+
+
+def _plain_image(chunks: dict[bytes, list[memoryview]]) -> str | None:
+    """The image's path, if it is kept as we keep it; empty where there is none, None where it may be kept otherwise."""
+    key, image = _IMAGE_KEY.encode(), ""
+    if any(bytes(content[:len(key)]) == key for content in chunks.get(b"tEXt", ())):
+        return None
+    for content in chunks.get(b"iTXt", ()):
+        name, _, text = bytes(content).partition(b"\0")
+        # Not packed; neither a language nor the key in it.
+        if not text.startswith(b"\0\0\0\0") or name == key and image:
+            return None
+        if name == key:
+            try:
+                image = text[4:].decode()
+            except UnicodeDecodeError:
+                return None
+    return image
 
 
 def _opened(data: bytes, where: object) -> Image.Image:
@@ -542,15 +594,30 @@ def read_bytes(source: bytes | str | Path, where: object = None, *, most: int = 
         return source
     told = where if where is not None else source
     try:
-        # Before opening: a named pipe would block, a device never end.
-        status = os.stat(source)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(told, "is no file", "give a regular file")
-        if status.st_size > most:
-            raise InputError(told, f"has {status.st_size:,} bytes", f"at most {most:,}")
-        return Path(source).read_bytes()
+        # The system is asked as little as can be: at each call threads wait for each other.
+        file = os.open(source, _READ_ONLY)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(told, "is no file", "give a regular file")
+            if status.st_size > most:
+                raise InputError(told, f"has {status.st_size:,} bytes", f"at most {most:,}")
+            return _read_whole(file, status.st_size, most)
+        finally:
+            os.close(file)
     except OSError as error:
         raise InputError(told, f"cannot be read: {error.strerror or error}") from error
+
+
+def _read_whole(file: int, size: int, most: int) -> bytes:
+    """All bytes of a file that is of that size, unless it changed meanwhile."""
+    data = os.read(file, size + 1)
+    if len(data) == size:
+        return data
+    parts = [data]
+    while part := os.read(file, max(0, min(_PART_BYTES, most - sum(map(len, parts))))):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:

@@ -31,8 +31,6 @@ __all__ = [
 # missed (of no class: a false negative), not counted at all, or predicted as background.
 IGNORED_AS = ("miss", "skip", "background")
 
-# Values of a pixel of one byte.
-_VALUES = 256
 # Under this many pixels between changes of value, counting runs costs more than counting pixels.
 _MIN_MEAN_RUN = 4
 
@@ -191,14 +189,14 @@ class ConfusionMatrix:
 
     def add(self, counts: LabelCounts) -> None:
         """Add what :func:`count_labels` has counted of one image."""
-        for *pair, pixels in zip(counts.target.tolist(), counts.prediction.tolist(), counts.pixels.tolist()):
-            key = tuple(pair)
-            self._pixels[key] = self._pixels.get(key, 0) + pixels  # type: ignore[index, arg-type]
+        # Pairs are few: plain numbers are quicker than arrays here.
+        pairs = list(zip(counts.target.tolist(), counts.prediction.tolist()))
+        for pair, pixels in zip(pairs, counts.pixels.tolist()):
+            self._pixels[pair] = self._pixels.get(pair, 0) + pixels
         self.images += 1
         self.ignored_target += counts.ignored_target
-        self.target_images[np.unique(counts.target)] += 1
-        predicted = np.unique(counts.prediction)
-        self.prediction_images[predicted[predicted < self._classes]] += 1
+        self.target_images[list({target for target, _ in pairs})] += 1
+        self.prediction_images[[label for label in {label for _, label in pairs} if label < self._classes]] += 1
 
     def total(self) -> LabelCounts:
         """All pairs of all images, ascending."""
@@ -277,8 +275,9 @@ def count_labels(
     check_same_size(target, prediction, target_name, prediction_name)
     classes = num_classes(class_names)
     target, prediction = (as_label_type(labels, len(class_names)) for labels in (target, prediction))
-    narrow = target.dtype == prediction.dtype == np.uint8
-    first, second, pixels = (_count_pairs if narrow else _count_wide_pairs)(target, prediction)
+    runs = _runs(target.ravel(), prediction.ravel())
+    few = target.dtype == prediction.dtype == np.uint8
+    first, second, pixels = (_count_few_pairs(*runs, classes) if few else None) or _count_pairs(*runs)
     ignored = first == ignore_label(target.dtype)
     undecided = second == ignore_label(prediction.dtype)
     # The types differ where a value did not fit.
@@ -312,43 +311,52 @@ def check_same_size(
     )
 
 
-def _count_pairs(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(target, prediction) byte pairs that occur, and how often: three (n,) int64.
+def _runs(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Labels of the runs of one pair and their lengths; the labels themselves, without, where runs are short.
 
     Label images are made of long runs of one value: adding a run's length once is several times
     quicker than adding each pixel.
     """
-    left, right, lengths = _runs(target.ravel(), prediction.ravel())
-    pairs = left.astype(np.uint16)
-    pairs <<= 8
-    pairs |= right
+    last = np.ones(target.size, dtype=bool)
+    np.not_equal(target[1:], target[:-1], out=last[:-1])
+    last[:-1] |= prediction[1:] != prediction[:-1]
+    ends = last.nonzero()[0]
+    if ends.size * _MIN_MEAN_RUN > target.size:
+        return target, prediction, None
+    lengths = ends.copy()
+    lengths[1:] -= ends[:-1]
+    lengths[:1] += 1
+    return target[ends], prediction[ends], lengths
+
+
+def _count_few_pairs(
+    left: np.ndarray, right: np.ndarray, lengths: np.ndarray | None, classes: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(target, prediction) byte pairs that occur, and how often: three (n,) int64; None where a value is no label."""
+    # One more turns the ignore label into 0 and the others into 1 .. C + 1: the table of pairs is small.
+    left, right, side = left + np.uint8(1), right + np.uint8(1), classes + 1
+    if max(left.max(initial=0), right.max(initial=0)) >= side:
+        return None
+    pairs = left.astype(np.intp)
+    pairs *= side
+    pairs += right
     # bincount's weights are float64: exact, an image has far fewer than 2 ** 53 pixels.
-    counts = np.bincount(pairs, lengths, _VALUES * _VALUES)
-    # NumPy finds true values many times as quickly as numbers other than zero.
-    found = np.flatnonzero(counts > 0)
-    return found // _VALUES, found % _VALUES, counts[found].astype(np.int64)
+    counts = np.bincount(pairs, lengths, side * side)
+    found = counts.nonzero()[0]
+    first, second = (shifted.astype(np.uint8) - np.uint8(1) for shifted in np.divmod(found, side))
+    return first.astype(np.int64), second.astype(np.int64), counts[found].astype(np.int64)
 
 
-def _count_wide_pairs(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As :func:`_count_pairs`, of two bytes a pixel: pairs are sorted, not looked up in a table."""
-    left, right, lengths = _runs(target.ravel(), prediction.ravel())
+def _count_pairs(
+    left: np.ndarray, right: np.ndarray, lengths: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As :func:`_count_few_pairs`, of any values: pairs are sorted, not looked up in a table."""
     pairs = left.astype(np.uint32)
     pairs <<= 16
     pairs |= right
     found, place = np.unique(pairs, return_inverse=True)
     counts = np.bincount(place, lengths, found.size).astype(np.int64)
     return (found >> 16).astype(np.int64), (found & 0xFFFF).astype(np.int64), counts
-
-
-def _runs(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Values of the runs of one pair and their lengths; the values themselves where runs are short."""
-    changes = left[1:] != left[:-1]
-    changes |= right[1:] != right[:-1]
-    ends = np.flatnonzero(changes)
-    if ends.size * _MIN_MEAN_RUN > left.size:
-        return left, right, None
-    ends = np.append(ends, left.size - 1)
-    return left[ends], right[ends], np.diff(ends, prepend=-1)
 
 
 def _summed(labels: np.ndarray, pixels: np.ndarray, classes: int) -> np.ndarray:

@@ -25,6 +25,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -494,7 +495,7 @@ def decoding(bench: Bench) -> Result:
 
 
 def eval_(bench: Bench) -> Result:
-    """``eval`` of label PNGs beside Pillow decoding the same files, once each, one after the other."""
+    """``eval`` of label PNGs beside Pillow decoding the same files, once each, in one thread and in as many."""
     import numpy as np
     from PIL import Image
 
@@ -509,18 +510,25 @@ def eval_(bench: Bench) -> Result:
             sink.write_all(LabelRecord(i, np.roll(read_label_png(p), (3, 5), (0, 1))) for i, p in bench.labels.items())
     files = [*bench.labels.values(), *(folder / f"{item.id}.png" for item in dataset.items)]
 
-    def pillow() -> None:
-        for path in files:
+    def decode(paths: list[Path]) -> None:
+        for path in paths:
             with Image.open(path) as image:
                 np.asarray(image)
 
+    workers, share = bench.settings.workers, 16
+    shares = [files[k: k + share] for k in range(0, len(files), share)]
+
+    def decode_in_threads() -> None:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(decode, shares))
+
     def drstool(workers: int) -> None:
         with open_records(folder) as source:
-            evaluate(source.records(), dataset, header=source.header, ids=source.ids(), workers=workers)
+            evaluate(source.unread(), dataset, header=source.header, ids=source.ids(), workers=workers)
 
-    times = bench.alternate(
-        {"drstool": lambda: drstool(bench.settings.workers), "one thread": lambda: drstool(1), "Pillow": pillow},
-        len(dataset))
+    times = bench.alternate({
+        "drstool": lambda: drstool(workers), "one thread": lambda: drstool(1),
+        "Pillow": lambda: decode(files), "Pillow in threads": decode_in_threads}, len(dataset))
     return Result("eval", "image", times, {"workers": bench.settings.workers})
 
 

@@ -181,7 +181,7 @@ def _evaluate(
         if source.is_maps:
             check_saliency_given(shared["settings"], saliency_of is not None)
         return stage.evaluate(
-            source.records(), dataset[0], header=source.header, ids=source.ids(), saliency_of=saliency_of, **shared
+            source.unread(), dataset[0], header=source.header, ids=source.ids(), saliency_of=saliency_of, **shared
         )
 
 
