@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import from those after it, and from its own where that is said below.
 LAYERS = ["cli", "stages", "mapping", "data", ("formats", "cues", "metrics"),
           ("models", "training", "distributed", "loading", "inference", "crf"), "recipe",
-          ("labels", "errors", "identifiers", "parallel", "shield")]
+          ("labels", "errors", "identifiers", "parallel", "pillow", "shield")]
 # Layers whose members may import each other.
 COHERENT = ("cli", "data", "formats", "metrics", "models", "crf")
 

@@ -1,4 +1,4 @@
-"""What commands share: their common options, and options made from a recipe's fields."""
+"""What commands share: their common options, and how a function becomes a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields, replace
 from typing import Annotated, Any, Optional
 
 import typer
@@ -15,7 +14,6 @@ import typer
 from drstool.cli.app import app
 from drstool.cli.run import Run
 from drstool.errors import UsageError
-from drstool.recipe import CRF_PRESETS, RECIPES, CrfSettings, named_recipe, override
 
 __all__ = [
     "Autotune",
@@ -40,6 +38,7 @@ __all__ = [
     "check_split",
     "command",
     "number_list",
+    "option",
 ]
 
 Data = Annotated[
@@ -138,30 +137,31 @@ def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
     """The options that every command has, and ``--keep-going`` and ``--resume`` where they mean something."""
     workers = "Images read or written at the same time; by default as the machine allows."
     options = [
-        _option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
-        _option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
-        _option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
-        _option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
-        _option("resume", bool, False, "--resume", help="Go on with the same work where it was interrupted."),
-        _option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
-        _option(
+        option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
+        option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
+        option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
+        option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
+        option("resume", bool, False, "--resume", help="Go on with the same work where it was interrupted."),
+        option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
+        option(
             "no_provenance",
             bool,
             False,
             "--no-provenance",
             help="Write no history, so that the same work gives the same bytes.",
         ),
-        _option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
-        _option("verbose", bool, False, "-v", "--verbose", help="Also say the settings, and where networks run."),
+        option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
+        option("verbose", bool, False, "-v", "--verbose", help="Also say the settings, and where networks run."),
     ]
     wanted = {"keep_going": keep_going, "resume": resume}
-    return [option for option in options if wanted.get(option.name, True)]
+    return [each for each in options if wanted.get(each.name, True)]
 
 
 _COMMON_NAMES = ("device", "seed", "workers", "overwrite", "resume", "keep_going", "no_provenance", "quiet", "verbose")
 
 
-def _option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
+def option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
+    """A parameter that typer makes an option of."""
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, typer.Option(*flags, **more)]
     )
@@ -207,13 +207,9 @@ def command(
         ]
         takes_given, takes_automatic = (
             name in inspect.signature(function).parameters for name in ("given", "automatic"))
-        numbers = _recipe_options(settings) if settings else []
-        named = settings is not None and any(settings in recipe for recipe in RECIPES.values())
-        recipe = (
-            [_option("recipe", str, "default", "--recipe", help="Named settings: " + ", ".join(RECIPES) + ".")]
-            if named
-            else []
-        )
+        # Whose import takes as long as that of all others together.
+        if settings is not None or crf is not None:
+            from drstool.cli import numbers
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
@@ -223,21 +219,21 @@ def command(
                     raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
             common = {key: values.pop(key, False) for key in _COMMON_NAMES}
             if takes_given:
-                values["given"] = frozenset(
-                    spec.name for spec in fields(settings) if values[_PREFIX + spec.name] is not None)
+                values["given"] = numbers.given(settings, values)
             with Run(command=name, arguments=sys.argv, joint=joint, **common) as run:
                 if takes_automatic:
-                    values["automatic"] = _automatic(settings, values)
+                    values["automatic"] = numbers.automatic(settings, values)
                 if settings is not None:
-                    values["settings"] = _settings(settings, values)
+                    values["settings"] = numbers.chosen(settings, values)
                 if crf is not None:
-                    values["crf"] = _crf_settings(values, crf_labels)
+                    values["crf"] = numbers.chosen_crf(values, crf_labels)
                 if settings is not None:
-                    run.detail(", ".join(f"{k} {_shown(v)}" for k, v in vars(values["settings"]).items() if v != ()))
+                    run.detail(numbers.told(values["settings"]))
                 function(run=run, **values)
 
-        smoothing = _crf_options(crf) if crf is not None else []
-        parameters = [*own, *recipe, *numbers, *smoothing, *_common(keep_going, resume)]
+        chosen = numbers.options(settings) if settings is not None else []
+        smoothing = numbers.crf_options(crf) if crf is not None else []
+        parameters = [*own, *chosen, *smoothing, *_common(keep_going, resume)]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.
@@ -255,122 +251,6 @@ def _shown_name(parameter: inspect.Parameter) -> str:
     # In an Annotated, typer takes the first flag for the default.
     flags = [flag for flag in (told.default, *(told.param_decls or ())) if str(flag).startswith("-")]
     return flags[0] if flags else parameter.name.upper()
-
-
-_PREFIX = "number_"
-_KINDS: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str}
-
-
-def _recipe_options(settings: type) -> list[inspect.Parameter]:
-    options = []
-    for spec in fields(settings):
-        flag = "--" + spec.name.replace("_", "-")
-        kind = _KINDS.get(str(spec.type), str)
-        flags = (f"{flag}/--no-{spec.name.replace('_', '-')}",) if kind is bool else (flag,)
-        choices = spec.metadata.get("choices") or spec.metadata.get("parts")
-        more: dict[str, Any] = {"help": f"{spec.metadata['help']} {_defaults(settings, spec)}", "show_default": False}
-        if choices and kind is str:
-            more["metavar"] = "|".join(choices)
-        elif str(spec.type).startswith("tuple"):
-            more["metavar"] = "N,N,…"
-        elif spec.metadata.get("auto"):
-            more |= {"metavar": "N|auto", "parser": _count_or_auto}
-        options.append(_option(_PREFIX + spec.name, Optional[kind], None, *flags, **more))
-    return options
-
-
-def _count_or_auto(text: str) -> int:
-    """A number of at least 1; 0 for ``auto``."""
-    if text == "auto":
-        return 0
-    if not text.isdecimal() or int(text) < 1:
-        # The command line's parser makes its one line of it.
-        raise ValueError(f"{text!r} is neither a number above 0 nor auto")
-    return int(text)
-
-
-def _defaults(settings: type, spec: Field) -> str:
-    assert spec.default is not MISSING
-    if spec.metadata.get("auto") and not spec.default:
-        return "[default: auto]"
-    shown = {name: _shown(getattr(named_recipe(name, settings), spec.name)) for name in RECIPES}
-    if shown["default"] == "":
-        return ""
-    if len(set(shown.values())) == 1:
-        return f"[default: {shown['default']}]"
-    return "[" + "; ".join(f"{name}: {value}" for name, value in shown.items()) + "]"
-
-
-def _shown(value: Any) -> str:
-    return (
-        ",".join(map(str, value))
-        if isinstance(value, tuple)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
-
-
-def _automatic(kind: type, values: dict[str, Any]) -> frozenset[str]:
-    """Names of the fields that the user left to the machine, which are then at first the recipe's."""
-    names = [spec.name for spec in fields(kind) if spec.metadata.get("auto") and values[_PREFIX + spec.name] == 0]
-    values.update({_PREFIX + name: None for name in names})
-    return frozenset(names)
-
-
-def _settings(kind: type, values: dict[str, Any]) -> Any:
-    """The dataclass from the recipe's name and the options given; takes them out of ``values``."""
-    base = named_recipe(values.pop("recipe", "default"), kind)
-    changes = {}
-    for spec in fields(kind):
-        value = values.pop(_PREFIX + spec.name)
-        if value is not None:
-            changes[spec.name] = _numbers(spec, value) if str(spec.type).startswith("tuple") else value
-    return override(base, changes)
-
-
-_CRF_PREFIX = "crf_"
-_CRF_FIELDS = [spec for spec in fields(CrfSettings) if "help" in spec.metadata]
-
-
-def _crf_options(default: str) -> list[inspect.Parameter]:
-    """``--crf`` and an option for each number of the CRF."""
-    names = [*CRF_PRESETS, "none"]
-    told = "Dense CRF with the published settings of that project, which the --crf- options change."
-    options = [_option("crf", str, default, "--crf", metavar="|".join(names), help=told)]
-    for spec in _CRF_FIELDS:
-        values = {name: _shown(getattr(preset, spec.name)) for name, preset in CRF_PRESETS.items()}
-        same = len(set(values.values())) == 1
-        shown = f"default: {next(iter(values.values()))}" if same else "; ".join(f"{n}: {v}" for n, v in values.items())
-        more: dict[str, Any] = {"help": f"{spec.metadata['help']} [{shown}]", "show_default": False}
-        if choices := spec.metadata.get("choices"):
-            more["metavar"] = "|".join(choices)
-        flag = "--crf-" + spec.name.replace("_", "-")
-        options.append(_option(_CRF_PREFIX + spec.name, Optional[_KINDS[str(spec.type)]], None, flag, **more))
-    return options
-
-
-def _crf_settings(values: dict[str, Any], from_labels: bool) -> CrfSettings | None:
-    """The CRF asked for; takes its options out of ``values``."""
-    name = values.pop("crf")
-    changes = {spec.name: values.pop(_CRF_PREFIX + spec.name) for spec in _CRF_FIELDS}
-    changes = {field: value for field, value in changes.items() if value is not None}
-    check_choice("--crf", name, [*CRF_PRESETS, "none"])
-    if name == "none":
-        if changes:
-            option = "--crf-" + next(iter(changes)).replace("_", "-")
-            right = "give --crf " + " or ".join(CRF_PRESETS)
-            raise UsageError(option, "is a setting of the CRF, and there is none", right)
-        return None
-    preset = CRF_PRESETS[name] if from_labels else replace(CRF_PRESETS[name], unary="probabilities")
-    return override(preset, changes, prefix="crf-")
-
-
-def _numbers(spec: Field, text: str) -> tuple:
-    if spec.name == "decay_epochs" and not text.strip():
-        return ()
-    kind = int if "int" in str(spec.type) else float
-    return number_list("--" + spec.name.replace("_", "-"), text, kind, like=_shown(spec.default))
 
 
 def number_list(option: str, text: str, kind: type, like: str = "") -> tuple:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
+import drstool.pillow  # noqa: F401 - it silences what Pillow says of large and of odd pictures
 from drstool.data.item import MAX_PIXELS
 from drstool.errors import DrstoolError, InputError
 

@@ -14,15 +14,14 @@ import json
 import os
 import stat
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.header import (
@@ -32,8 +31,11 @@ from drstool.formats.outputs import writing
 from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
 from drstool.labels import as_label_type, check_label_values, label_type, palette
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 __all__ = [
-    "DAMAGE", "LabelFolderReader", "LabelFolderWriter", "LabelRecord", "UnreadLabels",
+    "LabelFolderReader", "LabelFolderWriter", "LabelRecord", "UnreadLabels",
     "check_end_file", "check_end_record", "check_folder", "check_label_record", "decode_label",
     "encode_label", "encode_label_png", "end_record", "label_paths", "read_bytes", "read_label_png",
 ]
@@ -55,17 +57,6 @@ _HEADER_BYTES = 13
 _MOST_PALETTE_BYTES = 3 * 256
 # Chunks of a kind; Pillow's way with more of them takes less memory.
 _MOST_PARTS = 4096
-# What Pillow raises on damaged PNGs.
-DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
-    struct.error, zlib.error, Image.DecompressionBombError,
-)
-# MAX_PIXELS decides alone. Pillow's own warning would be a second line on stderr, and silencing
-# it picture by picture (warnings.catch_warnings) is not safe in threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# What else it finds odd, such as broken EXIF data, is no matter of the user's where pixels can be read.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
 # How Pillow calls pixels of one and two bytes, and how their bytes lie in its memory.
 _MODES = {np.dtype(np.uint8): ("L", "u1"), np.dtype(np.uint16): ("I;16", "<u2")}
 # Grey PNGs of 2 and 4 bits a pixel come out of Pillow stretched to 0..255 by these factors.
@@ -124,6 +115,8 @@ def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False)
     >>> read_label_png(encode_label_png(np.array([[0, 1, 255]], np.uint8)), "memory").tolist()
     [[0, 1, 255]]
     """
+    from PIL import Image, PngImagePlugin
+
     labels = np.ascontiguousarray(labels)
     if labels.ndim != 2 or labels.dtype not in _MODES or not labels.size:
         raise ValueError(f"a label image is (H, W) uint8 or uint16, not {labels.shape} {labels.dtype}")
@@ -473,27 +466,36 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
         raise InputError(where, "is a damaged PNG (it does not begin with IHDR)", "copy or make it again")
     try:
         plain = _plain(_check_chunks(data))
-        return plain if plain is not None else _by_pillow(data, where)
-    except DAMAGE as error:
-        # What struct says is about bytes, and for nobody who has pictures.
-        told = "it is cut short" if isinstance(error, struct.error) else error
-        raise InputError(where, f"is a damaged PNG ({told})", "copy or make it again") from error
+    except (struct.error, ValueError) as error:
+        raise _damaged(where, error) from error
+    return plain if plain is not None else _by_pillow(data, where)
 
 
 def _by_pillow(data: bytes, where: object) -> tuple[np.ndarray, str]:
-    picture = _opened(data, where)
-    depth, colour_type = data[_DEPTH], data[_COLOUR]
-    # Older releases of Pillow open 16 bits as "I".
-    wide = (depth, colour_type) == (16, 0) and picture.mode in ("I;16", "I")
-    if not wide and picture.mode not in ("P", "L", "1"):
-        raise InputError(
-            where, f"is of mode {picture.mode}, not of label values",
-            "give a paletted or grey PNG of 8 or 16 bits whose pixels are the labels",
-        )
-    labels = np.asarray(picture).astype(np.uint16 if wide else np.uint8)
+    from drstool.pillow import DAMAGE
+
+    try:
+        picture = _opened(data, where)
+        depth, colour_type = data[_DEPTH], data[_COLOUR]
+        # Older releases of Pillow open 16 bits as "I".
+        wide = (depth, colour_type) == (16, 0) and picture.mode in ("I;16", "I")
+        if not wide and picture.mode not in ("P", "L", "1"):
+            raise InputError(
+                where, f"is of mode {picture.mode}, not of label values",
+                "give a paletted or grey PNG of 8 or 16 bits whose pixels are the labels",
+            )
+        labels = np.asarray(picture).astype(np.uint16 if wide else np.uint8)
+    except DAMAGE as error:
+        raise _damaged(where, error) from error
     if colour_type == 0 and depth in _STRETCH:
         labels //= _STRETCH[depth]
     return labels, str(picture.info.get(_IMAGE_KEY, ""))
+
+
+def _damaged(where: object, error: Exception) -> InputError:
+    # What struct says is about bytes, and for nobody who has pictures.
+    told = "it is cut short" if isinstance(error, struct.error) else error
+    return InputError(where, f"is a damaged PNG ({told})", "copy or make it again")
 
 
 def _check_chunks(data: bytes) -> dict[bytes, list[memoryview]]:
@@ -575,6 +577,8 @@ def _plain_image(chunks: dict[bytes, list[memoryview]]) -> str | None:
 
 
 def _opened(data: bytes, where: object) -> Image.Image:
+    from PIL import Image
+
     picture = Image.open(io.BytesIO(data), formats=["PNG"])
     width, height = picture.size
     if width * height > MAX_PIXELS:

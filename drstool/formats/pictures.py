@@ -6,18 +6,20 @@ import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from drstool.errors import InputError
 from drstool.formats.header import (
     END_NAME, HEADER_NAME, MAX_HEADER_BYTES, MAX_PIXELS, Header, json_bytes,
 )
-from drstool.formats.label_png import DAMAGE, end_record, read_bytes
+from drstool.formats.label_png import end_record, read_bytes
 from drstool.formats.outputs import new_folder
 from drstool.formats.unfinished import KeptFolder, keeping
 from drstool.identifiers import Names
 from drstool.parallel import ordered_map
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "check_picture", "picture_files", "read_marker", "write_end", "write_marker", "write_pictures",
@@ -118,6 +120,10 @@ def check_picture(path: str | Path) -> None:
     InputError
         It is not, or no PNG, or too large.
     """
+    from PIL import Image
+
+    from drstool.pillow import DAMAGE
+
     data = read_bytes(path)
     try:
         # As with label images, only verifying looks at every checksum.

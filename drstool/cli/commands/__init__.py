@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from drstool.cli.app import app
+
 __all__ = ["register"]
 
 # Modules and their commands, in the order of the work, which help follows.
@@ -9,7 +11,8 @@ _COMMANDS = {
     "train": ("train-cls", "refine-train", "train-seg"),
     "maps": ("cam", "refine"),
     "labels": ("pseudo-label", "segment", "crf"),
-    "look": ("eval", "overlay", "info", "check", "ids"),
+    "judge": ("eval", "overlay"),
+    "look": ("info", "check", "ids"),
     "pack": ("cat",),
     "make": ("demo", "saliency"),
     "foreign": ("import",),
@@ -27,3 +30,6 @@ def register(name: str | None = None) -> None:
     wanted = [module for module, names in _COMMANDS.items() if name in names]
     for module in wanted or _COMMANDS:
         import_module(f"drstool.cli.commands.{module}")
+    if wanted:
+        # The other commands of its module cost some milliseconds each.
+        app.registered_commands[:] = [each for each in app.registered_commands if each.name == name]
