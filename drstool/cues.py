@@ -342,7 +342,7 @@ def confident_cues(maps: np.ndarray, settings: CueSettings) -> np.ndarray:
     """How many object cues exceed ``conflict`` at each pixel, (H, W) uint16."""
     count = np.zeros(maps.shape[1:], dtype=np.uint16)
     for values in maps:
-        count += object_cue(values, settings.alpha) > settings.conflict
+        count += (values >= settings.alpha) & (values > settings.conflict)
     return count
 
 

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from itertools import islice
 from typing import TypeVar
 
 from drstool.errors import DrstoolError, signal_behind
@@ -33,13 +32,14 @@ def untracked(items: Iterable[Item], description: str, total: int | None = None)
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, together: int = 1,
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int,
+    share: Callable[[Item], float] | None = None,
 ) -> Iterator[Result]:
     """``function(item)`` for each item, computed in threads, in the items' order.
 
     Threads serve where the work lets go of the interpreter: decoding, reading, NumPy. Items are
-    taken one by one in the caller's thread, at most ``2 * workers * together`` ahead of the results,
-    and a result that is ready is yielded before the next item is waited for, so that a pipe flows.
+    taken one by one in the caller's thread, at most ``2 * workers`` tasks ahead of the results, and a
+    result that is ready is yielded before the next task is waited for, so that a pipe flows.
 
     Parameters
     ----------
@@ -49,9 +49,10 @@ def ordered_map(
         May be endless; it is never read to its end ahead of time.
     workers
         Number of threads; up to 1 means none, the function then runs in the caller's thread.
-    together
-        Items handed to a thread at once: more than one pays where items are small, all at hand, and
-        done within a millisecond or so, of which handing over takes a good part.
+    share
+        What share of a task an item is; items are handed to a thread together until they come to 1.
+        By default each is a whole one. More than one pays where items are all at hand and done in a
+        few milliseconds, of which handing over takes a good part.
 
     Raises
     ------
@@ -93,11 +94,16 @@ def ordered_map(
             while pending and (len(pending) >= _AHEAD * workers or pending[0].done()):
                 yield from results(pending.popleft().result())
             group: list[Item] = []
+            filled = 0.0
             try:
-                group.extend(islice(remaining, together))
+                while filled < 1:
+                    item = next(remaining)
+                    group.append(item)
+                    filled += 1 if share is None else share(item)
+            except StopIteration:
+                ended = True
             except Exception as error:  # raised below, after the results that precede it
-                failure = error
-            ended = failure is not None or len(group) < together
+                failure, ended = error, True
             if group:
                 pending.append(pool.submit(several, group))
         while pending:
@@ -111,13 +117,13 @@ def ordered_map(
 
 def map_items(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int,
-    on_error: OnError | None = None, together: int = 1,
+    on_error: OnError | None = None, share: Callable[[Item], float] | None = None,
 ) -> Iterator[Result]:
     """As :func:`ordered_map`; with ``on_error``, items whose work fails are reported and left out.
 
     Parameters
     ----------
-    function, items, workers, together
+    function, items, workers, share
         See :func:`ordered_map`.
     on_error
         Called in the caller's thread with each item's :class:`DrstoolError`, in the items' order.
@@ -135,7 +141,7 @@ def map_items(
     ([0, 1, 2], ['1: is odd', '3: is odd'])
     """
     if on_error is None:
-        yield from ordered_map(function, items, workers, together)
+        yield from ordered_map(function, items, workers, share)
         return
 
     def attempt(item: Item) -> tuple[Result | None, DrstoolError | None]:
@@ -147,7 +153,7 @@ def map_items(
                 raise
             return None, error
 
-    for result, error in ordered_map(attempt, items, workers, together):
+    for result, error in ordered_map(attempt, items, workers, share):
         if error is None:
             yield result  # type: ignore[misc]
         else:

@@ -10,18 +10,23 @@ from drstool.errors import DrstoolError, InputError
 from drstool.parallel import map_items, ordered_map, untracked
 
 
-@pytest.mark.parametrize("together", [1, 3, 50])
+def share_of(together):
+    """So many items a task."""
+    return None if together == 1 else lambda item: 1 / together
+
+
+@pytest.mark.parametrize("together", [1, 4, 64])
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
 def test_results_are_in_order(workers, together):
     def slow_first(number):
         time.sleep(0.02 if number % 5 == 0 else 0)
         return number * number
 
-    assert list(ordered_map(slow_first, range(20), workers, together)) == [n * n for n in range(20)]
-    assert list(ordered_map(slow_first, [], workers, together)) == []
+    assert list(ordered_map(slow_first, range(20), workers, share_of(together))) == [n * n for n in range(20)]
+    assert list(ordered_map(slow_first, [], workers, share_of(together))) == []
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("together", [1, 4])
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_items_are_taken_little_ahead(workers, together):
     latest = 0
@@ -32,11 +37,27 @@ def test_items_are_taken_little_ahead(workers, together):
             yield latest
             latest += 1
 
-    results = ordered_map(lambda number: number, items(), workers, together)
+    results = ordered_map(lambda number: number, items(), workers, share_of(together))
     for expected in range(50):
         assert next(results) == expected
         assert latest - expected <= 2 * workers * together
     results.close()
+
+
+def test_items_are_handed_over_by_their_share():
+    handed = []
+
+    def items():
+        for number in range(6):
+            handed.append(number)
+            yield number
+
+    shares = [0.5, 0.25, 0.25, 2, 0.25, 0.25]
+    results = ordered_map(lambda number: (number, threading.get_ident(), len(handed)), items(), 3, shares.__getitem__)
+    found = list(results)
+    assert [number for number, *_ in found] == list(range(6))
+    assert len({thread for number, thread, _ in found if number < 3}) == 1
+    assert found[0][2] >= 3
 
 
 def test_work_is_done_at_the_same_time():
@@ -65,7 +86,7 @@ def test_result_that_is_ready_does_not_wait_for_a_slow_source():
             first_seen.set()
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("together", [1, 4])
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_failure_comes_at_its_place(workers, together):
     def work(number):
@@ -75,11 +96,11 @@ def test_failure_comes_at_its_place(workers, together):
 
     seen = []
     with pytest.raises(InputError, match="5: is bad"):
-        seen.extend(ordered_map(work, itertools.count(), workers, together))
+        seen.extend(ordered_map(work, itertools.count(), workers, share_of(together)))
     assert seen == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("together", [1, 4])
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_failure_of_the_source_comes_after_the_results_before_it(workers, together):
     def items():
@@ -88,7 +109,7 @@ def test_failure_of_the_source_comes_after_the_results_before_it(workers, togeth
 
     seen = []
     with pytest.raises(InputError, match="ends early"):
-        seen.extend(ordered_map(lambda number: number, items(), workers, together))
+        seen.extend(ordered_map(lambda number: number, items(), workers, share_of(together)))
     assert seen == [0, 1, 2, 3, 4]
 
 
@@ -109,7 +130,7 @@ def test_failed_items_are_told_in_order_and_left_out(workers, together):
         return number
 
     told = []
-    assert list(map_items(work, range(10), workers, told.append, together)) == [1, 2, 4, 5, 7, 8]
+    assert list(map_items(work, range(10), workers, told.append, share_of(together))) == [1, 2, 4, 5, 7, 8]
     assert [error.where for error in told] == ["0", "3", "6", "9"]
     with pytest.raises(InputError):
         list(map_items(work, range(10), workers))

@@ -40,7 +40,7 @@ from drstool.labels import MAX_OBJECT_CLASSES, label_type
 
 __all__ = [
     "HDF5_SIGNATURE", "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
-    "check_map_record", "decode_map", "encode_map", "encode_values", "restored_map",
+    "check_map_record", "decode_map", "encode_map", "encode_values", "map_share", "restored_map",
 ]
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -74,6 +74,8 @@ _DEEPEST = 64
 _MAX_ATTRIBUTE_BYTES = 4 * MAX_HEADER_BYTES
 # Of the block that every file of the newer form begins with: its size, and where it tells the file's.
 _SUPERBLOCK_BYTES, _END_OF_FILE = 48, slice(28, 36)
+# Of maps that are worked on together: those of a photograph and its one or two classes are a fifth of that.
+_TASK_PIXELS, _TASK_BYTES, _TASK_RECORDS = 2_500_000, 1 << 20, 16
 # What h5py raises on damaged files.
 _DAMAGE = (
     OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError,
@@ -111,6 +113,15 @@ class MapRecord:
         """The map values, ``(K, H, W) float32``; in [0, 1] where they are stored as uint8."""
         values = self.values.astype(np.float32)
         return values / np.float32(255) if self.values.dtype == np.uint8 else values
+
+
+def map_share(record: MapRecord) -> float:
+    """What share of a thread's task a record is, see :func:`drstool.parallel.ordered_map`.
+
+    By the pixels that are worked on, and by the memory that a task's maps take.
+    """
+    pixels = math.prod(record.image_size) * (len(record.labels) + 1)
+    return max(pixels / _TASK_PIXELS, record.values.nbytes / _TASK_BYTES, 1 / _TASK_RECORDS)
 
 
 def encode_values(x: np.ndarray, dtype: str = "uint8", where: object = "maps") -> np.ndarray:
@@ -346,6 +357,7 @@ class MapFileReader:
         self.where = str(where if where is not None else source)
         self._pid = os.getpid()
         self._heaps = _Heaps(source)
+        self._maps: h5py.h5g.GroupID | None = None
         self._file = _open(source, self.where)
         try:
             self.header = _read_header(self._file, self._heaps, self.where)
@@ -379,7 +391,10 @@ class MapFileReader:
         if identifier not in self._known:
             raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
         num_object_classes = len(self.header.class_names)
-        return _read_map(self._opened(), identifier, self._heaps, num_object_classes, self.where)
+        file = self._opened()
+        if self._maps is None:
+            self._maps = _member(file.id, "maps", self.where)
+        return _read_map(self._maps, identifier, self._heaps, num_object_classes, self.where)
 
     def check_extent(self) -> None:
         """Check that the file holds no maps that it does not list, and ends where it says.
@@ -404,6 +419,7 @@ class MapFileReader:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._maps = None
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
@@ -417,12 +433,12 @@ class MapFileReader:
     def __getstate__(self) -> dict:
         if not isinstance(self._source, (str, os.PathLike)):
             raise TypeError("a map file without a path cannot be sent to another process")
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_file": None, "_maps": None}
 
     def _opened(self) -> h5py.File:
         # HDF5's handles are neither picklable nor safe to share with a forked process.
         if self._pid != os.getpid() or self._file is None:
-            self._file, self._pid = _open(self._source, self.where), os.getpid()
+            self._file, self._pid, self._maps = _open(self._source, self.where), os.getpid(), None
         return self._file
 
 
@@ -721,18 +737,18 @@ def _told_size(path: str | Path) -> int:
 
 def _read_header(file: h5py.File, heaps: _Heaps, where: str) -> Header:
     try:
-        if _attribute(file, "format", heaps) != FORMAT:
+        if _attribute(file.id, "format", heaps) != FORMAT:
             raise ForeignError(
                 where, "is an HDF5 file, but none of drstool's", "see 'drstool import'")
         value = {
             "format": FORMAT,
-            "version": _integer(_attribute(file, "version", heaps)),
-            "kind": _attribute(file, "kind", heaps),
-            "class_names": _attribute(file, "class_names", heaps, most=MAX_OBJECT_CLASSES + 1),
-            "provenance": _json(_attribute(file, "provenance", heaps) or "[]", where),
-            "part": _json(_attribute(file, "part", heaps) or "null", where),
+            "version": _integer(_attribute(file.id, "version", heaps)),
+            "kind": _attribute(file.id, "kind", heaps),
+            "class_names": _attribute(file.id, "class_names", heaps, most=MAX_OBJECT_CLASSES + 1),
+            "provenance": _json(_attribute(file.id, "provenance", heaps) or "[]", where),
+            "part": _json(_attribute(file.id, "part", heaps) or "null", where),
         }
-        complete = bool(_attribute(file, "complete", heaps))
+        complete = bool(_attribute(file.id, "complete", heaps))
     except _DAMAGE as error:
         raise InputError(where, "has a damaged header", "make it again") from error
     header = Header.from_json(value, where)
@@ -750,7 +766,7 @@ def _read_ids(file: h5py.File, heaps: _Heaps, header: Header, where: str) -> tup
             raise InputError(where, "holds no group /maps", "it is damaged")
         listed = _hard(file, "ids", where) if file.id.links.exists(b"ids") else None
         ids = tuple(_walk(maps, where)) if listed is None else _listed_ids(listed, heaps, where)
-        count, crc = _attribute(file, "count", heaps), _attribute(file, "crc32", heaps)
+        count, crc = _attribute(file.id, "count", heaps), _attribute(file.id, "crc32", heaps)
     except _DAMAGE as error:
         raise InputError(where, "has a damaged list of images", "make it again") from error
     for identifier in ids:
@@ -768,7 +784,7 @@ def _read_ids(file: h5py.File, heaps: _Heaps, header: Header, where: str) -> tup
 def _listed_ids(dataset: h5py.Dataset, heaps: _Heaps, where: str) -> tuple[str, ...]:
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or not _is_text(dataset.id.get_type()):
         raise InputError(where, "has a list of images that is none", "it is damaged")
-    _check_storage(dataset, where)
+    _check_storage(dataset.id, where)
     if dataset.id.get_type().is_variable_str():
         heaps.check()
     elif dataset.id.get_type().get_size() > _MAX_ID_BYTES:
@@ -796,20 +812,25 @@ def _walk(group: h5py.Group, where: str, prefix: str = "", above: frozenset = fr
 
 
 def _read_map(
-    file: h5py.File, identifier: str, heaps: _Heaps, num_object_classes: int, where: str
+    maps: h5py.h5g.GroupID, identifier: str, heaps: _Heaps, num_object_classes: int, where: str
 ) -> MapRecord:
     told = f"{where}: {identifier}"
     try:
-        node = _hard(file, "maps", told)
+        # By HDF5's own functions: h5py's objects take as long to make as a map to read.
+        node = maps
         for part in identifier.split("/"):
-            node = _hard(node, part, told)
-        if not isinstance(node, h5py.Dataset) or node.id.get_type().get_class() not in _NUMBERS:
+            node = _member(node, part, told)
+        if not isinstance(node, h5py.h5d.DatasetID) or node.get_type().get_class() not in _NUMBERS:
             raise InputError(told, "is no dataset of numbers", "maps are (K, H, W) uint8 or float16")
-        _check_shape(node.shape, node.dtype.newbyteorder("="), told)
+        dtype = node.dtype.newbyteorder("=")
+        _check_shape(node.shape, dtype, told)
         _check_storage(node, told)
+        values = np.empty(node.shape, dtype)
+        if values.size:
+            node.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
         record = MapRecord(
             identifier,
-            np.asarray(node[()]).astype(node.dtype.newbyteorder("="), copy=False),
+            values,
             tuple(map(_integer, np.atleast_1d(_attribute(node, "labels", heaps, most=MAX_OBJECT_CLASSES)))),
             tuple(map(_integer, _attribute(node, "image_size", heaps, most=2))),  # type: ignore[arg-type]
             _attribute(node, "image", heaps) or "",
@@ -871,16 +892,16 @@ def _check_heaps(data: bytes | mmap.mmap) -> None:
 
 
 def _attribute(
-    node: h5py.Group | h5py.Dataset, name: str, heaps: _Heaps, most: int | None = None
+    node: h5py.h5g.GroupID | h5py.h5d.DatasetID, name: str, heaps: _Heaps, most: int | None = None
 ) -> Any:
     """An attribute's text or number, or a list of at most so many; None where there is none.
 
     It is looked at before it is read: an attribute may be of any shape and type.
     """
     key = name.encode()
-    if not h5py.h5a.exists(node.id, key):
+    if not h5py.h5a.exists(node, key):
         return None
-    attribute = h5py.h5a.open(node.id, key)
+    attribute = h5py.h5a.open(node, key)
     kind, shape = attribute.get_type(), attribute.shape
     if not _is_text(kind) and kind.get_class() not in (h5py.h5t.INTEGER, h5py.h5t.ENUM):
         raise TypeError(f"attribute '{name}' is neither text nor whole numbers")
@@ -890,7 +911,11 @@ def _attribute(
         raise TypeError(f"attribute '{name}' is too long")
     if _is_text(kind) and kind.is_variable_str():
         heaps.check()
-    value = node.attrs[name]
+        value = (h5py.Dataset if isinstance(node, h5py.h5d.DatasetID) else h5py.Group)(node).attrs[name]
+    else:
+        value = np.empty(shape, attribute.dtype)
+        attribute.read(value)
+        value = value[()]
     if most is None and np.ndim(value):
         raise TypeError(f"attribute '{name}' is a list")
     if not _is_text(kind):
@@ -910,7 +935,7 @@ def _stored_size(kind: h5py.h5t.TypeID) -> int:
     return 16 if _is_text(kind) and kind.is_variable_str() else kind.get_size()
 
 
-def _check_storage(dataset: h5py.Dataset, where: str) -> None:
+def _check_storage(dataset: h5py.h5d.DatasetID, where: str) -> None:
     """Check that a dataset lies in this file as a whole, and takes no more memory than it may.
 
     Raises
@@ -918,26 +943,26 @@ def _check_storage(dataset: h5py.Dataset, where: str) -> None:
     InputError
         It lies elsewhere, needs a library that HDF5 does not have, or is larger than what is stored.
     """
-    plan = dataset.id.get_create_plist()
+    plan = dataset.get_create_plist()
     if plan.get_external_count() or plan.get_layout() == h5py.h5d.VIRTUAL:
         raise InputError(where, "lies in another file", "maps lie in the map file itself")
     filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
     if len(set(filters)) < len(filters) or not set(filters) <= set(_FILTERS):
         raise InputError(
             where, f"is packed by the filters {filters}", f"each once, only {', '.join(_FILTERS.values())} are read")
-    item = _stored_size(dataset.id.get_type())
+    item = _stored_size(dataset.get_type())
     size = math.prod(dataset.shape) * item
     if plan.get_layout() != h5py.h5d.CHUNKED:
-        if dataset.id.get_storage_size() != size:
+        if dataset.get_storage_size() != size:
             raise InputError(where, "is not stored as a whole", "make it again")
         return
     chunk = plan.get_chunk()
     chunk_size = math.prod(chunk) * item
     expected = math.prod(-(-side // part) for side, part in zip(dataset.shape, chunk, strict=True))
     if any(part > side for side, part in zip(dataset.shape, chunk, strict=True)) or (
-            dataset.id.get_num_chunks() != expected):
+            dataset.get_num_chunks() != expected):
         raise InputError(where, "is not stored as a whole", "make it again")
-    stored = [dataset.id.get_chunk_info(number).size for number in range(expected)]
+    stored = [dataset.get_chunk_info(number).size for number in range(expected)]
     most = chunk_size * (1 + _FRAME_SHARE) + _FRAME_BYTES
     if any(part > most for part in stored) or size > _MOST_DEFLATED * sum(stored):
         raise InputError(where, f"claims {size:,} bytes of {sum(stored):,} stored", "it is damaged")
@@ -945,12 +970,19 @@ def _check_storage(dataset: h5py.Dataset, where: str) -> None:
 
 def _hard(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset:
     """A group's own member; links could lead to any file of this machine."""
-    key = name.encode("utf-8", "surrogateescape")
-    if not isinstance(group, h5py.Group) or not group.id.links.exists(key):
-        raise InputError(where, f"lacks '{name}'", "it is damaged, or no map file")
-    if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-        raise InputError(where, f"'{name}' is a link", "maps lie in the map file itself")
+    _member(group.id, name, where)
     return group[name]
+
+
+def _member(group: h5py.h5g.GroupID, name: str, where: str) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
+    """As :func:`_hard`, of HDF5's own identifiers."""
+    key = name.encode("utf-8", "surrogateescape")
+    # An open file is a group too.
+    if not isinstance(group, (h5py.h5g.GroupID, h5py.h5f.FileID)) or not group.links.exists(key):
+        raise InputError(where, f"lacks '{name}'", "it is damaged, or no map file")
+    if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise InputError(where, f"'{name}' is a link", "maps lie in the map file itself")
+    return h5py.h5o.open(group, key)
 
 
 def _text(value: object) -> str:

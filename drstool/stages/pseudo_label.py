@@ -20,10 +20,13 @@ from drstool.data.decoding import load_saliency
 from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
 from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord
-from drstool.labels import BACKGROUND, ignore_label, label_names, label_type
+from drstool.formats.maps import MapRecord, map_share
+from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
+
+# So many labels are sooner counted one by one than all at once.
+_FEW = 10
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +144,9 @@ def pseudo_label(
     work = partial(
         _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
         reported=report is not None, relabeller=relabeller)
-    return _reporting(track(map_items(work, records, workers, on_error), "pseudo-label", total), report)
+    # Of a pipe the number is not known; there each is worked on as soon as it comes. The CRF takes its time.
+    share = None if total is None or crf is not None else map_share
+    return _reporting(track(map_items(work, records, workers, on_error, share), "pseudo-label", total), report)
 
 
 def label_record(
@@ -178,17 +183,20 @@ def _labelled(
         labels = cues.pseudo_label(maps, record.labels, settings, saliency, **how)
         return LabelRecord(id=record.id, labels=labels, image=record.image), None
     labels, ignored = cues.pseudo_label_with_reasons(maps, record.labels, settings, saliency, **how)
-    report = IgnoreReport(images=1, pixels=labels.size, labelled=_counted(labels))
-    del report.labelled[ignore_label(dtype)]
+    present = (BACKGROUND, *record.labels)
+    report = IgnoreReport(images=1, pixels=labels.size, labelled=_counted(labels, present))
     for rule, strongest in ignored.items():
-        report.ignored[rule] = _counted(strongest)
+        report.ignored[rule] = _counted(strongest, present)
     return LabelRecord(id=record.id, labels=labels, image=record.image), report
 
 
-def _counted(labels: np.ndarray) -> Counter[int]:
-    """Pixels by label, of those that occur."""
-    counts = np.bincount(labels.ravel())
-    return Counter({int(label): int(counts[label]) for label in np.flatnonzero(counts)})
+def _counted(labels: np.ndarray, present: Sequence[int]) -> Counter[int]:
+    """Pixels by label, of those that occur and are among the given ones."""
+    if len(present) > _FEW:
+        counts = np.bincount(labels.ravel(), minlength=max(present) + 1)[list(present)]
+    else:
+        counts = [np.count_nonzero(labels == label) for label in present]
+    return Counter({label: int(count) for label, count in zip(present, counts) if count})
 
 
 def _share(part: int, whole: int) -> float | None:
