@@ -37,14 +37,17 @@ def check(result, *contenders):
 
 
 def test_structure(bench, tmp_path, capsys, voc):
-    names = ("cam", "train-cls", "refine-train", "train-seg", "drs", "memory", "decoding", "eval", "sweep", "crf-irn",
-             "bytes", "writing")
+    names = ("cam", "train-cls", "refine-train", "train-seg", "drs", "memory", "busy", "decoding", "eval", "sweep",
+             "crf-irn", "bytes", "writing")
     told, table = run(bench, tmp_path, capsys, "--data", str(voc), *only(*names))
     assert {"processor", "torch", "gpu", "clock", "pictures"} <= set(told["machine"])
     results = {result["name"]: result for result in told["results"]}
     assert tuple(results) == names
     check(results["cam"], "drstool", "one at a time")
     check(results["train-cls"], "drstool", "eager float32")
+    assert 0 < results["train-cls"]["share_of_ceiling"] < 1
+    check(results["busy"], "reading", "not reading")
+    assert results["busy"]["busy"] > 0
     check(results["drs"], "learnable", "fixed", "none")
     assert results["drs"]["share_learnable"] < 1
     assert results["memory"]["gpu_bytes"] is None

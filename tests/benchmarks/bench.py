@@ -398,13 +398,111 @@ def authors_steps(bench: Bench) -> Callable[[int], None]:
 
 
 def train_cls(bench: Bench) -> Result:
-    """A step of ``train-cls`` beside the authors', or beside eager float32."""
+    """A step of ``train-cls`` beside the authors', or beside eager float32, and beside what a matrix product takes."""
     contenders = {"drstool": classifier_steps(bench, "learnable", trained)}
     if bench.settings.against:
         contenders["authors"] = authors_steps(bench)
     else:
         contenders["eager float32"] = classifier_steps(bench, "learnable", plain)
-    return bench.steps("train-cls", contenders)
+    result = bench.steps("train-cls", contenders)
+    flops, ceiling = flops_a_step(bench), matrix_ceiling(bench)
+    speed = flops / statistics.median(result.times["drstool"])
+    result.told |= {"gflop_a_step": flops / 1e9, "gflops": speed / 1e9, "matrix_gflops": ceiling / 1e9,
+                    "share_of_ceiling": speed / ceiling}
+    return result
+
+
+def flops_a_step(bench: Bench) -> int:
+    """Of the convolutions of a step of ``train-cls``, forward and backward; counted, without computing them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from drstool.models.build import build_network
+
+    parts = {"backbone": bench.settings.backbone, "suppression": "none", "delta": 0.55, "drs_layers": []}
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network, _ = build_network("classifier", parts, [f"class {i}" for i in range(AUTHORS_CLASSES)])
+        network(torch.zeros(1, 3, bench.settings.image_size, bench.settings.image_size)).sum().backward()
+    return counter.get_total_flops() * bench.settings.batch_size
+
+
+def matrix_ceiling(bench: Bench) -> float:
+    """FLOP a second of a large matrix product, in the format that training multiplies in here."""
+    import torch
+
+    from drstool.training import pick_precision
+
+    precision = getattr(torch, pick_precision(bench.settings.precision, bench.device))
+    side, turns = (8192, 20) if bench.device.type == "cuda" else (1024, 3)
+    factor = torch.randn(side, side, device=bench.device, dtype=precision)
+    seconds = []
+    for _ in range(bench.settings.rounds + 1):
+        start = bench.clock()
+        for _ in range(turns):
+            factor @ factor
+        seconds.append((bench.clock() - start) / turns)
+    return 2 * side**3 / min(seconds)
+
+
+def busy(bench: Bench) -> Result:
+    """Steps of ``train-cls`` that read their pictures beside steps that have them: the share that is no waiting.
+
+    From the first batch on, as a training's start counts for little in the end; give it some hundred --steps.
+    """
+    from drstool.data.transforms import ClassifierSamples
+    from drstool.recipe import ClassifierRecipe
+
+    recipe = ClassifierRecipe(image_size=bench.settings.image_size, backbone=bench.settings.backbone)
+    pictures = ClassifierSamples(bench.dataset, bench.dataset.class_names, recipe, 0)
+    _, image, tags = pictures[0, 0]
+    readers = bench.settings.workers if bench.device.type == "cuda" else 0
+    contenders = {
+        "reading": steady_steps(bench, pictures, readers),
+        "not reading": steady_steps(bench, Repeated(len(pictures), image, tags), 0)}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(bench.settings.rounds + 1):
+        for name, work in contenders.items():
+            seconds = work()
+            if turn:
+                times[name].append(seconds)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    told = {"batch_size": bench.settings.batch_size, "readers": readers,
+            "busy": median["not reading"] / median["reading"]}
+    return Result("busy", "step", times, told)
+
+
+def steady_steps(bench: Bench, samples: Any, readers: int) -> Callable[[], float]:
+    """Seconds a step of a training of these samples, from when the first batch is there."""
+    import torch
+
+    from drstool.models.build import build_network
+    from drstool.recipe import ClassifierRecipe
+    from drstool.stages import train_cls as stage
+    from drstool.training import Plan, fit, pick_precision
+
+    torch.manual_seed(0)
+    recipe = ClassifierRecipe(backbone=bench.settings.backbone, lr=1e-9)
+    parts = {"backbone": recipe.backbone, "suppression": "learnable", "delta": 0.55, "drs_layers": list(range(16))}
+    network, _ = build_network("classifier", parts, bench.dataset.class_names)
+    network.to(bench.device)
+    optimizer = stage._optimizer(stage.parameter_groups(network, recipe), recipe)
+    count = bench.settings.steps
+    began: list[float] = []
+
+    def watched(batches: Any, *_: Any) -> Iterator:
+        for batch in batches:
+            if not began:
+                began.append(bench.clock())
+            yield batch
+
+    def work() -> float:
+        began.clear()
+        fit(network, stage._loss, samples, optimizer, lambda step, epoch: 1.0,
+            Plan(1, bench.settings.batch_size, 0, steps=count), device=bench.device,
+            precision=pick_precision(bench.settings.precision, bench.device), workers=readers, track=watched)
+        return (bench.clock() - began[0]) / count
+
+    return work
 
 
 def refine_train(bench: Bench) -> Result:
@@ -690,13 +788,14 @@ def _children() -> float:
 
 
 def maps_file(bench: Bench, count: int, side: int = 64, size: tuple[int, int] = (48, 64)) -> Path:
-    """A map file of so many small images, whose pictures are one and the same."""
+    """A map file of so many images of one size (H, W), whose pictures are one and the same."""
     import numpy as np
     from PIL import Image
 
     from drstool.formats import Header, MapRecord, open_sink
 
-    path, image = bench.settings.folder / f"maps-{count}.h5", bench.settings.folder / "one.jpg"
+    kind = f"{count}-{side}-{size[1]}x{size[0]}"
+    path, image = (bench.settings.folder / f"{kind}{suffix}" for suffix in (".h5", ".jpg"))
     if not image.exists():
         Image.new("RGB", size[::-1], (90, 120, 150)).save(image)
     if path.exists():
@@ -759,32 +858,40 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def scaling(bench: Bench) -> Result:
-    """``pseudo-label`` and ``overlay`` with all cores and with one, and their memory for few and many images."""
-    few, many = max(2, bench.settings.many // 100), bench.settings.many
+    """``pseudo-label`` and ``overlay`` with all cores and with one, start included, of images as large as photographs.
+
+    And their memory for few and many small images.
+    """
+    few, many, photographs = max(2, bench.settings.many // 100), bench.settings.many, max(2, bench.settings.many // 2)
     times: dict[str, list[float]] = {}
     peaks: dict[str, dict[str, int]] = {}
+
+    def measured(command: str, maps: Path, workers: int) -> tuple[float, int]:
+        out = str(bench.settings.folder / f"{command}-of-{maps.stem}")
+        line = {
+            "pseudo-label": ["pseudo-label", str(maps), "--background", "constant", "-o", out],
+            "overlay": ["overlay", "--maps", str(maps), "-o", out]}[command]
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURED, *line, "--workers", str(workers), "--overwrite", "-q"],
+            cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        return time.perf_counter() - start, int(done.stdout.split()[-1])
+
     for command in ("pseudo-label", "overlay"):
-        for count in (few, many):
-            maps = str(maps_file(bench, count))
-            out = bench.settings.folder / f"{command}-{count}"
-            line = {
-                "pseudo-label": ["pseudo-label", maps, "--background", "constant", "-o", str(out)],
-                "overlay": ["overlay", "--maps", maps, "-o", str(out)]}[command]
+        for _ in range(bench.settings.rounds):
             for workers in (bench.settings.workers, 1):
-                start = time.perf_counter()
-                done = subprocess.run(
-                    [sys.executable, "-c", _MEASURED, *line, "--workers", str(workers), "--overwrite", "-q"],
-                    cwd=ROOT, check=True, stdout=subprocess.PIPE)
-                if count == many:
-                    name = f"{command}, {'all threads' if workers > 1 else 'one thread'}"
-                    times.setdefault(name, []).append((time.perf_counter() - start) / count)
-                peaks.setdefault(command, {})[f"{count} images, {workers} threads"] = int(done.stdout.split()[-1])
+                seconds, _ = measured(command, maps_file(bench, photographs, 320, (375, 500)), workers)
+                name = f"{command}, {'all threads' if workers > 1 else 'one thread'}"
+                times.setdefault(name, []).append(seconds / photographs)
+        for count in (few, many):
+            peak = measured(command, maps_file(bench, count), bench.settings.workers)[1]
+            peaks.setdefault(command, {})[f"{count} small images"] = peak
     return Result("scaling", "image", times, {"peak_memory_kib": peaks, "workers": bench.settings.workers})
 
 
 BENCHMARKS: dict[str, Callable[[Bench], Result]] = {
     "cam": cam, "train-cls": train_cls, "refine-train": refine_train, "train-seg": train_seg, "drs": drs,
-    "memory": memory, "decoding": decoding, "eval": eval_, "sweep": sweep,
+    "memory": memory, "busy": busy, "decoding": decoding, "eval": eval_, "sweep": sweep,
     **{f"crf-{preset}": partial(crf, preset=preset) for preset in ("irn", "deeplab", "psa")},
     "imports": imports, "bytes": bytes_, "writing": writing, "scaling": scaling}
 
