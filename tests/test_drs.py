@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from drstool.models.drs import FixedDRS, LearnableDRS, suppress
+from drstool.models.drs import FixedDRS, LearnableDRS, _peaks, _peaks_by_reduction, suppress
 
 
 def written_out(x, k):
@@ -113,6 +113,19 @@ def test_controller_starts_small_and_square():
     assert controller.weight.shape == (128, 128)
     assert controller.bias is None
     assert 0.0095 < controller.weight.std() < 0.0105
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_maximum_by_reduction_is_the_one_by_pooling(channels_last, dtype):
+    """What a GPU does, here on the CPU: of several places the first, and a NaN wins."""
+    x = torch.randint(-3, 3, (2, 5, 7, 9), generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[0, 1] = -1
+    x[1, 2, 3, 4] = torch.nan
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    for found, expected in zip(_peaks_by_reduction(x), _peaks(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_memory_layout_is_kept():

@@ -37,16 +37,15 @@ class _Suppress(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tensor:
-        maximum, where = F.adaptive_max_pool2d(x, 1, return_indices=True)
-        maximum = maximum.flatten(1).clamp_min(0)
+        maximum, where = _peaks(x)
+        maximum = maximum.clamp_min(0)
         mean = None
         if controller is not None:
-            mean = torch.relu(x).sum(dim=(2, 3)).to(controller.dtype) / (x.shape[2] * x.shape[3])
-            with torch.autocast(x.device.type, enabled=False):
-                k = torch.sigmoid(mean @ controller.T)
+            mean = _mean(torch.relu(x), controller.dtype)
+            k = _bound_share(mean, controller)
         bound = (k * maximum).to(x.dtype)[..., None, None]
         y = torch.clamp(x, min=torch.zeros_like(bound), max=bound)
-        ctx.save_for_backward(y, bound, maximum, where.flatten(1), k, mean, controller)
+        ctx.save_for_backward(y, bound, maximum, where, k, mean, controller)
         return y
 
     @staticmethod
@@ -57,7 +56,7 @@ class _Suppress(torch.autograd.Function):
         # was cut passes it to the bound. In a dead channel (maximum 0) nothing is above 0.
         through = _where_positive(grad, y, 0)
         grad_x = _where_positive(through, bound - y, 0)
-        grad_bound = through.sub_(grad_x).sum(dim=(2, 3)).to(k.dtype)
+        grad_bound = through.sub_(grad_x).sum(dim=(2, 3), dtype=torch.promote_types(through.dtype, k.dtype)).to(k.dtype)
         grad_k, grad_controller = grad_bound * maximum, None
         if controller is not None:
             grad_logit = grad_k * k * (1 - k)
@@ -73,17 +72,39 @@ def _suppressed(x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tenso
     x = torch.relu_(x)
     maximum = x.amax(dim=(2, 3))
     if controller is not None:
-        k = _control(x, controller)
+        k = _bound_share(_mean(x, controller.dtype), controller)
     return torch.clamp_max_(x, (k * maximum).to(x.dtype)[..., None, None])
 
 
-def _control(rectified: Tensor, controller: Tensor) -> Tensor:
-    """``sigmoid(W mean_spatial)`` of rectified responses, (N, C); never in a shorter format than W's."""
+def _mean(rectified: Tensor, dtype: torch.dtype) -> Tensor:
+    """Spatial mean of rectified responses, (N, C), in the controller's format."""
     # A sum of a hundred thousand responses is beyond float16.
-    total = rectified.sum(dim=(2, 3), dtype=torch.promote_types(rectified.dtype, controller.dtype))
-    mean = total.to(controller.dtype) / (rectified.shape[2] * rectified.shape[3])
-    with torch.autocast(rectified.device.type, enabled=False):
+    total = rectified.sum(dim=(2, 3), dtype=torch.promote_types(rectified.dtype, dtype))
+    return total.to(dtype) / (rectified.shape[2] * rectified.shape[3])
+
+
+def _bound_share(mean: Tensor, controller: Tensor) -> Tensor:
+    """``k = sigmoid(W mean)``, (N, C); never in a shorter format than W's."""
+    with torch.autocast(mean.device.type, enabled=False):
         return torch.sigmoid(mean @ controller.T)
+
+
+def _peaks(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel's maximum and its first place, a flat spatial position: two (N, C)."""
+    if x.device.type != "cpu":
+        return _peaks_by_reduction(x)
+    maximum, where = F.adaptive_max_pool2d(x, 1, return_indices=True)
+    return maximum.flatten(1), where.flatten(1)
+
+
+def _peaks_by_reduction(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`_peaks`, for GPUs: pooling to one pixel goes through a channel in a single thread there.
+
+    It also copies what lies channels last, of which this takes a view. (A CPU is slower with strides so long.)
+    """
+    if x.is_contiguous():
+        return x.flatten(2).max(dim=2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2).max(dim=1)
 
 
 def _add_at(maps: Tensor, where: Tensor, values: Tensor) -> None:
