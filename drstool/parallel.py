@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
+from itertools import islice
+from typing import Generic, TypeVar
 
 from drstool.errors import DrstoolError, signal_behind
 
@@ -23,6 +25,10 @@ Track = Callable[[Iterable, str, "int | None"], Iterable]
 # Tasks handed out per thread: enough that none idles while the consumer is busy.
 _AHEAD = 2
 
+# Short enough to be waited for, and long beside the time that handing it over takes; and at most so many
+# items, as those that come next may be larger.
+_TASK_SECONDS, _MOST_TOGETHER = 0.02, 8
+
 _LARGE_BLOCK = 31 << 20
 
 
@@ -33,7 +39,7 @@ def untracked(items: Iterable[Item], description: str, total: int | None = None)
 
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int,
-    share: Callable[[Item], float] | None = None,
+    at_hand: bool = False,
 ) -> Iterator[Result]:
     """``function(item)`` for each item, computed in threads, in the items' order.
 
@@ -49,10 +55,9 @@ def ordered_map(
         May be endless; it is never read to its end ahead of time.
     workers
         Number of threads; up to 1 means none, the function then runs in the caller's thread.
-    share
-        What share of a task an item is; items are handed to a thread together until they come to 1.
-        By default each is a whole one. More than one pays where items are all at hand and done in a
-        few milliseconds, of which handing over takes a good part.
+    at_hand
+        Whether the items are there and need not be waited for. Then several are handed to a thread at
+        once where they take a few milliseconds each, of which handing over would take a good part.
 
     Raises
     ------
@@ -70,44 +75,29 @@ def ordered_map(
         yield from map(function, items)
         return
 
-    def several(group: list[Item]) -> tuple[list[Result], Exception | None]:
-        done: list[Result] = []
-        try:
-            for item in group:
-                done.append(function(item))
-        except Exception as error:
-            return done, error
-        return done, None
-
-    def results(outcome: tuple[list[Result], Exception | None]) -> Iterator[Result]:
-        yield from outcome[0]
-        if outcome[1] is not None:
-            raise outcome[1]
-
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="drstool")
-    pending: deque[Future[tuple[list[Result], Exception | None]]] = deque()
+    pending: deque[Future[_Done[Result]]] = deque()
+    together = 1
     try:
         remaining = iter(items)
         failure: Exception | None = None
         ended = False
         while not ended:
             while pending and (len(pending) >= _AHEAD * workers or pending[0].done()):
-                yield from results(pending.popleft().result())
+                done = pending.popleft().result()
+                yield from done.results()
+                if at_hand:
+                    together = done.fitting()
             group: list[Item] = []
-            filled = 0.0
             try:
-                while filled < 1:
-                    item = next(remaining)
-                    group.append(item)
-                    filled += 1 if share is None else share(item)
-            except StopIteration:
-                ended = True
+                group.extend(islice(remaining, together))
             except Exception as error:  # raised below, after the results that precede it
-                failure, ended = error, True
+                failure = error
+            ended = failure is not None or len(group) < together
             if group:
-                pending.append(pool.submit(several, group))
+                pending.append(pool.submit(_Done.of, function, group))
         while pending:
-            yield from results(pending.popleft().result())
+            yield from pending.popleft().result().results()
         if failure is not None:
             raise failure
     finally:
@@ -115,15 +105,46 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+class _Done(Generic[Result]):
+    """What a task came to: results, perhaps an exception after them, and the processor's time an item took."""
+
+    def __init__(self) -> None:
+        self._found: list[Result] = []
+        self._failure: Exception | None = None
+        self._seconds = 0.0
+
+    @classmethod
+    def of(cls, function: Callable[[Item], Result], group: Sequence[Item]) -> _Done[Result]:
+        """Do the task, in the calling thread."""
+        done, began = cls(), time.thread_time()
+        try:
+            for item in group:
+                done._found.append(function(item))
+        except Exception as error:
+            done._failure = error
+        done._seconds = (time.thread_time() - began) / len(group)
+        return done
+
+    def results(self) -> Iterator[Result]:
+        """The results in order; then the exception is raised."""
+        yield from self._found
+        if self._failure is not None:
+            raise self._failure
+
+    def fitting(self) -> int:
+        """How many such items make a task."""
+        return min(_MOST_TOGETHER, max(1, int(_TASK_SECONDS / max(self._seconds, 1e-9))))
+
+
 def map_items(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int,
-    on_error: OnError | None = None, share: Callable[[Item], float] | None = None,
+    on_error: OnError | None = None, at_hand: bool = False,
 ) -> Iterator[Result]:
     """As :func:`ordered_map`; with ``on_error``, items whose work fails are reported and left out.
 
     Parameters
     ----------
-    function, items, workers, share
+    function, items, workers, at_hand
         See :func:`ordered_map`.
     on_error
         Called in the caller's thread with each item's :class:`DrstoolError`, in the items' order.
@@ -141,7 +162,7 @@ def map_items(
     ([0, 1, 2], ['1: is odd', '3: is odd'])
     """
     if on_error is None:
-        yield from ordered_map(function, items, workers, share)
+        yield from ordered_map(function, items, workers, at_hand)
         return
 
     def attempt(item: Item) -> tuple[Result | None, DrstoolError | None]:
@@ -153,7 +174,7 @@ def map_items(
                 raise
             return None, error
 
-    for result, error in ordered_map(attempt, items, workers, share):
+    for result, error in ordered_map(attempt, items, workers, at_hand):
         if error is None:
             yield result  # type: ignore[misc]
         else:

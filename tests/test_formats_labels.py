@@ -20,7 +20,7 @@ from PIL import Image
 from drstool.errors import InputError, OutputError
 from drstool.formats import open_records, open_sink
 from drstool.formats.header import Header
-from drstool.formats.label_png import LabelRecord, encode_label_png, read_label_png
+from drstool.formats.label_png import LabelRecord, _read_whole, encode_label_png, read_label_png
 from drstool.labels import palette
 
 HEADER = Header("labels", ("cat", "dog"))
@@ -70,6 +70,22 @@ def read(folder) -> dict[str, list]:
 @given(nps.arrays(np.uint8, nps.array_shapes(min_dims=2, max_dims=2, max_side=9)), st.booleans())
 def test_any_labels_survive(labels, grey):
     assert np.array_equal(read_label_png(encode_label_png(labels, grey=grey)), labels)
+
+
+def test_files_that_change_while_they_are_read(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(100)))
+    file = os.open(path, os.O_RDONLY)
+    try:
+        for told in (100, 0, 10, 99, 150):
+            os.lseek(file, 0, os.SEEK_SET)
+            assert _read_whole(file, told, 100, "x") == bytes(range(100))
+        for told, most in ((10, 99), (99, 99), (0, 0)):
+            os.lseek(file, 0, os.SEEK_SET)
+            with pytest.raises(InputError, match="x: grows while it is read"):
+                _read_whole(file, told, most, "x")
+    finally:
+        os.close(file)
 
 
 def test_the_png_is_paletted_in_voc_colours():

@@ -356,6 +356,21 @@ def test_a_reader_works_in_other_processes(tmp_path):
         assert same(reader.read("b"), record("b"))
 
 
+def test_a_file_that_is_damaged_before_it_is_opened_anew(tmp_path):
+    """Where its maps begin no group is any more, which HDF5 tells in its own way."""
+    path = tmp_path / "m.h5"
+    write(path, record("a"))
+    with h5py.File(path) as file:
+        place = h5py.h5o.get_info(file["maps"].id).addr
+    with MapFileReader(path) as reader:
+        packed = pickle.dumps(reader)
+    data = bytearray(path.read_bytes())
+    data[place + 8] ^= 0xFF
+    path.write_bytes(data)
+    with pickle.loads(packed) as reader, pytest.raises(InputError, match="a: its maps are damaged"):
+        reader.read("a")
+
+
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_no_file(tmp_path, failure):
     with pytest.raises(failure), open_sink(str(tmp_path / "m.h5"), HEADER) as sink:

@@ -3,32 +3,28 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import types
 
 import pytest
 
 from drstool.errors import DrstoolError, InputError
-from drstool.parallel import map_items, ordered_map, untracked
+from drstool.parallel import _Done, map_items, ordered_map, untracked
 
 
-def share_of(together):
-    """So many items a task."""
-    return None if together == 1 else lambda item: 1 / together
-
-
-@pytest.mark.parametrize("together", [1, 4, 64])
+@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
-def test_results_are_in_order(workers, together):
+def test_results_are_in_order(workers, at_hand):
     def slow_first(number):
         time.sleep(0.02 if number % 5 == 0 else 0)
         return number * number
 
-    assert list(ordered_map(slow_first, range(20), workers, share_of(together))) == [n * n for n in range(20)]
-    assert list(ordered_map(slow_first, [], workers, share_of(together))) == []
+    assert list(ordered_map(slow_first, range(20), workers, at_hand)) == [n * n for n in range(20)]
+    assert list(ordered_map(slow_first, [], workers, at_hand)) == []
 
 
-@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_items_are_taken_little_ahead(workers, together):
+def test_items_are_taken_little_ahead(workers, at_hand):
     latest = 0
 
     def items():
@@ -37,27 +33,35 @@ def test_items_are_taken_little_ahead(workers, together):
             yield latest
             latest += 1
 
-    results = ordered_map(lambda number: number, items(), workers, share_of(together))
+    results = ordered_map(lambda number: number, items(), workers, at_hand)
     for expected in range(50):
         assert next(results) == expected
-        assert latest - expected <= 2 * workers * together
+        assert latest - expected <= 2 * workers * (8 if at_hand else 1)
     results.close()
 
 
-def test_items_are_handed_over_by_their_share():
-    handed = []
+@pytest.mark.parametrize(("seconds", "together"), [(0, 8), (0.001, 8), (0.0051, 3), (0.011, 1), (3.0, 1)])
+def test_short_items_are_handed_over_together(monkeypatch, seconds, together):
+    clock = itertools.count(step=3 * seconds)
+    monkeypatch.setattr("drstool.parallel.time", types.SimpleNamespace(thread_time=lambda: next(clock)))
+    done = _Done.of(str, [1, 2, 3])
+    assert list(done.results()) == ["1", "2", "3"]
+    assert done.fitting() == together
+
+
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_only_items_at_hand_are_handed_over_together(at_hand):
+    """Each is done in no time; the first task is known to be short before the last ones are handed over."""
+    tasks = []
 
     def items():
-        for number in range(6):
-            handed.append(number)
+        for number in range(100):
+            tasks.append(number)
             yield number
 
-    shares = [0.5, 0.25, 0.25, 2, 0.25, 0.25]
-    results = ordered_map(lambda number: (number, threading.get_ident(), len(handed)), items(), 3, shares.__getitem__)
-    found = list(results)
-    assert [number for number, *_ in found] == list(range(6))
-    assert len({thread for number, thread, _ in found if number < 3}) == 1
-    assert found[0][2] >= 3
+    ahead = max(len(tasks) - number for number in ordered_map(lambda number: number, items(), 2, at_hand))
+    assert ahead <= 2 * 2 * (8 if at_hand else 1) + 8
+    assert (ahead > 2 * 2 + 1) is at_hand
 
 
 def test_work_is_done_at_the_same_time():
@@ -86,9 +90,9 @@ def test_result_that_is_ready_does_not_wait_for_a_slow_source():
             first_seen.set()
 
 
-@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_failure_comes_at_its_place(workers, together):
+def test_failure_comes_at_its_place(workers, at_hand):
     def work(number):
         if number == 5:
             raise InputError(number, "is bad")
@@ -96,20 +100,20 @@ def test_failure_comes_at_its_place(workers, together):
 
     seen = []
     with pytest.raises(InputError, match="5: is bad"):
-        seen.extend(ordered_map(work, itertools.count(), workers, share_of(together)))
+        seen.extend(ordered_map(work, itertools.count(), workers, at_hand))
     assert seen == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_failure_of_the_source_comes_after_the_results_before_it(workers, together):
+def test_failure_of_the_source_comes_after_the_results_before_it(workers, at_hand):
     def items():
         yield from range(5)
         raise InputError("stdin", "ends early")
 
     seen = []
     with pytest.raises(InputError, match="ends early"):
-        seen.extend(ordered_map(lambda number: number, items(), workers, share_of(together)))
+        seen.extend(ordered_map(lambda number: number, items(), workers, at_hand))
     assert seen == [0, 1, 2, 3, 4]
 
 
@@ -121,16 +125,16 @@ def test_stopping_early_leaves_no_thread():
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_failed_items_are_told_in_order_and_left_out(workers, together):
+def test_failed_items_are_told_in_order_and_left_out(workers, at_hand):
     def work(number):
         if number % 3 == 0:
             raise InputError(number, "is bad")
         return number
 
     told = []
-    assert list(map_items(work, range(10), workers, told.append, share_of(together))) == [1, 2, 4, 5, 7, 8]
+    assert list(map_items(work, range(10), workers, told.append, at_hand)) == [1, 2, 4, 5, 7, 8]
     assert [error.where for error in told] == ["0", "3", "6", "9"]
     with pytest.raises(InputError):
         list(map_items(work, range(10), workers))

@@ -1,4 +1,4 @@
-"""PNGs whose rows are stored as they are, read without Pillow: the same values, and the same errors."""
+"""PNGs whose rows are stored as they are, read without Pillow: the same values; what is wrong, Pillow tells."""
 
 import io
 import struct
@@ -92,6 +92,9 @@ SUSPECT = {
     "a palette that is too long": with_chunks((b"PLTE", PALETTE + b"abc")),
     "a chunk that nobody knows": with_chunks((b"abCd", b"x")),
     "thousands of parts": png(rows_of(LABELS), cuts=(1,) * 5000),
+    "a resolution cut short": with_chunks((b"pHYs", b"\0")),
+    "a gamma that is too long": with_chunks((b"gAMA", struct.pack(">II", 45455, 0))),
+    "transparency": with_chunks((b"tRNS", b"\0\1")),
 }
 
 
@@ -126,6 +129,7 @@ TEXTS = {
     "another's, packed": ([(b"zTXt", b"Title\0\0" + zlib.compress(b"x"))], False),
     "of Latin letters": ([(b"tEXt", KEY + b"\0a.jpg")], False),
     "twice": ([(b"iTXt", KEY + b"\0\0\0\0\0a"), (b"iTXt", KEY + b"\0\0\0\0\0b")], False),
+    "of many letters": ([(b"iTXt", KEY + b"\0\0\0\0\0" + b"a" * 70_000)], False),
     "no letters": ([(b"iTXt", KEY + b"\0\0\0\0\0\xff")], False),
 }
 

@@ -116,8 +116,9 @@ def test_progress_is_tracked():
     assert seen == [("pseudo-label", 1)]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_report_is_of_what_was_ignored(tmp_path, workers):
+@pytest.mark.parametrize(("workers", "few"), [(1, 10), (3, 10), (3, 0)])
+def test_report_is_of_what_was_ignored(tmp_path, monkeypatch, workers, few):
+    monkeypatch.setattr("drstool.stages.pseudo_label._FEW", few)
     names = ("cat", "dog", "sheep")
     settings = CueSettings(alpha=0.4, background_below=0.1, background="saliency+constant", conflict=0.6)
     records = [random_record(str(i), i, count=1 + i % 3) for i in range(6)]
@@ -126,7 +127,8 @@ def test_report_is_of_what_was_ignored(tmp_path, workers):
         save_grey(tmp_path / f"{identifier}.png", values)
     report = IgnoreReport()
     found = list(pseudo_label(
-        records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report))
+        records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report,
+        at_hand=workers > 1))
     plain = pseudo_label(records, settings, saliency_of=cues.saliency_folder(tmp_path))
     labels = np.stack([each.labels for each in found])
     np.testing.assert_array_equal(labels, np.stack([each.labels for each in plain]))

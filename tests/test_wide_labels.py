@@ -55,6 +55,22 @@ def test_png_of_16_bits_is_grey_and_reads_back():
     np.testing.assert_array_equal(found, labels)
 
 
+def test_label_images_lie_in_memory_in_any_order():
+    labels = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
+    for turned in (labels.T, labels[::-1, ::2], labels.astype(np.uint8).T):
+        np.testing.assert_array_equal(read_label_png(encode_label_png(turned)), turned)
+
+
+@pytest.mark.parametrize(("dtype", "classes"), [(np.uint8, 20), (np.uint8, 254), (np.uint16, 300), (np.uint16, 65534)])
+def test_values_are_classes_or_the_ignore_label(dtype, classes):
+    names, ignored = range(classes), np.iinfo(dtype).max
+    check_label_values(np.array([[0, 1, classes, ignored]], dtype), names, "x")
+    check_label_values(np.empty((0, 3), dtype), names, "x")
+    if classes + 1 < ignored:
+        with pytest.raises(InputError, match=f"no class: {classes + 1}$|no class: {classes + 1};"):
+            check_label_values(np.array([[0, classes + 1, ignored]], dtype), names, "x")
+
+
 def test_type_follows_the_classes_and_the_ignore_label_the_type():
     np.testing.assert_array_equal(as_label_type(np.uint8([0, 7, 255]), 300), np.uint16([0, 7, 65535]))
     narrow = as_label_type(np.uint16([0, 7, 65535]), 20)

@@ -40,7 +40,7 @@ from drstool.labels import MAX_OBJECT_CLASSES, label_type
 
 __all__ = [
     "HDF5_SIGNATURE", "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
-    "check_map_record", "decode_map", "encode_map", "encode_values", "map_share", "restored_map",
+    "check_map_record", "decode_map", "encode_map", "encode_values", "restored_map",
 ]
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -74,8 +74,6 @@ _DEEPEST = 64
 _MAX_ATTRIBUTE_BYTES = 4 * MAX_HEADER_BYTES
 # Of the block that every file of the newer form begins with: its size, and where it tells the file's.
 _SUPERBLOCK_BYTES, _END_OF_FILE = 48, slice(28, 36)
-# Of maps that are worked on together: those of a photograph and its one or two classes are a fifth of that.
-_TASK_PIXELS, _TASK_BYTES, _TASK_RECORDS = 2_500_000, 1 << 20, 16
 # What h5py raises on damaged files.
 _DAMAGE = (
     OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError,
@@ -113,15 +111,6 @@ class MapRecord:
         """The map values, ``(K, H, W) float32``; in [0, 1] where they are stored as uint8."""
         values = self.values.astype(np.float32)
         return values / np.float32(255) if self.values.dtype == np.uint8 else values
-
-
-def map_share(record: MapRecord) -> float:
-    """What share of a thread's task a record is, see :func:`drstool.parallel.ordered_map`.
-
-    By the pixels that are worked on, and by the memory that a task's maps take.
-    """
-    pixels = math.prod(record.image_size) * (len(record.labels) + 1)
-    return max(pixels / _TASK_PIXELS, record.values.nbytes / _TASK_BYTES, 1 / _TASK_RECORDS)
 
 
 def encode_values(x: np.ndarray, dtype: str = "uint8", where: object = "maps") -> np.ndarray:
@@ -392,9 +381,15 @@ class MapFileReader:
             raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
         num_object_classes = len(self.header.class_names)
         file = self._opened()
-        if self._maps is None:
-            self._maps = _member(file.id, "maps", self.where)
-        return _read_map(self._maps, identifier, self._heaps, num_object_classes, self.where)
+        told = f"{self.where}: {identifier}"
+        try:
+            if self._maps is None:
+                self._maps = _member(file.id, "maps", told)
+            record = _read_map(self._maps, identifier, self._heaps, told)
+        except _DAMAGE as error:
+            raise InputError(told, "its maps are damaged", "make them again") from error
+        check_map_record(record, num_object_classes, self.where)
+        return record
 
     def check_extent(self) -> None:
         """Check that the file holds no maps that it does not list, and ends where it says.
@@ -811,34 +806,26 @@ def _walk(group: h5py.Group, where: str, prefix: str = "", above: frozenset = fr
             yield prefix + name
 
 
-def _read_map(
-    maps: h5py.h5g.GroupID, identifier: str, heaps: _Heaps, num_object_classes: int, where: str
-) -> MapRecord:
-    told = f"{where}: {identifier}"
-    try:
-        # By HDF5's own functions: h5py's objects take as long to make as a map to read.
-        node = maps
-        for part in identifier.split("/"):
-            node = _member(node, part, told)
-        if not isinstance(node, h5py.h5d.DatasetID) or node.get_type().get_class() not in _NUMBERS:
-            raise InputError(told, "is no dataset of numbers", "maps are (K, H, W) uint8 or float16")
-        dtype = node.dtype.newbyteorder("=")
-        _check_shape(node.shape, dtype, told)
-        _check_storage(node, told)
-        values = np.empty(node.shape, dtype)
-        if values.size:
-            node.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-        record = MapRecord(
-            identifier,
-            values,
-            tuple(map(_integer, np.atleast_1d(_attribute(node, "labels", heaps, most=MAX_OBJECT_CLASSES)))),
-            tuple(map(_integer, _attribute(node, "image_size", heaps, most=2))),  # type: ignore[arg-type]
-            _attribute(node, "image", heaps) or "",
-        )
-    except _DAMAGE as error:
-        raise InputError(told, "its maps are damaged", "make them again") from error
-    check_map_record(record, num_object_classes, where)
-    return record
+def _read_map(maps: h5py.h5g.GroupID, identifier: str, heaps: _Heaps, told: str) -> MapRecord:
+    # By HDF5's own functions: h5py's objects take as long to make as a map to read.
+    node = maps
+    for part in identifier.split("/"):
+        node = _member(node, part, told)
+    if not isinstance(node, h5py.h5d.DatasetID) or node.get_type().get_class() not in _NUMBERS:
+        raise InputError(told, "is no dataset of numbers", "maps are (K, H, W) uint8 or float16")
+    dtype = node.dtype.newbyteorder("=")
+    _check_shape(node.shape, dtype, told)
+    _check_storage(node, told)
+    values = np.empty(node.shape, dtype)
+    if values.size:
+        node.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return MapRecord(
+        identifier,
+        values,
+        tuple(map(_integer, np.atleast_1d(_attribute(node, "labels", heaps, most=MAX_OBJECT_CLASSES)))),
+        tuple(map(_integer, _attribute(node, "image_size", heaps, most=2))),  # type: ignore[arg-type]
+        _attribute(node, "image", heaps) or "",
+    )
 
 
 class _Heaps:
@@ -970,19 +957,23 @@ def _check_storage(dataset: h5py.h5d.DatasetID, where: str) -> None:
 
 def _hard(group: h5py.Group, name: str, where: str) -> h5py.Group | h5py.Dataset:
     """A group's own member; links could lead to any file of this machine."""
-    _member(group.id, name, where)
+    _check_own(group.id, name.encode("utf-8", "surrogateescape"), where)
     return group[name]
 
 
 def _member(group: h5py.h5g.GroupID, name: str, where: str) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
     """As :func:`_hard`, of HDF5's own identifiers."""
     key = name.encode("utf-8", "surrogateescape")
-    # An open file is a group too.
-    if not isinstance(group, (h5py.h5g.GroupID, h5py.h5f.FileID)) or not group.links.exists(key):
+    _check_own(group, key, where)
+    return h5py.h5o.open(group, key)
+
+
+def _check_own(group: h5py.h5g.GroupID, key: bytes, where: str) -> None:
+    name = key.decode("utf-8", "surrogateescape")
+    if not isinstance(group, h5py.h5g.GroupID) or not group.links.exists(key):
         raise InputError(where, f"lacks '{name}'", "it is damaged, or no map file")
     if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
         raise InputError(where, f"'{name}' is a link", "maps lie in the map file itself")
-    return h5py.h5o.open(group, key)
 
 
 def _text(value: object) -> str:

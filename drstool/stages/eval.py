@@ -23,7 +23,7 @@ from drstool.data.item import Dataset, Item
 from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.formats.header import HEADER_NAME, Header
 from drstool.formats.label_png import LabelRecord, UnreadLabels, read_bytes, read_label_png
-from drstool.formats.maps import MapRecord, map_share
+from drstool.formats.maps import MapRecord
 from drstool.formats.score_text import SHOWN_IDS, listed
 from drstool.formats.scores import Comparison, Coverage, Evaluation, Protocol, Sweep, as_csv, as_json, as_table
 from drstool.labels import as_label_type, check_class_names, check_label_values, ignore_label, label_type, num_classes
@@ -294,11 +294,9 @@ class _Scoring:
             target, digest = _target_of(item)
             return item.id, digest, work(record, item, as_label_type(target, number))
 
-        # Of a pipe the ids are not known; there each is worked on as soon as it comes.
-        share = None if ids is None else _share
         pairs = tally.matching(records)
         for identifier, digest, result in track(
-                map_items(scored, pairs, workers, self._on_error, share), "eval", len(tally.items)):
+                map_items(scored, pairs, workers, self._on_error, at_hand=ids is not None), "eval", len(tally.items)):
             self._scored[identifier] = digest
             yield identifier, result
         tally.check_matched(len(tally.seen), len(tally.seen) + tally.extra, self._dataset)
@@ -431,13 +429,6 @@ def _class_names(dataset: Dataset, header: Header | None) -> tuple[str, ...]:
             f"{dataset.source} has {len(names)} ({listed(names)})",
             "both must name the same classes in the same order")
     return check_class_names(names, dataset.source)
-
-
-def _share(pair: tuple[Record | UnreadLabels, Item]) -> float:
-    """What share of a thread's task an image is, see :func:`drstool.parallel.ordered_map`."""
-    record = pair[0]
-    # A label image is decoded and counted in less than a millisecond.
-    return 1 / 8 if isinstance(record, UnreadLabels) else map_share(record) if isinstance(record, MapRecord) else 1
 
 
 def _labels_of(

@@ -20,18 +20,18 @@ from drstool.data.decoding import load_saliency
 from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
 from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord, map_share
+from drstool.formats.maps import MapRecord
 from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
-
-# So many labels are sooner counted one by one than all at once.
-_FEW = 10
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["IgnoreReport", "label_record", "pseudo_label"]
+
+# So many labels are sooner counted one by one than all at once.
+_FEW = 10
 
 
 @dataclass
@@ -96,7 +96,7 @@ def pseudo_label(
     saliency_of: Callable[[str], Path] | None = None, crf: CrfSettings | None = None,
     image_of: ImageOf | None = None, device: torch.device | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
-    num_object_classes: int = 1, report: IgnoreReport | None = None,
+    num_object_classes: int = 1, report: IgnoreReport | None = None, at_hand: bool = False,
 ) -> Iterator[LabelRecord]:
     """Pseudo labels of the records, in their order and at the images' own size.
 
@@ -124,6 +124,9 @@ def pseudo_label(
         Decides the type of the labels, see :func:`drstool.labels.label_type`.
     report
         Filled with what the rules ignore.
+    at_hand
+        Whether records need not be waited for, nor labels be handed on one by one; see
+        :func:`drstool.parallel.ordered_map`.
 
     Raises
     ------
@@ -144,9 +147,7 @@ def pseudo_label(
     work = partial(
         _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
         reported=report is not None, relabeller=relabeller)
-    # Of a pipe the number is not known; there each is worked on as soon as it comes. The CRF takes its time.
-    share = None if total is None or crf is not None else map_share
-    return _reporting(track(map_items(work, records, workers, on_error, share), "pseudo-label", total), report)
+    return _reporting(track(map_items(work, records, workers, on_error, at_hand), "pseudo-label", total), report)
 
 
 def label_record(

@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from typer.models import CommandInfo
+
 from drstool.cli.app import app
 
 __all__ = ["register"]
@@ -19,6 +21,10 @@ _COMMANDS = {
 }
 
 
+# All that were registered in this process.
+_known: dict[str | None, CommandInfo] = {}
+
+
 def register(name: str | None = None) -> None:
     """Register the command of that name, which is sooner done than all; all, where there is none such.
 
@@ -30,6 +36,7 @@ def register(name: str | None = None) -> None:
     wanted = [module for module, names in _COMMANDS.items() if name in names]
     for module in wanted or _COMMANDS:
         import_module(f"drstool.cli.commands.{module}")
-    if wanted:
-        # The other commands of its module cost some milliseconds each.
-        app.registered_commands[:] = [each for each in app.registered_commands if each.name == name]
+    _known.update((each.name, each) for each in app.registered_commands)
+    # The other commands of its module cost some milliseconds each.
+    order = [name] if wanted else [each for names in _COMMANDS.values() for each in names]
+    app.registered_commands[:] = [_known[each] for each in order]

@@ -66,7 +66,7 @@ def pseudo_label(
     from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
     from drstool.data.photographs import images_of
     from drstool.errors import InputError, UsageError
-    from drstool.formats import Header, check_folder, open_records, open_sink
+    from drstool.formats import Header, check_folder, goes_to_disk, open_records, open_sink
     from drstool.formats.score_text import json_text
     from drstool.stages import pseudo_label as stage
 
@@ -118,6 +118,8 @@ def pseudo_label(
             total=total,
             num_object_classes=len(source.header.class_names),
             report=report,
+            # A pipe is to flow at both of its ends.
+            at_hand=total is not None and goes_to_disk(output),
         )
         chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
         header = Header("labels", source.header.class_names, chain, run.marked(part, source.header.class_names, **told))
