@@ -183,10 +183,23 @@ def test_every_public_name_exists():
                 assert [entry for entry in listed if entry not in defined] == [], name
 
 
+def test_what_formats_gives_out_is_imported_when_it_is_asked_for():
+    import drstool.formats
+
+    assert sorted(drstool.formats._PLACE_OF) == sorted(drstool.formats.__all__)
+    assert all(getattr(drstool.formats, name).__name__ == name for name in drstool.formats.__all__)
+    assert set(drstool.formats.__all__) <= set(dir(drstool.formats))
+    with pytest.raises(AttributeError, match="module 'drstool.formats' has no attribute 'nothing'"):
+        drstool.formats.nothing  # noqa: B018
+
+
 def _defined(body):
     found = set()
     for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        # Only for readers and type checkers; a test of its own sees that it is there.
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            found |= _defined(node.body)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             found |= {alias.asname or alias.name for alias in node.names}

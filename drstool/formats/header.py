@@ -11,12 +11,13 @@ from drstool.formats.parts import Part
 from drstool.labels import check_class_names
 
 __all__ = [
-    "END_NAME", "FORMAT", "HEADER_NAME", "KINDS", "MAX_HEADER_BYTES", "MAX_PIXELS", "VERSION",
+    "END_NAME", "FORMAT", "HDF5_SIGNATURE", "HEADER_NAME", "KINDS", "MAX_HEADER_BYTES", "MAX_PIXELS", "VERSION",
     "Header", "carrier", "check_plain", "json_bytes",
 ]
 
 FORMAT = "drstool"
 VERSION = 1
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 # Above this a picture's size is damage or malice.
 MAX_PIXELS = 100_000_000

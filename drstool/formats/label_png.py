@@ -298,6 +298,8 @@ class LabelFolderReader:
         It is missing, holds no PNG, or says that it is ours and is not whole.
     """
 
+    searchable = True
+
     def __init__(self, folder: str | Path, where: object = None) -> None:
         self._folder = Path(folder)
         self.where = str(where if where is not None else folder)

@@ -32,18 +32,16 @@ import numpy as np
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.chunks import packed
 from drstool.formats.header import (
-    FORMAT, MAX_HEADER_BYTES, MAX_PIXELS, VERSION, Header, carrier, json_bytes,
+    FORMAT, HDF5_SIGNATURE, MAX_HEADER_BYTES, MAX_PIXELS, VERSION, Header, carrier, json_bytes,
 )
 from drstool.formats.outputs import output_error
 from drstool.identifiers import check_id
 from drstool.labels import MAX_OBJECT_CLASSES, label_type
 
 __all__ = [
-    "HDF5_SIGNATURE", "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
+    "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
     "check_map_record", "decode_map", "encode_map", "encode_values", "restored_map",
 ]
-
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 # All maps of one image, uncompressed.
 MAX_RECORD_BYTES = 2**32
@@ -340,6 +338,9 @@ class MapFileReader:
     InputError
         It is no HDF5 file, none of drstool's, damaged, cut short or of a newer version.
     """
+
+    # Whether records are read by their ids, in any order.
+    searchable = True
 
     def __init__(self, source: str | Path | BinaryIO, where: object = None) -> None:
         self._source = source

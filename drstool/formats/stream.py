@@ -8,7 +8,6 @@ it has arrived, so that stages run at the same time.
 
 from __future__ import annotations
 
-import select
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,15 +22,15 @@ from drstool.formats.label_png import (
 )
 from drstool.formats.maps import MapRecord, decode_map, encode_map
 from drstool.formats.outputs import write_fully
+from drstool.formats.pipes import BLOCK, read_up_to
 from drstool.identifiers import check_id, member_name
 
-__all__ = ["BLOCK", "StreamReader", "StreamWriter", "looks_like_tar", "read_up_to", "restored_member"]
+__all__ = ["StreamReader", "StreamWriter", "looks_like_tar", "restored_member"]
 
-BLOCK = 512
 _SUFFIX = {"maps": ".h5", "labels": ".png"}
 # Two empty blocks end an archive.
 _TRAILER = bytes(2 * BLOCK)
-_READ_BYTES = 1 << 20
+_DISCARDED_BYTES = 1 << 20
 _MAX_NAME_BYTES = 1 << 16
 _MAX_END_BYTES = 1 << 16
 # The largest record and its HDF5 frame.
@@ -156,6 +155,8 @@ class StreamReader:
         It is no stream of drstool's, or ends within its header.
     """
 
+    searchable = False
+
     def __init__(self, stream: BinaryIO, where: object = "stdin", *, head: bytes = b"") -> None:
         self.where = str(where)
         self._source = _Source(stream, head, self.where)
@@ -228,7 +229,7 @@ class StreamReader:
         if self._exactly(len(_TRAILER)) != _TRAILER:
             raise InputError(self.where, "has members after its end record", "see 'drstool cat'")
         # Reading on keeps the writer from meeting a closed pipe, and finds what was appended.
-        while rest := self._source.upto(_READ_BYTES):
+        while rest := self._source.upto(_DISCARDED_BYTES):
             if rest.strip(b"\0"):
                 raise InputError(
                     self.where, "goes on after its end record", "merge streams with 'drstool cat'")
@@ -308,32 +309,6 @@ class StreamReader:
             self.where, f"the stream is damaged after {len(self._seen)} records",
             "make or copy it again",
         )
-
-
-def read_up_to(stream: BinaryIO, size: int, where: object) -> bytes:
-    """``size`` bytes of a stream; fewer only at its end.
-
-    Raises
-    ------
-    InputError
-        The system cannot read on.
-    """
-    parts: list[bytes] = []
-    try:
-        # By portions: a size that is a lie costs no more memory than the bytes that come.
-        while size > 0:
-            part = stream.read(min(size, _READ_BYTES))
-            if part is None:
-                # A non-blocking pipe that is empty: wait until its writer gave something.
-                select.select([stream], [], [])
-                continue
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
-    except OSError as error:
-        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
-    return b"".join(parts)
 
 
 def looks_like_tar(head: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,25 @@ def describe(path: str | None) -> dict[str, Any]:
     if path is not None and path != "-":
         if not Path(path).exists():
             raise InputError(path, "no such file or folder", "name an artefact of drstool")
-        # Checkpoints are zip files; nothing else of ours is.
-        if Path(path).is_file() and zipfile.is_zipfile(path):
+        if _is_checkpoint(Path(path)):
             return _checkpoint(path)
         if (told := _folder(Path(path))) is not None:
             return told
     with open_records(path) as source:
         return _records(source)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether it is a zip file, as nothing else of ours is."""
+    if not path.is_file():
+        return False
+    # Quick to see, and mostly enough: zipfile takes a while to import.
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return False
+    import zipfile
+
+    return zipfile.is_zipfile(path)
 
 
 def _checkpoint(path: str) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""Reading from what may be a pipe."""
+
+from __future__ import annotations
+
+import select
+from typing import BinaryIO
+
+from drstool.errors import InputError
+
+__all__ = ["BLOCK", "read_up_to"]
+
+# Of a tar archive; enough of a file to know it by.
+BLOCK = 512
+_READ_BYTES = 1 << 20
+
+
+def read_up_to(stream: BinaryIO, size: int, where: object) -> bytes:
+    """``size`` bytes of a stream; fewer only at its end.
+
+    Raises
+    ------
+    InputError
+        The system cannot read on.
+    """
+    parts: list[bytes] = []
+    try:
+        # By portions: a size that is a lie costs no more memory than the bytes that come.
+        while size > 0:
+            part = stream.read(min(size, _READ_BYTES))
+            if part is None:
+                # A non-blocking pipe that is empty: wait until its writer gave something.
+                select.select([stream], [], [])
+                continue
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+    except OSError as error:
+        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
+    return b"".join(parts)

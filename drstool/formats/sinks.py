@@ -1,0 +1,344 @@
+"""Somewhere to write records to: map files, label PNGs, and streams of either; and what is kept of unfinished ones."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from drstool.errors import InputError, OutputError, UsageError
+from drstool.formats.header import Header, carrier
+from drstool.formats.label_png import LabelFolderWriter, LabelRecord
+from drstool.formats.maps import MapFileWriter, MapRecord, restored_map
+from drstool.formats.outputs import check_writable, new_file, new_folder, output_error, write_fully, writing
+from drstool.formats.pictures import read_marker
+from drstool.formats.sources import open_records
+from drstool.formats.stream import StreamWriter, restored_member
+from drstool.formats.unfinished import Journal, KeptFolder, keeping
+from drstool.formats.work import Work, told_work
+from drstool.parallel import ordered_map
+
+__all__ = [
+    "RecordSink", "check_same_records", "check_sink", "goes_to_disk", "kept_beside", "open_sink", "write_both",
+]
+
+Record = MapRecord | LabelRecord
+_COPY_BYTES = 1 << 20
+
+
+class RecordSink:
+    """Where records go; made by :func:`open_sink`.
+
+    Parameters
+    ----------
+    writer
+    kept
+        Where finished records outlive an interruption.
+    threads
+        How many compress records in :meth:`write_all`. On a pipe none but the caller's: there each
+        record is to leave as soon as it is there, and is not compressed.
+    """
+
+    def __init__(
+        self,
+        writer: MapFileWriter | LabelFolderWriter | StreamWriter,
+        kept: Journal | KeptFolder | None = None,
+        threads: int = 1,
+    ) -> None:
+        self._writer, self._kept, self._threads = writer, kept, threads
+
+    @property
+    def count(self) -> int:
+        """Number of records written, in earlier sittings too."""
+        return self._writer.count
+
+    def write(self, record: Record) -> None:
+        """Add a record.
+
+        Raises
+        ------
+        InputError
+            The record is damaged, or its id was written before.
+        OutputError
+            The system refuses.
+        """
+        self.put(self.prepare(record))
+
+    def write_all(self, records: Iterable[Record]) -> int:
+        """Add records as they come; their number. The bytes do not depend on the number of threads."""
+        before = self.count
+        for prepared in ordered_map(self.prepare, records, self._threads):
+            self.put(prepared)
+        return self.count - before
+
+    def prepare(self, record: Record) -> tuple[Record, object]:
+        """The record and its form in the output: what costs time, and may be done by threads."""
+        return record, self._writer.prepare(record)  # type: ignore[arg-type]
+
+    def put(self, prepared: tuple[Record, object]) -> None:
+        """Add what :meth:`prepare` made; raises as :meth:`write`."""
+        record, made = prepared
+        self._writer.put(made)  # type: ignore[arg-type]
+        if isinstance(self._kept, Journal):
+            self._kept.add(record.id, *self._writer.stored(record))  # type: ignore[union-attr,arg-type]
+        elif self._kept is not None:
+            self._kept.add(record.id)
+
+
+def write_both(
+    first: RecordSink, second: RecordSink, pairs: Iterable[tuple[Record, Record]],
+) -> int:
+    """Add the first and second of each pair to two sinks as they come; the number of pairs."""
+    before = first.count
+
+    def prepare(pair: tuple[Record, Record]) -> tuple:
+        return first.prepare(pair[0]), second.prepare(pair[1])
+
+    for one, other in ordered_map(prepare, pairs, min(first._threads, second._threads)):
+        first.put(one)
+        second.put(other)
+    return first.count - before
+
+
+def check_sink(
+    output: str | None, overwrite: bool, *, stdout: BinaryIO | None = None, what: str,
+) -> None:
+    """Check that :func:`open_sink` will have somewhere to write to; called before the work.
+
+    Raises
+    ------
+    OutputError, UsageError
+        As :func:`open_sink`.
+    """
+    if _goes_to_stdout(output):
+        _check_stdout(_stdout(stdout))
+    elif not _is_special(output):
+        check_writable(output, overwrite, folder=_is_folder(output, what))
+
+
+@contextmanager
+def open_sink(
+    output: str | None,
+    header: Header,
+    *,
+    overwrite: bool = False,
+    stdout: BinaryIO | None = None,
+    what: str = "maps",
+    kept: Journal | KeptFolder | None = None,
+    threads: int = 1,
+) -> Iterator[RecordSink]:
+    """Somewhere to write maps or labels to; whole once the block has ended without an exception.
+
+    Parameters
+    ----------
+    output
+        Maps: a map file; labels: a folder; a name that ends in ``.tar``: the stream as a file;
+        ``-``: the stream on standard output. None: standard output, where a pipe gets the stream,
+        and a regular file gets the stream (labels) or a map file (maps).
+    header
+        What is going to be written.
+    overwrite
+        Whether an existing output is replaced.
+    stdout
+        In place of the process's standard output.
+    what
+        ``"maps"`` or ``"labels"``, as the header's kind.
+    kept
+        Where finished records outlive an interruption (see :func:`kept_beside`); those that did are
+        in the output first.
+    threads
+        How many compress what goes to a file or folder.
+
+    Raises
+    ------
+    OutputError
+        The output exists, or cannot be written.
+    UsageError
+        The output would be a terminal.
+    """
+    if carrier(header.kind) != what:
+        raise ValueError(f"{header.kind} are no {what}")
+    if _goes_to_stdout(output):
+        stream = _stdout(stdout)
+        _check_stdout(stream)
+        as_file = output is None and what == "maps" and _is_regular(stream)
+        target = _map_file_on(stream, header, threads) if as_file else _stream_on(stream, header, "stdout")
+    elif _is_special(output):
+        target = _special(str(output), header)
+    elif str(output).endswith(".tar"):
+        target = _tar_file(str(output), header, overwrite, kept, threads)
+    elif what == "maps":
+        target = _map_file(str(output), header, overwrite, kept, threads)
+    else:
+        target = _label_folder(str(output), header, overwrite, kept, threads)
+    with target as sink:
+        yield sink
+
+
+def _goes_to_stdout(output: str | None) -> bool:
+    return output is None or str(output) in ("-", "/dev/stdout")
+
+
+def _stdout(stdout: BinaryIO | None) -> BinaryIO:
+    stream = stdout if stdout is not None else getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        raise UsageError("stdout", "is closed", "give -o FILE")
+    return stream
+
+
+def _check_stdout(stream: BinaryIO) -> None:
+    if stream.isatty():
+        raise UsageError("stdout", "is a terminal, the output is binary", "pipe, or give -o FILE")
+    if _is_regular(stream) and os.fstat(stream.fileno()).st_size:
+        raise OutputError("stdout", "is a file that already holds something", "write to a new file")
+
+
+def _is_regular(stream: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_special(output: str | None) -> bool:
+    """Whether a name is a pipe or a device, such as what the shell puts for ``>(command)``."""
+    try:
+        mode = os.stat(str(output)).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def _is_folder(output: str | None, what: str) -> bool:
+    return what == "labels" and not str(output).endswith(".tar")
+
+
+@contextmanager
+def _stream_on(stream: BinaryIO, header: Header, where: str) -> Iterator[RecordSink]:
+    # No end record after an exception: that is how the next stage learns of it.
+    writer = StreamWriter(stream, header, where=where)
+    yield RecordSink(writer)
+    writer.close()
+
+
+@contextmanager
+def _map_file_on(stream: BinaryIO, header: Header, threads: int) -> Iterator[RecordSink]:
+    told = f"temporary folder {tempfile.gettempdir()}"
+    with writing(told), tempfile.TemporaryFile() as spool:
+        with MapFileWriter(spool, header, where=told) as writer:
+            yield RecordSink(writer, threads=threads)
+        spool.seek(0)
+        while part := spool.read(_COPY_BYTES):
+            write_fully(stream, part)
+
+
+@contextmanager
+def _special(output: str, header: Header) -> Iterator[RecordSink]:
+    try:
+        file = open(output, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise output_error(output, error) from error
+    with file:
+        if file.isatty():
+            raise UsageError(output, "is a terminal, the output is binary", "name a file")
+        with _stream_on(file, header, output) as sink:
+            yield sink
+
+
+@contextmanager
+def _tar_file(
+    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
+) -> Iterator[RecordSink]:
+    with (
+        keeping(journal),
+        new_file(output, overwrite) as partial,
+        open(partial, "wb") as file,
+    ):
+        writer = StreamWriter(file, header, where=output, compress=True)
+        for identifier, told, data in _stored(journal):
+            writer.write(restored_member(identifier, told, data, header, output))
+        yield RecordSink(writer, journal, threads)
+        writer.close()
+
+
+@contextmanager
+def _map_file(
+    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
+) -> Iterator[RecordSink]:
+    with (
+        keeping(journal),
+        new_file(output, overwrite) as partial,
+        MapFileWriter(partial, header, where=output) as writer,
+    ):
+        for identifier, told, data in _stored(journal):
+            writer.write(restored_map(identifier, told, data, output))
+        yield RecordSink(writer, journal, threads)
+
+
+@contextmanager
+def _label_folder(
+    output: str, header: Header, overwrite: bool, kept: KeptFolder | None, threads: int,
+) -> Iterator[RecordSink]:
+    done, at = ((), None) if kept is None else (tuple(kept.done), kept.path)
+    with keeping(kept), new_folder(output, overwrite, at=at) as partial:
+        writer = LabelFolderWriter(partial, header, where=output, records=done)
+        yield RecordSink(writer, kept, threads)
+        writer.close()
+
+
+def _stored(journal: Journal | None) -> Iterator[tuple[str, dict, bytes]]:
+    return iter(()) if journal is None else journal.stored()
+
+
+# --- unfinished work ---------------------------------------------------------------------------
+
+
+def goes_to_disk(output: str | None) -> bool:
+    """Whether an output is a file or folder, which appears when it is whole; not a pipe or a device."""
+    return not _goes_to_stdout(output) and not _is_special(output)
+
+
+def kept_beside(output: str, what: str, work: Work) -> Journal | KeptFolder:
+    """What is kept of an unfinished output of maps, labels or figures."""
+    if what == "figures":
+        return KeptFolder(output, work, suffix="")
+    return KeptFolder(output, work) if _is_folder(output, what) else Journal(output, work)
+
+
+def check_same_records(
+    output: str, kind: str, work: Work, ids: Sequence[str] | None = None,
+) -> str | None:
+    """How the work that an output came of differs from another; None where it is the same.
+
+    Parameters
+    ----------
+    output
+        A file or folder.
+    kind
+        Of the records or pictures.
+    work
+    ids
+        Of the images; what an output without provenance does not tell cannot differ.
+    """
+    try:
+        if carrier(kind) == "figures":
+            header, found = read_marker(Path(output))[0], None
+        else:
+            with open_records(output) as source:
+                header, found = source.header, source.ids()
+    except InputError as error:
+        return error.what
+    if header is None or header.kind != kind:
+        return f"holds {'something else' if header is None else header.kind}"
+    part = {} if header.part is None else {"shard": str(header.part)}
+    if header.provenance:
+        told = told_work(header.provenance[-1], header.class_names)
+        return work.difference(told | {"settings": told.get("settings", {}) | part})
+    if ids is not None and found is not None and sorted(ids) != sorted(found):
+        return "holds other images"
+    return work.difference({"classes": list(header.class_names), "settings": part})

@@ -1,0 +1,237 @@
+"""Records to read, wherever they lie: map files, label PNGs, and streams of either.
+
+What each of them needs is imported when there is one: who only looks into a file does not wait for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Container, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Union
+
+from drstool.errors import ForeignError, InputError, UsageError
+from drstool.formats.header import HDF5_SIGNATURE, HEADER_NAME, Header, carrier
+from drstool.formats.pipes import BLOCK, read_up_to
+
+if TYPE_CHECKING:
+    from drstool.formats.label_png import LabelFolderReader, LabelRecord, UnreadLabels
+    from drstool.formats.maps import MapFileReader, MapRecord
+    from drstool.formats.stream import StreamReader
+
+    Record = Union[MapRecord, LabelRecord]
+    Reader = Union[MapFileReader, LabelFolderReader, StreamReader]
+
+__all__ = ["RecordSource", "open_records"]
+
+_COPY_BYTES = 1 << 20
+_SOURCES = "name a map file, a stream, or a folder of label PNGs"
+
+
+class RecordSource:
+    """Records to read, wherever they lie; a context manager.
+
+    Attributes
+    ----------
+    header : Header or None
+        None for a folder that somebody else made.
+    kind : str
+        The header's kind; ``"labels"`` where there is no header.
+    where : str
+        For messages.
+    """
+
+    def __init__(self, reader: Reader, *held: BinaryIO) -> None:
+        self._reader, self._held = reader, held
+        self.header: Header | None = reader.header
+        self.kind: str = self.header.kind if self.header is not None else "labels"
+        self.where: str = reader.where
+
+    @property
+    def is_maps(self) -> bool:
+        """Whether the records are :class:`MapRecord`; else they are :class:`LabelRecord`."""
+        return carrier(self.kind) == "maps"
+
+    def records(self, without: Container[str] = ()) -> Iterator[Record]:
+        """The records in stored order, without those of some ids; of a stream only once, each as it arrives.
+
+        Raises
+        ------
+        InputError
+            A record is damaged, or the stream is cut short.
+        """
+        if not without:
+            return iter(self._reader)
+        if not self._reader.searchable:
+            return (record for record in self._reader if record.id not in without)
+        return (self.read(identifier) for identifier in self._reader.ids() if identifier not in without)
+
+    def unread(self) -> Iterator[Record | UnreadLabels]:
+        """As :meth:`records`, but label images of a folder are left to be read by who works on them, in threads."""
+        return getattr(self._reader, "unread", self.records)()
+
+    def attempts(self) -> Iterator[Callable[[], Record]]:
+        """As :meth:`records`, but functions that read each record, or tell what is wrong with it.
+
+        Raises
+        ------
+        InputError
+            A stream is cut short, or damaged as a whole.
+        """
+        if not self._reader.searchable:
+            return self._reader.attempts()
+        return (partial(self._reader.read, identifier) for identifier in self._reader.ids())
+
+    def check_extent(self) -> None:
+        """Check that nothing is there beyond the records; a stream tells when it ends.
+
+        Raises
+        ------
+        InputError
+            There is.
+        """
+        if hasattr(self._reader, "check_extent"):
+            self._reader.check_extent()
+
+    def ids(self) -> tuple[str, ...] | None:
+        """The ids in stored order; None of a stream, which tells them one by one."""
+        return self._reader.ids() if self._reader.searchable else None
+
+    def read(self, identifier: str) -> Record:
+        """One record by its id; not of a stream.
+
+        Raises
+        ------
+        InputError
+            It is not there, or damaged, or this is a stream.
+        """
+        if not self._reader.searchable:
+            raise InputError(
+                self.where, "a stream cannot be searched", "save it first: drstool cat -o FILE")
+        return self._reader.read(identifier)
+
+    def close(self) -> None:
+        """Let go of what is open; the standard input stays open."""
+        if self._reader.searchable:
+            self._reader.close()
+        for file in self._held:
+            file.close()
+
+    def __enter__(self) -> RecordSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> RecordSource:
+    """Maps or labels to read, whatever their form.
+
+    Parameters
+    ----------
+    source
+        A map file, a stream saved as a file, or a folder of label PNGs; None or ``-``: the
+        standard input, which may be a stream or a map file.
+    stdin
+        In place of the process's standard input.
+
+    Raises
+    ------
+    InputError
+        It is missing, empty, damaged, or something else.
+    UsageError
+        There is nothing to read: the standard input is a terminal.
+    """
+    if source is None or str(source) == "-":
+        return _open_stdin(stdin)
+    path = Path(source)
+    if os.path.isdir(path):
+        from drstool.formats.label_png import LabelFolderReader
+
+        return RecordSource(LabelFolderReader(path, source))
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise InputError(source, "no such file or folder", _SOURCES) from error
+    except OSError as error:
+        raise InputError(source, f"cannot be read: {error.strerror or error}") from error
+    try:
+        return _open_file(file, str(source), path)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open_stdin(stdin: BinaryIO | None) -> RecordSource:
+    stream = stdin if stdin is not None else getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise UsageError("stdin", "is closed", _SOURCES)
+    if stream.isatty():
+        raise UsageError("stdin", "is a terminal: there is nothing to read", "pipe, or " + _SOURCES)
+    return _open_stream(stream, "stdin")
+
+
+def _open_file(file: BinaryIO, where: str, path: Path) -> RecordSource:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return _open_stream(file, where, file)
+    head = read_up_to(file, BLOCK, where)
+    if head.startswith(HDF5_SIGNATURE):
+        from drstool.formats.maps import MapFileReader
+
+        file.close()
+        return RecordSource(MapFileReader(path, where))
+    return RecordSource(_tar_reader(file, where, head), file)
+
+
+def _open_stream(stream: BinaryIO, where: str, *held: BinaryIO) -> RecordSource:
+    head = read_up_to(stream, BLOCK, where)
+    if not head.startswith(HDF5_SIGNATURE):
+        return RecordSource(_tar_reader(stream, where, head), *held)
+    from drstool.formats.maps import MapFileReader
+
+    # HDF5 jumps to and fro; what came through a pipe is put where that is possible.
+    spool = _spooled(stream, head)
+    try:
+        return RecordSource(MapFileReader(spool, where), spool, *held)
+    except BaseException:
+        spool.close()
+        raise
+
+
+def _tar_reader(stream: BinaryIO, where: str, head: bytes) -> StreamReader:
+    if not head:
+        raise InputError(where, "is empty", "see what the stage before says")
+    from drstool.formats.stream import StreamReader, looks_like_tar
+
+    beginning = HEADER_NAME.encode()
+    if not looks_like_tar(head) and not beginning.startswith(head[: len(beginning)]):
+        raise ForeignError(where, f"is {_guess(head)}", _SOURCES)
+    return StreamReader(stream, where, head=head)
+
+
+def _guess(head: bytes) -> str:
+    known = {b"\x1f\x8b": "compressed with gzip", b"PK": "a zip file", b"\x89PNG": "a single PNG",
+             b"\x93NUMPY": "a NumPy array", b"\xfd7zXZ": "compressed with xz"}
+    found = (name for start, name in known.items() if head.startswith(start))
+    return next(found, "neither a map file nor a stream")
+
+
+def _spooled(stream: BinaryIO, head: bytes) -> BinaryIO:
+    from drstool.formats.outputs import writing
+
+    spool = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with writing(f"temporary folder {tempfile.gettempdir()}"):
+            part = head
+            while part:
+                spool.write(part)
+                part = read_up_to(stream, _COPY_BYTES, "stdin")
+            spool.flush()
+    except BaseException:
+        spool.close()
+        raise
+    return spool  # type: ignore[return-value]
