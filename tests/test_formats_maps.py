@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from drstool.errors import InputError, OutputError
-from drstool.formats import open_records, open_sink
+from drstool.formats import open_records, open_sink, read_now
 from drstool.formats.header import Header
 from drstool.formats.maps import (
     MapFileReader,
@@ -354,6 +355,19 @@ def test_a_reader_works_in_other_processes(tmp_path):
             os._exit(0 if same(reader.read("a"), record("a")) else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert same(reader.read("b"), record("b"))
+
+
+def test_unread_records_are_read_by_any_thread(tmp_path):
+    names = [f"i{number}" for number in range(40)]
+    write(tmp_path / "m.h5", *map(record, names))
+    with open_records(tmp_path / "m.h5") as source:
+        unread = list(source.unread(without={"i3"}))
+        assert [each.id for each in unread] == [name for name in names if name != "i3"]
+        assert all(each.is_maps for each in unread)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(read_now, unread))
+        assert all(same(one, source.read(one.id)) for one in found)
+    assert read_now(found[0]) is found[0]
 
 
 def test_a_file_that_is_damaged_before_it_is_opened_anew(tmp_path):

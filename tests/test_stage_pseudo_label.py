@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -169,3 +170,21 @@ def test_command_tells_what_was_ignored(drs, made, voc, tmp_path):
     refused = drs(*line, "--json")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "-o" in refused.err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_damaged_maps_of_one_image_are_told_and_left_out_where_asked_to(drs, made, tmp_path, workers):
+    path = tmp_path / "cams.h5"
+    path.write_bytes(made.cams.read_bytes())
+    with h5py.File(path) as file:
+        chunk = file["maps/p1"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset + 2] ^= 0xFF
+    path.write_bytes(data)
+    line = ("pseudo-label", path, "--background", "constant", "--workers", workers, "-o", tmp_path / "labels")
+    outcome = drs(*line)
+    assert (outcome.code, outcome.err.count("\n")) == (3, 1)
+    assert "p1: its maps are damaged" in outcome.err and not (tmp_path / "labels").exists()
+    outcome = drs(*line, "--keep-going", "--overwrite")
+    assert outcome.code == 4 and "p1: its maps are damaged" in outcome.err
+    assert sorted(each.stem for each in (tmp_path / "labels").glob("*.png")) == ["p0", "p2", "p3"]

@@ -82,7 +82,7 @@ class Shard:
     def of_records(
         self, source: RecordSource, unit: int = 1, without: Sequence[str] = (),
     ) -> tuple[Iterable, int | None]:
-        """This part's records but those of some ids, and their number, if it is known.
+        """This part's records but those of some ids, perhaps unread, and their number, if it is known.
 
         Parameters
         ----------
@@ -95,9 +95,9 @@ class Shard:
         """
         left, ids = frozenset(without), self.of_ids(source.ids(), unit)
         if ids is None or self.of == 1:
-            return source.records(left), None if ids is None else len(ids) - len(left)
-        chosen = [identifier for identifier in ids if identifier not in left]
-        return map(source.read, chosen), len(chosen)
+            return source.unread(left), None if ids is None else len(ids) - len(left)
+        chosen = frozenset(ids) - left
+        return source.unread(frozenset(source.ids() or ()) - chosen), len(chosen)
 
     def of_ids(self, ids: tuple[str, ...] | None, unit: int = 1) -> tuple[str, ...] | None:
         """This part's ids, where any are known."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drstool.formats.header import Header
-    from drstool.formats.label_png import LabelRecord, UnreadLabels, check_folder
+    from drstool.formats.label_png import LabelRecord, check_folder
     from drstool.formats.maps import MapRecord
     from drstool.formats.outputs import check_writable, new_file, new_folder
     from drstool.formats.pictures import check_picture, write_end, write_marker, write_pictures
@@ -18,24 +18,26 @@ if TYPE_CHECKING:
         RecordSink, check_same_records, check_sink, goes_to_disk, kept_beside, open_sink, write_both,
     )
     from drstool.formats.sources import RecordSource, open_records
+    from drstool.formats.unread import Unread, read_now
 
 __all__ = [
-    "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource", "UnreadLabels",
+    "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource", "Unread",
     "check_folder", "check_picture", "check_same_records", "check_sink", "check_writable",
     "goes_to_disk", "kept_beside", "new_file", "new_folder", "open_records", "open_sink",
-    "write_both", "write_end", "write_marker", "write_pictures",
+    "read_now", "write_both", "write_end", "write_marker", "write_pictures",
 ]
 
 # Imported when they are asked for: all of them together take longer than most that is done with one.
 _PLACES = {
     "header": ("Header",),
-    "label_png": ("LabelRecord", "UnreadLabels", "check_folder"),
+    "label_png": ("LabelRecord", "check_folder"),
     "maps": ("MapRecord",),
     "outputs": ("check_writable", "new_file", "new_folder"),
     "pictures": ("check_picture", "write_end", "write_marker", "write_pictures"),
     "sinks": (
         "RecordSink", "check_same_records", "check_sink", "goes_to_disk", "kept_beside", "open_sink", "write_both"),
     "sources": ("RecordSource", "open_records"),
+    "unread": ("Unread", "read_now"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 

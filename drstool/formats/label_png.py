@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from drstool.formats.header import (
     END_NAME, HEADER_NAME, MAX_HEADER_BYTES, MAX_PIXELS, Header, carrier, json_bytes,
 )
 from drstool.formats.outputs import writing
+from drstool.formats.unread import Unread
 from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
 from drstool.labels import as_label_type, check_label_values, label_type, palette
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    "LabelFolderReader", "LabelFolderWriter", "LabelRecord", "UnreadLabels",
+    "LabelFolderReader", "LabelFolderWriter", "LabelRecord",
     "check_end_file", "check_end_record", "check_folder", "check_label_record", "decode_label",
     "encode_label", "encode_label_png", "end_record", "label_paths", "read_bytes", "read_label_png",
 ]
@@ -84,22 +85,6 @@ class LabelRecord:
     id: str
     labels: np.ndarray
     image: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class UnreadLabels:
-    """The label image of one image, left to be read by whichever thread works on it.
-
-    Parameters
-    ----------
-    id
-        The image's id.
-    read
-        Reads it; raises an :class:`InputError` where it is damaged.
-    """
-
-    id: str
-    read: Callable[[], LabelRecord]
 
 
 def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False) -> bytes:
@@ -321,9 +306,9 @@ class LabelFolderReader:
     def __iter__(self) -> Iterator[LabelRecord]:
         return (self.read(identifier) for identifier in self._files)
 
-    def unread(self) -> Iterator[UnreadLabels]:
-        """The label images in the same order, each still to be read."""
-        return (UnreadLabels(identifier, partial(self.read, identifier)) for identifier in self._files)
+    def unread(self, identifier: str) -> Unread:
+        """As :meth:`read`, left for later."""
+        return Unread(identifier, partial(self.read, identifier), is_maps=False)
 
     def ids(self) -> tuple[str, ...]:
         """The image ids, sorted."""

@@ -19,10 +19,12 @@ import json
 import math
 import mmap
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +37,7 @@ from drstool.formats.header import (
     FORMAT, HDF5_SIGNATURE, MAX_HEADER_BYTES, MAX_PIXELS, VERSION, Header, carrier, json_bytes,
 )
 from drstool.formats.outputs import output_error
+from drstool.formats.unread import Unread
 from drstool.identifiers import check_id
 from drstool.labels import MAX_OBJECT_CLASSES, label_type
 
@@ -348,6 +351,7 @@ class MapFileReader:
         self._pid = os.getpid()
         self._heaps = _Heaps(source)
         self._maps: h5py.h5g.GroupID | None = None
+        self._lock = threading.Lock()
         self._file = _open(source, self.where)
         try:
             self.header = _read_header(self._file, self._heaps, self.where)
@@ -378,6 +382,18 @@ class MapFileReader:
         InputError
             There is no such image in the file, or its record is damaged.
         """
+        if self._pid != os.getpid():
+            # A thread that is not in this process may have held it.
+            self._lock = threading.Lock()
+        # HDF5 lets only one thread in; asked by several at once, it is passed to and fro at each of many calls.
+        with self._lock:
+            return self._read(identifier)
+
+    def unread(self, identifier: str) -> Unread:
+        """As :meth:`read`, left for later."""
+        return Unread(identifier, partial(self.read, identifier), is_maps=True)
+
+    def _read(self, identifier: str) -> MapRecord:
         if identifier not in self._known:
             raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
         num_object_classes = len(self.header.class_names)
@@ -429,7 +445,12 @@ class MapFileReader:
     def __getstate__(self) -> dict:
         if not isinstance(self._source, (str, os.PathLike)):
             raise TypeError("a map file without a path cannot be sent to another process")
-        return {**self.__dict__, "_file": None, "_maps": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"} | {
+            "_file": None, "_maps": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def _opened(self) -> h5py.File:
         # HDF5's handles are neither picklable nor safe to share with a forked process.

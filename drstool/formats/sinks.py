@@ -71,9 +71,13 @@ class RecordSink:
 
     def write_all(self, records: Iterable[Record]) -> int:
         """Add records as they come; their number. The bytes do not depend on the number of threads."""
+        return self.put_all(ordered_map(self.prepare, records, self._threads))
+
+    def put_all(self, prepared: Iterable[tuple[Record, object]]) -> int:
+        """Add what :meth:`prepare` made of records, as it comes; their number."""
         before = self.count
-        for prepared in ordered_map(self.prepare, records, self._threads):
-            self.put(prepared)
+        for each in prepared:
+            self.put(each)
         return self.count - before
 
     def prepare(self, record: Record) -> tuple[Record, object]:

@@ -19,9 +19,10 @@ from drstool.formats.header import HDF5_SIGNATURE, HEADER_NAME, Header, carrier
 from drstool.formats.pipes import BLOCK, read_up_to
 
 if TYPE_CHECKING:
-    from drstool.formats.label_png import LabelFolderReader, LabelRecord, UnreadLabels
+    from drstool.formats.label_png import LabelFolderReader, LabelRecord
     from drstool.formats.maps import MapFileReader, MapRecord
     from drstool.formats.stream import StreamReader
+    from drstool.formats.unread import Unread
 
     Record = Union[MapRecord, LabelRecord]
     Reader = Union[MapFileReader, LabelFolderReader, StreamReader]
@@ -70,9 +71,11 @@ class RecordSource:
             return (record for record in self._reader if record.id not in without)
         return (self.read(identifier) for identifier in self._reader.ids() if identifier not in without)
 
-    def unread(self) -> Iterator[Record | UnreadLabels]:
-        """As :meth:`records`, but label images of a folder are left to be read by who works on them, in threads."""
-        return getattr(self._reader, "unread", self.records)()
+    def unread(self, without: Container[str] = ()) -> Iterator[Record | Unread]:
+        """As :meth:`records`, but what can be found by its id is left to be read by who works on it, in threads."""
+        if not self._reader.searchable:
+            return self.records(without)
+        return (self._reader.unread(identifier) for identifier in self._reader.ids() if identifier not in without)
 
     def attempts(self) -> Iterator[Callable[[], Record]]:
         """As :meth:`records`, but functions that read each record, or tell what is wrong with it.

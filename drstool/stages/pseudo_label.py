@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
 from drstool.formats.label_png import LabelRecord
 from drstool.formats.maps import MapRecord
+from drstool.formats.unread import Unread, read_now
 from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
@@ -92,18 +93,19 @@ class IgnoreReport:
 
 
 def pseudo_label(
-    records: Iterable[MapRecord], settings: CueSettings, *,
+    records: Iterable[MapRecord | Unread], settings: CueSettings, *,
     saliency_of: Callable[[str], Path] | None = None, crf: CrfSettings | None = None,
     image_of: ImageOf | None = None, device: torch.device | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
     num_object_classes: int = 1, report: IgnoreReport | None = None, at_hand: bool = False,
-) -> Iterator[LabelRecord]:
+    finish: Callable[[LabelRecord], Any] = lambda label: label,
+) -> Iterator[Any]:
     """Pseudo labels of the records, in their order and at the images' own size.
 
     Parameters
     ----------
     records
-        Maps of the present classes; taken as they come.
+        Maps of the present classes, read or not; taken as they come.
     settings
     saliency_of
         Path of an image id's saliency map, such as :func:`drstool.cues.saliency_folder` gives;
@@ -127,6 +129,8 @@ def pseudo_label(
     at_hand
         Whether records need not be waited for, nor labels be handed on one by one; see
         :func:`drstool.parallel.ordered_map`.
+    finish
+        What is done with each label in its thread, such as packing it; its results are given out.
 
     Raises
     ------
@@ -144,9 +148,14 @@ def pseudo_label(
     # Checked here and not at the first record: a generator would start late.
     cues.check_saliency_given(settings, saliency_of is not None)
     relabeller = None if crf is None else _Relabeller(crf, settings, image_of or images_of(), device, workers)
-    work = partial(
+    labelled = partial(
         _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
         reported=report is not None, relabeller=relabeller)
+
+    def work(record: MapRecord | Unread) -> tuple[Any, IgnoreReport | None]:
+        label, part = labelled(read_now(record))
+        return finish(label), part
+
     return _reporting(track(map_items(work, records, workers, on_error, at_hand), "pseudo-label", total), report)
 
 
@@ -159,8 +168,8 @@ def label_record(
 
 
 def _reporting(
-    made: Iterable[tuple[LabelRecord, IgnoreReport | None]], report: IgnoreReport | None,
-) -> Iterator[LabelRecord]:
+    made: Iterable[tuple[Any, IgnoreReport | None]], report: IgnoreReport | None,
+) -> Iterator[Any]:
     for label, part in made:
         if report is not None and part is not None:
             report.add(part)

@@ -13,6 +13,7 @@ from drstool.data.item import Item
 from drstool.errors import InputError
 from drstool.formats.checkpoint import Checkpoint
 from drstool.formats.maps import MapRecord
+from drstool.formats.unread import Unread, read_now
 from drstool.inference import computing, fused_maps, refined_map
 from drstool.labels import label_names
 from drstool.mapping import Loaded, load_square, map_records, output_size
@@ -24,13 +25,13 @@ from drstool.recipe import RefineSettings
 __all__ = ["items_of_maps", "refine"]
 
 
-def items_of_maps(records: Iterable[MapRecord], class_names: tuple[str, ...]) -> Iterator[Item]:
+def items_of_maps(records: Iterable[MapRecord | Unread], class_names: tuple[str, ...]) -> Iterator[Item]:
     """The images that map records are about, with the classes present in them as tags.
 
     Parameters
     ----------
     records
-        Taken as they come.
+        Read or not; taken as they come.
     class_names
         Of the records' file or stream.
 
@@ -40,7 +41,7 @@ def items_of_maps(records: Iterable[MapRecord], class_names: tuple[str, ...]) ->
         A record does not name its image.
     """
     names = label_names(class_names)
-    for record in records:
+    for record in map(read_now, records):
         if not record.image:
             raise InputError(f"image {record.id!r}", "has maps that do not say where it lies", "give --data")
         yield Item(record.id, Path(record.image), tags=tuple(names[label] for label in record.labels))

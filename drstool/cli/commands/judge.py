@@ -205,7 +205,7 @@ def _sweep(
         shared = _fitting(source, shared, given)
         parts, saliency_of = _targets(source, data, tuple(dict.fromkeys(splits)), classes, saliency)
         return stage.sweep(
-            source.records(),
+            source.unread(),
             parts[0],
             parameter,
             report_on=parts[-1],

@@ -105,26 +105,27 @@ def pseudo_label(
         chosen, total = share.of_records(source, without=kept.done if kept else ())
         # What an earlier sitting ignored is not counted again.
         since = " since going on" if kept and kept.done else ""
-        records = stage.pseudo_label(
-            chosen,
-            settings,
-            saliency_of=saliency_folder(saliency) if saliency else None,
-            crf=crf,
-            image_of=images_of(dataset),
-            device=None if crf is None else run.device,
-            workers=run.threads,
-            on_error=run.on_error,
-            track=run.track,
-            total=total,
-            num_object_classes=len(source.header.class_names),
-            report=report,
-            # A pipe is to flow at both of its ends.
-            at_hand=total is not None and goes_to_disk(output),
-        )
         chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
         header = Header("labels", source.header.class_names, chain, run.marked(part, source.header.class_names, **told))
         with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads) as sink:
-            sink.write_all(records)
+            made = stage.pseudo_label(
+                chosen,
+                settings,
+                saliency_of=saliency_folder(saliency) if saliency else None,
+                crf=crf,
+                image_of=images_of(dataset),
+                device=None if crf is None else run.device,
+                workers=run.threads,
+                on_error=run.on_error,
+                track=run.track,
+                total=total,
+                num_object_classes=len(source.header.class_names),
+                report=report,
+                finish=sink.prepare,
+                # A pipe is to flow at both of its ends.
+                at_hand=total is not None and goes_to_disk(output),
+            )
+            sink.put_all(made)
     names = source.header.class_names
     if json:
         run.write(json_text(report.to_json(names)))
