@@ -857,12 +857,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+# Enough that the start counts for little.
+_PHOTOGRAPHS = 300
+
+
 def scaling(bench: Bench) -> Result:
     """``pseudo-label`` and ``overlay`` with all cores and with one, start included, of images as large as photographs.
 
     And their memory for few and many small images.
     """
-    few, many, photographs = max(2, bench.settings.many // 100), bench.settings.many, max(2, bench.settings.many // 2)
+    many = bench.settings.many
+    few, photographs = max(2, many // 100), min(max(2, many // 2), _PHOTOGRAPHS)
     times: dict[str, list[float]] = {}
     peaks: dict[str, dict[str, int]] = {}
 
