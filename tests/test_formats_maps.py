@@ -7,8 +7,10 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -30,6 +32,7 @@ from drstool.formats.maps import (
 )
 from drstool.formats.unfinished import Journal
 from drstool.formats.work import Work
+from drstool.parallel import ordered_map
 
 HEADER = Header("localization-maps", ("cat", "dog", "Kuh ä"), ({"command": "drstool cam"},))
 
@@ -368,6 +371,20 @@ def test_unread_records_are_read_by_any_thread(tmp_path):
             found = list(pool.map(read_now, unread))
         assert all(same(one, source.read(one.id)) for one in found)
     assert read_now(found[0]) is found[0]
+
+
+def test_an_output_that_fails_ends_the_reading(tmp_path):
+    """Before the source is closed: no thread is left to read from it."""
+    write(tmp_path / "m.h5", *(record(f"i{number}") for number in range(60)))
+    threads = threading.active_count()
+
+    def twice(one):
+        return replace(read_now(one), id="the same")
+
+    with open_records(tmp_path / "m.h5") as source, pytest.raises(InputError, match="twice|two|again|same"), \
+            open_sink(str(tmp_path / "out.h5"), HEADER) as sink:
+        sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.unread(), 4, at_hand=True))
+    assert threading.active_count() == threads and not (tmp_path / "out.h5").exists()
 
 
 def test_a_file_that_is_damaged_before_it_is_opened_anew(tmp_path):

@@ -22,7 +22,7 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -431,10 +431,12 @@ class MapFileReader:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._maps = None
-        if self._file is not None and self._pid == os.getpid():
-            self._file.close()
-        self._file = None
+        # Not while a thread reads; of another process's threads none does here.
+        with self._lock if self._pid == os.getpid() else nullcontext():
+            self._maps = None
+            if self._file is not None and self._pid == os.getpid():
+                self._file.close()
+            self._file = None
 
     def __enter__(self) -> MapFileReader:
         return self

@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -41,7 +41,8 @@ class RecordSink:
         Where finished records outlive an interruption.
     threads
         How many compress records in :meth:`write_all`. On a pipe none but the caller's: there each
-        record is to leave as soon as it is there, and is not compressed.
+        record is to leave as soon as it is there, and is not compressed. (What goes to
+        :meth:`put_all` is prepared already, by whichever threads made it.)
     """
 
     def __init__(
@@ -76,8 +77,13 @@ class RecordSink:
     def put_all(self, prepared: Iterable[tuple[Record, object]]) -> int:
         """Add what :meth:`prepare` made of records, as it comes; their number."""
         before = self.count
-        for each in prepared:
-            self.put(each)
+        try:
+            for each in prepared:
+                self.put(each)
+        finally:
+            # Where the output fails, threads may still read what is closed next.
+            if isinstance(prepared, Generator):
+                prepared.close()
         return self.count - before
 
     def prepare(self, record: Record) -> tuple[Record, object]:
