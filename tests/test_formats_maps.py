@@ -364,8 +364,8 @@ def test_unread_records_are_read_by_any_thread(tmp_path):
     names = [f"i{number}" for number in range(40)]
     write(tmp_path / "m.h5", *map(record, names))
     with open_records(tmp_path / "m.h5") as source:
-        unread = list(source.unread(without={"i3"}))
-        assert [each.id for each in unread] == [name for name in names if name != "i3"]
+        unread = list(source.unread())
+        assert [each.id for each in unread] == names
         assert all(each.is_maps for each in unread)
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(read_now, unread))

@@ -94,10 +94,10 @@ class Shard:
             Ids of this part.
         """
         left, ids = frozenset(without), self.of_ids(source.ids(), unit)
-        if ids is None or self.of == 1:
-            return source.unread(left), None if ids is None else len(ids) - len(left)
+        if ids is None:
+            return (record for record in source.unread() if record.id not in left), None
         chosen = frozenset(ids) - left
-        return source.unread(frozenset(source.ids() or ()) - chosen), len(chosen)
+        return (record for record in source.unread() if record.id in chosen), len(chosen)
 
     def of_ids(self, ids: tuple[str, ...] | None, unit: int = 1) -> tuple[str, ...] | None:
         """This part's ids, where any are known."""

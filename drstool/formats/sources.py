@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
@@ -57,25 +57,19 @@ class RecordSource:
         """Whether the records are :class:`MapRecord`; else they are :class:`LabelRecord`."""
         return carrier(self.kind) == "maps"
 
-    def records(self, without: Container[str] = ()) -> Iterator[Record]:
-        """The records in stored order, without those of some ids; of a stream only once, each as it arrives.
+    def records(self) -> Iterator[Record]:
+        """The records in stored order; of a stream only once, each as it arrives.
 
         Raises
         ------
         InputError
             A record is damaged, or the stream is cut short.
         """
-        if not without:
-            return iter(self._reader)
-        if not self._reader.searchable:
-            return (record for record in self._reader if record.id not in without)
-        return (self.read(identifier) for identifier in self._reader.ids() if identifier not in without)
+        return iter(self._reader)
 
-    def unread(self, without: Container[str] = ()) -> Iterator[Record | Unread]:
+    def unread(self) -> Iterator[Record | Unread]:
         """As :meth:`records`, but what can be found by its id is left to be read by who works on it, in threads."""
-        if not self._reader.searchable:
-            return self.records(without)
-        return (self._reader.unread(identifier) for identifier in self._reader.ids() if identifier not in without)
+        return map(self._reader.unread, self._reader.ids()) if self._reader.searchable else self.records()
 
     def attempts(self) -> Iterator[Callable[[], Record]]:
         """As :meth:`records`, but functions that read each record, or tell what is wrong with it.

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -199,13 +199,21 @@ class Bench:
 
     def alternate(self, contenders: dict[str, Callable[[], Any]], units: int) -> dict[str, list[float]]:
         """Seconds a unit of each contender, in turns after one turn that does not count."""
+        def timed(work: Callable[[], Any]) -> float:
+            start = self.clock()
+            work()
+            return (self.clock() - start) / units
+
+        return self.turns({name: partial(timed, work) for name, work in contenders.items()})
+
+    def turns(self, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+        """What each contender says it took, in turns after one turn that does not count."""
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(self.settings.rounds + 1):
             for name, work in contenders.items():
-                start = self.clock()
-                work()
+                seconds = work()
                 if turn:
-                    times[name].append((self.clock() - start) / units)
+                    times[name].append(seconds)
         return times
 
     def steps(self, name: str, contenders: dict[str, Callable[[int], Any]], **told: Any) -> Result:
@@ -355,7 +363,15 @@ def plain(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: 
 
 
 def classifier_steps(bench: Bench, suppression: str, how: Callable) -> Callable[[int], None]:
-    """Steps of ``train-cls``; the numbers do not matter, so the rate is tiny and nothing diverges."""
+    """Steps of ``train-cls`` on one picture."""
+    import torch
+
+    parts = classifier_parts(bench, suppression, [f"class {i}" for i in range(AUTHORS_CLASSES)])
+    return how(bench, *parts, picture(bench), torch.ones(AUTHORS_CLASSES))
+
+
+def classifier_parts(bench: Bench, suppression: str, class_names: Sequence[str]) -> tuple[Any, Callable, Any]:
+    """Network, loss and optimizer; the numbers do not matter, so the rate is tiny and nothing diverges."""
     import torch
 
     from drstool.models.build import build_network
@@ -365,10 +381,9 @@ def classifier_steps(bench: Bench, suppression: str, how: Callable) -> Callable[
     torch.manual_seed(0)
     recipe = ClassifierRecipe(backbone=bench.settings.backbone, lr=1e-9)
     parts = {"backbone": recipe.backbone, "suppression": suppression, "delta": 0.55, "drs_layers": list(range(16))}
-    network, _ = build_network("classifier", parts, [f"class {i}" for i in range(AUTHORS_CLASSES)])
+    network, _ = build_network("classifier", parts, class_names)
     network.to(bench.device)
-    optimizer = stage._optimizer(stage.parameter_groups(network, recipe), recipe)
-    return how(bench, network, stage._loss, optimizer, picture(bench), torch.ones(AUTHORS_CLASSES))
+    return network, stage._loss, stage._optimizer(stage.parameter_groups(network, recipe), recipe)
 
 
 def picture(bench: Bench) -> Any:
@@ -459,12 +474,7 @@ def busy(bench: Bench) -> Result:
     contenders = {
         "reading": steady_steps(bench, pictures, readers),
         "not reading": steady_steps(bench, Repeated(len(pictures), image, tags), 0)}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(bench.settings.rounds + 1):
-        for name, work in contenders.items():
-            seconds = work()
-            if turn:
-                times[name].append(seconds)
+    times = bench.turns(contenders)
     median = {name: statistics.median(values) for name, values in times.items()}
     told = {"batch_size": bench.settings.batch_size, "readers": readers,
             "busy": median["not reading"] / median["reading"]}
@@ -473,19 +483,9 @@ def busy(bench: Bench) -> Result:
 
 def steady_steps(bench: Bench, samples: Any, readers: int) -> Callable[[], float]:
     """Seconds a step of a training of these samples, from when the first batch is there."""
-    import torch
-
-    from drstool.models.build import build_network
-    from drstool.recipe import ClassifierRecipe
-    from drstool.stages import train_cls as stage
     from drstool.training import Plan, fit, pick_precision
 
-    torch.manual_seed(0)
-    recipe = ClassifierRecipe(backbone=bench.settings.backbone, lr=1e-9)
-    parts = {"backbone": recipe.backbone, "suppression": "learnable", "delta": 0.55, "drs_layers": list(range(16))}
-    network, _ = build_network("classifier", parts, bench.dataset.class_names)
-    network.to(bench.device)
-    optimizer = stage._optimizer(stage.parameter_groups(network, recipe), recipe)
+    network, loss, optimizer = classifier_parts(bench, "learnable", bench.dataset.class_names)
     count = bench.settings.steps
     began: list[float] = []
 
@@ -497,7 +497,7 @@ def steady_steps(bench: Bench, samples: Any, readers: int) -> Callable[[], float
 
     def work() -> float:
         began.clear()
-        fit(network, stage._loss, samples, optimizer, lambda step, epoch: 1.0,
+        fit(network, loss, samples, optimizer, lambda step, epoch: 1.0,
             Plan(1, bench.settings.batch_size, 0, steps=count), device=bench.device,
             precision=pick_precision(bench.settings.precision, bench.device), workers=readers, track=watched)
         return (bench.clock() - began[0]) / count

@@ -107,7 +107,7 @@ def pseudo_label(
         since = " since going on" if kept and kept.done else ""
         chain = run.provenance(source.header.provenance, **told, resumed=kept.sittings if kept else ())
         header = Header("labels", source.header.class_names, chain, run.marked(part, source.header.class_names, **told))
-        with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept, threads=run.threads) as sink:
+        with open_sink(output, header, overwrite=run.overwrite, what="labels", kept=kept) as sink:
             made = stage.pseudo_label(
                 chosen,
                 settings,
