@@ -21,7 +21,7 @@ from drstool.data.decoding import load_pil
 from drstool.data.item import Item
 from drstool.data.transforms import image_tensor, warp
 from drstool.errors import DrstoolError, InputError, UsageError
-from drstool.formats.maps import MapRecord, encode_values
+from drstool.formats.records import MapRecord, encode_values
 from drstool.inference import normalize, on_device
 from drstool.labels import label_of
 from drstool.recipe import AUTO_BATCH
@@ -239,7 +239,7 @@ class _Started:
 def encoded(maps: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     """Maps as they are stored, and whether all are finite; computed where the maps are.
 
-    The same values as :func:`drstool.formats.maps.encode_values` gives.
+    The same values as :func:`drstool.formats.map_file.encode_values` gives.
 
     Parameters
     ----------

@@ -212,7 +212,7 @@ def zygote():
 def at_step(monkeypatch):
     """Does something in the middle of a step's work, once."""
 
-    from drstool import training
+    from drstool.training import loop as training
 
     def plan(step, action):
         count = training._Loop.count

@@ -34,16 +34,16 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from drstool.artifacts.job import Work
+from drstool.artifacts.resume import Journal, KeptFolder
 from drstool.data import image_size, load_image, load_saliency, load_target, open_dataset
 from drstool.data.tags import read_class_names
 from drstool.data.voc import object_names
 from drstool.errors import DrstoolError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
 from drstool.formats.label_png import encode_label_png, read_label_png
-from drstool.formats.maps import MapFileWriter, restored_map
+from drstool.formats.map_file import MapFileWriter, restored_map
 from drstool.formats.stream import StreamWriter, restored_member
-from drstool.formats.unfinished import Journal, KeptFolder
-from drstool.formats.work import Work
 
 SECONDS, PATIENCE = 10, 600
 MEMORY = 2 << 30
@@ -139,7 +139,7 @@ def pictures():
 def checkpoints():
     import torch
 
-    from drstool.formats.checkpoint import Checkpoint, save_checkpoint
+    from drstool.checkpoints.checkpoint import Checkpoint, save_checkpoint
 
     weights = {"a.weight": torch.ones(3, 2), "a.bias": torch.zeros(3).half(), "n": torch.tensor(3)}
     recipe = {"lr": 0.1, "sizes": (256, 320), "epochs": 15}
@@ -165,9 +165,9 @@ def tiny_training(output):
     """The loop of a training that has not begun, and where its state is kept."""
     import torch
 
-    from drstool.formats.checkpoint import Checkpoint
-    from drstool.formats.training_state import TrainingState
-    from drstool.training import _Loop
+    from drstool.checkpoints.checkpoint import Checkpoint
+    from drstool.checkpoints.training_state import TrainingState
+    from drstool.training.loop import _Loop
 
     network = torch.nn.Linear(3, 2)
     loop = _Loop(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), torch.device("cpu"))
@@ -323,7 +323,7 @@ def read_picture(place, data):
 
 
 def read_checkpoint(place, data):
-    from drstool.formats.checkpoint import load_checkpoint, load_tensors
+    from drstool.checkpoints.checkpoint import load_checkpoint, load_tensors
     from drstool.stages.info import as_json, as_text, describe
 
     path = place.file("x.pt", data)

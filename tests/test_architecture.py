@@ -1,6 +1,7 @@
 """The picture of the code: which module may import which, who prints, who knows the labels."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "drstool"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import from those after it, and from its own where that is said below.
-LAYERS = ["cli", "stages", "mapping", "data", ("formats", "cues", "metrics"),
-          ("models", "training", "distributed", "loading", "inference", "crf"), "recipe",
-          ("labels", "errors", "identifiers", "parallel", "pillow", "shield")]
-# Layers whose members may import each other.
-COHERENT = ("cli", "data", "formats", "metrics", "models", "crf")
+LAYERS = ["cli", "stages", "mapping", ("data", "reports"), ("formats", "checkpoints", "training", "metrics"),
+          ("models", "crf", "cues", "inference", "artifacts", "demo", "saliency"), "recipe",
+          ("labels", "errors", "files", "identifiers", "parallel", "pillow", "pixels")]
+# Layers whose members may import each other, as long as there is no circle.
+COHERENT = ("cli", "data", "formats", "checkpoints", "training", "artifacts", "metrics", "models", "crf", "demo",
+            "reports")
+# No room is more than this share of the lines.
+LARGEST_ROOM = 0.15
 
 
 def module_of(path):
@@ -25,7 +29,7 @@ NAMES = [name for name in MODULES if name not in ("drstool", "drstool.__main__")
 
 
 def part(module):
-    """The part of the picture a module lies in: ``drstool.formats.maps`` in ``formats``."""
+    """The part of the picture a module lies in: ``drstool.formats.map_file`` in ``formats``."""
     return module.split(".")[1]
 
 
@@ -50,7 +54,7 @@ def imported(module):
 
 def own(module):
     """What a module imports of drstool; the package itself only tells the version."""
-    return {name for name in imported(module) if name.startswith("drstool.")}
+    return {name for name in imported(module) if name.startswith("drstool.") and name != module}
 
 
 def at_once(module):
@@ -87,6 +91,29 @@ def test_only_coherent_parts_import_among_themselves(module):
     assert inside == [] or here in COHERENT
 
 
+def test_no_circle_of_files():
+    done, above = set(), []
+
+    def visit(module):
+        assert module not in above, " -> ".join([*above[above.index(module):], module])
+        if module not in done:
+            above.append(module)
+            for name in sorted(own(module) & set(NAMES)):
+                visit(name)
+            done.add(above.pop())
+
+    for name in NAMES:
+        visit(name)
+
+
+def test_no_room_is_larger_than_the_house_allows():
+    lines = Counter()
+    for path in FILES:
+        lines[part(module_of(path) + ".")] += len(path.read_text(encoding="utf-8").splitlines())
+    (room, most), *_ = lines.most_common(1)
+    assert most <= LARGEST_ROOM * lines.total(), room
+
+
 def test_stages_do_not_import_stages():
     stages = [name for name in NAMES if part(name) == "stages"]
     assert len(stages) > 8
@@ -109,17 +136,19 @@ def test_drs_stands_alone():
 
 
 def test_formats_data_and_small_parts_do_not_import_torch_at_once():
-    light = ("cli", "formats", "cues", "metrics", "recipe", "labels", "errors", "identifiers", "parallel")
+    light = ("cli", "formats", "artifacts", "reports", "cues", "metrics", "recipe", "labels", "errors", "files",
+             "identifiers", "parallel", "pixels")
     heavy = {"torch", "torchvision"}
     assert [name for name in NAMES if part(name) in light and heavy & at_once(name)] == []
     light_data = [name for name in NAMES if part(name) == "data" and name != "drstool.data.transforms"]
     assert [name for name in light_data if heavy & at_once(name)] == []
 
 
-def test_only_checkpoints_and_pretrained_weights_need_torch_in_formats():
-    users = [name for name in NAMES if part(name) == "formats"
+def test_checkpoints_import_torch_late_and_formats_never():
+    assert [name for name in NAMES if part(name) == "checkpoints" and {"torch", "torchvision"} & at_once(name)] == []
+    users = [name for name in NAMES if part(name) in ("formats", "artifacts")
              and {"torch", "torchvision"} & {found.partition(".")[0] for found in imported(name)}]
-    assert users == ["drstool.formats.checkpoint", "drstool.formats.pretrained"]
+    assert users == []
 
 
 def test_recipe_needs_the_standard_library_only():

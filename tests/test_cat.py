@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from drstool.artifacts.parts import Part, ids_digest, span
 from drstool.errors import InputError, UsageError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
-from drstool.formats.parts import Part, ids_digest, span
 from drstool.stages.cat import fuse
 
 CLASSES = ("bar", "disc")

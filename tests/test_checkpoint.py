@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from drstool.checkpoints.checkpoint import KINDS, Checkpoint, load_checkpoint, load_tensors, save_checkpoint
 from drstool.errors import InputError, OutputError
-from drstool.formats.checkpoint import KINDS, Checkpoint, load_checkpoint, load_tensors, save_checkpoint
 
 MADE = Checkpoint(
     kind="classifier",
@@ -160,7 +160,7 @@ def test_damaged_content(tmp_path, changes, words):
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_waits_until_a_file_is_written(tmp_path, monkeypatch, moment, number, end):
     """torch's writer, broken off before it has closed its archive, would end the process."""
-    from drstool.formats.checkpoint import save_torch
+    from drstool.checkpoints.checkpoint import save_torch
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     holder = torch.serialization if moment == "_save" else torch.serialization._open_zipfile_writer_buffer

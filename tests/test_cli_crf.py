@@ -13,7 +13,7 @@ from drstool.crf import smooth_labels, smooth_probabilities
 from drstool.data import load_image
 from drstool.errors import UsageError
 from drstool.formats import Header, open_records, open_sink
-from drstool.formats.maps import MapRecord, encode_values
+from drstool.formats.records import MapRecord, encode_values
 from drstool.recipe import CRF_PRESETS, CueSettings
 from drstool.stages.crf import crf
 from drstool.stages.pseudo_label import pseudo_label

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Dataset, Item
-from drstool.formats.checkpoint import Checkpoint
-from drstool.models.build import build_network
-from drstool.models.drs import LearnableDRS, suppress
 from drstool.inference import computing
 from drstool.mapping import OnHost, encoded
+from drstool.models.build import build_network
+from drstool.models.drs import LearnableDRS, suppress
 from drstool.recipe import CamSettings, ClassifierRecipe, RefineSettings, SegmentSettings
 from drstool.stages.cam import cam
 from drstool.stages.refine import refine

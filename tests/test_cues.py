@@ -7,13 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from drstool.cues import (
-    background_cue,
-    certain_saliency,
-    check_saliency_given,
-    object_cue,
-    pseudo_label,
-    resize_maps,
-    saliency_folder,
+    background_cue, certain_saliency, check_saliency_given, object_cue, pseudo_label, resize_maps, saliency_folder,
 )
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CueSettings

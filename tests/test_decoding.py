@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drstool.data.decoding import (
-    MAX_PIXELS, image_size, load_image, load_pil, load_saliency, load_target,
-)
+from drstool.data.decoding import image_size, load_image, load_pil, load_saliency, load_target
 from drstool.data.item import Item
 from drstool.errors import InputError
+from drstool.pixels import MAX_PIXELS
 
 RNG = np.random.default_rng(0)
 COLOR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

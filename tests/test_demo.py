@@ -14,8 +14,8 @@ from PIL import Image
 
 from drstool.data import open_dataset
 from drstool.data.decoding import load_image, load_target
-from drstool.data.drawing import CLASS_NAMES, render_picture
-from drstool.data.drawing.sprites import Sprite, disc, ellipse, hsv, polygon, tube
+from drstool.demo import CLASS_NAMES, render_picture
+from drstool.demo.sprites import Sprite, disc, ellipse, hsv, polygon, tube
 from drstool.errors import UsageError
 from drstool.formats.label_png import read_label_png
 from drstool.labels import IGNORE, check_label_values, label_of

@@ -13,9 +13,9 @@ import pytest
 import torch
 from harness_kill import OFTEN
 
-from drstool.distributed import Team
-from drstool.formats.checkpoint import load_checkpoint
-from drstool.training import Plan, _Batches
+from drstool.checkpoints.checkpoint import load_checkpoint
+from drstool.training.distributed import Team
+from drstool.training.loop import Plan, _Batches
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--epochs", "3", "--batch-size", "3",
          "--device", "cpu", "--no-provenance")
@@ -25,7 +25,7 @@ DOUBLE = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.Tensor.flo
 # Something happens to one process in the middle of a step.
 AT_STEP = """
 import os, signal
-from drstool import training
+from drstool.training import loop as training
 count = training._Loop.count
 def counted(loop, ids, loss):
     if os.environ.get("RANK", "0") == "{rank}" and loop.step == {step} - 1:
@@ -348,7 +348,7 @@ def test_ended_before_the_others_came(zygote, voc, made, tmp_path):
     before = f"""
 import os
 os.environ.update({variables!r})
-from drstool import distributed
+from drstool.training import distributed
 rendezvous = distributed.rendezvous
 def told(*arguments, **more):
     open({str(tmp_path / "waits")!r}, "w").close()

@@ -105,8 +105,8 @@ def test_what_may_not_be_read(drs, place, name):
 
 
 def test_checkpoint_that_may_not_be_read(place):
+    from drstool.checkpoints.checkpoint import load_tensors
     from drstool.errors import InputError
-    from drstool.formats.checkpoint import load_tensors
 
     (place / "cls.pt").chmod(0)
     with unprivileged(), pytest.raises(InputError, match="cls.pt: cannot be read: Permission denied"):
@@ -179,13 +179,13 @@ def test_map_file_that_is_cut_while_at_work(drs, place, monkeypatch):
     def cut():
         os.truncate(place / "cams.h5", 3000)
 
-    then(monkeypatch, "drstool.formats.maps.MapFileReader.read", cut, 3)
+    then(monkeypatch, "drstool.formats.map_file.MapFileReader.read", cut, 3)
     check_one_line(drs(*LINES["pseudo-label"](place), "--workers", "0", "-q"), place, {INPUT})
 
 
 def test_map_file_that_is_replaced_while_at_work(drs, place, monkeypatch, made):
     """The one that was opened is read to its end."""
-    then(monkeypatch, "drstool.formats.maps.MapFileReader.read", (place / "cams.h5").unlink, 2)
+    then(monkeypatch, "drstool.formats.map_file.MapFileReader.read", (place / "cams.h5").unlink, 2)
     assert drs(*LINES["pseudo-label"](place), "--workers", "0", "-q").code == 0
     assert sorted(path.name for path in (place / "out/x").glob("p*.png")) == ["p0.png", "p1.png", "p2.png", "p3.png"]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drstool.artifacts.header import KINDS, Header, carrier, json_bytes
+from drstool.artifacts.provenance import entry, file_digest, merge, without_home
 from drstool.errors import InputError
-from drstool.formats.header import KINDS, Header, carrier, json_bytes
-from drstool.formats.provenance import entry, file_digest, merge, without_home
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8).filter(
     lambda name: name.strip() and name != "background"

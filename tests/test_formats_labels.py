@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from PIL import Image
 
+from drstool.artifacts.header import Header
 from drstool.errors import InputError, OutputError
+from drstool.files import _read_whole
 from drstool.formats import open_records, open_sink
-from drstool.formats.header import Header
-from drstool.formats.label_png import LabelRecord, _read_whole, encode_label_png, read_label_png
+from drstool.formats.label_png import encode_label_png, read_label_png
+from drstool.formats.records import LabelRecord
 from drstool.labels import palette
 
 HEADER = Header("labels", ("cat", "dog"))

@@ -19,19 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
+from drstool.artifacts.header import Header
+from drstool.artifacts.job import Work
+from drstool.artifacts.resume import Journal
 from drstool.errors import InputError, OutputError
-from drstool.formats import open_records, open_sink, read_now
-from drstool.formats.header import Header
-from drstool.formats.maps import (
-    MapFileReader,
-    MapFileWriter,
-    MapRecord,
-    decode_map,
-    encode_map,
-    encode_values,
-)
-from drstool.formats.unfinished import Journal
-from drstool.formats.work import Work
+from drstool.formats import load, open_records, open_sink
+from drstool.formats.map_file import MapFileReader, MapFileWriter, decode_map, encode_map
+from drstool.formats.records import MapRecord, encode_values
 from drstool.parallel import ordered_map
 
 HEADER = Header("localization-maps", ("cat", "dog", "Kuh ä"), ({"command": "drstool cam"},))
@@ -364,13 +358,13 @@ def test_unread_records_are_read_by_any_thread(tmp_path):
     names = [f"i{number}" for number in range(40)]
     write(tmp_path / "m.h5", *map(record, names))
     with open_records(tmp_path / "m.h5") as source:
-        unread = list(source.unread())
+        unread = list(source.lazy_records())
         assert [each.id for each in unread] == names
         assert all(each.is_maps for each in unread)
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(read_now, unread))
+            found = list(pool.map(load, unread))
         assert all(same(one, source.read(one.id)) for one in found)
-    assert read_now(found[0]) is found[0]
+    assert load(found[0]) is found[0]
 
 
 def test_an_output_that_fails_ends_the_reading(tmp_path):
@@ -379,11 +373,11 @@ def test_an_output_that_fails_ends_the_reading(tmp_path):
     threads = threading.active_count()
 
     def twice(one):
-        return replace(read_now(one), id="the same")
+        return replace(load(one), id="the same")
 
     with open_records(tmp_path / "m.h5") as source, pytest.raises(InputError, match="twice|two|again|same"), \
             open_sink(str(tmp_path / "out.h5"), HEADER) as sink:
-        sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.unread(), 4, at_hand=True))
+        sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.lazy_records(), 4, at_hand=True))
     assert threading.active_count() == threads and not (tmp_path / "out.h5").exists()
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from drstool.artifacts.atomic import check_writable, new_file, new_folder, write_fully
+from drstool.artifacts.header import Header, json_bytes
 from drstool.errors import OutputError
-from drstool.formats.header import Header, json_bytes
-from drstool.formats.outputs import check_writable, new_file, new_folder, write_fully
 
 
 def tree(folder: Path) -> set[str]:
@@ -207,7 +207,7 @@ def test_a_folder_without_permission_is_told(tmp_path):
 
 def test_a_full_device_is_told_and_nothing_comes_at_exit():
     code = (
-        "import sys\nfrom drstool.formats.outputs import write_fully\n"
+        "import sys\nfrom drstool.artifacts.atomic import write_fully\n"
         "from drstool.errors import OutputError\n"
         "try: write_fully(sys.stdout.buffer, b'x' * 9000)\n"
         "except OutputError as error: print(error, file=sys.stderr)\n"

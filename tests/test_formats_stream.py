@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drstool.artifacts.header import Header
 from drstool.errors import DrstoolError, InputError, OutputError, UsageError
 from drstool.formats import LabelRecord, MapRecord, check_sink, open_records, open_sink
-from drstool.formats.header import Header
 from drstool.formats.stream import StreamReader, StreamWriter
 
 MAPS = Header("localization-maps", ("cat", "dog"), ({"command": "drstool cam"},))
@@ -606,6 +606,6 @@ def test_an_interrupt_leaves_nothing(tmp_path, what):
 
 def test_formats_do_not_load_torch():
     code = (
-        "import sys, drstool.formats, drstool.formats.provenance\nsys.exit('torch' in sys.modules)"
+        "import sys, drstool.formats, drstool.artifacts.provenance\nsys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from drstool.checkpoints.torch_file import check_torch_file
 from drstool.data import load_image, load_saliency, open_dataset
 from drstool.data.coco import CocoMask
 from drstool.data.tags import read_class_names
@@ -24,7 +25,6 @@ from drstool.data.voc import object_names
 from drstool.errors import InputError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink, write_pictures
 from drstool.formats.label_png import read_label_png
-from drstool.formats.torch_file import check_torch_file
 from drstool.identifiers import Names, check_id
 
 MAPS = Header("localization-maps", ("bar", "disc"))
@@ -93,7 +93,7 @@ CHECKPOINTS = {
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_checkpoint(tmp_path, name):
-    from drstool.formats.checkpoint import load_tensors
+    from drstool.checkpoints.checkpoint import load_tensors
 
     path = CHECKPOINTS[name](state_dict(tmp_path / "x.pt"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

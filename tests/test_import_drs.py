@@ -5,8 +5,8 @@ import pytest
 import torch
 import torchvision
 
+from drstool.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from drstool.errors import InputError, UsageError
-from drstool.formats.checkpoint import load_checkpoint, save_checkpoint
 from drstool.models.build import restore_network
 from drstool.models.drs import FixedDRS, LearnableDRS
 from drstool.models.vgg import TORCHVISION_POSITIONS

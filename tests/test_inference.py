@@ -9,18 +9,12 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Item
 from drstool.errors import InputError, UsageError
-from drstool.formats.checkpoint import Checkpoint
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import MapRecord
 from drstool.inference import (
-    fused_maps,
-    grad_cam,
-    localization_map,
-    normalize,
-    predicted_channels,
-    refined_map,
-    segment_probabilities,
+    fused_maps, grad_cam, localization_map, normalize, predicted_channels, refined_map, segment_probabilities,
 )
 from drstool.models.build import build_network
 from drstool.models.vgg import build_classifier, build_refiner, without_suppression

@@ -34,7 +34,7 @@ def test_every_command_that_can_be_gone_on_with_is_killed(voc, made):
 # A signal comes as Python forgets an object, where no exception gets out; the work goes on a while.
 FORGETTING = """
 import os, time
-from drstool.formats.unfinished import Journal
+from drstool.artifacts.resume import Journal
 class Forgotten:
     def __del__(self):
         os.kill(os.getpid(), {number})
@@ -61,7 +61,7 @@ def test_a_signal_where_nothing_may_be_raised(zygote, voc, made, tmp_path, numbe
 # A signal comes while a module makes a class, which Python 3.11 tells as a RuntimeError.
 NAMING = """
 import os
-from drstool.formats import unfinished
+from drstool.artifacts import resume as unfinished
 class Named:
     def __set_name__(self, owner, name):
         os.kill(os.getpid(), {number})

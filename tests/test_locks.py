@@ -11,9 +11,9 @@ import threading
 
 import pytest
 
+from drstool.artifacts import locks
+from drstool.artifacts.locks import claimed
 from drstool.errors import OutputError
-from drstool.formats import locks
-from drstool.formats.locks import claimed
 
 
 def names(folder):
@@ -24,7 +24,7 @@ class Other:
     """Another process that claims an output, and holds it until it is told."""
 
     def __init__(self, path, more=""):
-        code = (f"import sys\nfrom drstool.formats import locks\n{more}\nwith locks.claimed(sys.argv[1]):\n"
+        code = (f"import sys\nfrom drstool.artifacts import locks\n{more}\nwith locks.claimed(sys.argv[1]):\n"
                 "    print('has it', flush=True)\n    sys.stdin.read()\n")
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -161,7 +161,7 @@ def test_many_at_once(tmp_path):
     code = f"""
 import os, sys, time
 from drstool.errors import OutputError
-from drstool.formats.locks import claimed
+from drstool.artifacts.locks import claimed
 wins = 0
 while wins < 40:
     try:

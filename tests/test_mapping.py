@@ -9,7 +9,7 @@ import torch
 
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, InputError
-from drstool.formats.maps import encode_values
+from drstool.formats.records import encode_values
 from drstool.inference import computing
 from drstool.mapping import Loaded, OnHost, encoded, map_records, one_behind
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from drstool.formats.checkpoint import load_checkpoint
+from drstool.checkpoints.checkpoint import load_checkpoint
 from drstool.stages import refine_train, train_cls, train_seg
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--epochs", "2", "--device", "cpu")
@@ -65,7 +65,7 @@ def test_gone_on_with_the_size_that_was_found(drs, voc, made, tmp_path, memory_f
     # Not left to the program; too much even for one image; when epochs were trained already.
     ((), 2, None), (("--batch-size", "auto"), 0, None), (("--batch-size", "auto"), 3, 4)])
 def test_too_little_memory_is_one_line(drs, voc, made, tmp_path, memory_for, monkeypatch, more, most, full_at):
-    from drstool import training
+    from drstool.training import loop as training
 
     monkeypatch.setattr(training._Saver, "_SHARE", 0)
     memory_for("train-cls", most, full_at)

@@ -9,13 +9,7 @@ from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network, load_pretrained, parse_layers, restore_network
 from drstool.models.deeplab import build_segmenter
 from drstool.models.drs import FixedDRS, LearnableDRS
-from drstool.models.vgg import (
-    NUM_RECTIFIERS,
-    build_classifier,
-    build_refiner,
-    image_scores,
-    without_suppression,
-)
+from drstool.models.vgg import NUM_RECTIFIERS, build_classifier, build_refiner, image_scores, without_suppression
 
 CLASSES = ("cat", "dog", "cow")
 

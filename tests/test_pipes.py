@@ -20,7 +20,7 @@ PIPE_BYTES = 4096
 DIES = """
 import os
 from drstool import formats
-from drstool.formats.label_png import LabelFolderWriter
+from drstool.formats.label_folder import LabelFolderWriter
 from drstool.formats.stream import StreamWriter
 for kind, name in ((StreamWriter, "write"), (StreamWriter, "put"), (LabelFolderWriter, "write"),
                    (LabelFolderWriter, "put")):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torchvision.models import _api
 
+from drstool.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from drstool.checkpoints.pretrained import initial_weights
 from drstool.errors import InputError
-from drstool.formats.checkpoint import Checkpoint, save_checkpoint
-from drstool.formats.pretrained import initial_weights
 
 
 def test_none():

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from drstool import formats
+from drstool.artifacts import job as works, resume as unfinished
+from drstool.artifacts.atomic import clear_away, new_folder
+from drstool.artifacts.job import Work, sampled_digest
+from drstool.artifacts.resume import Journal, KeptFolder
 from drstool.errors import InputError, OutputError
-from drstool.formats import pictures, unfinished
-from drstool.formats import work as works
-from drstool.formats.outputs import clear_away, new_folder
-from drstool.formats.unfinished import Journal, KeptFolder
-from drstool.formats.work import Work, sampled_digest
+from drstool.formats import pictures
 
 PLAIN = ("--no-provenance",)
 
@@ -172,7 +172,7 @@ def test_interrupted_again_and_again(drs, world, tmp_path, after):
 # Killed after so many were finished.
 KILLED = """
 import os, signal
-from drstool.formats.unfinished import Journal, KeptFolder
+from drstool.artifacts.resume import Journal, KeptFolder
 left = [{count}]
 def counting(function):
     def counted(kept, *arguments):
@@ -496,7 +496,7 @@ def stream_of(path):
 
 WAITING = """
 import os, time
-from drstool.formats.unfinished import Journal, KeptFolder
+from drstool.artifacts.resume import Journal, KeptFolder
 for kind in (Journal, KeptFolder):
     def wait(kept, *arguments, add=kind.add):
         add(kept, *arguments)

@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
-from drstool import training
+from drstool.artifacts import job as works
+from drstool.checkpoints import training_state
+from drstool.checkpoints.checkpoint import load_checkpoint
 from drstool.errors import OutputError
-from drstool.formats import training_state
-from drstool.formats import work as works
-from drstool.formats.checkpoint import load_checkpoint
+from drstool.training import loop as training
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--epochs", "3", "--batch-size", "2",
          "--device", "cpu", "--no-provenance")
@@ -119,7 +119,7 @@ def test_interrupted_while_the_epoch_is_scored(drs, voc, made, tmp_path, uninter
 # Killed in the middle of a step, with the state kept after every epoch.
 KILLED = """
 import os, signal
-from drstool import training
+from drstool.training import loop as training
 training._Saver._SHARE = 0
 count = training._Loop.count
 def counted(loop, ids, loss):

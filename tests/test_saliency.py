@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from drstool.data.drawing import render_picture
+from drstool import saliency as module
 from drstool.data.item import Item
+from drstool.demo import render_picture
 from drstool.errors import InputError, UsageError
 from drstool.labels import IGNORE
-from drstool.stages import saliency as module
-from drstool.stages.saliency import METHODS, barrier_distance, saliency, saliency_map
+from drstool.saliency import METHODS, barrier_distance, saliency_map
+from drstool.stages.saliency import saliency
 
 
 def plain_barrier_distance(picture: np.ndarray, scans: int) -> np.ndarray:

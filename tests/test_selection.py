@@ -5,7 +5,7 @@ import torch
 
 from drstool.recipe import ClassifierRecipe
 from drstool.stages.train_cls import _optimizer
-from drstool.training import EpochReport, Plan, fit
+from drstool.training.loop import EpochReport, Plan, fit
 
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32")

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drstool.artifacts.header import Header
 from drstool.cues import saliency_folder
 from drstool.data.item import Dataset, Item
 from drstool.errors import InputError, UsageError
-from drstool.formats.header import Header
-from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import LabelRecord, MapRecord
 from drstool.metrics import ConfusionMatrix
 from drstool.recipe import CueSettings
 from drstool.stages.eval import as_csv, as_json, as_table, evaluate

@@ -6,18 +6,10 @@ from PIL import Image
 
 from drstool.data.item import Dataset, Item
 from drstool.errors import InputError
-from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import LabelRecord, MapRecord
 from drstool.labels import palette
 from drstool.recipe import OverlaySettings
-from drstool.stages.overlay import (
-    blend_heat,
-    blend_labels,
-    file_names,
-    heat_colors,
-    label_picture,
-    overlay,
-)
+from drstool.stages.overlay import blend_heat, blend_labels, file_names, heat_colors, label_picture, overlay
 
 NAMES = ("cat", "potted plant", "tv/monitor")
 SIZE = (6, 8)

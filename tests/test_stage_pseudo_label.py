@@ -7,8 +7,7 @@ from PIL import Image
 
 from drstool import cues
 from drstool.errors import InputError, UsageError
-from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import LabelRecord, MapRecord
 from drstool.recipe import CueSettings
 from drstool.stages.pseudo_label import IgnoreReport, pseudo_label
 

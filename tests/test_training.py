@@ -11,20 +11,19 @@ import torch
 from PIL import Image
 from torch import nn
 
+from drstool.artifacts.header import Header
 from drstool.data.item import Dataset, Item
 from drstool.data.transforms import ClassifierSamples, RefinerSamples, SegmenterSamples
 from drstool.errors import DrstoolError, UsageError
-from drstool.formats.header import Header
 from drstool.formats.label_png import encode_label_png
-from drstool.formats.maps import MapFileWriter, MapRecord
+from drstool.formats.map_file import MapFileWriter
+from drstool.formats.records import MapRecord
 from drstool.models.build import build_network
 from drstool.models.vgg import TORCHVISION_POSITIONS, build_classifier, build_refiner
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe, named_recipe
-from drstool.stages import refine_train as refining
-from drstool.stages import train_cls as classifying
-from drstool.stages import train_seg as segmenting
-from drstool.shield import Shield
-from drstool.training import Plan, fit, poly_factor, seed_everything, step_factor
+from drstool.stages import refine_train as refining, train_cls as classifying, train_seg as segmenting
+from drstool.training.loop import Plan, fit, poly_factor, seed_everything, step_factor
+from drstool.training.stop import Shield
 
 CLASSES = ("cat", "dog")
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from drstool.formats import training_log
+from drstool.checkpoints import training_log
 
 LINE = ("train-cls", "--split", "train", "--backbone", "vgg16-small", "--init", "none", "--image-size", "32",
         "--epochs", "6", "--batch-size", "1", "--device", "cpu", "--no-provenance")

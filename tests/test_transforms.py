@@ -8,20 +8,15 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from drstool.artifacts.header import Header
 from drstool.data.item import Dataset, Item
 from drstool.data.transforms import (
-    ClassifierSamples,
-    RefinerSamples,
-    SegmenterSamples,
-    image_tensor,
-    strongest_only,
-    tag_vector,
-    warp,
+    ClassifierSamples, RefinerSamples, SegmenterSamples, image_tensor, strongest_only, tag_vector, warp,
 )
 from drstool.errors import InputError
-from drstool.formats.header import Header
 from drstool.formats.label_png import encode_label_png
-from drstool.formats.maps import MapFileWriter, MapRecord
+from drstool.formats.map_file import MapFileWriter
+from drstool.formats.records import MapRecord
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 from drstool.stages.train_seg import _loss as segmenter_loss
 

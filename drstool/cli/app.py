@@ -16,9 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from drstool.cli.shards import is_first
-from drstool.errors import (
-    EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ToldElsewhere, signal_behind,
-)
+from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ToldElsewhere, signal_behind
 
 __all__ = ["app"]
 

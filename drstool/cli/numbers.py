@@ -6,7 +6,7 @@ import inspect
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any, Optional
 
-from drstool.cli.options import check_choice, number_list, option
+from drstool.cli.parameters import check_choice, number_list, option
 from drstool.errors import UsageError
 from drstool.recipe import CRF_PRESETS, RECIPES, CrfSettings, named_recipe, override
 

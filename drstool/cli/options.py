@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Optional
 
 import typer
 
 from drstool.cli.app import app
+from drstool.cli.parameters import option
 from drstool.cli.run import Run
 from drstool.errors import UsageError
 
@@ -34,11 +34,7 @@ __all__ = [
     "Tf32",
     "Weights",
     "Winograd",
-    "check_choice",
-    "check_split",
     "command",
-    "number_list",
-    "option",
 ]
 
 Data = Annotated[
@@ -109,30 +105,6 @@ Autotune = Annotated[
 ]
 
 
-def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Check an option of a few words.
-
-    Raises
-    ------
-    UsageError
-        The value is none of them.
-    """
-    if value not in choices:
-        raise UsageError(option, f"{value!r} is no choice", "one of " + ", ".join(choices))
-
-
-def check_split(split: str | None, data: str | None) -> None:
-    """Check that a split is one of something.
-
-    Raises
-    ------
-    UsageError
-        There is a --split without --data.
-    """
-    if split is not None and data is None:
-        raise UsageError("--split", "is a part of --data, which is not given", "give --data, or leave it out")
-
-
 def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
     """The options that every command has, and ``--keep-going`` and ``--resume`` where they mean something."""
     workers = "Images read or written at the same time; by default as the machine allows."
@@ -158,13 +130,6 @@ def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
 
 
 _COMMON_NAMES = ("device", "seed", "workers", "overwrite", "resume", "keep_going", "no_provenance", "quiet", "verbose")
-
-
-def option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
-    """A parameter that typer makes an option of."""
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, typer.Option(*flags, **more)]
-    )
 
 
 def command(
@@ -253,19 +218,3 @@ def _shown_name(parameter: inspect.Parameter) -> str:
     return flags[0] if flags else parameter.name.upper()
 
 
-def number_list(option: str, text: str, kind: type, like: str = "") -> tuple:
-    """Positive numbers from a list with commas.
-
-    Raises
-    ------
-    UsageError
-        The text is no such list.
-    """
-    try:
-        found = tuple(kind(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        found = ()
-    if not found or not all(0 < number < math.inf for number in found):
-        example = like or ("256,320,384" if kind is int else "2,1")
-        raise UsageError(option, f"{text!r} is no list of positive numbers", f"like {example}")
-    return found

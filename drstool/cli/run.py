@@ -16,12 +16,12 @@ from drstool.errors import DrstoolError, ItemsFailed, OutputError, ToldElsewhere
 if TYPE_CHECKING:
     import torch
 
+    from drstool.artifacts.job import Work
+    from drstool.artifacts.parts import Part
+    from drstool.artifacts.resume import Journal, KeptFolder
     from drstool.data import Dataset
-    from drstool.distributed import Team
-    from drstool.formats.parts import Part
-    from drstool.formats.unfinished import Journal, KeptFolder
-    from drstool.formats.work import Work
-    from drstool.training import EpochReport
+    from drstool.training.distributed import Team
+    from drstool.training.loop import EpochReport
 
 __all__ = ["Run", "asdict_plain", "check_left_over", "list_of"]
 
@@ -106,7 +106,7 @@ class Run:
     def team(self) -> Team | None:
         """The processes of this work, where there are several; torch is loaded on first use."""
         if self._joint and self._team is None:
-            from drstool.distributed import Team
+            from drstool.training.distributed import Team
 
             shard = pick_shard(None)
             self._team = Team(shard.number - 1, shard.of, _count("LOCAL_RANK", 0), _count("LOCAL_WORLD_SIZE", 1))
@@ -116,7 +116,7 @@ class Run:
     def device(self) -> torch.device:
         """Where networks run; looked up, and torch loaded, on first use."""
         if self._device is None:
-            from drstool.training import pick_device
+            from drstool.training.loop import pick_device
 
             device = pick_device(self._device_name)
             # Under torchrun each process of a machine takes its own GPU, unless the user names one.
@@ -147,7 +147,7 @@ class Run:
 
     def precision(self, name: str) -> str:
         """The precision that ``--precision`` names, on this device."""
-        from drstool.training import pick_precision
+        from drstool.training.loop import pick_precision
 
         return pick_precision(name, self.device)
 
@@ -170,9 +170,8 @@ class Run:
         """
         if self.follows:
             return
-        from drstool.formats import check_writable
-        from drstool.formats.locks import claimed
-        from drstool.formats.outputs import clear_away
+        from drstool.artifacts.atomic import check_writable, clear_away
+        from drstool.artifacts.locks import claimed
 
         # What is there already may be what --resume is to find finished.
         may_exist = self.overwrite or self.resume
@@ -358,7 +357,7 @@ class Run:
         """
         if not self._provenance:
             return ()
-        from drstool.formats.provenance import entry, merge
+        from drstool.artifacts.provenance import entry, merge
 
         own = entry(
             command=["drstool", *self._arguments[1:]],
@@ -389,7 +388,7 @@ class Run:
         part
             Which part of the images is worked on, if not all are.
         """
-        from drstool.formats.work import Work
+        from drstool.artifacts.job import Work
 
         return Work(
             self.command,
@@ -413,14 +412,14 @@ class Run:
         inputs
             Files or folders; None or ``-`` is the standard input.
         """
-        from drstool.formats.work import sampled_digest
+        from drstool.artifacts.job import sampled_digest
 
         known = {name: path for name, path in inputs.items() if path not in (None, "-") and not _is_pipe(str(path))}
         return {name: sampled_digest(str(path)) for name, path in known.items()}, len(known) < len(inputs)
 
     def digest(self, path: str) -> str:
         """Digest of a file that goes in."""
-        from drstool.formats.provenance import file_digest
+        from drstool.artifacts.provenance import file_digest
 
         return file_digest(path)
 
@@ -442,7 +441,7 @@ def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
     OutputError
         It took long to make.
     """
-    from drstool.formats import work
+    from drstool.artifacts import job as work
 
     if not what:
         return

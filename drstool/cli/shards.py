@@ -13,9 +13,9 @@ import typer
 from drstool.errors import UsageError
 
 if TYPE_CHECKING:
+    from drstool.artifacts.parts import Part
     from drstool.data import Dataset
     from drstool.formats import RecordSource
-    from drstool.formats.parts import Part
 
 __all__ = ["Shard", "ShardOption", "is_first", "is_one_of_several", "pick_shard"]
 
@@ -74,7 +74,7 @@ class Shard:
         ----------
         dataset
         unit
-            Images that stay together (see :func:`drstool.formats.parts.span`).
+            Images that stay together (see :func:`drstool.artifacts.parts.span`).
         """
         part = self._part(item.id for item in dataset.items)
         return replace(dataset, items=dataset.items[self._span(len(dataset), unit)]), part
@@ -95,9 +95,9 @@ class Shard:
         """
         left, ids = frozenset(without), self.of_ids(source.ids(), unit)
         if ids is None:
-            return (record for record in source.unread() if record.id not in left), None
+            return (record for record in source.lazy_records() if record.id not in left), None
         chosen = frozenset(ids) - left
-        return (record for record in source.unread() if record.id in chosen), len(chosen)
+        return (record for record in source.lazy_records() if record.id in chosen), len(chosen)
 
     def of_ids(self, ids: tuple[str, ...] | None, unit: int = 1) -> tuple[str, ...] | None:
         """This part's ids, where any are known."""
@@ -125,12 +125,12 @@ class Shard:
         return self._part(ids)
 
     def _span(self, count: int, unit: int) -> slice:
-        from drstool.formats.parts import span
+        from drstool.artifacts.parts import span
 
         return span(self.number, self.of, count, unit)
 
     def _part(self, ids: Iterable[str]) -> Part | None:
-        from drstool.formats.parts import Part, ids_digest
+        from drstool.artifacts.parts import Part, ids_digest
 
         return None if self.of == 1 else Part(self.number, self.of, ids_digest(ids))
 
@@ -175,7 +175,7 @@ def is_first(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def _parsed(where: str, text: str) -> tuple[int, int]:
-    from drstool.formats.parts import MOST_PARTS
+    from drstool.artifacts.parts import MOST_PARTS
 
     first, slash, last = text.partition("/")
     if not slash or not _is_number(first) or not _is_number(last):

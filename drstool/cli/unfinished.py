@@ -11,10 +11,10 @@ from drstool.cli.run import Run, check_left_over
 from drstool.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from drstool.artifacts.job import Work
+    from drstool.artifacts.resume import Journal, KeptFolder
     from drstool.data import Item
     from drstool.formats import RecordSource
-    from drstool.formats.unfinished import Journal, KeptFolder
-    from drstool.formats.work import Work
 
 __all__ = ["begin", "ids_of", "is_finished", "rest_of"]
 
@@ -71,9 +71,9 @@ def begin(
     silent
         Whether somebody else tells how much is finished.
     """
+    from drstool.artifacts.header import carrier
+    from drstool.artifacts.resume import Journal
     from drstool.formats import goes_to_disk, kept_beside
-    from drstool.formats.header import carrier
-    from drstool.formats.unfinished import Journal
 
     if not goes_to_disk(output):
         return None

@@ -15,10 +15,8 @@ from typing import TextIO
 from drstool.data import manifest
 from drstool.data.coco import CocoMask, read_coco
 from drstool.data.folder import read_folder
-from drstool.data.item import Dataset, Found, Item, Row
-from drstool.data.tags import (
-    gather_names, read_class_names, read_tag_list, resolve_names, resolve_tags,
-)
+from drstool.data.item import Dataset, Item, RawDataset, RawItem
+from drstool.data.tags import gather_names, read_class_names, read_tag_list, resolve_names, resolve_tags
 from drstool.data.voc import is_voc, read_voc
 from drstool.errors import InputError
 
@@ -81,7 +79,7 @@ def open_dataset(
         found = _with_tags(found, Path(tags))
     if images_only:
         rows = [replace(row, tags=None, mask=None) for row in found.rows]
-        found = Found(rows, None, False, "none")
+        found = RawDataset(rows, None, False, "none")
     names = resolve_names(found, class_names, data, listed=listed)
     channels = None if names is None else {name: i for i, name in enumerate(names)}
     items = tuple(_item(row, names, channels) for row in found.rows)
@@ -102,7 +100,7 @@ def require_tags(dataset: Dataset) -> None:
                              "give tags with the data or with --tags, or leave the image out")
 
 
-def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) -> Found:
+def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) -> RawDataset:
     if data == _STDIN:
         return manifest.read_manifest_stdin(stdin, split)
     path = Path(data)
@@ -122,7 +120,7 @@ def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) 
                      ".tsv manifest, or a COCO .json")
 
 
-def _with_tags(found: Found, path: Path) -> Found:
+def _with_tags(found: RawDataset, path: Path) -> RawDataset:
     """The same images with the tags of a file."""
     if path.suffix.lower() in manifest.SUFFIXES:
         known = manifest.read_manifest_tags(path)
@@ -138,7 +136,7 @@ def _with_tags(found: Found, path: Path) -> Found:
 
 
 def _item(
-    row: Row, class_names: tuple[str, ...] | None, channels: dict[str, int] | None,
+    row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None,
 ) -> Item:
     mask = row.mask
     if isinstance(mask, CocoMask):

@@ -16,11 +16,12 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from drstool.data.item import MAX_PIXELS, Found, Row
+from drstool.data.item import RawDataset, RawItem
 from drstool.data.text import read_text
 from drstool.errors import InputError
 from drstool.identifiers import check_id
 from drstool.labels import BACKGROUND, check_class_names, ignore_label, label_of, label_type
+from drstool.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +105,7 @@ class CocoMask:
         return target
 
 
-def read_coco(path: Path, split: str | None) -> Found:
+def read_coco(path: Path, split: str | None) -> RawDataset:
     """The images of a COCO instances file, tagged with the categories of their objects.
 
     Classes are in the order of their category ids. The images lie beside the file, in a folder
@@ -129,7 +130,7 @@ def read_coco(path: Path, split: str | None) -> Found:
             raise InputError(path, f"lists id {row.id!r} twice", "list each image once")
         seen.add(row.id)
         rows.append(row)
-    return Found(rows, coco.class_names, True, "coco" if coco.annotated else "none", reorder=True)
+    return RawDataset(rows, coco.class_names, True, "coco" if coco.annotated else "none", reorder=True)
 
 
 def category_names(path: Path) -> tuple[str, ...]:
@@ -278,7 +279,7 @@ def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
                      "put the images beside it, or name their folder with --split")
 
 
-def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bool) -> Row:
+def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bool) -> RawItem:
     file_name = _file_name(image, coco.path)
     where = f"{coco.path} image {image_id}"
     identifier = check_id(os.path.splitext(PurePosixPath(file_name))[0], where)
@@ -290,7 +291,7 @@ def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bo
         tags = tuple(coco.categories[annotation["category_id"]]
                      for annotation in coco.annotations.get(image_id, ()))
     mask = CocoMask(coco.path, str(image_id)) if has_masks else None
-    return Row(identifier, folder / file_name, tags, mask, where=where)
+    return RawItem(identifier, folder / file_name, tags, mask, where=where)
 
 
 def _size_of(image: dict, where: str) -> tuple[int, int]:

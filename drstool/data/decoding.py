@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 import drstool.pillow  # noqa: F401 - it silences what Pillow says of large and of odd pictures
-from drstool.data.item import MAX_PIXELS
 from drstool.errors import DrstoolError, InputError
+from drstool.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
     from drstool.data.item import Item
 
 __all__ = [
-    "MAX_PIXELS", "image_size", "load_image", "load_pil", "load_saliency", "load_target",
+    "image_size", "load_image", "load_pil", "load_saliency", "load_target",
 ]
 
 # Pillow opens some forty formats, one of them by running another program (EPS). These are enough.
@@ -75,7 +75,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
     Raises
     ------
     InputError
-        Missing, no picture, damaged, cut short, or more than :data:`MAX_PIXELS` pixels.
+        Missing, no picture, damaged, cut short, or more than :data:`drstool.pixels.MAX_PIXELS` pixels.
     """
     return np.array(load_pil(path))
 
@@ -105,7 +105,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises
     ------
     InputError
-        Missing, no picture, or more than :data:`MAX_PIXELS` pixels.
+        Missing, no picture, or more than :data:`drstool.pixels.MAX_PIXELS` pixels.
     """
     def upright_size(image: Image.Image) -> tuple[int, int]:
         if image.format == "TIFF" and _orientation(image) in _SWAPS_SIDES:

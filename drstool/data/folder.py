@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from drstool.data.item import Found, Row
+from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
 
 
-def read_folder(root: Path, split: str | None) -> Found:
+def read_folder(root: Path, split: str | None) -> RawDataset:
     """The images of ``ROOT/CLASS/*``, or of ``ROOT/SPLIT/CLASS/*``; ids are ``CLASS/STEM``.
 
     Classes are sorted by name. Those of the other splits count, so that all splits number the
@@ -34,7 +34,7 @@ def read_folder(root: Path, split: str | None) -> Found:
                          "check its permissions") from None
 
 
-def _read(root: Path, split: str | None) -> Found:
+def _read(root: Path, split: str | None) -> RawDataset:
     base = root if split is None else root / split
     if not os.path.isdir(base):
         raise InputError(root, f"has no split '{split}'", f"expected a folder {base}")
@@ -44,12 +44,12 @@ def _read(root: Path, split: str | None) -> Found:
     siblings = [] if split is None else _subfolders(root)
     names = {name for place in (base, *siblings) for name in _classes(place)}
     rows = [row for name in classes for row in _rows(base / name, name)]
-    return Found(rows, check_class_names(sorted(names), root), False, "folder")
+    return RawDataset(rows, check_class_names(sorted(names), root), False, "folder")
 
 
-def _rows(folder: Path, name: str) -> list[Row]:
+def _rows(folder: Path, name: str) -> list[RawItem]:
     images = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry))
-    rows = [Row(check_id(f"{name}/{Path(image).stem}", folder), folder / image, (name,))
+    rows = [RawItem(check_id(f"{name}/{Path(image).stem}", folder), folder / image, (name,))
             for image in images]
     for row, other in zip(rows, rows[1:], strict=False):
         if row.id == other.id:

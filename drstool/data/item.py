@@ -6,16 +6,18 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from drstool.data.coco import CocoMask
+    import numpy as np
 
-__all__ = ["MAX_PIXELS", "Dataset", "Found", "Item", "Row"]
+__all__ = ["Dataset", "RawDataset", "Item", "Rasterizable", "RawItem"]
 
-# More than any photograph or scan of the field; a header that claims more is a mistake or an
-# attack, and one such picture as float maps would not fit into memory.
-MAX_PIXELS = 100_000_000
+
+class Rasterizable(Protocol):
+    """Ground truth that is drawn when it is asked for; as text, where it comes from."""
+
+    def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Item:
     id: str
     image: Path
     tags: tuple[str, ...] | None = None
-    mask: Path | CocoMask | None = None
+    mask: Path | Rasterizable | None = None
     saliency: Path | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -99,7 +101,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Row:
+class RawItem:
     """An image as a reader of one dataset layout found it: its tags are not checked yet.
 
     A tag is a class name, or a class number counted from 0.
@@ -108,13 +110,13 @@ class Row:
     id: str
     image: Path
     tags: tuple[str | int, ...] | None = None
-    mask: Path | CocoMask | None = None
+    mask: Path | Rasterizable | None = None
     saliency: Path | None = None
     where: str = ""
 
 
 @dataclass(frozen=True)
-class Found:
+class RawDataset:
     """What a reader of one dataset layout found.
 
     Attributes
@@ -132,7 +134,7 @@ class Found:
         The masks name their classes, so that another order of the same names does them no harm.
     """
 
-    rows: list[Row]
+    rows: list[RawItem]
     class_names: tuple[str, ...] | None
     stated: bool
     tags_source: str

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from drstool.data.coco import CocoMask, category_names
-from drstool.data.item import Found, Row
+from drstool.data.item import RawDataset, RawItem
 from drstool.data.tags import gather_names
 from drstool.data.text import decode_text, read_text
 from drstool.errors import InputError
@@ -34,7 +34,7 @@ _TAG_SEPARATOR = ";"
 _REQUIRED = ("id", "image")
 
 
-def read_manifest(path: Path, split: str | None) -> Found:
+def read_manifest(path: Path, split: str | None) -> RawDataset:
     """The images of a manifest file, or of one split where it has a column of splits.
 
     Raises
@@ -46,7 +46,7 @@ def read_manifest(path: Path, split: str | None) -> Found:
     return _found(_table(path), path.parent, split, path)
 
 
-def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> Found:
+def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
     """The images of a JSON-lines manifest on stdin; without splits in it ``split`` is ignored.
 
     Raises
@@ -96,7 +96,7 @@ class _Table:
     class_names: tuple[str, ...] | None = None
 
 
-def _found(table: _Table, base: Path, split: str | None, where: object) -> Found:
+def _found(table: _Table, base: Path, split: str | None, where: object) -> RawDataset:
     records = table.records
     if not records:
         raise InputError(where, "lists no image", "one image a line")
@@ -111,7 +111,7 @@ def _found(table: _Table, base: Path, split: str | None, where: object) -> Found
         # Of all splits, so that they number the classes alike.
         names = gather_names((record.tags for record in records), where)
     known = any(row.tags is not None for row in rows)
-    return Found(rows, names, stated, "manifest" if known else "none")
+    return RawDataset(rows, names, stated, "manifest" if known else "none")
 
 
 def _check_unique(records: list[_Record], where: object) -> None:
@@ -132,13 +132,13 @@ def _of_split(records: list[_Record], split: str, where: object) -> list[_Record
     return [record for record in records if record.split == split]
 
 
-def _row(record: _Record, base: Path) -> Row:
+def _row(record: _Record, base: Path) -> RawItem:
     image = base / (record.image or "")
     if not os.path.isfile(image):
         raise InputError(record.where, f"image {record.id!r} is missing: {image}",
                          "paths start at the manifest's folder")
     saliency = None if record.saliency is None else base / record.saliency
-    return Row(record.id, image, record.tags, _mask(record.mask, base), saliency, record.where)
+    return RawItem(record.id, image, record.tags, _mask(record.mask, base), saliency, record.where)
 
 
 def _mask(text: str | None, base: Path) -> Path | CocoMask | None:

@@ -10,7 +10,7 @@ import numpy as np
 from drstool.data.decoding import load_image
 from drstool.data.item import Dataset
 from drstool.errors import InputError
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import MapRecord
 
 __all__ = ["ImageOf", "images_of", "load_photograph"]
 

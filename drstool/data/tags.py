@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from drstool.data.item import Found, Row
+from drstool.data.item import RawDataset, RawItem
 from drstool.data.text import read_lines
 from drstool.errors import InputError
 from drstool.labels import check_class_names
@@ -94,7 +94,7 @@ def gather_names(tags: Iterable[Iterable[str | int] | None], where: object
 
 
 def resolve_names(
-    found: Found, given: Sequence[str] | None, where: str, *, listed: Sequence[str] | None = None,
+    found: RawDataset, given: Sequence[str] | None, where: str, *, listed: Sequence[str] | None = None,
 ) -> tuple[str, ...] | None:
     """The class names to use: those of a checkpoint or map file, of ``--classes``, or the data's.
 
@@ -144,7 +144,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
 
 
-def resolve_tags(row: Row, channels: Mapping[str, int] | None) -> tuple[str, ...] | None:
+def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str, ...] | None:
     """Tags of an image as class names, in class order and each once.
 
     Parameters

@@ -20,7 +20,7 @@ from drstool.data.decoding import load_pil
 from drstool.data.item import Dataset, Item
 from drstool.errors import InputError
 from drstool.formats.label_png import read_label_png
-from drstool.formats.maps import MapFileReader
+from drstool.formats.map_file import MapFileReader
 from drstool.labels import as_label_type, channel_of, check_label_values, ignore_label, label_type
 from drstool.recipe import NORMALIZE_MEAN, ClassifierRecipe, Jitter, RefinerRecipe, SegmenterRecipe
 

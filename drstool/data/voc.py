@@ -16,7 +16,7 @@ import unicodedata
 from pathlib import Path
 from xml.etree import ElementTree
 
-from drstool.data.item import Found, Row
+from drstool.data.item import RawDataset, RawItem
 from drstool.data.tags import gather_names, read_class_names, read_tag_list, split_id
 from drstool.data.text import read_bytes, read_lines
 from drstool.errors import InputError, UsageError
@@ -41,7 +41,7 @@ def is_voc(root: Path) -> bool:
     return (root / "ImageSets").is_dir() or (root / "JPEGImages").is_dir()
 
 
-def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> Found:
+def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDataset:
     """The images of one split of a VOC folder.
 
     Tags come from ``NAME_cls.txt`` beside the split's list, else from the XML annotations, never
@@ -85,10 +85,10 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> Found
     masks = [_Files(root / name, (".png",)) for name in _MASK_FOLDERS]
     saliency = _Files(root / "saliency_map", (".png",))
     rows = [
-        Row(i, images.must_find(i, where), known, _first(i, masks), saliency.find(i), where_tags)
+        RawItem(i, images.must_find(i, where), known, _first(i, masks), saliency.find(i), where_tags)
         for i, known in zip(ids, tags, strict=True)
     ]
-    return Found(rows, class_names, stated, tags_source)
+    return RawDataset(rows, class_names, stated, tags_source)
 
 
 def object_names(path: str | Path) -> tuple[str, ...]:

@@ -9,35 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drstool.formats.header import Header
-    from drstool.formats.label_png import LabelRecord, check_folder
-    from drstool.formats.maps import MapRecord
-    from drstool.formats.outputs import check_writable, new_file, new_folder
+    from drstool.artifacts.header import Header
+    from drstool.formats.label_folder import check_folder
     from drstool.formats.pictures import check_picture, write_end, write_marker, write_pictures
+    from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
     from drstool.formats.sinks import (
         RecordSink, check_same_records, check_sink, goes_to_disk, kept_beside, open_sink, write_both,
     )
     from drstool.formats.sources import RecordSource, open_records
-    from drstool.formats.unread import Unread, read_now
 
 __all__ = [
-    "Header", "LabelRecord", "MapRecord", "RecordSink", "RecordSource", "Unread",
-    "check_folder", "check_picture", "check_same_records", "check_sink", "check_writable",
-    "goes_to_disk", "kept_beside", "new_file", "new_folder", "open_records", "open_sink",
-    "read_now", "write_both", "write_end", "write_marker", "write_pictures",
+    "Header", "LabelRecord", "LazyRecord", "MapRecord", "RecordSink", "RecordSource", "check_folder", "check_picture",
+    "check_same_records", "check_sink", "goes_to_disk", "kept_beside", "load", "open_records", "open_sink",
+    "write_both", "write_end", "write_marker", "write_pictures",
 ]
 
 # Imported when they are asked for: all of them together take longer than most that is done with one.
 _PLACES = {
-    "header": ("Header",),
-    "label_png": ("LabelRecord", "check_folder"),
-    "maps": ("MapRecord",),
-    "outputs": ("check_writable", "new_file", "new_folder"),
-    "pictures": ("check_picture", "write_end", "write_marker", "write_pictures"),
-    "sinks": (
+    "artifacts.header": ("Header",),
+    "formats.label_folder": ("check_folder",),
+    "formats.pictures": ("check_picture", "write_end", "write_marker", "write_pictures"),
+    "formats.records": ("LabelRecord", "LazyRecord", "MapRecord", "load"),
+    "formats.sinks": (
         "RecordSink", "check_same_records", "check_sink", "goes_to_disk", "kept_beside", "open_sink", "write_both"),
-    "sources": ("RecordSource", "open_records"),
-    "unread": ("Unread", "read_now"),
+    "formats.sources": ("RecordSource", "open_records"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
@@ -45,7 +40,7 @@ _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _PLACE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_PLACE_OF[name]}"), name)
+    value = getattr(import_module(f"drstool.{_PLACE_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -16,7 +16,7 @@ _MODULUS = 65535
 
 
 def packed(values: np.ndarray, level: int) -> bytes:
-    """A chunk as it lies in the file, behind the filters that :func:`drstool.formats.maps` asks for.
+    """A chunk as it lies in the file, behind the filters that :func:`drstool.formats.map_file` asks for.
 
     Parameters
     ----------

@@ -10,45 +10,29 @@ all the same, with their paths below the folder as ids.
 from __future__ import annotations
 
 import io
-import json
-import os
-import stat
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drstool.errors import ForeignError, InputError, UnfinishedError
-from drstool.formats.header import (
-    END_NAME, HEADER_NAME, MAX_HEADER_BYTES, MAX_PIXELS, Header, carrier, json_bytes,
-)
-from drstool.formats.outputs import writing
-from drstool.formats.unread import Unread
-from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
-from drstool.labels import as_label_type, check_label_values, label_type, palette
+from drstool.artifacts.header import Header
+from drstool.errors import InputError
+from drstool.files import read_bytes
+from drstool.formats.records import LABEL_TYPES, LabelRecord, check_label_record
+from drstool.labels import as_label_type, palette
+from drstool.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = [
-    "LabelFolderReader", "LabelFolderWriter", "LabelRecord",
-    "check_end_file", "check_end_record", "check_folder", "check_label_record", "decode_label",
-    "encode_label", "encode_label_png", "end_record", "label_paths", "read_bytes", "read_label_png",
-]
+__all__ = ["decode_label", "encode_label", "encode_label_png", "read_label_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Of a PNG whose first chunk is its description, as the standard demands: type, depth, colour.
 _FIRST_CHUNK, _DEPTH, _COLOUR = slice(12, 16), 24, 25
-# Sixteen times what the largest picture takes uncompressed.
-_MAX_PNG_BYTES = 2**31
-_MAX_END_BYTES = 1 << 16
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_PART_BYTES = 1 << 20
 _IMAGE_KEY = "drstool:image"
 # Between a text's key and the text: it is not packed, and neither of a language nor with a key in one.
 _PLAIN_TEXT = b"\0\0\0\0\0"
@@ -62,29 +46,8 @@ _MOST_TEXT_BYTES = 1 << 16
 _MOST_PALETTE_BYTES = 3 * 256
 # Chunks of a kind; Pillow's way with more of them takes less memory.
 _MOST_PARTS = 4096
-_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 # Grey PNGs of 2 and 4 bits a pixel come out of Pillow stretched to 0..255 by these factors.
 _STRETCH = {2: 85, 4: 17}
-
-
-@dataclass(frozen=True, eq=False)
-class LabelRecord:
-    """The label image of one image.
-
-    Parameters
-    ----------
-    id
-        The image's id.
-    labels : (H, W) uint8 or uint16
-        0 background, 1..C object classes, the highest value ignored, of the type that so many
-        classes ask for (:func:`drstool.labels.label_type`); uint8 grey values of saliency maps.
-    image
-        The image's path as it was given; may be empty.
-    """
-
-    id: str
-    labels: np.ndarray
-    image: str = ""
 
 
 def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False) -> bytes:
@@ -104,7 +67,7 @@ def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False)
     [[0, 1, 255]]
     """
     labels = np.asarray(labels)
-    if labels.ndim != 2 or labels.dtype not in _DTYPES or not labels.size:
+    if labels.ndim != 2 or labels.dtype not in LABEL_TYPES or not labels.size:
         raise ValueError(f"a label image is (H, W) uint8 or uint16, not {labels.shape} {labels.dtype}")
     (height, width), wide = labels.shape, labels.dtype == np.uint16
     coloured = not (grey or wide)
@@ -177,270 +140,6 @@ def decode_label(identifier: str, data: bytes, header: Header | None, where: obj
     if header is not None:
         check_label_record(record, header, where)
     return record
-
-
-def check_label_record(record: LabelRecord, header: Header, where: object) -> None:
-    """Check that a record is one an artefact of that header can hold.
-
-    Raises
-    ------
-    InputError
-        Its id, shape, dtype or values are not as :class:`LabelRecord` says.
-    """
-    check_id(record.id, where)
-    told, labels = f"{where}: {record.id}", record.labels
-    if header.kind == "labels" and labels.dtype in _DTYPES:
-        check_label_values(labels, header.class_names, told)
-    right = label_type(len(header.class_names)) if header.kind == "labels" else np.dtype(np.uint8)
-    if labels.ndim != 2 or labels.dtype != right or not 0 < labels.size <= MAX_PIXELS:
-        raise InputError(
-            told, f"is a {labels.dtype} array of shape {labels.shape}",
-            f"label images are (H, W) {right} of 1 to {MAX_PIXELS:,} pixels",
-        )
-
-
-class LabelFolderWriter:
-    """Fills a folder with label PNGs; it is whole once :meth:`close` has returned.
-
-    Parameters
-    ----------
-    folder
-        An existing folder, empty but for records.
-    header
-        What the folder says about itself.
-    where
-        Named in errors.
-    records
-        Ids of the records that are in it.
-    """
-
-    def __init__(
-        self, folder: Path, header: Header, *, where: object = None, records: Sequence[str] = (),
-    ) -> None:
-        self._folder, self._header = Path(folder), header
-        self.where = str(where if where is not None else folder)
-        self.count = len(records)
-        self._names = Names(self.where)
-        for identifier in records:
-            self._names.add(identifier)
-        self._head = json_bytes(header.to_json())
-        self._write(HEADER_NAME, self._head)
-
-    def prepare(self, record: LabelRecord) -> tuple[str, bytes]:
-        """Id and PNG of the record, after checking it: what costs time, and may be done by threads.
-
-        Raises
-        ------
-        InputError
-            The record is none.
-        """
-        check_label_record(record, self._header, self.where)
-        return record.id, encode_label(record, self._header)
-
-    def write(self, record: LabelRecord) -> None:
-        """Add a record.
-
-        Raises
-        ------
-        InputError
-            The record is none, or its file is there already, or would be on another system.
-        OutputError
-            The system refuses.
-        """
-        self.put(self.prepare(record))
-
-    def put(self, prepared: tuple[str, bytes]) -> None:
-        """Add what :meth:`prepare` made; raises as :meth:`write`."""
-        identifier, data = prepared
-        self._names.add(identifier)
-        name = member_name(identifier, ".png")
-        with writing(self.where, self._folder):
-            try:
-                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-                self._write(name, data)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise _clash(self.where, identifier) from error
-        self.count += 1
-
-    def close(self) -> None:
-        """Write the end record."""
-        self._write(END_NAME, end_record(self.count, self._head))
-
-    def abort(self) -> None:
-        """Leave the folder without its end record."""
-
-    def _write(self, name: str, data: bytes) -> None:
-        with open(self._folder / name, "xb") as file:
-            file.write(data)
-
-
-class LabelFolderReader:
-    """Reads a folder of label PNGs, ours or somebody else's.
-
-    Raises
-    ------
-    InputError
-        It is missing, holds no PNG, or says that it is ours and is not whole.
-    """
-
-    searchable = True
-
-    def __init__(self, folder: str | Path, where: object = None) -> None:
-        self._folder = Path(folder)
-        self.where = str(where if where is not None else folder)
-        header = self._folder / HEADER_NAME
-        self.header: Header | None = None
-        self._head: bytes | None = None
-        if os.path.exists(header):
-            self._head = read_bytes(header, most=MAX_HEADER_BYTES)
-            self.header = Header.from_json(self._head, header)
-        self._files = _png_files(self._folder, self.where, ours=self.header is not None)
-        self._check_whole()
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __contains__(self, identifier: object) -> bool:
-        return identifier in self._files
-
-    def __iter__(self) -> Iterator[LabelRecord]:
-        return (self.read(identifier) for identifier in self._files)
-
-    def unread(self, identifier: str) -> Unread:
-        """As :meth:`read`, left for later."""
-        return Unread(identifier, partial(self.read, identifier), is_maps=False)
-
-    def ids(self) -> tuple[str, ...]:
-        """The image ids, sorted."""
-        return tuple(self._files)
-
-    def read(self, identifier: str) -> LabelRecord:
-        """The label image of one image.
-
-        Raises
-        ------
-        InputError
-            There is none in the folder, or it is damaged.
-        """
-        if identifier not in self._files:
-            raise InputError(
-                self.where, f"holds no labels of '{identifier}'", f"add '{identifier}.png'")
-        data = read_bytes(self._files[identifier])
-        return decode_label(identifier, data, self.header, self.where)
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def _check_whole(self) -> None:
-        if self.header is None:
-            if not self._files:
-                raise ForeignError(self.where, "holds no PNG", "name a folder of label PNGs")
-            return
-        if carrier(self.header.kind) != "labels":
-            raise InputError(self.where, f"holds {self.header.kind}", "name a folder of label PNGs")
-        check_end_file(self._folder, len(self._files), self._head, self.where)
-
-
-def check_folder(folder: str | Path) -> None:
-    """Check that a folder of ours has all of its PNGs; somebody else's passes.
-
-    Raises
-    ------
-    InputError
-        It is ours, and not whole.
-    """
-    if os.path.lexists(Path(folder, HEADER_NAME)):
-        LabelFolderReader(folder)
-
-
-def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
-    """Header (None for a foreign folder) and files by image id of a whole folder of label PNGs.
-
-    Raises
-    ------
-    InputError
-        As :class:`LabelFolderReader`; also for what is no folder, since training reads the label
-        images in any order.
-    """
-    if not Path(folder).is_dir():
-        wrong = "is no folder" if Path(folder).exists() else "no such folder"
-        raise InputError(folder, wrong, "a folder of label PNGs, as 'drstool pseudo-label -o' writes")
-    reader = LabelFolderReader(folder)
-    if reader.header is not None and reader.header.kind != "labels":
-        raise InputError(folder, f"holds {reader.header.kind}", "name a folder of label PNGs")
-    return reader.header, dict(reader._files)
-
-
-def end_record(count: int, head: bytes | None = None) -> bytes:
-    """The last member of a whole stream or folder of ``count`` records.
-
-    Parameters
-    ----------
-    count
-    head
-        Bytes of its header member, whose checksum is kept.
-    """
-    told: dict[str, object] = {"count": count, "complete": True}
-    if head is not None:
-        told["header_crc32"] = zlib.crc32(head)
-    return json_bytes(told)
-
-
-def check_end_file(folder: Path, count: int, head: bytes | None, where: object) -> None:
-    """Check that a folder of ours has an end record, and that it fits.
-
-    Raises
-    ------
-    InputError
-        It does not; an ``UnfinishedError`` where there is none.
-    """
-    end = folder / END_NAME
-    if not os.path.exists(end):
-        raise UnfinishedError(where, f"lacks '{END_NAME}'", "copy or make it again")
-    check_end_record(read_bytes(end, most=_MAX_END_BYTES), count, where, head)
-
-
-def check_end_record(data: bytes, count: int, where: object, head: bytes | None = None) -> None:
-    """Check that an end record tells of as many records as were found, and of this header.
-
-    Parameters
-    ----------
-    data
-        The end record.
-    count
-        Number of records.
-    where
-        Named in errors.
-    head
-        Bytes of the header member.
-
-    Raises
-    ------
-    InputError
-        It does not.
-    """
-    told, crc = _end_in(data)
-    if told is None:
-        raise InputError(where, f"its end record '{END_NAME}' is damaged", "copy or make it again")
-    if head is not None and crc is not None and crc != zlib.crc32(head):
-        raise InputError(where, f"'{HEADER_NAME}' was changed or damaged", "copy or make it again")
-    if told != count:
-        raise InputError(
-            where, f"holds {count} records where its end record says {told}",
-            "copy or make it again",
-        )
-
-
-def _end_in(data: bytes) -> tuple[int | None, int | None]:
-    """Count and the header's checksum, where an end record holds them."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None, None
-    if not isinstance(value, dict) or value.get("complete") is not True:
-        return None, None
-    count, crc = value.get("count"), value.get("header_crc32")
-    return (count if type(count) is int else None), (crc if type(crc) is int else None)
 
 
 @cache
@@ -579,74 +278,3 @@ def _opened(data: bytes, where: object) -> Image.Image:
     return picture
 
 
-def read_bytes(source: bytes | str | Path, where: object = None, *, most: int = _MAX_PNG_BYTES) -> bytes:
-    """A regular file's bytes, of which there may be so many; bytes stay as they are.
-
-    Raises
-    ------
-    InputError
-        It is missing, no file, too large, or may not be read.
-    """
-    if isinstance(source, bytes):
-        return source
-    told = where if where is not None else source
-    try:
-        # Before opening: a named pipe would block, a device never end.
-        status = os.stat(source)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(told, "is no file", "give a regular file")
-        if status.st_size > most:
-            raise InputError(told, f"has {status.st_size:,} bytes", f"at most {most:,}")
-        # The system is asked as little as can be: at each call threads wait for each other.
-        file = os.open(source, _READ_ONLY)
-        try:
-            return _read_whole(file, status.st_size, most, told)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise InputError(told, f"cannot be read: {error.strerror or error}") from error
-
-
-def _read_whole(file: int, size: int, most: int, where: object) -> bytes:
-    """All bytes of a file that was of that size."""
-    data = os.read(file, size + 1)
-    if len(data) == size:
-        return data
-    # It has changed meanwhile, or is one of those that the system makes up.
-    parts, found = [data], len(data)
-    while found <= most and (part := os.read(file, _PART_BYTES)):
-        parts.append(part)
-        found += len(part)
-    if found > most:
-        raise InputError(where, "grows while it is read", f"at most {most:,} bytes")
-    return b"".join(parts)
-
-
-def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:
-    """PNGs below a folder by id, sorted; in other people's, hidden files are left out."""
-    files: dict[str, Path] = {}
-    for path in sorted(_walk(folder, where, hidden=ours)):
-        identifier = check_id(path.relative_to(folder).as_posix()[: -len(".png")], where)
-        if identifier in files:
-            raise InputError(where, f"holds two PNGs for '{identifier}'", "remove one")
-        files[identifier] = path
-    return dict(sorted(files.items()))
-
-
-def _walk(folder: Path, where: str, *, hidden: bool) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
-
-    def seen(name: str) -> bool:
-        # '._NAME' is what one system drops beside each file that it copies elsewhere.
-        return not name.startswith("._") if hidden else not name.startswith(".")
-
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(filter(seen, folders))
-        for name in filter(seen, names):
-            if name.lower().endswith(".png"):
-                yield Path(root, name)
-
-
-def _clash(where: object, identifier: str) -> InputError:
-    return InputError(where, f"cannot take '{identifier}': its name is taken", ONE_NAME_RULE)

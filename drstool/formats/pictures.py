@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drstool.artifacts.atomic import new_folder
+from drstool.artifacts.end_record import end_record
+from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, json_bytes
+from drstool.artifacts.resume import KeptFolder, keeping
 from drstool.errors import InputError
-from drstool.formats.header import (
-    END_NAME, HEADER_NAME, MAX_HEADER_BYTES, MAX_PIXELS, Header, json_bytes,
-)
-from drstool.formats.label_png import end_record, read_bytes
-from drstool.formats.outputs import new_folder
-from drstool.formats.unfinished import KeptFolder, keeping
+from drstool.files import read_bytes
 from drstool.identifiers import Names
 from drstool.parallel import ordered_map
+from drstool.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from drstool.artifacts.atomic import check_writable, new_file, new_folder, output_error, write_fully, writing
+from drstool.artifacts.header import Header, carrier
+from drstool.artifacts.job import Work, told_work
+from drstool.artifacts.resume import Journal, KeptFolder, keeping
 from drstool.errors import InputError, OutputError, UsageError
-from drstool.formats.header import Header, carrier
-from drstool.formats.label_png import LabelFolderWriter, LabelRecord
-from drstool.formats.maps import MapFileWriter, MapRecord, restored_map
-from drstool.formats.outputs import check_writable, new_file, new_folder, output_error, write_fully, writing
+from drstool.formats.label_folder import LabelFolderWriter
+from drstool.formats.map_file import MapFileWriter, restored_map
 from drstool.formats.pictures import read_marker
+from drstool.formats.records import LabelRecord, MapRecord
 from drstool.formats.sources import open_records
 from drstool.formats.stream import StreamWriter, restored_member
-from drstool.formats.unfinished import Journal, KeptFolder, keeping
-from drstool.formats.work import Work, told_work
 from drstool.parallel import ordered_map
 
 __all__ = [

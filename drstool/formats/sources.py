@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
 
+from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, carrier
 from drstool.errors import ForeignError, InputError, UsageError
-from drstool.formats.header import HDF5_SIGNATURE, HEADER_NAME, Header, carrier
 from drstool.formats.pipes import BLOCK, read_up_to
 
 if TYPE_CHECKING:
-    from drstool.formats.label_png import LabelFolderReader, LabelRecord
-    from drstool.formats.maps import MapFileReader, MapRecord
+    from drstool.formats.label_folder import LabelFolderReader
+    from drstool.formats.map_file import MapFileReader
+    from drstool.formats.records import LabelRecord, LazyRecord, MapRecord
     from drstool.formats.stream import StreamReader
-    from drstool.formats.unread import Unread
 
     Record = Union[MapRecord, LabelRecord]
     Reader = Union[MapFileReader, LabelFolderReader, StreamReader]
@@ -67,9 +67,9 @@ class RecordSource:
         """
         return iter(self._reader)
 
-    def unread(self) -> Iterator[Record | Unread]:
+    def lazy_records(self) -> Iterator[Record | LazyRecord]:
         """As :meth:`records`, but what can be found by its id is left to be read by who works on it, in threads."""
-        return map(self._reader.unread, self._reader.ids()) if self._reader.searchable else self.records()
+        return map(self._reader.lazy, self._reader.ids()) if self._reader.searchable else self.records()
 
     def attempts(self) -> Iterator[Callable[[], Record]]:
         """As :meth:`records`, but functions that read each record, or tell what is wrong with it.
@@ -147,7 +147,7 @@ def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> Re
         return _open_stdin(stdin)
     path = Path(source)
     if os.path.isdir(path):
-        from drstool.formats.label_png import LabelFolderReader
+        from drstool.formats.label_folder import LabelFolderReader
 
         return RecordSource(LabelFolderReader(path, source))
     try:
@@ -177,7 +177,7 @@ def _open_file(file: BinaryIO, where: str, path: Path) -> RecordSource:
         return _open_stream(file, where, file)
     head = read_up_to(file, BLOCK, where)
     if head.startswith(HDF5_SIGNATURE):
-        from drstool.formats.maps import MapFileReader
+        from drstool.formats.map_file import MapFileReader
 
         file.close()
         return RecordSource(MapFileReader(path, where))
@@ -188,7 +188,7 @@ def _open_stream(stream: BinaryIO, where: str, *held: BinaryIO) -> RecordSource:
     head = read_up_to(stream, BLOCK, where)
     if not head.startswith(HDF5_SIGNATURE):
         return RecordSource(_tar_reader(stream, where, head), *held)
-    from drstool.formats.maps import MapFileReader
+    from drstool.formats.map_file import MapFileReader
 
     # HDF5 jumps to and fro; what came through a pipe is put where that is possible.
     spool = _spooled(stream, head)
@@ -218,7 +218,7 @@ def _guess(head: bytes) -> str:
 
 
 def _spooled(stream: BinaryIO, head: bytes) -> BinaryIO:
-    from drstool.formats.outputs import writing
+    from drstool.artifacts.atomic import writing
 
     spool = tempfile.TemporaryFile()  # noqa: SIM115
     try:

@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from drstool.artifacts.atomic import write_fully
+from drstool.artifacts.end_record import check_end_record, end_record
+from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes
 from drstool.errors import ForeignError, InputError
-from drstool.formats.header import (
-    END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes,
-)
-from drstool.formats.label_png import (
-    LabelRecord, check_end_record, check_label_record, decode_label, encode_label, end_record,
-)
-from drstool.formats.maps import MapRecord, decode_map, encode_map
-from drstool.formats.outputs import write_fully
+from drstool.formats.label_png import decode_label, encode_label
+from drstool.formats.map_file import decode_map, encode_map
 from drstool.formats.pipes import BLOCK, read_up_to
+from drstool.formats.records import LabelRecord, MapRecord, check_label_record
 from drstool.identifiers import check_id, member_name
 
 __all__ = ["StreamReader", "StreamWriter", "looks_like_tar", "restored_member"]

@@ -12,12 +12,7 @@ from drstool.errors import InputError, UsageError
 from drstool.labels import num_classes
 from drstool.models.deeplab import DEEPLAB_BACKBONES, build_segmenter
 from drstool.models.vgg import (
-    NUM_RECTIFIERS,
-    VGG,
-    VGG_BACKBONES,
-    build_classifier,
-    build_refiner,
-    load_torchvision_features,
+    NUM_RECTIFIERS, VGG, VGG_BACKBONES, build_classifier, build_refiner, load_torchvision_features,
 )
 
 __all__ = ["build_network", "load_pretrained", "parse_layers", "restore_network"]

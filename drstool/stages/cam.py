@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Item
 from drstool.errors import UsageError
-from drstool.formats.checkpoint import Checkpoint
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import MapRecord
 from drstool.inference import Network, computing, fused_maps, grad_cam, localization_map, predicted_channels
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network

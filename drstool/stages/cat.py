@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from drstool.artifacts.parts import Part
+from drstool.artifacts.provenance import merge
 from drstool.errors import InputError, UsageError
 from drstool.formats import Header, LabelRecord, MapRecord, RecordSource
-from drstool.formats.maps import encode_values
-from drstool.formats.parts import Part
-from drstool.formats.provenance import merge
+from drstool.formats.records import encode_values
 from drstool.labels import label_of
 
 __all__ = ["FUSIONS", "cat", "fuse", "in_order", "keep_classes", "merged_header", "read_ids"]

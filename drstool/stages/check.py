@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from drstool.artifacts.atomic import unfinished_path, writing
+from drstool.artifacts.end_record import check_end_file
+from drstool.artifacts.header import HEADER_NAME, carrier
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
 from drstool.formats import check_picture, open_records
-from drstool.formats.header import HEADER_NAME, carrier
-from drstool.formats.label_png import check_end_file
-from drstool.formats.outputs import unfinished_path, writing
 from drstool.formats.pictures import picture_files, read_marker
-from drstool.formats.score_text import listed
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
+from drstool.reports.text import listed
 
 __all__ = ["STATES", "Report", "as_json", "check"]
 
@@ -226,7 +226,7 @@ def _check_records(
 def _check_checkpoint(report: Report, path: str) -> None:
     import torch
 
-    from drstool.formats.checkpoint import load_checkpoint
+    from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.models.build import restore_network
 
     checkpoint = load_checkpoint(path)

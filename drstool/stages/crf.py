@@ -18,8 +18,7 @@ from drstool.crf import one_thread, smooth_probabilities
 from drstool.data.decoding import load_saliency
 from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
-from drstool.formats.maps import MapRecord
-from drstool.formats.unread import Unread, read_now
+from drstool.formats.records import LazyRecord, MapRecord, load
 from drstool.mapping import score_record
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
@@ -31,7 +30,7 @@ _EXCESS = 0.01
 
 
 def crf(
-    records: Iterable[MapRecord | Unread], settings: CrfSettings, cue_settings: CueSettings, *,
+    records: Iterable[MapRecord | LazyRecord], settings: CrfSettings, cue_settings: CueSettings, *,
     scores: bool = False, saliency_of: Callable[[str], Path] | None = None, image_of: ImageOf | None = None,
     dtype: str = "uint8", device: torch.device = torch.device("cpu"), workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
@@ -84,8 +83,8 @@ class _Work:
     device: torch.device
     parallel: bool
 
-    def __call__(self, record: MapRecord | Unread) -> MapRecord:
-        record = read_now(record)
+    def __call__(self, record: MapRecord | LazyRecord) -> MapRecord:
+        record = load(record)
         where = f"image {record.id!r}"
         maps = cues.resize_maps(record.as_float(), record.image_size)
         if self.scores:

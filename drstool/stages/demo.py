@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from drstool.data.drawing import CLASS_NAMES, Picture, render_picture
+from drstool.demo import CLASS_NAMES, Picture, render_picture
 from drstool.errors import UsageError
 from drstool.formats.label_png import encode_label_png
 from drstool.parallel import Track, ordered_map, untracked

@@ -18,15 +18,13 @@ from typing import TypeVar
 import numpy as np
 
 from drstool import cues
+from drstool.artifacts.header import HEADER_NAME, Header
 from drstool.data.decoding import load_saliency, load_target
 from drstool.data.item import Dataset, Item
 from drstool.errors import DrstoolError, InputError, UsageError
-from drstool.formats.header import HEADER_NAME, Header
-from drstool.formats.label_png import LabelRecord, read_bytes, read_label_png
-from drstool.formats.maps import MapRecord
-from drstool.formats.score_text import SHOWN_IDS, listed
-from drstool.formats.scores import Comparison, Coverage, Evaluation, Protocol, Sweep, as_csv, as_json, as_table
-from drstool.formats.unread import Unread, read_now
+from drstool.files import read_bytes
+from drstool.formats.label_png import read_label_png
+from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
 from drstool.labels import as_label_type, check_class_names, check_label_values, ignore_label, label_type, num_classes
 from drstool.metrics import (
     BOUNDARY_RATIO, GRIDS, BoundaryCounts, BoundaryMatrix, ConfusionMatrix, LabelCounts, StepCounts, SweepMatrix,
@@ -34,6 +32,8 @@ from drstool.metrics import (
 )
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CueSettings
+from drstool.reports.scores import Comparison, Coverage, Evaluation, Protocol, Sweep, as_csv, as_json, as_table
+from drstool.reports.text import SHOWN_IDS, listed
 
 __all__ = [
     "Comparison", "Evaluation", "Sweep", "as_csv", "as_json", "as_table", "compare", "evaluate", "no_sweep_of_labels",
@@ -48,7 +48,7 @@ _Result = TypeVar("_Result")
 
 
 def evaluate(
-    records: Iterable[Record | Unread], dataset: Dataset, *,
+    records: Iterable[Record | LazyRecord], dataset: Dataset, *,
     header: Header | None = None, ids: Collection[str] | None = None,
     settings: CueSettings | None = None, saliency_of: Callable[[str], Path] | None = None,
     ignored: str = "miss", ignore_rules: bool = False, boundary_ratio: float | None = None,
@@ -132,7 +132,7 @@ def evaluate(
 
 
 def sweep(
-    records: Iterable[Record | Unread], dataset: Dataset, parameter: str, *, report_on: Dataset | None = None,
+    records: Iterable[Record | LazyRecord], dataset: Dataset, parameter: str, *, report_on: Dataset | None = None,
     names: tuple[str, str] | None = None, tolerance: float = 0.005,
     header: Header | None = None, ids: Collection[str] | None = None,
     settings: CueSettings | None = None, saliency_of: Callable[[str], Path] | None = None,
@@ -278,7 +278,7 @@ class _Scoring:
         self._scored: dict[str, bytes] = {}
 
     def results(
-        self, records: Iterable[Record | Unread], work: Callable[[Record, Item, np.ndarray], _Result],
+        self, records: Iterable[Record | LazyRecord], work: Callable[[Record, Item, np.ndarray], _Result],
         ids: Collection[str] | None, workers: int, track: Track,
     ) -> Iterator[tuple[str, _Result]]:
         """What the work makes of each record and its target, by id; complete once this has ended."""
@@ -288,8 +288,8 @@ class _Scoring:
             tally.check_matched(len(tally.items.keys() & known), len(ids), self._dataset)
             tally.check_missing([i for i in tally.items if i not in known], tell=False)
 
-        def scored(pair: tuple[Record | Unread, Item]) -> tuple[str, bytes, _Result]:
-            record, item = read_now(pair[0]), pair[1]
+        def scored(pair: tuple[Record | LazyRecord, Item]) -> tuple[str, bytes, _Result]:
+            record, item = load(pair[0]), pair[1]
             target, digest = _target_of(item)
             return item.id, digest, work(record, item, as_label_type(target, number))
 
@@ -350,10 +350,10 @@ class _Tally:
                 dataset.source, f"{len(lacking)} of {len(dataset.items)} images have no ground truth: "
                 + listed(lacking), "give masks with the data, or leave those images out")
 
-    def matching(self, records: Iterable[Record | Unread]) -> Iterator[tuple[Record | Unread, Item]]:
+    def matching(self, records: Iterable[Record | LazyRecord]) -> Iterator[tuple[Record | LazyRecord, Item]]:
         """The records that are to be scored, each with its item; the others are counted."""
         for record in records:
-            is_maps = record.is_maps if isinstance(record, Unread) else isinstance(record, MapRecord)
+            is_maps = record.is_maps if isinstance(record, LazyRecord) else isinstance(record, MapRecord)
             if self.needs_maps and not is_maps:
                 raise no_sweep_of_labels("predictions")
             if record.id in self.seen:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drstool.checkpoints.checkpoint import Checkpoint, load_tensors
 from drstool.errors import InputError, UsageError
-from drstool.formats.checkpoint import Checkpoint, load_tensors
 from drstool.models.build import build_network
 from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS
 

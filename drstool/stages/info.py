@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from drstool.artifacts.header import HEADER_NAME, carrier
 from drstool.errors import InputError
 from drstool.formats import Header, RecordSource, open_records
-from drstool.formats.header import HEADER_NAME, carrier
 
 __all__ = ["as_json", "as_text", "describe"]
 
@@ -54,8 +54,8 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _checkpoint(path: str) -> dict[str, Any]:
-    from drstool.formats.checkpoint import load_checkpoint, load_tensors
-    from drstool.formats.training_state import check_state, is_state
+    from drstool.checkpoints.checkpoint import load_checkpoint, load_tensors
+    from drstool.checkpoints.training_state import check_state, is_state
 
     content = load_tensors(path)
     if is_state(content):

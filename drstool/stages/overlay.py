@@ -15,8 +15,7 @@ from drstool.cues import resize_maps
 from drstool.data.decoding import load_image, load_target
 from drstool.data.item import Dataset, Item
 from drstool.errors import InputError
-from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import LabelRecord, MapRecord
 from drstool.identifiers import member_name
 from drstool.labels import BACKGROUND, channel_of, check_label_values, colorize, palette
 from drstool.parallel import OnError, Track, map_items, untracked

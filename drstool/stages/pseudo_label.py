@@ -19,9 +19,7 @@ from drstool import cues
 from drstool.data.decoding import load_saliency
 from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
-from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord
-from drstool.formats.unread import Unread, read_now
+from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
 from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
@@ -93,7 +91,7 @@ class IgnoreReport:
 
 
 def pseudo_label(
-    records: Iterable[MapRecord | Unread], settings: CueSettings, *,
+    records: Iterable[MapRecord | LazyRecord], settings: CueSettings, *,
     saliency_of: Callable[[str], Path] | None = None, crf: CrfSettings | None = None,
     image_of: ImageOf | None = None, device: torch.device | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
@@ -152,8 +150,8 @@ def pseudo_label(
         _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
         reported=report is not None, relabeller=relabeller)
 
-    def work(record: MapRecord | Unread) -> tuple[Any, IgnoreReport | None]:
-        label, part = labelled(read_now(record))
+    def work(record: MapRecord | LazyRecord) -> tuple[Any, IgnoreReport | None]:
+        label, part = labelled(load(record))
         return finish(label), part
 
     return _reporting(track(map_items(work, records, workers, on_error, at_hand), "pseudo-label", total), report)

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Item
 from drstool.errors import InputError
-from drstool.formats.checkpoint import Checkpoint
-from drstool.formats.maps import MapRecord
-from drstool.formats.unread import Unread, read_now
+from drstool.formats.records import LazyRecord, MapRecord, load
 from drstool.inference import computing, fused_maps, refined_map
 from drstool.labels import label_names
 from drstool.mapping import Loaded, load_square, map_records, output_size
@@ -25,7 +24,7 @@ from drstool.recipe import RefineSettings
 __all__ = ["items_of_maps", "refine"]
 
 
-def items_of_maps(records: Iterable[MapRecord | Unread], class_names: tuple[str, ...]) -> Iterator[Item]:
+def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[str, ...]) -> Iterator[Item]:
     """The images that map records are about, with the classes present in them as tags.
 
     Parameters
@@ -41,7 +40,7 @@ def items_of_maps(records: Iterable[MapRecord | Unread], class_names: tuple[str,
         A record does not name its image.
     """
     names = label_names(class_names)
-    for record in map(read_now, records):
+    for record in map(load, records):
         if not record.image:
             raise InputError(f"image {record.id!r}", "has maps that do not say where it lies", "give --data")
         yield Item(record.id, Path(record.image), tags=tuple(names[label] for label in record.labels))

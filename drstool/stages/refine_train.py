@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drstool.checkpoints.checkpoint import Checkpoint, with_selection
+from drstool.checkpoints.training_state import TrainingState
 from drstool.data import Dataset
 from drstool.data.transforms import RefinerSamples
-from drstool.formats.checkpoint import Checkpoint, with_selection
-from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.vgg import NUM_RECTIFIERS
 from drstool.parallel import Track, untracked
 from drstool.recipe import RefinerRecipe
-from drstool.training import EpochReport, Observer, Plan, fit, seed_everything, step_factor
+from drstool.training.loop import EpochReport, Observer, Plan, fit, seed_everything, step_factor
 
 if TYPE_CHECKING:
-    from drstool.distributed import Team
+    from drstool.training.distributed import Team
 
 __all__ = ["parameter_groups", "refine_train"]
 

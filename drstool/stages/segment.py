@@ -11,17 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.crf import one_thread, smooth_probabilities
 from drstool.data.decoding import load_pil
 from drstool.data.item import Item
 from drstool.data.transforms import image_tensor
-from drstool.formats.checkpoint import Checkpoint
-from drstool.formats.label_png import LabelRecord
-from drstool.formats.maps import MapRecord
+from drstool.formats.records import LabelRecord, MapRecord
 from drstool.inference import computing, normalize, on_device, segment_probabilities
 from drstool.labels import label_type
-from drstool.mapping import LEAST_SCORE, OnHost, one_behind
-from drstool.mapping import score_record as mapped_score_record
+from drstool.mapping import LEAST_SCORE, OnHost, one_behind, score_record as mapped_score_record
 from drstool.models.build import restore_network
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, SegmentSettings

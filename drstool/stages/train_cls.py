@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drstool.checkpoints.checkpoint import Checkpoint, with_selection
+from drstool.checkpoints.training_state import TrainingState
 from drstool.data import Dataset, require_tags
 from drstool.data.transforms import ClassifierSamples
 from drstool.errors import UsageError
-from drstool.formats.checkpoint import Checkpoint, with_selection
-from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained, parse_layers
 from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
 from drstool.parallel import Track, untracked
 from drstool.recipe import ClassifierRecipe
-from drstool.training import EpochReport, Observer, Plan, fit, seed_everything, step_factor
+from drstool.training.loop import EpochReport, Observer, Plan, fit, seed_everything, step_factor
 
 if TYPE_CHECKING:
-    from drstool.distributed import Team
+    from drstool.training.distributed import Team
 
 __all__ = ["parameter_groups", "train_cls"]
 
@@ -59,7 +59,7 @@ def train_cls(
         To start from (see :func:`drstool.models.build.load_pretrained`), and what to call them.
     seed
     device, precision, workers
-        See :func:`drstool.training.fit`.
+        See :func:`drstool.training.loop.fit`.
     on_epoch, observer, track
         Told of each epoch's loss, of the steps in between, and of progress.
     select

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drstool.checkpoints.checkpoint import Checkpoint, with_selection
+from drstool.checkpoints.training_state import TrainingState
 from drstool.data import Dataset
 from drstool.data.transforms import SegmenterSamples
 from drstool.errors import UsageError
-from drstool.formats.checkpoint import Checkpoint, with_selection
-from drstool.formats.training_state import TrainingState
 from drstool.inference import normalize
 from drstool.labels import ignore_label, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
 from drstool.parallel import Track, untracked
 from drstool.recipe import SegmenterRecipe
-from drstool.training import EpochReport, Observer, Plan, fit, poly_factor, seed_everything
+from drstool.training.loop import EpochReport, Observer, Plan, fit, poly_factor, seed_everything
 
 if TYPE_CHECKING:
-    from drstool.distributed import Team
+    from drstool.training.distributed import Team
 
 __all__ = ["train_seg"]
 

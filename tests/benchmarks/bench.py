@@ -110,7 +110,7 @@ class Bench:
         """Where networks run."""
         import torch
 
-        from drstool.training import pick_device
+        from drstool.training.loop import pick_device
 
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
@@ -165,7 +165,7 @@ class Bench:
         """A classifier as a checkpoint: of the authors' weights with --against, else as initialised."""
         import torch
 
-        from drstool.formats.checkpoint import Checkpoint
+        from drstool.checkpoints.checkpoint import Checkpoint
         from drstool.models.build import build_network
         from drstool.stages.import_ import import_drs
 
@@ -332,7 +332,7 @@ class Repeated:
 
 def trained(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: Any) -> Callable[[int], None]:
     """Steps as drstool's training loop does them."""
-    from drstool.training import Plan, fit, pick_precision
+    from drstool.training.loop import Plan, fit, pick_precision
 
     precision = pick_precision(bench.settings.precision, bench.device)
 
@@ -445,7 +445,7 @@ def matrix_ceiling(bench: Bench) -> float:
     """FLOP a second of a large matrix product, in the format that training multiplies in here."""
     import torch
 
-    from drstool.training import pick_precision
+    from drstool.training.loop import pick_precision
 
     precision = getattr(torch, pick_precision(bench.settings.precision, bench.device))
     side, turns = (8192, 20) if bench.device.type == "cuda" else (1024, 3)
@@ -483,7 +483,7 @@ def busy(bench: Bench) -> Result:
 
 def steady_steps(bench: Bench, samples: Any, readers: int) -> Callable[[], float]:
     """Seconds a step of a training of these samples, from when the first batch is there."""
-    from drstool.training import Plan, fit, pick_precision
+    from drstool.training.loop import Plan, fit, pick_precision
 
     network, loss, optimizer = classifier_parts(bench, "learnable", bench.dataset.class_names)
     count = bench.settings.steps
@@ -622,7 +622,7 @@ def eval_(bench: Bench) -> Result:
 
     def drstool(workers: int) -> None:
         with open_records(folder) as source:
-            evaluate(source.unread(), dataset, header=source.header, ids=source.ids(), workers=workers)
+            evaluate(source.lazy_records(), dataset, header=source.header, ids=source.ids(), workers=workers)
 
     times = bench.alternate({
         "drstool": lambda: drstool(workers), "one thread": lambda: drstool(1),

@@ -29,9 +29,9 @@ def import_(
     classes: Classes = None,
 ) -> None:
     """Convert a checkpoint of the authors' code."""
+    from drstool.checkpoints.checkpoint import save_checkpoint
     from drstool.data.tags import read_class_names
     from drstool.errors import UsageError
-    from drstool.formats.checkpoint import save_checkpoint
     from drstool.stages import import_ as stage
 
     if origin != "drs":

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from drstool.cli.options import (
-    Classes,
-    Data,
-    DataOrNone,
-    LabelsOrNone,
-    Output,
-    Saliency,
-    Split,
-    check_choice,
-    check_split,
-    command,
-)
+from drstool.cli.options import Classes, Data, DataOrNone, LabelsOrNone, Output, Saliency, Split, command
+from drstool.cli.parameters import check_choice, check_split
 from drstool.cli.run import Run, asdict_plain, list_of
 from drstool.cli.unfinished import begin
 from drstool.recipe import CueSettings, OverlaySettings
@@ -180,7 +170,7 @@ def _evaluate(
         if source.is_maps:
             check_saliency_given(shared["settings"], saliency_of is not None)
         return stage.evaluate(
-            source.unread(), dataset[0], header=source.header, ids=source.ids(), saliency_of=saliency_of, **shared
+            source.lazy_records(), dataset[0], header=source.header, ids=source.ids(), saliency_of=saliency_of, **shared
         )
 
 
@@ -205,7 +195,7 @@ def _sweep(
         shared = _fitting(source, shared, given)
         parts, saliency_of = _targets(source, data, tuple(dict.fromkeys(splits)), classes, saliency)
         return stage.sweep(
-            source.unread(),
+            source.lazy_records(),
             parts[0],
             parameter,
             report_on=parts[-1],

@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from drstool.cli.options import (
-    Data,
-    MapPrecision,
-    MapsIn,
-    OutputOrStdout,
-    Saliency,
-    Split,
-    Tf32,
-    Weights,
-    check_choice,
-    check_split,
-    command,
-)
+from drstool.cli.options import Data, MapPrecision, MapsIn, OutputOrStdout, Saliency, Split, Tf32, Weights, command
+from drstool.cli.parameters import check_choice, check_split
 from drstool.cli.run import Run, asdict_plain, list_of
 from drstool.cli.shards import ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, is_finished, rest_of
@@ -67,7 +56,7 @@ def pseudo_label(
     from drstool.data.photographs import images_of
     from drstool.errors import InputError, UsageError
     from drstool.formats import Header, check_folder, goes_to_disk, open_records, open_sink
-    from drstool.formats.score_text import json_text
+    from drstool.reports.text import json_text
     from drstool.stages import pseudo_label as stage
 
     if crf is None and data is not None:
@@ -155,9 +144,9 @@ def segment(
     shard: ShardOption = None,
 ) -> None:
     """Write label PNGs from a segmentation network."""
+    from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.data import open_dataset
     from drstool.formats import Header, open_sink, write_both
-    from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import segment as stage
 
     share = pick_shard(shard)

@@ -30,11 +30,11 @@ def demo(
     size: Annotated[int, typer.Option(help="Pixels a side, about.", max=4000)] = 176,
 ) -> None:
     """Draw a small dataset to try everything on, in VOC layout with masks, tags and saliency."""
+    from drstool.artifacts.atomic import new_folder
     from drstool.data import open_dataset
-    from drstool.formats import Header, new_folder, open_sink, write_end, write_marker
-    from drstool.formats.label_png import LabelRecord
-    from drstool.stages import demo as stage
-    from drstool.stages import saliency as saliency_stage
+    from drstool.formats import Header, open_sink, write_end, write_marker
+    from drstool.formats.records import LabelRecord
+    from drstool.stages import demo as stage, saliency as saliency_stage
 
     run.reserve(folder, folder=True, dataset=True)
     with new_folder(folder, run.overwrite, dataset=True) as making:
@@ -65,7 +65,7 @@ def saliency(
     """Write saliency maps of images, by a published measure that learns nothing."""
     from drstool.data import open_dataset
     from drstool.formats import Header, open_sink
-    from drstool.formats.label_png import LabelRecord
+    from drstool.formats.records import LabelRecord
     from drstool.stages import saliency as stage
 
     share = pick_shard(shard)

@@ -8,20 +8,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from drstool.cli.options import (
-    Autotune,
-    Data,
-    DataOrNone,
-    MapPrecision,
-    MapsIn,
-    OutputOrStdout,
-    Split,
-    Tf32,
-    Weights,
-    Winograd,
-    check_choice,
-    check_split,
-    command,
+    Autotune, Data, DataOrNone, MapPrecision, MapsIn, OutputOrStdout, Split, Tf32, Weights, Winograd, command,
 )
+from drstool.cli.parameters import check_choice, check_split
 from drstool.cli.run import Run, asdict_plain, list_of
 from drstool.cli.shards import Shard, ShardOption, pick_shard
 from drstool.cli.unfinished import begin, ids_of, rest_of
@@ -82,9 +71,9 @@ def cam(
     shard: ShardOption = None,
 ) -> None:
     """Write localization maps of the images' classes."""
+    from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.data import open_dataset
     from drstool.formats import Header, open_sink
-    from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import cam as stage
 
     check_choice("--dtype", dtype, _DTYPES)
@@ -170,9 +159,9 @@ def refine(
 
     The images come from --data, or are those that a map file or stream names.
     """
+    from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.errors import UsageError
     from drstool.formats import Header, open_sink
-    from drstool.formats.checkpoint import load_checkpoint
     from drstool.stages import refine as stage
 
     if maps is not None and data is not None:

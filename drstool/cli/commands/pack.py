@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from drstool.cli.options import Classes, OutputOrStdout, command, number_list
+from drstool.cli.options import Classes, OutputOrStdout, command
+from drstool.cli.parameters import number_list
 from drstool.cli.run import Run
 
 
@@ -54,10 +55,10 @@ def cat(
 
     Parts made with --shard come out in the order of the whole, whatever their order here.
     """
+    from drstool.artifacts.header import carrier
     from drstool.data.tags import read_class_names
     from drstool.errors import UsageError
     from drstool.formats import open_records, open_sink
-    from drstool.formats.header import carrier
     from drstool.stages import cat as stage
 
     names = inputs or ["-"]

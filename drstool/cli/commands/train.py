@@ -35,11 +35,11 @@ Log = Annotated[
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from drstool.checkpoints.checkpoint import Checkpoint
+    from drstool.checkpoints.training_log import TrainingLog
+    from drstool.checkpoints.training_state import TrainingState
     from drstool.data import Dataset
-    from drstool.formats.checkpoint import Checkpoint
-    from drstool.formats.training_log import TrainingLog
-    from drstool.formats.training_state import TrainingState
-    from drstool.training import Diverged, EpochReport, StepReport
+    from drstool.training.loop import Diverged, EpochReport, StepReport
 
 
 @command(
@@ -106,7 +106,7 @@ def refine_train(
 ) -> None:
     """Train a refinement network that regresses localization maps."""
     from drstool.data import open_dataset
-    from drstool.formats.maps import MapFileReader
+    from drstool.formats.map_file import MapFileReader
     from drstool.stages import refine_train as stage
 
     _reserve(run, output, log)
@@ -145,9 +145,9 @@ def train_seg(
     log: Log = None,
 ) -> None:
     """Train DeepLabV3+ from images and label PNGs."""
+    from drstool.artifacts.job import sampled_digest
     from drstool.data import open_dataset
-    from drstool.formats.label_png import label_paths
-    from drstool.formats.work import sampled_digest
+    from drstool.formats.label_folder import label_paths
     from drstool.stages import train_seg as stage
 
     _reserve(run, output, log)
@@ -195,8 +195,8 @@ class _Selection:
         """Digests of what the choice depends on."""
         if self.split is None:
             return {}
+        from drstool.artifacts.job import sampled_digest
         from drstool.data import open_dataset
-        from drstool.formats.work import sampled_digest
 
         dataset = open_dataset(self.data, self.split, class_names=class_names)
         return {"select_list": f"sha256:{dataset.digest()}"} | (
@@ -232,7 +232,7 @@ class _Selection:
 
 
 class _Observer:
-    """Tells of a training, on the screen and in its log; an :class:`drstool.training.Observer`.
+    """Tells of a training, on the screen and in its log; an :class:`drstool.training.loop.Observer`.
 
     Parameters
     ----------
@@ -335,8 +335,8 @@ class _Training:
         inputs: dict[str, str] | None = None,
         tags: Optional[str] = None,
     ) -> None:
-        from drstool.formats.pretrained import history_of_weights
-        from drstool.formats.training_log import TrainingLog
+        from drstool.checkpoints.pretrained import history_of_weights
+        from drstool.checkpoints.training_log import TrainingLog
 
         self.class_names, self.settings = class_names, settings
         self._run, self._output, self._dataset, self._automatic = run, output, dataset, bool(automatic)
@@ -366,7 +366,7 @@ class _Training:
 
     def _take_up_settings(self, settings: Any) -> None:
         """Say what is done now, with these settings."""
-        from drstool.formats.training_state import TrainingState
+        from drstool.checkpoints.training_state import TrainingState
 
         self.settings = settings
         self._told["settings"] |= asdict_plain(settings)
@@ -375,7 +375,7 @@ class _Training:
 
     def _size_so_far(self) -> int | None:
         """The batch size that --batch-size auto found before what --resume is to go on with, if any."""
-        from drstool.formats.checkpoint import load_checkpoint
+        from drstool.checkpoints.checkpoint import load_checkpoint
 
         settings = self._state.settings()
         if settings is None and Path(self._output).is_file():
@@ -391,8 +391,8 @@ class _Training:
 
     def run(self, train: Callable[[dict[str, Any]], Checkpoint]) -> None:
         """Train, unless it is done already, and write the checkpoint."""
-        from drstool.formats.checkpoint import save_checkpoint
-        from drstool.training import Diverged
+        from drstool.checkpoints.checkpoint import save_checkpoint
+        from drstool.training.loop import Diverged
 
         if self._run.follows:
             train(self._arguments(None))
@@ -435,7 +435,7 @@ class _Training:
 
     def _is_finished(self) -> bool:
         """Whether --resume finds the checkpoint of this very work."""
-        from drstool.formats.checkpoint import check_same_work
+        from drstool.checkpoints.checkpoint import check_same_work
 
         if not self._run.resume or not Path(self._output).exists():
             return False
@@ -477,7 +477,7 @@ class _Training:
 
     def _arguments(self, kept: TrainingState | None) -> dict[str, Any]:
         """What every training stage is told in the same way."""
-        from drstool.formats.pretrained import initial_weights
+        from drstool.checkpoints.pretrained import initial_weights
 
         run = self._run
         # With 0 epochs the initialised network is written, pretrained weights included.
@@ -517,7 +517,7 @@ class _Training:
 
     def _with_last_good(self, error: Diverged) -> Diverged:
         """The error, and the network of the last state kept before it as a checkpoint that it names."""
-        from drstool.formats.checkpoint import save_checkpoint
+        from drstool.checkpoints.checkpoint import save_checkpoint
 
         checkpoint, step = self._state.last_network()
         if checkpoint is None:

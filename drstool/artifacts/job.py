@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from drstool import __version__
+from drstool.artifacts.provenance import without_home
 from drstool.errors import InputError
-from drstool.formats.provenance import without_home
 
 __all__ = ["WORTH_KEEPING", "Work", "is_duration", "is_work", "sampled_digest", "told_work", "without_outcome"]
 

@@ -6,21 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from drstool.artifacts.parts import Part
 from drstool.errors import ForeignError, InputError
-from drstool.formats.parts import Part
 from drstool.labels import check_class_names
 
 __all__ = [
-    "END_NAME", "FORMAT", "HDF5_SIGNATURE", "HEADER_NAME", "KINDS", "MAX_HEADER_BYTES", "MAX_PIXELS", "VERSION",
+    "END_NAME", "FORMAT", "HDF5_SIGNATURE", "HEADER_NAME", "KINDS", "MAX_HEADER_BYTES", "VERSION",
     "Header", "carrier", "check_plain", "json_bytes",
 ]
 
 FORMAT = "drstool"
 VERSION = 1
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-# Above this a picture's size is damage or malice.
-MAX_PIXELS = 100_000_000
 
 # Of the header as JSON. A chain of a hundred commands takes some 100 KB; text of this size can be
 # read into a GB of empty lists at the most.
@@ -61,7 +58,7 @@ class Header:
         The C object classes; name ``c`` belongs to label ``c + 1``. May be empty for saliency maps
         and figures, which know no classes.
     provenance
-        One entry a step, the oldest first (see :mod:`drstool.formats.provenance`).
+        One entry a step, the oldest first (see :mod:`drstool.artifacts.provenance`).
     part
         Which part of a whole it is; None: it is whole.
 

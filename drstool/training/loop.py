@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from drstool.errors import DrstoolError, InputError, ToldElsewhere, UsageError
-from drstool.loading import Telling, begin_worker, collated, from_workers, stopping_workers
 from drstool.models.convolution import training_layout
 from drstool.parallel import Track, untracked
-from drstool.shield import Shield
+from drstool.training.stop import Shield
+from drstool.training.workers import Telling, begin_worker, collated, from_workers, stopping_workers
 
 if TYPE_CHECKING:
-    from drstool.distributed import Team
+    from drstool.training.distributed import Team
 
 __all__ = [
     "Diverged",

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from drstool.artifacts.header import FORMAT
+from drstool.checkpoints.checkpoint import load_checkpoint, load_tensors
 from drstool.errors import InputError
-from drstool.formats.checkpoint import load_checkpoint, load_tensors
-from drstool.formats.header import FORMAT
 
 __all__ = ["history_of_weights", "initial_weights"]
 

@@ -21,8 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from drstool.artifacts.header import FORMAT, HEADER_NAME
 from drstool.errors import OutputError
-from drstool.formats.header import FORMAT, HEADER_NAME
 
 __all__ = [
     "check_writable", "clear_away", "hidden_beside", "new_file", "new_folder", "output_error", "unfinished_path",

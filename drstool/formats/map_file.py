@@ -31,23 +31,15 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
+from drstool.artifacts.atomic import output_error
+from drstool.artifacts.header import FORMAT, HDF5_SIGNATURE, MAX_HEADER_BYTES, VERSION, Header, carrier, json_bytes
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.chunks import packed
-from drstool.formats.header import (
-    FORMAT, HDF5_SIGNATURE, MAX_HEADER_BYTES, MAX_PIXELS, VERSION, Header, carrier, json_bytes,
-)
-from drstool.formats.outputs import output_error
-from drstool.formats.unread import Unread
+from drstool.formats.records import LazyRecord, MapRecord, check_map_record, check_shape
 from drstool.identifiers import check_id
 from drstool.labels import MAX_OBJECT_CLASSES, label_type
 
-__all__ = [
-    "MAX_RECORD_BYTES", "MapFileReader", "MapFileWriter", "MapRecord",
-    "check_map_record", "decode_map", "encode_map", "encode_values", "restored_map",
-]
-
-# All maps of one image, uncompressed.
-MAX_RECORD_BYTES = 2**32
+__all__ = ["MapFileReader", "MapFileWriter", "decode_map", "encode_map", "restored_map"]
 
 # On disk; in memory it is some ten times as much.
 _CACHE_BYTES = 1 << 18
@@ -82,100 +74,6 @@ _DAMAGE = (
 )
 
 _memory_names = itertools.count()
-
-
-@dataclass(frozen=True, eq=False)
-class MapRecord:
-    """The maps of one image.
-
-    Parameters
-    ----------
-    id
-        The image's id.
-    values : (K, H, W) uint8 or float16
-        uint8 holds ``round(255 x)`` of maps in [0, 1]; float16 holds the values themselves.
-    labels
-        The K label values, ascending.
-    image_size
-        ``(H, W)`` of the source image after EXIF rotation; the maps may be of another size.
-    image
-        The image's path as it was given; may be empty.
-    """
-
-    id: str
-    values: np.ndarray
-    labels: tuple[int, ...]
-    image_size: tuple[int, int]
-    image: str = ""
-
-    def as_float(self) -> np.ndarray:
-        """The map values, ``(K, H, W) float32``; in [0, 1] where they are stored as uint8."""
-        values = self.values.astype(np.float32)
-        return values / np.float32(255) if self.values.dtype == np.uint8 else values
-
-
-def encode_values(x: np.ndarray, dtype: str = "uint8", where: object = "maps") -> np.ndarray:
-    """Map values as they are stored.
-
-    Parameters
-    ----------
-    x : (K, H, W) float
-    dtype
-        ``"uint8"``: clipped to [0, 1] and stored as ``round(255 x)``, exact to 1/510;
-        ``"float16"``: stored as they are.
-    where
-        Named in the error.
-
-    Returns
-    -------
-    (K, H, W) uint8 or float16
-
-    Raises
-    ------
-    InputError
-        A value is NaN, or infinite once stored.
-
-    Examples
-    --------
-    >>> encode_values(np.array([[[-1.0, 0.5, 2.0]]])).tolist()
-    [[[0, 128, 255]]]
-    """
-    x = np.asarray(x)
-    if dtype == "uint8":
-        _check_finite(x, where, np.isnan)
-        return np.rint(np.clip(x, 0, 1) * np.float32(255)).astype(np.uint8)
-    if dtype != "float16":
-        raise ValueError(f"maps are stored as uint8 or float16, not {dtype}")
-    with np.errstate(over="ignore"):
-        values = x.astype(np.float16)
-    _check_finite(values, where, lambda v: ~np.isfinite(v))
-    return values
-
-
-def check_map_record(record: MapRecord, num_object_classes: int, where: object) -> None:
-    """Check that a record is one that a map file of so many classes can hold.
-
-    Raises
-    ------
-    InputError
-        Its id, shape, dtype, labels or sizes are not as :class:`MapRecord` says.
-    """
-    check_id(record.id, where)
-    told = f"{where}: {record.id}"
-    _check_shape(record.values.shape, record.values.dtype, told)
-    _check_size(record.image_size, told)
-    labels = record.labels
-    if len(labels) != record.values.shape[0]:
-        raise InputError(
-            told, f"has {record.values.shape[0]} maps of {len(labels)} labels", "one map a label")
-    in_range = all(1 <= label <= num_object_classes for label in labels)
-    if list(labels) != sorted(set(labels)) or not in_range:
-        raise InputError(
-            told, f"has the labels {list(labels)[:8]}",
-            f"labels ascend, each once, within 1..{num_object_classes}",
-        )
-    if record.values.dtype == np.float16:
-        _check_finite(record.values, told, lambda v: ~np.isfinite(v))
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,9 +287,9 @@ class MapFileReader:
         with self._lock:
             return self._read(identifier)
 
-    def unread(self, identifier: str) -> Unread:
+    def lazy(self, identifier: str) -> LazyRecord:
         """As :meth:`read`, left for later."""
-        return Unread(identifier, partial(self.read, identifier), is_maps=True)
+        return LazyRecord(identifier, partial(self.read, identifier), is_maps=True)
 
     def _read(self, identifier: str) -> MapRecord:
         if identifier not in self._known:
@@ -604,34 +502,6 @@ class _Ids:
             self._folders.setdefault(folder, identifier)
 
 
-def _check_finite(values: np.ndarray, where: object, is_bad: Callable) -> None:
-    if is_bad(values).any():
-        raise InputError(
-            where, "a map value is not a finite number",
-            "look for a damaged checkpoint, or values too large for float16",
-        )
-
-
-def _check_shape(shape: tuple[int, ...], dtype: np.dtype, where: object) -> None:
-    if len(shape) != 3 or dtype not in (np.uint8, np.float16):
-        raise InputError(
-            where, f"is a {dtype} array of shape {shape}", "maps are (K, H, W) uint8 or float16")
-    channels, height, width = (int(side) for side in shape)
-    size = channels * height * width * dtype.itemsize
-    fits = channels <= MAX_OBJECT_CLASSES and size <= MAX_RECORD_BYTES
-    if not fits or not 0 < height * width <= MAX_PIXELS:
-        raise InputError(
-            where, f"has maps of shape {shape}",
-            f"at most {MAX_OBJECT_CLASSES} maps of 1 to {MAX_PIXELS:,} pixels, "
-            f"and {MAX_RECORD_BYTES >> 30} GiB in all",
-        )
-
-
-def _check_size(size: tuple[int, int], where: object) -> None:
-    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise InputError(where, f"has the image size {tuple(size)}", f"1 to {MAX_PIXELS:,} pixels")
-
-
 def _stored_texts(texts: list[str]) -> tuple[np.ndarray, np.dtype]:
     """Texts as HDF5 takes them, and their type.
 
@@ -838,7 +708,7 @@ def _read_map(maps: h5py.h5g.GroupID, identifier: str, heaps: _Heaps, told: str)
     if not isinstance(node, h5py.h5d.DatasetID) or node.get_type().get_class() not in _NUMBERS:
         raise InputError(told, "is no dataset of numbers", "maps are (K, H, W) uint8 or float16")
     dtype = node.dtype.newbyteorder("=")
-    _check_shape(node.shape, dtype, told)
+    check_shape(node.shape, dtype, told)
     _check_storage(node, told)
     values = np.empty(node.shape, dtype)
     if values.size:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from drstool.artifacts.atomic import output_error
+from drstool.artifacts.header import FORMAT
+from drstool.artifacts.provenance import timestamp
 from drstool.errors import OutputError
-from drstool.formats.header import FORMAT
-from drstool.formats.outputs import output_error
-from drstool.formats.provenance import timestamp
 
 __all__ = ["KIND", "TrainingLog"]
 

@@ -20,12 +20,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from drstool.artifacts import job as works
+from drstool.artifacts.atomic import hidden_beside, new_file, unfinished_path, writing
+from drstool.artifacts.header import END_NAME, FORMAT, HEADER_NAME, json_bytes
+from drstool.artifacts.job import Work
+from drstool.artifacts.provenance import timestamp
 from drstool.errors import InputError, OutputError
-from drstool.formats.header import END_NAME, FORMAT, HEADER_NAME, json_bytes
-from drstool.formats.outputs import hidden_beside, new_file, unfinished_path, writing
-from drstool.formats.provenance import timestamp
-from drstool.formats import work as works
-from drstool.formats.work import Work
 
 __all__ = ["Journal", "KeptFolder", "is_whole_png", "keeping"]
 
@@ -274,7 +274,7 @@ class Journal(_Kept):
 
 
 class KeptFolder(_Kept):
-    """Of a folder: the files that are finished; with :func:`drstool.formats.outputs.new_folder`.
+    """Of a folder: the files that are finished; with :func:`drstool.artifacts.atomic.new_folder`.
 
     Parameters
     ----------

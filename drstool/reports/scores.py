@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drstool.formats.provenance import method_of
-from drstool.formats.score_text import aligned, csv_number, csv_text, json_number, json_text, listed, shown_number
+from drstool.artifacts.provenance import method_of
 from drstool.labels import label_names, num_classes
 from drstool.metrics import BOUNDARY_RATIO, ClassScore, ConfusionMatrix, LabelCounts, Scores, mean_of
 from drstool.recipe import CueSettings
+from drstool.reports.text import aligned, csv_number, csv_text, json_number, json_text, listed, shown_number
 
 if TYPE_CHECKING:
     from drstool.metrics.bootstrap import Interval

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from drstool.artifacts.atomic import new_file
+from drstool.artifacts.header import FORMAT, check_plain
+from drstool.artifacts.job import Work, told_work, without_outcome
+from drstool.artifacts.provenance import without_home
+from drstool.checkpoints.torch_file import check_torch_file
 from drstool.errors import ForeignError, InputError, UnfinishedError
-from drstool.formats.header import FORMAT, check_plain
-from drstool.formats.outputs import new_file
-from drstool.formats.provenance import without_home
-from drstool.formats.torch_file import check_torch_file
-from drstool.formats.work import Work, told_work, without_outcome
 from drstool.labels import check_class_names
-from drstool.shield import Shield
+from drstool.training.stop import Shield
 
 __all__ = [
     "KINDS", "Checkpoint", "check_same_work", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",

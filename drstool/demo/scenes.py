@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from drstool.data.drawing.creatures import CLASS_NAMES, body_scale, draw_creature
-from drstool.data.drawing.sprites import Sprite, domed, ellipse, fractal, hsv, noise, tube
+from drstool.demo.creatures import CLASS_NAMES, body_scale, draw_creature
+from drstool.demo.sprites import Sprite, domed, ellipse, fractal, hsv, noise, tube
 from drstool.labels import BACKGROUND, IGNORE, label_of
 
 __all__ = ["Picture", "render_picture"]

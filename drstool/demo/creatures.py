@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drstool.data.drawing.sprites import (
-    Color, Paint, Sprite, disc, domed, ellipse, hsv, polygon, tube,
-)
+from drstool.demo.sprites import Color, Paint, Sprite, disc, domed, ellipse, hsv, polygon, tube
 
 __all__ = ["CLASS_NAMES", "body_scale", "draw_creature"]
 

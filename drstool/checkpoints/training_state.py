@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from drstool.artifacts.atomic import unfinished_path
+from drstool.artifacts.header import FORMAT
+from drstool.artifacts.job import Work, is_duration, is_work
+from drstool.artifacts.provenance import timestamp
+from drstool.checkpoints.checkpoint import Checkpoint, load_tensors, save_torch
 from drstool.errors import InputError, OutputError
-from drstool.formats.checkpoint import Checkpoint, load_tensors, save_torch
-from drstool.formats.header import FORMAT
-from drstool.formats.outputs import unfinished_path
-from drstool.formats.provenance import timestamp
-from drstool.formats.work import Work, is_duration, is_work
 from drstool.labels import check_class_names
 
 __all__ = ["KIND", "TrainingState", "check_state", "is_state", "unfinished_checkpoint"]
@@ -30,7 +30,7 @@ _LOOP_PARTS = {"step": int, "loss_sum": float, "images": int, "reports": list, "
 
 
 class TrainingState:
-    """Keeps the loop's state of one training; a :class:`drstool.training.Keeper`.
+    """Keeps the loop's state of one training; a :class:`drstool.training.loop.Keeper`.
 
     Parameters
     ----------

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from drstool.artifacts.atomic import hidden_beside, output_error
 from drstool.errors import OutputError
-from drstool.formats.outputs import hidden_beside, output_error
 
 __all__ = ["claimed"]
 

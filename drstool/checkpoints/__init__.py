@@ -1,0 +1,1 @@
+"""Trained networks and unfinished trainings as files."""

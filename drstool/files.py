@@ -1,0 +1,59 @@
+"""Reading files whole, within bounds; and what to say of those that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from drstool.errors import InputError
+
+__all__ = ["read_bytes"]
+
+# Sixteen times what the largest picture takes uncompressed.
+_MAX_BYTES = 2**31
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_PART_BYTES = 1 << 20
+
+
+def read_bytes(source: bytes | str | Path, where: object = None, *, most: int = _MAX_BYTES) -> bytes:
+    """A regular file's bytes, of which there may be so many; bytes stay as they are.
+
+    Raises
+    ------
+    InputError
+        It is missing, no file, too large, or may not be read.
+    """
+    if isinstance(source, bytes):
+        return source
+    told = where if where is not None else source
+    try:
+        # Before opening: a named pipe would block, a device never end.
+        status = os.stat(source)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(told, "is no file", "give a regular file")
+        if status.st_size > most:
+            raise InputError(told, f"has {status.st_size:,} bytes", f"at most {most:,}")
+        # The system is asked as little as can be: at each call threads wait for each other.
+        file = os.open(source, _READ_ONLY)
+        try:
+            return _read_whole(file, status.st_size, most, told)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise InputError(told, f"cannot be read: {error.strerror or error}") from error
+
+
+def _read_whole(file: int, size: int, most: int, where: object) -> bytes:
+    """All bytes of a file that was of that size."""
+    data = os.read(file, size + 1)
+    if len(data) == size:
+        return data
+    # It has changed meanwhile, or is one of those that the system makes up.
+    parts, found = [data], len(data)
+    while found <= most and (part := os.read(file, _PART_BYTES)):
+        parts.append(part)
+        found += len(part)
+    if found > most:
+        raise InputError(where, "grows while it is read", f"at most {most:,} bytes")
+    return b"".join(parts)

@@ -1,0 +1,226 @@
+"""Folders of label PNGs, ours or somebody else's.
+
+A folder of labels is an unpacked stream: ``drstool.json``, ``<id>.png`` for each image, and
+``drstool.end.json`` last. A folder without ``drstool.json`` is somebody else's; its PNGs are read
+all the same, with their paths below the folder as ids.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from drstool.artifacts.atomic import writing
+from drstool.artifacts.end_record import check_end_file, end_record
+from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes
+from drstool.errors import ForeignError, InputError
+from drstool.files import read_bytes
+from drstool.formats.label_png import decode_label, encode_label
+from drstool.formats.records import LabelRecord, LazyRecord, check_label_record
+from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
+
+__all__ = ["LabelFolderReader", "LabelFolderWriter", "check_folder", "label_paths"]
+
+
+class LabelFolderWriter:
+    """Fills a folder with label PNGs; it is whole once :meth:`close` has returned.
+
+    Parameters
+    ----------
+    folder
+        An existing folder, empty but for records.
+    header
+        What the folder says about itself.
+    where
+        Named in errors.
+    records
+        Ids of the records that are in it.
+    """
+
+    def __init__(
+        self, folder: Path, header: Header, *, where: object = None, records: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._header = Path(folder), header
+        self.where = str(where if where is not None else folder)
+        self.count = len(records)
+        self._names = Names(self.where)
+        for identifier in records:
+            self._names.add(identifier)
+        self._head = json_bytes(header.to_json())
+        self._write(HEADER_NAME, self._head)
+
+    def prepare(self, record: LabelRecord) -> tuple[str, bytes]:
+        """Id and PNG of the record, after checking it: what costs time, and may be done by threads.
+
+        Raises
+        ------
+        InputError
+            The record is none.
+        """
+        check_label_record(record, self._header, self.where)
+        return record.id, encode_label(record, self._header)
+
+    def write(self, record: LabelRecord) -> None:
+        """Add a record.
+
+        Raises
+        ------
+        InputError
+            The record is none, or its file is there already, or would be on another system.
+        OutputError
+            The system refuses.
+        """
+        self.put(self.prepare(record))
+
+    def put(self, prepared: tuple[str, bytes]) -> None:
+        """Add what :meth:`prepare` made; raises as :meth:`write`."""
+        identifier, data = prepared
+        self._names.add(identifier)
+        name = member_name(identifier, ".png")
+        with writing(self.where, self._folder):
+            try:
+                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+                self._write(name, data)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise _clash(self.where, identifier) from error
+        self.count += 1
+
+    def close(self) -> None:
+        """Write the end record."""
+        self._write(END_NAME, end_record(self.count, self._head))
+
+    def abort(self) -> None:
+        """Leave the folder without its end record."""
+
+    def _write(self, name: str, data: bytes) -> None:
+        with open(self._folder / name, "xb") as file:
+            file.write(data)
+
+
+class LabelFolderReader:
+    """Reads a folder of label PNGs, ours or somebody else's.
+
+    Raises
+    ------
+    InputError
+        It is missing, holds no PNG, or says that it is ours and is not whole.
+    """
+
+    searchable = True
+
+    def __init__(self, folder: str | Path, where: object = None) -> None:
+        self._folder = Path(folder)
+        self.where = str(where if where is not None else folder)
+        header = self._folder / HEADER_NAME
+        self.header: Header | None = None
+        self._head: bytes | None = None
+        if os.path.exists(header):
+            self._head = read_bytes(header, most=MAX_HEADER_BYTES)
+            self.header = Header.from_json(self._head, header)
+        self._files = _png_files(self._folder, self.where, ours=self.header is not None)
+        self._check_whole()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._files
+
+    def __iter__(self) -> Iterator[LabelRecord]:
+        return (self.read(identifier) for identifier in self._files)
+
+    def lazy(self, identifier: str) -> LazyRecord:
+        """As :meth:`read`, left for later."""
+        return LazyRecord(identifier, partial(self.read, identifier), is_maps=False)
+
+    def ids(self) -> tuple[str, ...]:
+        """The image ids, sorted."""
+        return tuple(self._files)
+
+    def read(self, identifier: str) -> LabelRecord:
+        """The label image of one image.
+
+        Raises
+        ------
+        InputError
+            There is none in the folder, or it is damaged.
+        """
+        if identifier not in self._files:
+            raise InputError(
+                self.where, f"holds no labels of '{identifier}'", f"add '{identifier}.png'")
+        data = read_bytes(self._files[identifier])
+        return decode_label(identifier, data, self.header, self.where)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _check_whole(self) -> None:
+        if self.header is None:
+            if not self._files:
+                raise ForeignError(self.where, "holds no PNG", "name a folder of label PNGs")
+            return
+        if carrier(self.header.kind) != "labels":
+            raise InputError(self.where, f"holds {self.header.kind}", "name a folder of label PNGs")
+        check_end_file(self._folder, len(self._files), self._head, self.where)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Check that a folder of ours has all of its PNGs; somebody else's passes.
+
+    Raises
+    ------
+    InputError
+        It is ours, and not whole.
+    """
+    if os.path.lexists(Path(folder, HEADER_NAME)):
+        LabelFolderReader(folder)
+
+
+def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
+    """Header (None for a foreign folder) and files by image id of a whole folder of label PNGs.
+
+    Raises
+    ------
+    InputError
+        As :class:`LabelFolderReader`; also for what is no folder, since training reads the label
+        images in any order.
+    """
+    if not Path(folder).is_dir():
+        wrong = "is no folder" if Path(folder).exists() else "no such folder"
+        raise InputError(folder, wrong, "a folder of label PNGs, as 'drstool pseudo-label -o' writes")
+    reader = LabelFolderReader(folder)
+    if reader.header is not None and reader.header.kind != "labels":
+        raise InputError(folder, f"holds {reader.header.kind}", "name a folder of label PNGs")
+    return reader.header, dict(reader._files)
+
+
+def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:
+    """PNGs below a folder by id, sorted; in other people's, hidden files are left out."""
+    files: dict[str, Path] = {}
+    for path in sorted(_walk(folder, where, hidden=ours)):
+        identifier = check_id(path.relative_to(folder).as_posix()[: -len(".png")], where)
+        if identifier in files:
+            raise InputError(where, f"holds two PNGs for '{identifier}'", "remove one")
+        files[identifier] = path
+    return dict(sorted(files.items()))
+
+
+def _walk(folder: Path, where: str, *, hidden: bool) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
+
+    def seen(name: str) -> bool:
+        # '._NAME' is what one system drops beside each file that it copies elsewhere.
+        return not name.startswith("._") if hidden else not name.startswith(".")
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(filter(seen, folders))
+        for name in filter(seen, names):
+            if name.lower().endswith(".png"):
+                yield Path(root, name)
+
+
+def _clash(where: object, identifier: str) -> InputError:
+    return InputError(where, f"cannot take '{identifier}': its name is taken", ONE_NAME_RULE)
