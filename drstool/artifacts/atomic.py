@@ -25,7 +25,7 @@ from drstool.artifacts.header import FORMAT, HEADER_NAME
 from drstool.errors import OutputError
 
 __all__ = [
-    "check_writable", "clear_away", "hidden_beside", "new_file", "new_folder", "output_error", "unfinished_path",
+    "check_writable", "clear_away", "sidecar", "new_file", "new_folder", "output_error", "unfinished_path",
     "write_fully", "writing",
 ]
 
@@ -163,7 +163,7 @@ def clear_away(path: str | Path) -> None:
     What they moved aside to replace it comes back where nothing took its place.
     """
     target = Path(os.path.realpath(path))
-    makers = (target, unfinished_path(target), hidden_beside(target, "resume.json"))
+    makers = (target, unfinished_path(target), sidecar(target, "resume.json"))
     owners = "|".join(re.escape(_distinct(owner.name)) for owner in makers)
     leavings = re.compile(rf"\.(?:{owners})\.(?:partial|replaced)-[0-9a-f]{{8}}", re.DOTALL)
     with suppress(OSError):
@@ -187,10 +187,10 @@ def unfinished_path(output: str | Path) -> Path:
     >>> unfinished_path("/data/cls.pt").name
     '.cls.pt.resume'
     """
-    return hidden_beside(Path(os.path.realpath(output)), "resume")
+    return sidecar(Path(os.path.realpath(output)), "resume")
 
 
-def hidden_beside(target: Path, role: str) -> Path:
+def sidecar(target: Path, role: str) -> Path:
     """The hidden name of a role beside a target; another one for each target, however long its name."""
     return target.with_name(f".{_distinct(target.name)}.{role}")
 

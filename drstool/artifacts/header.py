@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from drstool.artifacts.parts import Part
+from drstool.artifacts.shard import Shard
 from drstool.errors import ForeignError, InputError
 from drstool.labels import check_class_names
 
@@ -72,7 +72,7 @@ class Header:
     kind: str
     class_names: tuple[str, ...]
     provenance: tuple[dict, ...] = ()
-    part: Part | None = None
+    part: Shard | None = None
 
     def to_json(self) -> dict:
         """The header as a JSON object, format and version included."""
@@ -112,7 +112,7 @@ class Header:
         part = value.get("part")
         return cls(
             kind, _class_names(value, kind, where), _provenance(value, where),
-            None if part is None else Part.from_json(part, where))
+            None if part is None else Shard.from_json(part, where))
 
 
 def carrier(kind: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from drstool.artifacts.atomic import hidden_beside, output_error
+from drstool.artifacts.atomic import sidecar, output_error
 from drstool.errors import OutputError
 
 __all__ = ["claimed"]
@@ -52,7 +52,7 @@ def claimed(path: str | Path) -> Iterator[None]:
         if key in _held:
             raise _taken(path, f"process {os.getpid()}")
         _held.add(key)
-    mark = hidden_beside(target, "lock")
+    mark = sidecar(target, "lock")
     descriptor = None
     try:
         descriptor = _locked(path, mark)

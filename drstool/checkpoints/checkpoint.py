@@ -11,7 +11,7 @@ from typing import Any
 
 from drstool.artifacts.atomic import new_file
 from drstool.artifacts.header import FORMAT, check_plain
-from drstool.artifacts.job import Work, told_work, without_outcome
+from drstool.artifacts.job import Job, recorded_job, without_outcome
 from drstool.artifacts.provenance import without_home
 from drstool.checkpoints.torch_file import check_torch_file
 from drstool.errors import ForeignError, InputError, UnfinishedError
@@ -19,7 +19,7 @@ from drstool.labels import check_class_names
 from drstool.training.stop import Shield
 
 __all__ = [
-    "KINDS", "Checkpoint", "check_same_work", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
+    "KINDS", "Checkpoint", "job_difference", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
     "with_selection",
 ]
 
@@ -165,7 +165,7 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
     )
 
 
-def check_same_work(path: str | Path, work: Work) -> str | None:
+def job_difference(path: str | Path, job: Job) -> str | None:
     """How the work that a checkpoint came of differs from another; None where it is the same.
 
     What a checkpoint without provenance does not tell cannot differ.
@@ -174,13 +174,13 @@ def check_same_work(path: str | Path, work: Work) -> str | None:
         checkpoint = load_checkpoint(path)
     except InputError as error:
         return error.what
-    if KINDS[checkpoint.kind] != work.command:
+    if KINDS[checkpoint.kind] != job.command:
         return f"holds a {checkpoint.kind}"
     if checkpoint.provenance:
-        told = told_work(checkpoint.provenance[-1], checkpoint.class_names)
+        told = recorded_job(checkpoint.provenance[-1], checkpoint.class_names)
     else:
         told = {"classes": list(checkpoint.class_names), "settings": without_home(without_outcome(checkpoint.recipe))}
-    return work.difference(told)
+    return job.difference(told)
 
 
 def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:

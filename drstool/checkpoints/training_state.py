@@ -12,7 +12,7 @@ from typing import Any
 
 from drstool.artifacts.atomic import unfinished_path
 from drstool.artifacts.header import FORMAT
-from drstool.artifacts.job import Work, is_duration, is_work
+from drstool.artifacts.job import Job, is_duration, is_job
 from drstool.artifacts.provenance import timestamp
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors, save_torch
 from drstool.errors import InputError, OutputError
@@ -51,7 +51,7 @@ class TrainingState:
         Of the state that lies there, as far as this object has read or written it.
     """
 
-    def __init__(self, output: str | Path, work: Work, on_failure: Callable[[OutputError], None]) -> None:
+    def __init__(self, output: str | Path, job: Job, on_failure: Callable[[OutputError], None]) -> None:
         self.path = unfinished_path(output)
         self.sittings: list[dict[str, Any]] = []
         self.step: int | None = None
@@ -162,7 +162,7 @@ def check_state(content: Any, where: object) -> dict[str, Any]:
     for name, expected in _PARTS.items():
         if not isinstance(content.get(name), expected):
             raise InputError(where, f"is damaged: '{name}' is missing or of another type", "remove it, and begin anew")
-    told = is_duration(content["seconds"]) and is_work(content["work"])
+    told = is_duration(content["seconds"]) and is_job(content["work"])
     if not told or not all(isinstance(sitting, dict) for sitting in content["sittings"]):
         raise InputError(where, "is damaged: it does not say what was done", "remove it, and begin anew")
     loop = content["loop"]

@@ -6,34 +6,22 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Optional
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 
 import typer
 
 from drstool.cli.app import app
-from drstool.cli.parameters import option
-from drstool.cli.run import Run
+from drstool.cli.parameters import check_choice
+from drstool.cli.run import CommonOptions, Run
 from drstool.errors import UsageError
 
+if TYPE_CHECKING:
+    from drstool.inference import Execution
+
 __all__ = [
-    "Autotune",
-    "Classes",
-    "Data",
-    "DataOrNone",
-    "Init",
-    "Labels",
-    "LabelsOrNone",
-    "MapPrecision",
-    "MapsIn",
-    "Output",
-    "OutputOrStdout",
-    "Precision",
-    "Saliency",
-    "Split",
-    "Tags",
-    "Tf32",
-    "Weights",
-    "Winograd",
+    "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "Init", "Labels", "LabelsOrNone", "MapOptions", "MapSize", "MapsIn",
+    "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions", "Saliency", "Split", "Tags", "Weights",
     "command",
 ]
 
@@ -100,41 +88,73 @@ Winograd = Annotated[
     bool,
     typer.Option("--winograd/--no-winograd", help="On a CPU, convolve by Winograd's way: equal but for last digits."),
 ]
+MapSize = Annotated[
+    str,
+    typer.Option(
+        "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels."
+    ),
+]
+DTYPES = ("uint8", "float16")
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", metavar="|".join(DTYPES),
+        help="How values are stored: uint8 is round(255 x); float16 is finer and larger.",
+    ),
+]
 Autotune = Annotated[
     bool, typer.Option("--autotune/--no-autotune", help="On a GPU, try which convolution is fastest, once a size.")
 ]
 
 
-def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
-    """The options that every command has, and ``--keep-going`` and ``--resume`` where they mean something."""
-    workers = "Images read or written at the same time; by default as the machine allows."
-    options = [
-        option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
-        option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
-        option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
-        option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
-        option("resume", bool, False, "--resume", help="Go on with the same work where it was interrupted."),
-        option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
-        option(
-            "no_provenance",
-            bool,
-            False,
-            "--no-provenance",
-            help="Write no history, so that the same work gives the same bytes.",
-        ),
-        option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
-        option("verbose", bool, False, "-v", "--verbose", help="Also say the settings, and where networks run."),
-    ]
-    wanted = {"keep_going": keep_going, "resume": resume}
-    return [each for each in options if wanted.get(each.name, True)]
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """In which precision a network computes that is not trained."""
+
+    precision: MapPrecision = "float32"
+    tf32: Tf32 = True
+
+    def execution(self, run: Run, precision: str | None = None) -> Execution:
+        """Where and how the network runs; ``precision`` replaces the one that was given."""
+        from drstool.inference import Execution
+
+        ways = {name: value for name, value in vars(self).items() if name != "precision"}
+        return Execution(run.device, run.map_precision(precision or self.precision), workers=run.threads, **ways)
 
 
-_COMMON_NAMES = ("device", "seed", "workers", "overwrite", "resume", "keep_going", "no_provenance", "quiet", "verbose")
+@dataclass(frozen=True)
+class NetworkOptions(PrecisionOptions):
+    """How a network computes maps."""
+
+    autotune: Autotune = True
+    winograd: Winograd = True
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How maps are stored."""
+
+    map_size: MapSize = "square"
+    dtype: Dtype = "uint8"
+
+    def check(self) -> None:
+        """Check what is not checked with the images.
+
+        Raises
+        ------
+        UsageError
+            There is no such dtype.
+        """
+        check_choice("--dtype", self.dtype, DTYPES)
+
+
+# Parameters of a command's function that are made of options, or of what the user typed.
+_SUPPLIED = ("run", "settings", "given", "automatic", "crf")
 
 
 def command(
     name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
-    crf: str | None = None, crf_labels: bool = False, joint: bool = False,
+    crf: str | None = None, crf_labels: bool = False, joint: bool = False, shards: bool = False,
 ) -> Callable:
     """Register a function as a command.
 
@@ -142,7 +162,8 @@ def command(
     instance of the given dataclass, each of whose fields has become an option), ``given`` (names
     of those fields that the user has set), ``automatic`` (names of those that are to be lowered
     where they do not do) and ``crf`` (settings of the CRF, or None) if it takes them, and with its
-    own parameters.
+    own parameters. A parameter of a dataclass's type stands for the parameters that its fields
+    are, annotated and with defaults as parameters are; the function is given an instance.
 
     Parameters
     ----------
@@ -161,17 +182,26 @@ def command(
     crf_labels
         Whether the CRF may start from labels because the named settings say so.
     joint
-        Whether the processes of ``torchrun`` do the work together.
+        Whether the processes of ``torchrun`` do one job together.
+    shards
+        Whether they, or several calls, do a shard of the images each.
     """
 
     def register(function: Callable) -> Callable:
-        own = [
-            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for p in inspect.signature(function, eval_str=True).parameters.values()
-            if p.name not in ("run", "settings", "given", "automatic", "crf")
-        ]
-        takes_given, takes_automatic = (
-            name in inspect.signature(function).parameters for name in ("given", "automatic"))
+        taken = inspect.signature(function, eval_str=True).parameters
+        groups = {
+            key: each.annotation
+            for key, each in taken.items()
+            if key not in _SUPPLIED and is_dataclass(each.annotation)
+        }
+        own: list[inspect.Parameter] = []
+        for key, each in taken.items():
+            if key in groups:
+                own += _parameters_of(groups[key])
+            elif key not in _SUPPLIED:
+                own.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        wanted = {"shard": shards, "resume": resume, "keep_going": keep_going}
+        common = [each for each in _parameters_of(CommonOptions) if wanted.get(each.name, True)]
         # Whose import takes as long as that of all others together.
         if settings is not None or crf is not None:
             from drstool.cli import numbers
@@ -182,11 +212,13 @@ def command(
                 value = values[parameter.name]
                 if value == "" or isinstance(value, (list, tuple)) and "" in value:
                     raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
-            common = {key: values.pop(key, False) for key in _COMMON_NAMES}
-            if takes_given:
+            for key, kind in groups.items():
+                values[key] = kind(**{spec.name: values.pop(spec.name) for spec in fields(kind)})
+            chosen = CommonOptions(**{each.name: values.pop(each.name) for each in common})
+            if "given" in taken:
                 values["given"] = numbers.given(settings, values)
-            with Run(command=name, arguments=sys.argv, joint=joint, **common) as run:
-                if takes_automatic:
+            with Run(name, sys.argv, chosen, joint=joint, shards=shards) as run:
+                if "automatic" in taken:
                     values["automatic"] = numbers.automatic(settings, values)
                 if settings is not None:
                     values["settings"] = numbers.chosen(settings, values)
@@ -196,9 +228,9 @@ def command(
                     run.detail(numbers.told(values["settings"]))
                 function(run=run, **values)
 
-        chosen = numbers.options(settings) if settings is not None else []
+        recipe = numbers.options(settings) if settings is not None else []
         smoothing = numbers.crf_options(crf) if crf is not None else []
-        parameters = [*own, *chosen, *smoothing, *_common(keep_going, resume)]
+        parameters = [*own, *recipe, *smoothing, *common]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.
@@ -208,6 +240,17 @@ def command(
         return function
 
     return register
+
+
+def _parameters_of(kind: type) -> list[inspect.Parameter]:
+    """A parameter for each field of a dataclass, with its annotation and its default."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            spec.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[spec.name],
+            default=inspect.Parameter.empty if spec.default is MISSING else spec.default)
+        for spec in fields(kind)
+    ]
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from drstool.artifacts.atomic import check_writable, new_file, new_folder, output_error, write_fully, writing
 from drstool.artifacts.header import Header, carrier
-from drstool.artifacts.job import Work, told_work
-from drstool.artifacts.resume import Journal, KeptFolder, keeping
+from drstool.artifacts.job import Job, recorded_job
+from drstool.artifacts.resume import Journal, PartialFolder, keeping
 from drstool.errors import InputError, OutputError, UsageError
 from drstool.formats.label_folder import LabelFolderWriter
 from drstool.formats.map_file import MapFileWriter, restored_map
@@ -25,7 +25,7 @@ from drstool.formats.stream import StreamWriter, restored_member
 from drstool.parallel import ordered_map
 
 __all__ = [
-    "RecordSink", "check_same_records", "check_sink", "goes_to_disk", "kept_beside", "open_sink", "write_both",
+    "RecordSink", "check_sink", "goes_to_disk", "open_sink", "output_difference", "resume_beside", "write_both",
 ]
 
 Record = MapRecord | LabelRecord
@@ -38,8 +38,8 @@ class RecordSink:
     Parameters
     ----------
     writer
-    kept
-        Where finished records outlive an interruption.
+    resume
+        Where finished records survive an interruption.
     threads
         How many compress records in :meth:`write_all`. On a pipe none but the caller's: there each
         record is to leave as soon as it is there, and is not compressed. (What goes to
@@ -49,14 +49,14 @@ class RecordSink:
     def __init__(
         self,
         writer: MapFileWriter | LabelFolderWriter | StreamWriter,
-        kept: Journal | KeptFolder | None = None,
+        resume: Journal | PartialFolder | None = None,
         threads: int = 1,
     ) -> None:
-        self._writer, self._kept, self._threads = writer, kept, threads
+        self._writer, self._resume, self._threads = writer, resume, threads
 
     @property
     def count(self) -> int:
-        """Number of records written, in earlier sittings too."""
+        """Number of records written, including those of earlier runs."""
         return self._writer.count
 
     def write(self, record: Record) -> None:
@@ -95,10 +95,10 @@ class RecordSink:
         """Add what :meth:`prepare` made; raises as :meth:`write`."""
         record, made = prepared
         self._writer.put(made)  # type: ignore[arg-type]
-        if isinstance(self._kept, Journal):
-            self._kept.add(record.id, *self._writer.stored(record))  # type: ignore[union-attr,arg-type]
-        elif self._kept is not None:
-            self._kept.add(record.id)
+        if isinstance(self._resume, Journal):
+            self._resume.add(record.id, *self._writer.stored(record))  # type: ignore[union-attr,arg-type]
+        elif self._resume is not None:
+            self._resume.add(record.id)
 
 
 def write_both(
@@ -140,7 +140,7 @@ def open_sink(
     overwrite: bool = False,
     stdout: BinaryIO | None = None,
     what: str = "maps",
-    kept: Journal | KeptFolder | None = None,
+    resume: Journal | PartialFolder | None = None,
     threads: int = 1,
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
@@ -159,9 +159,9 @@ def open_sink(
         In place of the process's standard output.
     what
         ``"maps"`` or ``"labels"``, as the header's kind.
-    kept
-        Where finished records outlive an interruption (see :func:`kept_beside`); those that did are
-        in the output first.
+    resume
+        Where finished records survive an interruption (see :func:`resume_beside`); those that did come
+        first in the output.
     threads
         How many compress what goes to a file or folder.
 
@@ -182,11 +182,11 @@ def open_sink(
     elif _is_special(output):
         target = _special(str(output), header)
     elif str(output).endswith(".tar"):
-        target = _tar_file(str(output), header, overwrite, kept, threads)
+        target = _tar_file(str(output), header, overwrite, resume, threads)
     elif what == "maps":
-        target = _map_file(str(output), header, overwrite, kept, threads)
+        target = _map_file(str(output), header, overwrite, resume, threads)
     else:
-        target = _label_folder(str(output), header, overwrite, kept, threads)
+        target = _label_folder(str(output), header, overwrite, resume, threads)
     with target as sink:
         yield sink
 
@@ -263,50 +263,50 @@ def _special(output: str, header: Header) -> Iterator[RecordSink]:
 
 @contextmanager
 def _tar_file(
-    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
+    output: str, header: Header, overwrite: bool, resume: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
     with (
-        keeping(journal),
+        keeping(resume),
         new_file(output, overwrite) as partial,
         open(partial, "wb") as file,
     ):
         writer = StreamWriter(file, header, where=output, compress=True)
-        for identifier, told, data in _stored(journal):
+        for identifier, told, data in _stored(resume):
             writer.write(restored_member(identifier, told, data, header, output))
-        yield RecordSink(writer, journal, threads)
+        yield RecordSink(writer, resume, threads)
         writer.close()
 
 
 @contextmanager
 def _map_file(
-    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
+    output: str, header: Header, overwrite: bool, resume: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
     with (
-        keeping(journal),
+        keeping(resume),
         new_file(output, overwrite) as partial,
         MapFileWriter(partial, header, where=output) as writer,
     ):
-        for identifier, told, data in _stored(journal):
+        for identifier, told, data in _stored(resume):
             writer.write(restored_map(identifier, told, data, output))
-        yield RecordSink(writer, journal, threads)
+        yield RecordSink(writer, resume, threads)
 
 
 @contextmanager
 def _label_folder(
-    output: str, header: Header, overwrite: bool, kept: KeptFolder | None, threads: int,
+    output: str, header: Header, overwrite: bool, resume: PartialFolder | None, threads: int,
 ) -> Iterator[RecordSink]:
-    done, at = ((), None) if kept is None else (tuple(kept.done), kept.path)
-    with keeping(kept), new_folder(output, overwrite, at=at) as partial:
+    done, at = ((), None) if resume is None else (tuple(resume.finished), resume.path)
+    with keeping(resume), new_folder(output, overwrite, at=at) as partial:
         writer = LabelFolderWriter(partial, header, where=output, records=done)
-        yield RecordSink(writer, kept, threads)
+        yield RecordSink(writer, resume, threads)
         writer.close()
 
 
-def _stored(journal: Journal | None) -> Iterator[tuple[str, dict, bytes]]:
-    return iter(()) if journal is None else journal.stored()
+def _stored(resume: Journal | None) -> Iterator[tuple[str, dict, bytes]]:
+    return iter(()) if resume is None else resume.records()
 
 
-# --- unfinished work ---------------------------------------------------------------------------
+# --- unfinished outputs ------------------------------------------------------------------------
 
 
 def goes_to_disk(output: str | None) -> bool:
@@ -314,17 +314,15 @@ def goes_to_disk(output: str | None) -> bool:
     return not _goes_to_stdout(output) and not _is_special(output)
 
 
-def kept_beside(output: str, what: str, work: Work) -> Journal | KeptFolder:
-    """What is kept of an unfinished output of maps, labels or figures."""
+def resume_beside(output: str, what: str, job: Job) -> Journal | PartialFolder:
+    """What is on disk of an unfinished output of maps, labels or figures."""
     if what == "figures":
-        return KeptFolder(output, work, suffix="")
-    return KeptFolder(output, work) if _is_folder(output, what) else Journal(output, work)
+        return PartialFolder(output, job, suffix="")
+    return PartialFolder(output, job) if _is_folder(output, what) else Journal(output, job)
 
 
-def check_same_records(
-    output: str, kind: str, work: Work, ids: Sequence[str] | None = None,
-) -> str | None:
-    """How the work that an output came of differs from another; None where it is the same.
+def output_difference(output: str, kind: str, job: Job, ids: Sequence[str] | None = None) -> str | None:
+    """How the job that made an output differs from another; None where it is the same.
 
     Parameters
     ----------
@@ -332,9 +330,9 @@ def check_same_records(
         A file or folder.
     kind
         Of the records or pictures.
-    work
+    job
     ids
-        Of the images; what an output without provenance does not tell cannot differ.
+        Of the images. What an output without provenance does not tell cannot differ.
     """
     try:
         if carrier(kind) == "figures":
@@ -346,10 +344,9 @@ def check_same_records(
         return error.what
     if header is None or header.kind != kind:
         return f"holds {'something else' if header is None else header.kind}"
-    part = {} if header.part is None else {"shard": str(header.part)}
     if header.provenance:
-        told = told_work(header.provenance[-1], header.class_names)
-        return work.difference(told | {"settings": told.get("settings", {}) | part})
+        return job.difference(recorded_job(header.provenance[-1], header.class_names, header.part))
     if ids is not None and found is not None and sorted(ids) != sorted(found):
         return "holds other images"
-    return work.difference({"classes": list(header.class_names), "settings": part})
+    shard = {} if header.part is None else {"shard": str(header.part)}
+    return job.difference({"classes": list(header.class_names), "settings": shard})

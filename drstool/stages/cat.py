@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from drstool.artifacts.parts import Part
+from drstool.artifacts.shard import Shard
 from drstool.artifacts.provenance import merge
 from drstool.errors import InputError, UsageError
 from drstool.formats import Header, LabelRecord, MapRecord, RecordSource
@@ -210,7 +210,7 @@ def _id_of(line: str) -> str:
     return line
 
 
-def _part(source: RecordSource) -> Part | None:
+def _part(source: RecordSource) -> Shard | None:
     return source.header.part if source.header is not None else None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from drstool.cli.options import Classes, Data, Init, Labels, Output, Precision, Saliency, Split, Tags, command
-from drstool.cli.run import Run, asdict_plain, list_of
+from drstool.cli.run import Run, list_digest, plain
 from drstool.errors import OutputError, UsageError
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe
 
@@ -348,12 +348,12 @@ class _Training:
         from_file = Path(init).is_file()
         # What the first weights have learned from, this network has too.
         self._before = history_of_weights(init)
-        digests = list_of(dataset) | (inputs or {}) | selection.inputs(class_names)
+        digests = list_digest(dataset) | (inputs or {}) | selection.inputs(class_names)
         truth = f"epoch chosen on split {selection.split}" if selection.split else False
         self._told: dict[str, Any] = {
             "inputs": digests | ({"init": run.digest(init)} if from_file else {}),
             "used": {"pixel_ground_truth": truth} | ({"tags": tags} if tags else {}),
-            "settings": asdict_plain(settings)
+            "settings": plain(settings)
             | {"precision": run.precision(precision)}
             | ({} if from_file else {"init": init}),
             "device": True,
@@ -369,8 +369,8 @@ class _Training:
         from drstool.checkpoints.training_state import TrainingState
 
         self.settings = settings
-        self._told["settings"] |= asdict_plain(settings)
-        self._work = self._run.work(self.class_names, **self._told)
+        self._told["settings"] |= plain(settings)
+        self._work = self._run.job(self.class_names, **self._told)
         self._state = TrainingState(self._output, self._work, self._cannot_keep)
 
     def _size_so_far(self) -> int | None:
@@ -435,11 +435,11 @@ class _Training:
 
     def _is_finished(self) -> bool:
         """Whether --resume finds the checkpoint of this very work."""
-        from drstool.checkpoints.checkpoint import check_same_work
+        from drstool.checkpoints.checkpoint import job_difference
 
         if not self._run.resume or not Path(self._output).exists():
             return False
-        difference = check_same_work(self._output, self._work)
+        difference = job_difference(self._output, self._work)
         if difference is None:
             self._state.remove()
             self._run.say(f"{self._run.command}: {self._output} is finished already")
@@ -450,7 +450,7 @@ class _Training:
 
     def _begin(self) -> None:
         """Take up the state that is there, or see to it that there is none."""
-        from drstool.cli.run import check_left_over
+        from drstool.cli.run import check_leftover
 
         run, state = self._run, self._state
         if run.resume:
@@ -462,7 +462,7 @@ class _Training:
             )
         elif (left := state.left_over()) is not None:
             step, seconds = left
-            check_left_over(run, self._output, "" if step is None else f"the state after step {step}", seconds)
+            check_leftover(run, self._output, "" if step is None else f"the state after step {step}", seconds)
             state.remove()
         if run.resume and not run.overwrite:
             self._observer.check()
@@ -502,12 +502,13 @@ class _Training:
 
     def _with_history(self, checkpoint: Checkpoint) -> Checkpoint:
         added = {
-            name: value for name, value in checkpoint.recipe.items() if name not in asdict_plain(self.settings)
+            name: value for name, value in checkpoint.recipe.items() if name not in plain(self.settings)
         }
         told = self._told | {"settings": self._told["settings"] | added}
         return replace(
             checkpoint,
-            provenance=self._run.provenance(self._upstream, self._before, **told, resumed=self._state.sittings))
+            provenance=self._run.history(
+                self._run.job(self.class_names, **told), self._upstream, self._before, runs=self._state.sittings))
 
     def _cannot_keep(self, error: OutputError) -> None:
         self._run.say(f"{self._run.command}: going on without a state for --resume: {error}")

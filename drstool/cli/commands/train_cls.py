@@ -1,0 +1,3 @@
+"""Registered with the other trainings."""
+
+import drstool.cli.commands.train  # noqa: F401
