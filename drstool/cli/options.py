@@ -6,7 +6,8 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Optional
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
@@ -131,6 +132,9 @@ def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
 
 _COMMON_NAMES = ("device", "seed", "workers", "overwrite", "resume", "keep_going", "no_provenance", "quiet", "verbose")
 
+# Parameters of a command's function that are made of options, or of what the user typed.
+_SUPPLIED = ("run", "settings", "given", "automatic", "crf")
+
 
 def command(
     name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
@@ -142,7 +146,8 @@ def command(
     instance of the given dataclass, each of whose fields has become an option), ``given`` (names
     of those fields that the user has set), ``automatic`` (names of those that are to be lowered
     where they do not do) and ``crf`` (settings of the CRF, or None) if it takes them, and with its
-    own parameters.
+    own parameters. A parameter of a dataclass's type stands for the parameters that its fields
+    are, annotated and with defaults as parameters are; the function is given an instance.
 
     Parameters
     ----------
@@ -165,13 +170,18 @@ def command(
     """
 
     def register(function: Callable) -> Callable:
-        own = [
-            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for p in inspect.signature(function, eval_str=True).parameters.values()
-            if p.name not in ("run", "settings", "given", "automatic", "crf")
-        ]
-        takes_given, takes_automatic = (
-            name in inspect.signature(function).parameters for name in ("given", "automatic"))
+        taken = inspect.signature(function, eval_str=True).parameters
+        groups = {
+            key: each.annotation
+            for key, each in taken.items()
+            if key not in _SUPPLIED and is_dataclass(each.annotation)
+        }
+        own: list[inspect.Parameter] = []
+        for key, each in taken.items():
+            if key in groups:
+                own += _parameters_of(groups[key])
+            elif key not in _SUPPLIED:
+                own.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         # Whose import takes as long as that of all others together.
         if settings is not None or crf is not None:
             from drstool.cli import numbers
@@ -182,11 +192,13 @@ def command(
                 value = values[parameter.name]
                 if value == "" or isinstance(value, (list, tuple)) and "" in value:
                     raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
+            for key, kind in groups.items():
+                values[key] = kind(**{spec.name: values.pop(spec.name) for spec in fields(kind)})
             common = {key: values.pop(key, False) for key in _COMMON_NAMES}
-            if takes_given:
+            if "given" in taken:
                 values["given"] = numbers.given(settings, values)
             with Run(command=name, arguments=sys.argv, joint=joint, **common) as run:
-                if takes_automatic:
+                if "automatic" in taken:
                     values["automatic"] = numbers.automatic(settings, values)
                 if settings is not None:
                     values["settings"] = numbers.chosen(settings, values)
@@ -208,6 +220,17 @@ def command(
         return function
 
     return register
+
+
+def _parameters_of(kind: type) -> list[inspect.Parameter]:
+    """A parameter for each field of a dataclass, with its annotation and its default."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            spec.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[spec.name],
+            default=inspect.Parameter.empty if spec.default is MISSING else spec.default)
+        for spec in fields(kind)
+    ]
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:
