@@ -13,7 +13,7 @@ _COMMANDS = {
     "train": ("train-cls", "refine-train", "train-seg"),
     "maps": ("cam", "refine"),
     "labels": ("pseudo-label", "segment", "crf"),
-    "judge": ("eval",),
+    "eval": ("eval",),
     "overlay": ("overlay",),
     "look": ("info", "check", "ids"),
     "pack": ("cat",),
