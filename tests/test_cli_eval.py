@@ -125,7 +125,7 @@ def test_sweep_of_labels_says_what_is_needed(evaluate, made):
     (("--sweep", "alpha", "--select-on", "train"), ["--report-on"]),
     (("--sweep", "alpha", "--select-on", "train", "--report-on", "val", "--split", "val"), ["--split"]),
     (("--sweep", "alpha", "--boundary"), ["--boundary"]),
-    (("--sweep", "alpha", "other.h5"), ["one input"]),
+    (("--sweep", "alpha", "other.h5"), ["takes one input"]),
     (("--per-image", "other.h5"), ["--per-image"]),
     (("-", "-"), ["stdin"]),
     (("--split", "train", "--saliency-scale", "2"), ["--soft"]),
@@ -169,7 +169,7 @@ def test_runs_are_compared_on_the_same_images(evaluate, runs):
 
 def test_runs_of_unlike_images_are_compared_on_the_common_ones(evaluate, runs, drs, voc):
     (runs / "far" / "p0.png").unlink()
-    assert "1 of 4 images have none: p0" in evaluate(runs / "near", runs / "far", code=3).err
+    assert "missing for 1 of 4 images: p0" in evaluate(runs / "near", runs / "far", code=3).err
     outcome = evaluate(runs / "near", runs / "far", "--keep-going", "--json", code=4)
     assert outcome.json()["bootstrap"]["images"] == 3
     assert [each["evaluation"]["images"] for each in outcome.json()["runs"]] == [3, 3]
@@ -252,7 +252,7 @@ def test_strict_and_what_is_named_without(evaluate, runs, drs, own_voc):
     assert (strict.code, strict.out) == (3, "")
     assert "1 of 4 images have no ground truth: p1" in strict.err
     extra = evaluate(runs / "near", "--strict", code=3)
-    assert "1 are of no image of the dataset: other" in extra.err
+    assert "1 belong to no image of the dataset: other" in extra.err
 
 
 def test_other_class_names_are_refused(drs, maps, own_voc):

@@ -62,10 +62,10 @@ def _json(value: object, indent: str) -> str:
     return "[\n" + ",\n".join(inner + _json(item, inner) for item in value) + f"\n{indent}]"
 
 
-def listed(names: Iterable[str]) -> str:
-    """The first few names."""
-    names = list(names)
-    return ", ".join(names[:SHOWN_IDS]) + (", …" if len(names) > SHOWN_IDS else "")
+def listed(names: Sequence[str], total: int | None = None) -> str:
+    """The first few names, and a mark that there are more, of a ``total`` beyond those given."""
+    shown = names[:SHOWN_IDS]
+    return ", ".join(shown) + (", …" if (total or len(names)) > len(shown) else "")
 
 
 def json_number(value: object) -> object:

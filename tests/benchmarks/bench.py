@@ -647,11 +647,12 @@ def sweep(bench: Bench) -> Result:
         if parameter == "alpha":
             settings = replace(settings, background="constant")
         with open_records(path) as source:
-            given = {"header": source.header, "ids": source.ids(), "workers": bench.settings.workers}
+            given = {"header": source.header, "ids": source.ids(), "workers": bench.settings.workers,
+                     "scoring": stage.Scoring(settings)}
             if parameter is None:
-                stage.evaluate(source.records(), dataset, settings=settings, **given)
+                stage.evaluate(source.records(), dataset, **given)
             else:
-                stage.sweep(source.records(), dataset, parameter, settings=settings, **given)
+                stage.sweep(source.records(), dataset, parameter, **given)
 
     contenders = {"one evaluation": lambda: scored(None)}
     contenders |= {f"sweep of {name}": (lambda name=name: scored(name)) for name in GRIDS}

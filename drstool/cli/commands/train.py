@@ -211,7 +211,7 @@ class _Selection:
         from drstool.data import open_dataset, saliency_of_items
         from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
         from drstool.stages import cam, refine, segment
-        from drstool.stages.eval import evaluate
+        from drstool.stages.eval import Scoring, evaluate
 
         def score(checkpoint: Checkpoint) -> float:
             dataset = open_dataset(self.data, self.split, class_names=checkpoint.class_names)
@@ -225,7 +225,7 @@ class _Selection:
             else:
                 both = segment.segment(dataset.items, checkpoint, SegmentSettings(), **where)
                 records = (labels for labels, _ in both)
-            scored = evaluate(records, dataset, settings=cues, saliency_of=saliency_of, strict=True)
+            scored = evaluate(records, dataset, scoring=Scoring(cues, saliency_of, strict=True))
             return scored.scores.mean_iou
 
         return score
