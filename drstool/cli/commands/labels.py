@@ -101,9 +101,7 @@ def pseudo_label(
                 chosen,
                 settings,
                 saliency_of=saliency_folder(saliency) if saliency else None,
-                crf=crf,
-                image_of=images_of(dataset),
-                device=None if crf is None else run.device,
+                relabelling=None if crf is None else stage.Relabelling(crf, images_of(dataset), run.device),
                 workers=run.threads,
                 on_error=run.on_error,
                 track=run.track,
@@ -147,6 +145,7 @@ def segment(
     from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.data import open_dataset
     from drstool.formats import Header, open_sink, write_both
+    from drstool.inference import Execution
     from drstool.stages import segment as stage
 
     share = pick_shard(shard)
@@ -179,10 +178,7 @@ def segment(
         settings,
         scores=scores is not None,
         crf=crf,
-        device=run.device,
-        precision=run.map_precision(precision),
-        tf32=tf32,
-        workers=run.threads,
+        execution=Execution(run.device, run.map_precision(precision), tf32=tf32, workers=run.threads),
         on_error=run.on_error,
         track=run.track,
         total=len(items),
@@ -248,6 +244,7 @@ def crf_(
     from drstool.data.photographs import images_of
     from drstool.errors import InputError, UsageError
     from drstool.formats import Header, open_records, open_sink
+    from drstool.inference import Execution
     from drstool.stages import crf as stage
 
     if crf is None:
@@ -286,8 +283,7 @@ def crf_(
             saliency_of=saliency_folder(saliency) if saliency else None,
             image_of=images_of(dataset),
             dtype=dtype,
-            device=run.device,
-            workers=run.threads,
+            execution=Execution(run.device, workers=run.threads),
             on_error=run.on_error,
             track=run.track,
             total=total,

@@ -74,6 +74,7 @@ def cam(
     from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.data import open_dataset
     from drstool.formats import Header, open_sink
+    from drstool.inference import Execution
     from drstool.stages import cam as stage
 
     check_choice("--dtype", dtype, _DTYPES)
@@ -115,12 +116,9 @@ def cam(
         predict_tags=tag_threshold if predicted else None,
         map_size=map_size,
         dtype=dtype,
-        device=run.device,
-        precision=run.map_precision(precision),
-        tf32=tf32,
-        autotune=autotune,
-        winograd=winograd,
-        workers=run.threads,
+        execution=Execution(
+            run.device, run.map_precision(precision), tf32=tf32, autotune=autotune, winograd=winograd,
+            workers=run.threads),
         on_error=run.on_error,
         track=run.track,
         total=len(items),
@@ -162,6 +160,7 @@ def refine(
     from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.errors import UsageError
     from drstool.formats import Header, open_sink
+    from drstool.inference import Execution
     from drstool.stages import refine as stage
 
     if maps is not None and data is not None:
@@ -190,12 +189,9 @@ def refine(
             settings,
             map_size=map_size,
             dtype=dtype,
-            device=run.device,
-            precision=run.map_precision(precision),
-            tf32=tf32,
-            autotune=autotune,
-            winograd=winograd,
-            workers=run.threads,
+            execution=Execution(
+                run.device, run.map_precision(precision), tf32=tf32, autotune=autotune, winograd=winograd,
+                workers=run.threads),
             on_error=run.on_error,
             track=run.track,
             total=total,
