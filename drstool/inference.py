@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drstool.models.convolution import layout
 from drstool.models.vgg import NUM_RECTIFIERS, VGG, image_scores
 from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
 
 __all__ = [
-    "computing", "fused_maps", "grad_cam", "localization_map", "normalize", "on_device",
+    "Execution", "fused_maps", "grad_cam", "localization_map", "normalize", "on_device",
     "predicted_channels", "refined_map", "segment_probabilities",
 ]
 
@@ -60,14 +62,11 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-@contextmanager
-def computing(
-    device: torch.device, precision: str = "float32", *, tf32: bool = True, autotune: bool = False,
-    winograd: bool = True,
-) -> Iterator[None]:
-    """A block without gradients, in which networks compute in the given way.
+@dataclass(frozen=True)
+class Execution:
+    """Where and how networks and CRFs run.
 
-    Parameters
+    Attributes
     ----------
     device
     precision
@@ -75,24 +74,48 @@ def computing(
     tf32
         False: products in float32 proper, also on GPUs that would round their factors to TF32.
     autotune
-        On a GPU, have cuDNN try its convolutions at each new size: pays where sizes stay.
+        On a GPU, let cuDNN choose the fastest convolutions where image sizes stay the same.
     winograd
-        False: on a CPU, convolutions by PyTorch's own way; see :mod:`drstool.models.convolution`.
+        On a CPU, use Winograd convolutions; see :mod:`drstool.models.convolution`.
+    workers
+        Threads that read images, or run the CRF on several images; results do not depend on it.
     """
-    dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision)
-    casting = nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
-    if device.type == "cuda":
-        cudnn.benchmark = autotune
-        if not tf32:
-            cudnn.allow_tf32 = products.allow_tf32 = False
-    try:
-        with torch.no_grad(), casting, torch.backends.nnpack.flags(enabled=winograd):
-            yield
-    finally:
-        if device.type == "cuda":
-            cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32 = before
+
+    device: torch.device = torch.device("cpu")
+    precision: str = "float32"
+    tf32: bool = True
+    autotune: bool = True
+    winograd: bool = True
+    workers: int = 1
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory layout in which the device convolves fastest."""
+        return layout(self.device, self.precision, self.winograd)
+
+    @contextmanager
+    def computing(self, *, same_size: bool = False) -> Iterator[None]:
+        """A block without gradients, in which networks compute in this way.
+
+        Parameters
+        ----------
+        same_size
+            Whether the images have the size of most others, so that tuning for it pays.
+        """
+        dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.precision)
+        casting = nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+        cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
+        if self.device.type == "cuda":
+            cudnn.benchmark = self.autotune and same_size
+            if not self.tf32:
+                cudnn.allow_tf32 = products.allow_tf32 = False
+        try:
+            with torch.no_grad(), casting, torch.backends.nnpack.flags(enabled=self.winograd):
+                yield
+        finally:
+            if self.device.type == "cuda":
+                cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32 = before
 
 
 def localization_map(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,8 +7,7 @@ maps travel while the device computes, and a batch's maps are asked for when the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -22,7 +21,7 @@ from drstool.data.item import Item
 from drstool.data.transforms import image_tensor, warp
 from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.formats.records import MapRecord, encode_values
-from drstool.inference import normalize, on_device
+from drstool.inference import Execution, normalize, on_device
 from drstool.labels import label_of
 from drstool.recipe import AUTO_BATCH
 
@@ -106,13 +105,10 @@ class Compute(Protocol):
 def map_records(
     loaded: Iterable[Loaded],
     compute: Compute,
+    execution: Execution,
     *,
     batch_size: int,
     dtype: str,
-    device: torch.device,
-    context: Callable[..., AbstractContextManager],
-    autotune: bool = True,
-    form: torch.memory_format = torch.channels_last,
 ) -> Iterator[MapRecord]:
     """Records of the images' maps, in order.
 
@@ -121,18 +117,11 @@ def map_records(
     loaded
         Taken as they come, a batch at a time.
     compute
+    execution
     batch_size
         0: as the device allows; halved whenever its memory does not do.
     dtype
         ``uint8`` or ``float16``.
-    device
-    context
-        Makes the block in which ``compute`` runs, given ``autotune=``; see
-        :func:`drstool.inference.computing`.
-    autotune
-        Whether full batches, which are all of one size, are worth tuning for.
-    form
-        Layout of the images in memory; the network's.
 
     Raises
     ------
@@ -141,12 +130,13 @@ def map_records(
     InputError
         A map is not finite.
     """
+    device, layout = execution.device, execution.layout
     size = batch_size or AUTO_BATCH.get(device.type, 1)
 
     def start(batch: list[Loaded]) -> _Started:
-        with context(autotune=autotune and len(batch) == size):
+        with execution.computing(same_size=len(batch) == size):
             images = normalize(on_device(torch.stack([image.pixels for image in batch]), device))
-            channels, maps = compute(batch, images.contiguous(memory_format=form))
+            channels, maps = compute(batch, images.contiguous(memory_format=layout))
             return _Started(batch, channels, maps, dtype)
 
     def started() -> Iterator[_Started]:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from drstool.formats import Header, open_records, open_sink
 from drstool.formats.records import MapRecord, encode_values
 from drstool.recipe import CRF_PRESETS, CueSettings
 from drstool.stages.crf import crf
-from drstool.stages.pseudo_label import pseudo_label
+from drstool.stages.pseudo_label import Relabelling, pseudo_label
 
 CLASSES = ("bar", "disc")
 POWER = ("--background", "power")
@@ -78,7 +79,8 @@ def test_unary_may_be_chosen(made):
     with open_records(made.cams) as source:
         given = list(source.records())
     by_labels, by_cues = (
-        [each.labels for each in pseudo_label(given, SETTINGS, crf=CRF_PRESETS[preset].__class__(unary=unary))]
+        [each.labels for each in pseudo_label(
+            given, SETTINGS, relabelling=Relabelling(replace(CRF_PRESETS[preset], unary=unary)))]
         for preset, unary in (("psa", "labels"), ("irn", "probabilities")))
     assert any((one != other).any() for one, other in zip(by_labels, by_cues, strict=True))
 
@@ -93,8 +95,9 @@ def test_certain_saliency_is_ignored_where_the_crf_says_background(voc, photo, t
     Image.fromarray(saliency).save(tmp_path / "p0.png")
     given = record("p0", photo, values, [1])
     plain, smooth = (
-        next(pseudo_label([given], CueSettings(), saliency_of=cues.saliency_folder(tmp_path), crf=crf_)).labels
-        for crf_ in (None, CRF_PRESETS["irn"]))
+        next(pseudo_label(
+            [given], CueSettings(), saliency_of=cues.saliency_folder(tmp_path), relabelling=relabelling)).labels
+        for relabelling in (None, Relabelling(CRF_PRESETS["irn"])))
     assert plain[3, 3] == 1 and smooth[3, 3] == 255
     assert (np.delete(smooth.ravel(), 3 * width + 3) == 0).all()
 

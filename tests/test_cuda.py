@@ -7,7 +7,7 @@ from PIL import Image
 
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Dataset, Item
-from drstool.inference import computing
+from drstool.inference import Execution
 from drstool.mapping import OnHost, encoded
 from drstool.models.build import build_network
 from drstool.models.drs import LearnableDRS, suppress
@@ -22,6 +22,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 CLASSES = ("cat", "dog", "cow")
 ARCHITECTURE = {
     "backbone": "vgg16-small", "suppression": "learnable", "delta": 0.55, "drs_layers": list(range(16))}
+
+
+def on(device, **more):
+    return Execution(torch.device(device), **more)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +86,7 @@ def test_maps(dataset, method):
     model, _ = build_network("classifier", ARCHITECTURE, CLASSES)
     checkpoint = Checkpoint("classifier", CLASSES, ARCHITECTURE, {"image_size": 48}, model.state_dict())
     on_cpu, on_gpu = (
-        list(cam(dataset.items, checkpoint, CamSettings(), method=method, dtype="float16", device=torch.device(name)))
+        list(cam(dataset.items, checkpoint, CamSettings(), method=method, dtype="float16", execution=on(name)))
         for name in ("cpu", "cuda"))
     for left, right in zip(on_cpu, on_gpu, strict=True):
         assert left.labels == right.labels
@@ -132,7 +136,7 @@ def test_batches_come_in_order(dataset, classifier, batch_size, map_size):
     items = of(dataset)
     settings = CamSettings(batch_size=batch_size)
     on_cpu, on_gpu = (
-        list(cam(items, classifier, settings, map_size=map_size, workers=4, device=torch.device(name)))
+        list(cam(items, classifier, settings, map_size=map_size, execution=on(name, workers=4)))
         for name in ("cpu", "cuda"))
     assert [record.id for record in on_gpu] == [item.id for item in items]
     for left, right in zip(on_cpu, on_gpu, strict=True):
@@ -142,9 +146,9 @@ def test_batches_come_in_order(dataset, classifier, batch_size, map_size):
 
 @pytest.mark.parametrize("precision, tolerance", [("float16", 0.05), ("bfloat16", 0.3)])
 def test_shorter_precisions(dataset, classifier, precision, tolerance):
-    where = {"dtype": "float16", "device": torch.device("cuda")}
     exact, short = (
-        list(cam(dataset.items, classifier, CamSettings(), precision=name, **where)) for name in ("float32", precision))
+        list(cam(dataset.items, classifier, CamSettings(), dtype="float16", execution=on("cuda", precision=name)))
+        for name in ("float32", precision))
     for left, right in zip(exact, short, strict=True):
         np.testing.assert_allclose(left.values.astype(float), right.values.astype(float), atol=tolerance)
 
@@ -160,10 +164,9 @@ def test_refiner_and_segmenter(dataset):
     items = of(dataset, 2)
     found = []
     for name in ("cpu", "cuda"):
-        device = torch.device(name)
         found.append((
-            list(refine(items, refiner, RefineSettings(batch_size=4), device=device)),
-            list(segment(items, segmenter, SegmentSettings(flip=True), scores=True, device=device))))
+            list(refine(items, refiner, RefineSettings(batch_size=4), execution=on(name))),
+            list(segment(items, segmenter, SegmentSettings(flip=True), scores=True, execution=on(name)))))
     for left, right in zip(found[0][0], found[1][0], strict=True):
         np.testing.assert_allclose(left.values.astype(float), right.values.astype(float), atol=5e-3)
     for (left, scores), (right, others) in zip(found[0][1], found[1][1], strict=True):
@@ -194,9 +197,9 @@ def test_memory_that_runs_short(dataset, classifier, monkeypatch):
             torch.empty(1 << 60, dtype=torch.uint8, device="cuda")
         return true(network, images, *rest, **more)
 
-    expected = list(cam(of(dataset), classifier, CamSettings(batch_size=5), device=torch.device("cuda")))
+    expected = list(cam(of(dataset), classifier, CamSettings(batch_size=5), execution=on("cuda")))
     monkeypatch.setattr(stage, "fused_maps", narrow)
-    found = list(cam(of(dataset), classifier, CamSettings(), device=torch.device("cuda")))
+    found = list(cam(of(dataset), classifier, CamSettings(), execution=on("cuda")))
     assert tried[:3] == [21, 10, 5]
     for left, right in zip(expected, found, strict=True):
         assert left.id == right.id
@@ -204,8 +207,7 @@ def test_memory_that_runs_short(dataset, classifier, monkeypatch):
 
 
 def test_computing_restores_settings():
-    device = torch.device("cuda")
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
-    with computing(device, tf32=False, autotune=True):
+    with on("cuda", tf32=False).computing(same_size=True):
         assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == (True, False)
     assert before == (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)

@@ -14,7 +14,8 @@ from drstool.data.item import Item
 from drstool.errors import InputError, UsageError
 from drstool.formats.records import MapRecord
 from drstool.inference import (
-    fused_maps, grad_cam, localization_map, normalize, predicted_channels, refined_map, segment_probabilities,
+    Execution, fused_maps, grad_cam, localization_map, normalize, predicted_channels, refined_map,
+    segment_probabilities,
 )
 from drstool.models.build import build_network
 from drstool.models.vgg import build_classifier, build_refiner, without_suppression
@@ -270,7 +271,8 @@ def test_maps_do_not_depend_on_batch_and_threads(pictures, method):
 
     def maps(batch, workers):
         settings = CamSettings(batch_size=batch, flip=True)
-        return list(cam(pictures, checkpoint, settings, method=method, dtype="float16", workers=workers))
+        return list(cam(
+            pictures, checkpoint, settings, method=method, dtype="float16", execution=Execution(workers=workers)))
 
     for left, right in zip(maps(1, 1), maps(3, 3), strict=True):
         assert left.labels == right.labels

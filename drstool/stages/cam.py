@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Item
 from drstool.errors import UsageError
 from drstool.formats.records import MapRecord
-from drstool.inference import Network, computing, fused_maps, grad_cam, localization_map, predicted_channels
+from drstool.inference import Execution, Network, fused_maps, grad_cam, localization_map, predicted_channels
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
-from drstool.models.convolution import layout
 from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS, VGG, without_suppression
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CamSettings
@@ -27,7 +25,7 @@ METHODS = ("drs", "cam", "grad-cam")
 
 def cam(
     items: Iterable[Item],
-    checkpoint: Checkpoint,
+    classifier: Checkpoint,
     settings: CamSettings,
     *,
     method: str | None = None,
@@ -35,12 +33,7 @@ def cam(
     predict_tags: float | None = None,
     map_size: str = "square",
     dtype: str = "uint8",
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    tf32: bool = True,
-    autotune: bool = True,
-    winograd: bool = True,
-    workers: int = 1,
+    execution: Execution = Execution(),
     on_error: OnError | None = None,
     track: Track = untracked,
     total: int | None = None,
@@ -51,8 +44,7 @@ def cam(
     ----------
     items
         Images with their tags; taken as they come.
-    checkpoint
-        A classifier.
+    classifier
     settings
         Sizes, mirroring, batch.
     method
@@ -67,10 +59,8 @@ def cam(
         ``square`` (settings.image_size), ``image``, or a number of pixels.
     dtype
         ``uint8`` or ``float16``.
-    device, precision, tf32, autotune, winograd
-        See :func:`drstool.inference.computing`.
-    workers
-        Threads that read images.
+    execution
+        Where and how the network runs.
     on_error
         Told of each image that fails, which is then left out; None: the error is raised.
     track, total
@@ -88,17 +78,16 @@ def cam(
     Kim, Han, Kim, AAAI 2021, section 3.2; Zhou et al., CVPR 2016 (CAM); Selvaraju et al., ICCV 2017.
     """
     model: VGG = restore_network(
-        "classifier", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "classifier")
-    form = layout(device, precision, winograd)
-    model.to(device, memory_format=form)
-    network = _network(model, checkpoint.architecture["suppression"], method or usual_method(checkpoint), layer)
-    if method == "grad-cam" and precision == "float16":
+        "classifier", classifier.architecture, classifier.class_names, classifier.weights, "classifier")
+    model.to(execution.device, memory_format=execution.layout)
+    network = _network(model, classifier.architecture["suppression"], method or usual_method(classifier), layer)
+    if method == "grad-cam" and execution.precision == "float16":
         raise UsageError("--precision float16", "is too short for Grad-CAM's gradients", "float32 or bfloat16")
-    settings = settings.for_network(checkpoint.recipe)
+    settings = settings.for_network(classifier.recipe)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(
-        load_square, side=settings.image_size, class_names=None if predict_tags is not None else checkpoint.class_names)
-    loaded = track(map_items(load, items, workers, on_error), "cam", total)
+        load_square, side=settings.image_size, class_names=None if predict_tags is not None else classifier.class_names)
+    loaded = track(map_items(load, items, execution.workers, on_error), "cam", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
         if predict_tags is None:
@@ -109,10 +98,7 @@ def cam(
         return channels, fused_maps(
             network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip)
 
-    return map_records(
-        loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
-        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune,
-        form=form)
+    return map_records(loaded, compute, execution, batch_size=settings.batch_size, dtype=dtype)
 
 
 def usual_method(checkpoint: Checkpoint) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from drstool import cues
 from drstool.crf import one_thread, smooth_probabilities
@@ -19,6 +18,7 @@ from drstool.data.decoding import load_saliency
 from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
 from drstool.formats.records import LazyRecord, MapRecord, load
+from drstool.inference import Execution
 from drstool.mapping import score_record
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
@@ -32,7 +32,7 @@ _EXCESS = 0.01
 def crf(
     records: Iterable[MapRecord | LazyRecord], settings: CrfSettings, cue_settings: CueSettings, *,
     scores: bool = False, saliency_of: Callable[[str], Path] | None = None, image_of: ImageOf | None = None,
-    dtype: str = "uint8", device: torch.device = torch.device("cpu"), workers: int = 1,
+    dtype: str = "uint8", execution: Execution = Execution(),
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
 ) -> Iterator[MapRecord]:
     """Object probabilities after the CRF, in the records' order and at the images' own size.
@@ -53,9 +53,8 @@ def crf(
         Path of a record's image; by default the one that it names.
     dtype
         ``uint8`` or ``float16``.
-    device
-    workers
-        Number of threads; the result does not depend on it.
+    execution
+        Its device, and its workers: threads that each take an image.
     on_error, track, total
         As in :func:`drstool.stages.pseudo_label.pseudo_label`.
 
@@ -68,8 +67,8 @@ def crf(
         No ``saliency_of`` where the background cue needs one.
     """
     cues.check_saliency_given(cue_settings, saliency_of is not None)
-    work = _Work(settings, cue_settings, scores, saliency_of, image_of or images_of(), dtype, device, workers > 1)
-    return iter(track(map_items(work, records, workers, on_error), "crf", total))
+    work = _Work(settings, cue_settings, scores, saliency_of, image_of or images_of(), dtype, execution)
+    return iter(track(map_items(work, records, execution.workers, on_error), "crf", total))
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ class _Work:
     saliency_of: Callable[[str], Path] | None
     image_of: ImageOf
     dtype: str
-    device: torch.device
-    parallel: bool
+    execution: Execution
 
     def __call__(self, record: MapRecord | LazyRecord) -> MapRecord:
         record = load(record)
@@ -95,8 +93,9 @@ class _Work:
         probabilities = cues.cue_probabilities(maps, self.cue_settings, saliency)
         image = load_photograph(record, self.image_of)
         # One thread a worker: workers go over images.
-        with one_thread() if self.parallel else nullcontext():
-            found = smooth_probabilities(image, probabilities, self.settings, device=self.device, where=where)
+        with one_thread() if self.execution.workers > 1 else nullcontext():
+            found = smooth_probabilities(
+                image, probabilities, self.settings, device=self.execution.device, where=where)
         return score_record(record.id, found, record.labels, record.image, self.dtype)
 
 

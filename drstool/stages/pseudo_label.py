@@ -27,7 +27,7 @@ from drstool.recipe import CrfSettings, CueSettings
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IgnoreReport", "label_record", "pseudo_label"]
+__all__ = ["IgnoreReport", "Relabelling", "label_record", "pseudo_label"]
 
 # So many labels are sooner counted one by one than all at once.
 _FEW = 10
@@ -90,10 +90,30 @@ class IgnoreReport:
         return text + (f" ({', '.join(rules)}; of {', '.join(classes)})" if rules else "")
 
 
+@dataclass(frozen=True)
+class Relabelling:
+    """A CRF that relabels the pixels before any is ignored.
+
+    With ``unary="labels"``, as IRN does, it starts from the labels of the strongest cues; otherwise, as
+    PSA does, from the cues themselves, divided by their sum.
+
+    Attributes
+    ----------
+    crf
+    image_of
+        Path of a record's image; by default the one that it names.
+    device
+        Where the CRF runs; by default the CPU.
+    """
+
+    crf: CrfSettings
+    image_of: ImageOf | None = None
+    device: torch.device | None = None
+
+
 def pseudo_label(
     records: Iterable[MapRecord | LazyRecord], settings: CueSettings, *,
-    saliency_of: Callable[[str], Path] | None = None, crf: CrfSettings | None = None,
-    image_of: ImageOf | None = None, device: torch.device | None = None, workers: int = 1,
+    saliency_of: Callable[[str], Path] | None = None, relabelling: Relabelling | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
     num_object_classes: int = 1, report: IgnoreReport | None = None, at_hand: bool = False,
     finish: Callable[[LabelRecord], Any] = lambda label: label,
@@ -108,12 +128,8 @@ def pseudo_label(
     saliency_of
         Path of an image id's saliency map, such as :func:`drstool.cues.saliency_folder` gives;
         needed for ``background="saliency"``, otherwise not used.
-    crf
-        Of the CRF that relabels the pixels before any is ignored. With ``unary="labels"``, as IRN
-        does, it starts from the labels of the strongest cues; otherwise, as PSA does, from the
-        cues themselves, divided by their sum.
-    image_of, device
-        For the CRF: path of a record's image, by default the one that it names, and where it runs.
+    relabelling
+        By a CRF; None: pixels keep the labels of their strongest cues.
     workers
         Number of threads; the labels do not depend on it.
     on_error
@@ -145,7 +161,7 @@ def pseudo_label(
     """
     # Checked here and not at the first record: a generator would start late.
     cues.check_saliency_given(settings, saliency_of is not None)
-    relabeller = None if crf is None else _Relabeller(crf, settings, image_of or images_of(), device, workers)
+    relabeller = None if relabelling is None else _Relabeller(relabelling, settings, workers)
     labelled = partial(
         _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
         reported=report is not None, relabeller=relabeller)
@@ -214,15 +230,14 @@ def _share(part: int, whole: int) -> float | None:
 class _Relabeller:
     """The CRF as the rule of the cues sees it: labels in, labels out."""
 
-    def __init__(
-        self, crf: CrfSettings, settings: CueSettings, image_of: ImageOf, device: torch.device | None, workers: int,
-    ) -> None:
+    def __init__(self, relabelling: Relabelling, settings: CueSettings, workers: int) -> None:
         import torch
 
         from drstool.crf import one_thread
 
-        self._crf, self._settings, self._image_of = crf, settings, image_of
-        self._device = device or torch.device("cpu")
+        self._crf, self._image_of = relabelling.crf, relabelling.image_of or images_of()
+        self._device = relabelling.device or torch.device("cpu")
+        self._settings = settings
         self._threads = one_thread if workers > 1 else nullcontext
 
     def __call__(

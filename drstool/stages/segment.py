@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from drstool.data.decoding import load_pil
 from drstool.data.item import Item
 from drstool.data.transforms import image_tensor
 from drstool.formats.records import LabelRecord, MapRecord
-from drstool.inference import computing, normalize, on_device, segment_probabilities
+from drstool.inference import Execution, normalize, on_device, segment_probabilities
 from drstool.labels import label_type
 from drstool.mapping import LEAST_SCORE, OnHost, one_behind, score_record as mapped_score_record
 from drstool.models.build import restore_network
@@ -29,15 +29,12 @@ __all__ = ["score_record", "segment"]
 
 def segment(
     items: Iterable[Item],
-    checkpoint: Checkpoint,
+    segmenter: Checkpoint,
     settings: SegmentSettings,
     *,
     scores: bool = False,
     crf: CrfSettings | None = None,
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    tf32: bool = True,
-    workers: int = 1,
+    execution: Execution = Execution(),
     on_error: OnError | None = None,
     track: Track = untracked,
     total: int | None = None,
@@ -48,15 +45,14 @@ def segment(
     ----------
     items
         Images; tags are not read.
-    checkpoint
-        A segmenter.
+    segmenter
     settings
     scores
         Also yield the probabilities as maps.
     crf
         Of the CRF that the probabilities go through, those of the classes that are more than
         1/510 somewhere in the image: what a score map holds.
-    device, precision, tf32, workers, on_error, track, total
+    execution, on_error, track, total
         As in :func:`drstool.stages.cam.cam`.
 
     Raises
@@ -65,16 +61,13 @@ def segment(
         An image is unreadable.
     """
     model = restore_network(
-        "segmenter", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "segmenter")
-    model.to(device, memory_format=torch.channels_last)
+        "segmenter", segmenter.architecture, segmenter.class_names, segmenter.weights, "segmenter")
+    model.to(execution.device, memory_format=torch.channels_last)
+    workers = execution.workers
     loaded = map_items(lambda item: (item, image_tensor(load_pil(item.image))), items, workers, on_error)
-    # Sizes differ from image to image, so there is nothing to tune for.
-    context = partial(computing, device, precision, tf32=tf32)
-    seen = _segmented(
-        track(loaded, "segment", total), model, settings, scores or crf is not None, device, context)
+    seen = _segmented(track(loaded, "segment", total), model, settings, scores or crf is not None, execution)
     if crf is not None:
-        smooth = partial(_smoothed, crf=crf, device=device, threads=one_thread if workers > 1 else nullcontext)
-        seen = map_items(smooth, seen, workers, on_error)
+        seen = map_items(partial(_smoothed, crf=crf, execution=execution), seen, workers, on_error)
     return (_records(each, scores) for each in seen)
 
 
@@ -98,12 +91,14 @@ class _Seen:
 
 def _segmented(
     loaded: Iterable[tuple[Item, Tensor]], model: torch.nn.Module, settings: SegmentSettings,
-    wanted: bool, device: torch.device, context: Callable[[], AbstractContextManager],
+    wanted: bool, execution: Execution,
 ) -> Iterator[_Seen]:
     def started() -> Iterator[tuple[Item, Tensor, np.dtype, OnHost]]:
         for item, pixels in loaded:
-            with context():
-                image = normalize(on_device(pixels[None], device)).contiguous(memory_format=torch.channels_last)
+            # Sizes differ from image to image, so there is nothing to tune for.
+            with execution.computing():
+                image = normalize(on_device(pixels[None], execution.device))
+                image = image.contiguous(memory_format=torch.channels_last)
                 probabilities = segment_probabilities(model, image, settings.scales, settings.flip)
                 # Channel c of a segmenter is label c: it has a channel for the background.
                 dtype = label_type(len(probabilities) - 1)
@@ -112,23 +107,22 @@ def _segmented(
                 on_host = OnHost([labels, probabilities] if wanted else [labels])
             yield item, pixels, dtype, on_host
 
-    for item, pixels, dtype, on_host in one_behind(started(), device):
+    for item, pixels, dtype, on_host in one_behind(started(), execution.device):
         labels, *probabilities = on_host.arrays()
         yield _Seen(item, pixels, labels.astype(dtype, copy=False), probabilities[0] if wanted else None)
 
 
-def _smoothed(
-    seen: _Seen, *, crf: CrfSettings, device: torch.device, threads: Callable[[], AbstractContextManager],
-) -> _Seen:
+def _smoothed(seen: _Seen, *, crf: CrfSettings, execution: Execution) -> _Seen:
     assert seen.probabilities is not None
     probabilities = seen.probabilities.astype(np.float32, copy=False)
     present = np.flatnonzero((probabilities > LEAST_SCORE).any(axis=(1, 2)))
     shares = probabilities[present]
     shares = shares / shares.sum(axis=0)
     found = np.zeros_like(probabilities)
-    with threads():
+    # One thread a worker: workers go over images.
+    with one_thread() if execution.workers > 1 else nullcontext():
         found[present] = smooth_probabilities(
-            seen.pixels.permute(1, 2, 0).contiguous().numpy(), shares, crf, device=device,
+            seen.pixels.permute(1, 2, 0).contiguous().numpy(), shares, crf, device=execution.device,
             where=f"image {seen.item.id!r}")
     return replace(seen, labels=found.argmax(axis=0).astype(seen.labels.dtype), probabilities=found)
 

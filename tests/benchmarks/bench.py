@@ -229,6 +229,7 @@ class Bench:
 def cam(bench: Bench) -> Result:
     """``cam`` as its command does it, with reading and writing, and an image at a time."""
     from drstool.formats import Header, open_records, open_sink
+    from drstool.inference import Execution
     from drstool.recipe import CamSettings
     from drstool.stages.cam import cam as stage
 
@@ -241,8 +242,8 @@ def cam(bench: Bench) -> Result:
 
     def drstool(name: str = "cams.h5", **changed: Any) -> None:
         records = stage(
-            items, checkpoint, replace(settings, **changed), device=bench.device, precision=precision,
-            workers=bench.settings.workers)
+            items, checkpoint, replace(settings, **changed),
+            execution=Execution(bench.device, precision, workers=bench.settings.workers))
         header = Header("localization-maps", checkpoint.class_names)
         path = str(bench.settings.folder / name)
         with open_sink(path, header, overwrite=True, threads=bench.settings.workers) as sink:
@@ -811,6 +812,7 @@ def maps_file(bench: Bench, count: int, side: int = 64, size: tuple[int, int] = 
 def bytes_(bench: Bench) -> Result:
     """Bytes of a map file beside those of the authors' arrays of all classes."""
     from drstool.formats import Header, open_sink
+    from drstool.inference import Execution
     from drstool.recipe import CamSettings
     from drstool.stages.cam import cam as stage
 
@@ -820,7 +822,8 @@ def bytes_(bench: Bench) -> Result:
     settings = CamSettings(image_size=side, sizes=(side,))
     start = bench.clock()
     with open_sink(str(path), Header("localization-maps", checkpoint.class_names), overwrite=True) as sink:
-        sink.write_all(stage(items, checkpoint, settings, device=bench.device, workers=bench.settings.workers))
+        execution = Execution(bench.device, workers=bench.settings.workers)
+        sink.write_all(stage(items, checkpoint, settings, execution=execution))
     seconds = (bench.clock() - start) / len(items)
     authors = len(items) * (128 + AUTHORS_CLASSES * side * side)
     told = {"bytes": path.stat().st_size, "authors_bytes": authors, "smaller_by": authors / path.stat().st_size}

@@ -209,6 +209,7 @@ class _Selection:
             return None
         from drstool.cues import saliency_folder
         from drstool.data import open_dataset, saliency_of_items
+        from drstool.inference import Execution
         from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
         from drstool.stages import cam, refine, segment
         from drstool.stages.eval import Scoring, evaluate
@@ -217,13 +218,13 @@ class _Selection:
             dataset = open_dataset(self.data, self.split, class_names=checkpoint.class_names)
             saliency_of = saliency_folder(self.saliency) if self.saliency else saliency_of_items(dataset)
             cues = CueSettings(background="saliency" if saliency_of else "constant")
-            where = {"device": self.run.device, "workers": self.run.threads}
+            execution = Execution(self.run.device, workers=self.run.threads)
             if checkpoint.kind == "classifier":
-                records = cam.cam(dataset.items, checkpoint, CamSettings(), **where)
+                records = cam.cam(dataset.items, checkpoint, CamSettings(), execution=execution)
             elif checkpoint.kind == "refiner":
-                records = refine.refine(dataset.items, checkpoint, RefineSettings(), **where)
+                records = refine.refine(dataset.items, checkpoint, RefineSettings(), execution=execution)
             else:
-                both = segment.segment(dataset.items, checkpoint, SegmentSettings(), **where)
+                both = segment.segment(dataset.items, checkpoint, SegmentSettings(), execution=execution)
                 records = (labels for labels, _ in both)
             scored = evaluate(records, dataset, scoring=Scoring(cues, saliency_of, strict=True))
             return scored.scores.mean_iou
