@@ -34,8 +34,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from drstool.artifacts.job import Work
-from drstool.artifacts.resume import Journal, KeptFolder
+from drstool.artifacts.job import Job
+from drstool.artifacts.resume import Journal, PartialFolder
 from drstool.data import image_size, load_image, load_saliency, load_target, open_dataset
 from drstool.data.tags import read_class_names
 from drstool.data.voc import object_names
@@ -50,7 +50,7 @@ MEMORY = 2 << 30
 
 HEADER = Header("localization-maps", ("bar", "disc"), ({"command": "drstool cam", "used": {"tags": True}},))
 LABELS = Header("labels", ("bar", "disc"), HEADER.provenance)
-WORK = Work("cam", ("bar", "disc"), {"sizes": (32, 40)}, {"list": "sha256:1"}, {"tags": "the data"}, "cpu", 0)
+WORK = Job("cam", ("bar", "disc"), {"sizes": (32, 40)}, {"list": "sha256:1"}, {"tags": "the data"}, "cpu", 0)
 
 
 # --- whole files -------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def journals():
     for name in ("x.h5", "x.tar"):
         with tempfile.TemporaryDirectory() as folder, Path(folder, name).open("w+b") as file:
             journal = Journal(Path(folder, name), WORK)
-            journal.begin()
+            journal.start()
             records = map_records() if name == "x.h5" else label_records()
             writer = MapFileWriter(file, HEADER) if name == "x.h5" else StreamWriter(file, LABELS)
             for record in records:
@@ -196,8 +196,8 @@ def notes():
     """What is noted beside an unfinished folder."""
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
-            kept = KeptFolder(Path(folder, "labels"), WORK)
-            kept.take_up()
+            kept = PartialFolder(Path(folder, "labels"), WORK)
+            kept.load()
             yield Path(folder, NOTE).read_bytes()
 
 
@@ -349,11 +349,11 @@ def read_state(place, data):
 def read_journal(place, data):
     output = place.folder / "x.h5"
     place.file(".x.h5.resume", data)
-    Journal(output, WORK).left_over()
+    Journal(output, WORK).leftover()
     journal = Journal(output, WORK)
     try:
-        journal.take_up(["a", "b/c"])
-        for identifier, told, kept in journal.stored():
+        journal.load(["a", "b/c"])
+        for identifier, told, kept in journal.records():
             with suppress(DrstoolError):
                 restored_map(identifier, told, kept, output)
             with suppress(DrstoolError):
@@ -368,8 +368,8 @@ def read_note(place, data):
     folder = place.folder / ".labels.resume"
     folder.mkdir(exist_ok=True)
     (folder / "a.png").write_bytes(next(label_pngs()))
-    KeptFolder(place.folder / "labels", WORK).left_over()
-    KeptFolder(place.folder / "labels", WORK).take_up()
+    PartialFolder(place.folder / "labels", WORK).leftover()
+    PartialFolder(place.folder / "labels", WORK).load()
 
 
 def read_tags(place, data):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drstool.artifacts.header import KINDS, Header, carrier, json_bytes
-from drstool.artifacts.provenance import entry, file_digest, merge, without_home
+from drstool.artifacts.job import Job
+from drstool.artifacts.provenance import file_digest, merge, without_home
 from drstool.errors import InputError
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8).filter(
@@ -64,14 +65,15 @@ def test_an_undecodable_path_still_makes_json():
 
 def test_an_entry_names_the_step_and_no_user(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
-    step = entry(
-        command=["/home/ada/venv/bin/drstool", "cam", "--data=/home/ada/my voc", "-o", "m.h5"],
+    job = Job(
+        "cam",
         device="cpu",
         seed=3,
         inputs={"/home/ada/c.pt": "sha256:0"},
         used={"tags": True},
         settings={"sizes": (256, 320), "file": "/home/ada/x", "other": "/mnt/home/ada/x"},
     )
+    step = job.entry(["/home/ada/venv/bin/drstool", "cam", "--data=/home/ada/my voc", "-o", "m.h5"])
     assert step["command"].startswith("drstool cam") and "~/my voc" in step["command"]
     assert step["settings"] == {"sizes": [256, 320], "file": "~/x", "other": "/mnt/home/ada/x"}
     assert step["inputs"] == {"~/c.pt": "sha256:0"}

@@ -214,13 +214,13 @@ def interrupted(drs, own_voc, made, tmp_path, at_step):
 
 
 OTHER = {
-    "setting": ("train-cls", lambda t: ("--lr", "0.5"), "--lr was 0.001 and is 0.5"),
-    "two settings": ("train-seg", lambda t: ("--flip", "0", "--seed", "7"), "--seed was 0 and is 7, --flip was 0.5"),
-    "list": ("train-cls", lambda t: ("--split", "val"), "the list of images and tags is another"),
-    "choice": ("train-cls", lambda t: ("--select-on", "val"), "the use of ground truth was False and is epoch chosen"),
-    "init": ("train-cls", lambda t: ("--init", t.cls), "--init was none and is not given"),
-    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the file of maps is another"),
-    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the folder of labels is another"),
+    "setting": ("train-cls", lambda t: ("--lr", "0.5"), "--lr changed from 0.001 to 0.5"),
+    "two settings": ("train-seg", lambda t: ("--flip", "0", "--seed", "7"), "--seed changed from 0 to 7, --flip changed"),
+    "list": ("train-cls", lambda t: ("--split", "val"), "the list of images and tags changed"),
+    "choice": ("train-cls", lambda t: ("--select-on", "val"), "the use of ground truth changed from False to epoch chosen"),
+    "init": ("train-cls", lambda t: ("--init", t.cls), "--init changed from none to not given"),
+    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the file of maps changed"),
+    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the folder of labels changed"),
 }
 
 
@@ -251,7 +251,7 @@ def test_classes_in_another_order_are_refused(drs, own_voc, interrupted):
     (own_voc / "classes.txt").write_text("disc\nbar\n")
     outcome = drs(*words, "--resume")
     assert outcome.code == 3
-    assert "the classes were bar,disc and are disc,bar" in outcome.err
+    assert "the classes changed from bar,disc to disc,bar" in outcome.err
 
 
 def test_a_damaged_state_is_refused(drs, tmp_path, interrupted):
@@ -302,13 +302,13 @@ def test_without_resume_little_is_dropped_and_much_is_not(drs, tmp_path, interru
     outcome = drs(*words)
     assert outcome.code == 1
     (told,) = outcome.err.splitlines()
-    assert "an unfinished run left the state after step 3" in told
-    assert told.endswith("--resume goes on with it, --overwrite begins anew")
+    assert "an interrupted run finished the state after step 3" in told
+    assert told.endswith("continue it with --resume, or discard it with --overwrite")
     assert ".net.pt.resume" in left_in(tmp_path)
     monkeypatch.undo()
     outcome = drs(*words)
     assert outcome.code == 0
-    assert outcome.err.startswith("train-cls: beginning anew, without the state after step 3 ")
+    assert outcome.err.startswith("train-cls: starting from scratch, discarding the state after step 3 ")
     assert ".net.pt.resume" not in left_in(tmp_path)
 
 
@@ -325,7 +325,7 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
     words += ["--epochs", "1", "-o", tmp_path / "net.pt"]
     outcome = drs(*words, "--resume")
     assert outcome.code == 0
-    assert outcome.err.startswith("train-cls: nothing to go on with, starting from the beginning\n")
+    assert outcome.err.startswith("train-cls: nothing to resume, starting from scratch\n")
     before = (tmp_path / "net.pt").read_bytes()
     for more in ((), ("--overwrite",)):
         outcome = drs(*words, "--resume", *more)
@@ -333,7 +333,7 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
         assert (tmp_path / "net.pt").read_bytes() == before
     outcome = drs(*words, "--resume", "--lr", "0.5")
     assert outcome.code == 1
-    assert "exists, and --lr was 0.001 and is 0.5; give another -o, or --overwrite" in outcome.err
+    assert "exists, and --lr changed from 0.001 to 0.5; give another -o, or --overwrite" in outcome.err
     assert drs(*words).code == 1
     assert (tmp_path / "net.pt").read_bytes() == before
 

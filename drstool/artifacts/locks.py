@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from drstool.artifacts.atomic import sidecar, output_error
+from drstool.artifacts.atomic import output_error, sidecar
 from drstool.errors import OutputError
 
 __all__ = ["claimed"]

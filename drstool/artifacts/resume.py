@@ -87,7 +87,7 @@ class _Resume:
 
     @contextmanager
     def kept_on_failure(self) -> Iterator[None]:
-        """In the block the output is made; afterwards this is deleted, unless the block fails and it is worth keeping."""
+        """In the block the output is made; then this is deleted, unless the block failed and it is worth keeping."""
         try:
             yield
         except BaseException as error:

@@ -55,7 +55,7 @@ class TrainingState:
         self.path = unfinished_path(output)
         self.sittings: list[dict[str, Any]] = []
         self.step: int | None = None
-        self._work, self._on_failure = work, on_failure
+        self._work, self._on_failure = job, on_failure
         self._content: dict[str, Any] | None = None
         self._network: Checkpoint | None = None
         self._seconds, self._started = 0.0, time.monotonic()

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from drstool.cli.console import counted
 from drstool.cli.run import Run, check_leftover, list_digest
-from drstool.errors import InputError, OutputError, UsageError
+from drstool.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from drstool.artifacts.header import Header
-    from drstool.artifacts.job import Job
     from drstool.artifacts.resume import Journal, PartialFolder
     from drstool.data import Dataset
     from drstool.formats import RecordSink, RecordSource
@@ -257,11 +257,10 @@ class Artifact:
             # Labels and scores then have the same images.
             resume.keep_only(self._scores_resume.finished if self._scores_resume is not None else ())
         if resume is not None and self._run.resume:
-            count = len(resume.finished)
+            finished = counted(len(resume.finished), "picture" if self.kind == "figures" else "image")
             self._run.say(
                 f"{self._run.command}: {self.output}: "
-                + (f"resuming after {count:,} {'images' if self.kind != 'figures' else 'pictures'}" if count
-                   else "nothing to resume, starting from scratch"))
+                + (f"resuming after {finished}" if resume.finished else "nothing to resume, starting from scratch"))
         return resume
 
     def _opened(
@@ -296,7 +295,7 @@ class Artifact:
         if not run.resume:
             if (leftover := resume.leftover()) is not None:
                 count, seconds = leftover
-                check_leftover(run, str(output), f"{count:,} images" if count else "", seconds)
+                check_leftover(run, str(output), counted(count, "image") if count else "", seconds)
             run.keep(resume)
             resume.start()
             return resume

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from drstool.inference import Execution
 
 __all__ = [
-    "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "Init", "Labels", "LabelsOrNone", "MapOptions", "MapSize", "MapsIn",
-    "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions", "Saliency", "Split", "Tags", "Weights",
-    "command",
+    "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "Init", "Labels", "LabelsOrNone", "MapOptions", "MapSize",
+    "MapsIn", "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions", "Saliency", "Split",
+    "Tags", "Weights", "command",
 ]
 
 Data = Annotated[
@@ -148,46 +148,22 @@ class MapOptions:
         check_choice("--dtype", self.dtype, DTYPES)
 
 
-# Parameters of a command's function that are made of options, or of what the user typed.
-_SUPPLIED = ("run", "settings", "given", "automatic", "crf")
+@dataclass(frozen=True)
+class _Command:
+    """How a function becomes a command; the fields are the parameters of :func:`command`."""
 
+    name: str
+    example: str
+    settings: type | None
+    keep_going: bool
+    resume: bool
+    shards: bool
+    crf: str | None
+    crf_labels: bool
+    joint: bool
 
-def command(
-    name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
-    crf: str | None = None, crf_labels: bool = False, joint: bool = False, shards: bool = False,
-) -> Callable:
-    """Register a function as a command.
-
-    The function is called with ``run`` (the common options at work), with ``settings`` (an
-    instance of the given dataclass, each of whose fields has become an option), ``given`` (names
-    of those fields that the user has set), ``automatic`` (names of those that are to be lowered
-    where they do not do) and ``crf`` (settings of the CRF, or None) if it takes them, and with its
-    own parameters. A parameter of a dataclass's type stands for the parameters that its fields
-    are, annotated and with defaults as parameters are; the function is given an instance.
-
-    Parameters
-    ----------
-    name
-        Of the command.
-    example
-        A command line that runs, shown at the end of the help.
-    settings
-        A dataclass of :mod:`drstool.recipe`.
-    keep_going
-        Whether single images may fail and be left out.
-    resume
-        Whether the work can be gone on with after an interruption.
-    crf
-        What ``--crf`` is by default; None where there is no such option.
-    crf_labels
-        Whether the CRF may start from labels because the named settings say so.
-    joint
-        Whether the processes of ``torchrun`` do one job together.
-    shards
-        Whether they, or several calls, do a shard of the images each.
-    """
-
-    def register(function: Callable) -> Callable:
+    def register(self, function: Callable) -> Callable:
+        """Register the function, and return it as it is."""
         taken = inspect.signature(function, eval_str=True).parameters
         groups = {
             key: each.annotation
@@ -200,46 +176,99 @@ def command(
                 own += _parameters_of(groups[key])
             elif key not in _SUPPLIED:
                 own.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        wanted = {"shard": shards, "resume": resume, "keep_going": keep_going}
+        wanted = {"shard": self.shards, "resume": self.resume, "keep_going": self.keep_going}
         common = [each for each in _parameters_of(CommonOptions) if wanted.get(each.name, True)]
-        # Whose import takes as long as that of all others together.
-        if settings is not None or crf is not None:
-            from drstool.cli import numbers
+        parameters = [*own, *self._method_parameters(), *common]
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
             for parameter in own:
                 value = values[parameter.name]
                 if value == "" or isinstance(value, (list, tuple)) and "" in value:
-                    raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
+                    raise UsageError(_shown_name(parameter), "is empty", "give a value, or omit it")
             for key, kind in groups.items():
                 values[key] = kind(**{spec.name: values.pop(spec.name) for spec in fields(kind)})
-            chosen = CommonOptions(**{each.name: values.pop(each.name) for each in common})
-            if "given" in taken:
-                values["given"] = numbers.given(settings, values)
-            with Run(name, sys.argv, chosen, joint=joint, shards=shards) as run:
-                if "automatic" in taken:
-                    values["automatic"] = numbers.automatic(settings, values)
-                if settings is not None:
-                    values["settings"] = numbers.chosen(settings, values)
-                if crf is not None:
-                    values["crf"] = numbers.chosen_crf(values, crf_labels)
-                if settings is not None:
-                    run.detail(numbers.told(values["settings"]))
-                function(run=run, **values)
+            options = CommonOptions(**{each.name: values.pop(each.name) for each in common})
+            with Run(self.name, sys.argv, options, joint=self.joint, shards=self.shards) as run:
+                function(run=run, **self._with_settings(run, values, taken))
 
-        recipe = numbers.options(settings) if settings is not None else []
-        smoothing = numbers.crf_options(crf) if crf is not None else []
-        parameters = [*own, *recipe, *smoothing, *common]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.
-        app.command(name, epilog=f"\b\nExample:\n  {example}", short_help=inspect.getdoc(function).splitlines()[0])(
-            call
-        )
+        app.command(
+            self.name, epilog=f"\b\nExample:\n  {self.example}", short_help=inspect.getdoc(function).splitlines()[0],
+        )(call)
         return function
 
-    return register
+    def _method_parameters(self) -> list[inspect.Parameter]:
+        """Parameters made of the fields of the settings, and of the CRF's."""
+        if self.settings is None and self.crf is None:
+            return []
+        # Its import takes as long as that of all others together.
+        from drstool.cli import numbers
+
+        own = numbers.options(self.settings) if self.settings is not None else []
+        return own + (numbers.crf_options(self.crf) if self.crf is not None else [])
+
+    def _with_settings(self, run: Run, values: dict[str, Any], taken: Collection[str]) -> dict[str, Any]:
+        """The values with settings in place of the parameters made of their fields."""
+        if self.settings is None and self.crf is None:
+            return values
+        from drstool.cli import numbers
+
+        if "given" in taken:
+            values["given"] = numbers.given(self.settings, values)
+        if "automatic" in taken:
+            values["automatic"] = numbers.automatic(self.settings, values)
+        if self.settings is not None:
+            values["settings"] = numbers.chosen(self.settings, values)
+        if self.crf is not None:
+            values["crf"] = numbers.chosen_crf(values, self.crf_labels)
+        if self.settings is not None:
+            run.detail(numbers.told(values["settings"]))
+        return values
+
+
+# Parameters of a command's function that are made of options, or of what the user typed.
+_SUPPLIED = ("run", "settings", "given", "automatic", "crf")
+
+
+def command(
+    name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
+    shards: bool = False, crf: str | None = None, crf_labels: bool = False, joint: bool = False,
+) -> Callable:
+    """Register a function as a command.
+
+    The function is called with ``run`` (the common options at work), with ``settings`` (an
+    instance of the given dataclass, each of whose fields has become an option), ``given`` (names
+    of those fields that the user has set), ``automatic`` (names of those whose value drstool should
+    find) and ``crf`` (settings of the CRF, or None) if it takes them, and with its own parameters. A
+    parameter of a dataclass's type stands for the parameters that its fields are, annotated and with
+    defaults as parameters are; the function is given an instance.
+
+    Parameters
+    ----------
+    name
+        Of the command.
+    example
+        A command line that runs, shown at the end of the help.
+    settings
+        A dataclass of :mod:`drstool.recipe`.
+    keep_going
+        Whether single images may fail and be left out.
+    resume
+        Whether an interrupted job can be resumed.
+    shards
+        Whether several calls, or the processes of ``torchrun``, do a shard of the images each.
+    crf
+        Default of ``--crf``; None: there is no such option.
+    crf_labels
+        Whether the CRF may start from labels because the named settings say so.
+    joint
+        Whether the processes of ``torchrun`` do one job together.
+    """
+    return _Command(
+        name, example, settings, keep_going, resume, shards, crf, crf_labels, joint).register
 
 
 def _parameters_of(kind: type) -> list[inspect.Parameter]:

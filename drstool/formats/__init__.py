@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from drstool.formats.pictures import check_picture, write_end, write_marker, write_pictures
     from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
     from drstool.formats.sinks import (
-        RecordSink, output_difference, check_sink, goes_to_disk, resume_beside, open_sink, write_both,
+        RecordSink, check_sink, goes_to_disk, open_sink, output_difference, resume_beside, write_both,
     )
     from drstool.formats.sources import RecordSource, open_records
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from drstool.artifacts.shard import Shard
 from drstool.artifacts.provenance import merge
+from drstool.artifacts.shard import Shard
 from drstool.errors import InputError, UsageError
 from drstool.formats import Header, LabelRecord, MapRecord, RecordSource
 from drstool.formats.records import encode_values

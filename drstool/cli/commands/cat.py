@@ -57,7 +57,6 @@ def cat(
     Shards are merged in the order of the whole, whatever their order here.
     """
     from drstool.artifacts.header import carrier
-    from drstool.artifacts.header import carrier
     from drstool.data.tags import read_class_names
     from drstool.formats import open_records, open_sink
     from drstool.stages import cat as stage

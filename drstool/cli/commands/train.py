@@ -457,7 +457,7 @@ class _Training:
         if run.resume:
             step = state.take_up()
             run.say(
-                f"{run.command}: nothing to go on with, starting from the beginning"
+                f"{run.command}: nothing to resume, starting from scratch"
                 if step is None
                 else f"{run.command}: going on after step {step}"
             )
