@@ -254,9 +254,9 @@ def test_bad_input(drs, photo, tmp_path, kind):
     (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: is where a CRF finds the images"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-confidence", "1"), "--crf-confidence: 1.0 is too large"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-srgb", "0"), "-srgb: 0.0 is too small"),
-    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is no finite number"),
+    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is not a finite number"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-gaussian-compat", "1e39"), "--crf-gaussian-compat"),
-    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-mode", "fast"), "--crf-mode: fast is no choice"),
+    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-mode", "fast"), "--crf-mode: 'fast' is not one of"),
 ])
 def test_wrong_command_lines(drs, voc, made, tmp_path, line, told):
     words = [{"MAPS": made.cams, "VOC": voc}.get(word, word) for word in line]

@@ -25,7 +25,7 @@ def options(settings: type) -> list[inspect.Parameter]:
         flag = "--" + spec.name.replace("_", "-")
         kind = _KINDS.get(str(spec.type), str)
         flags = (f"{flag}/--no-{spec.name.replace('_', '-')}",) if kind is bool else (flag,)
-        choices = spec.metadata.get("choices") or spec.metadata.get("parts")
+        choices = spec.metadata.get("choices") or spec.metadata.get("terms")
         more: dict[str, Any] = {"help": f"{spec.metadata['help']} {_defaults(settings, spec)}", "show_default": False}
         if choices and kind is str:
             more["metavar"] = "|".join(choices)
