@@ -246,11 +246,11 @@ def test_bad_input(drs, photo, tmp_path, kind):
 
 @pytest.mark.parametrize(("line", "told"), [
     (("crf", "MAPS", "--crf", "none"), "--crf: none leaves nothing to do"),
-    (("crf", "MAPS", "--crf", "densenet"), "--crf: 'densenet' is no choice; one of irn, deeplab, psa, none"),
+    (("crf", "MAPS", "--crf", "densenet"), "--crf: 'densenet' is not one of irn, deeplab, psa, none"),
     (("crf", "MAPS"), "--background: saliency needs saliency maps"),
-    (("crf", "MAPS", "--split", "val", *POWER), "--split: is a part of --data"),
-    (("crf", "MAPS", "--dtype", "int8"), "--dtype: 'int8' is no choice"),
-    (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: is a setting of the CRF, and there"),
+    (("crf", "MAPS", "--split", "val", *POWER), "--split: needs --data"),
+    (("crf", "MAPS", "--dtype", "int8"), "--dtype: 'int8' is not one of"),
+    (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: has no effect without a CRF"),
     (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: is where a CRF finds the images"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-confidence", "1"), "--crf-confidence: 1.0 is too large"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-srgb", "0"), "-srgb: 0.0 is too small"),

@@ -41,89 +41,103 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="Images: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
+        help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
         "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
         show_default=False,
     ),
 ]
 DataOrNone = Annotated[
     Optional[str],
-    typer.Option("--data", help="Images, as in the other commands; by default those that the input names."),
+    typer.Option("--data", help="Dataset, as in the other commands; by default, the images named in the input."),
 ]
-Split = Annotated[Optional[str], typer.Option("--split", help="Part of the data: a name, or for VOC a file of ids.")]
+Split = Annotated[
+    Optional[str], typer.Option("--split", help="Split of the dataset: its name or, for VOC, a file of image ids.")
+]
 Tags = Annotated[
     Optional[str],
-    typer.Option("--tags", help="File of image-level tags, 'id class class…' a line, in place of the data's own."),
+    typer.Option(
+        "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags."
+    ),
 ]
 Classes = Annotated[
-    Optional[str], typer.Option("--classes", help="File of object class names, one a line, in label order.")
+    Optional[str], typer.Option("--classes", help="File of object class names, one per line, in label order.")
 ]
-Weights = Annotated[str, typer.Option("--weights", help="Checkpoint.", show_default=False)]
+Weights = Annotated[str, typer.Option("--weights", help="Checkpoint to use.", show_default=False)]
 Init = Annotated[
     str,
     typer.Option(
         "--init",
-        help="Weights to start from: imagenet (torchvision's download), none, or a file: a "
-        "state dict of torchvision's network, or a drstool checkpoint.",
+        help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
+        "torchvision state dict or a drstool checkpoint.",
     ),
 ]
 Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
-LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder, or a stream.")]
+LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder or a stream.")]
 MapsIn = Annotated[
     Optional[str],
     typer.Argument(
-        metavar="INPUT", help="Map file, stream or folder; by default what comes on stdin.", show_default=False
+        metavar="INPUT", help="Map file, stream or folder; by default, a stream on stdin.", show_default=False
     ),
 ]
-Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency PNGs, ID.png each.")]
+Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency maps, one ID.png per image.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
 OutputOrStdout = Annotated[
     Optional[str],
-    typer.Option("-o", "--output", help="File or folder to write; by default a stream on stdout, for a pipe."),
+    typer.Option("-o", "--output", help="File or folder to write; by default, a stream on stdout, for a pipe."),
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")
+    str,
+    typer.Option(
+        "--precision", help="Floating-point precision: float32, bfloat16, or auto (bfloat16 if the device supports it)."
+    ),
 ]
-# Of results from networks, unlike of training: they must be the same on every device.
+# Unlike in training, the default is float32: maps must be the same on every device.
 MapPrecision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="float32; on a GPU also float16 (faster, and maps differ by about 1/100) and bfloat16 (by up to 1/10); "
-        "auto: float16 on a GPU.",
+        help="Floating-point precision: float32; on a GPU also float16 (faster; maps differ by about 0.01) or bfloat16 "
+        "(differ by up to 0.1); auto: float16 on a GPU.",
     ),
 ]
 Tf32 = Annotated[
-    bool, typer.Option("--tf32/--no-tf32", help="On a GPU, round float32 factors to TF32 where it does so: as float16.")
+    bool,
+    typer.Option("--tf32/--no-tf32", help="On a GPU, allow TF32 in float32 products (faster; as exact as float16)."),
 ]
 Winograd = Annotated[
     bool,
-    typer.Option("--winograd/--no-winograd", help="On a CPU, convolve by Winograd's way: equal but for last digits."),
+    typer.Option(
+        "--winograd/--no-winograd",
+        help="On a CPU, use Winograd convolutions: about twice as fast, last digits differ.",
+    ),
 ]
 Autotune = Annotated[
-    bool, typer.Option("--autotune/--no-autotune", help="On a GPU, try which convolution is fastest, once a size.")
+    bool,
+    typer.Option(
+        "--autotune/--no-autotune", help="On a GPU, find the fastest convolution algorithm once per input size."
+    ),
 ]
 
 
 def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
-    """The options that every command has, and ``--keep-going`` and ``--resume`` where they mean something."""
-    workers = "Images read or written at the same time; by default as the machine allows."
+    """The options that every command has, plus ``--keep-going`` and ``--resume`` if it supports them."""
+    workers = "Number of images to read or write in parallel; by default, chosen to suit the machine."
     options = [
-        option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
-        option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
+        option("device", str, "auto", "--device", help="Device to run on: auto, cpu, cuda or cuda:N."),
+        option("seed", int, 0, "--seed", help="Random seed.", min=0, max=2**32 - 1),
         option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
         option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
-        option("resume", bool, False, "--resume", help="Go on with the same work where it was interrupted."),
-        option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
+        option("resume", bool, False, "--resume", help="Resume an interrupted run of the same command."),
+        option("keep_going", bool, False, "--keep-going", help="Skip images that fail; the exit code is then 4."),
         option(
             "no_provenance",
             bool,
             False,
             "--no-provenance",
-            help="Write no history, so that the same work gives the same bytes.",
+            help="Record no history in the output, so that identical runs give identical bytes.",
         ),
-        option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
-        option("verbose", bool, False, "-v", "--verbose", help="Also say the settings, and where networks run."),
+        option("quiet", bool, False, "-q", "--quiet", help="Print nothing but errors."),
+        option("verbose", bool, False, "-v", "--verbose", help="Also print the settings and the device."),
     ]
     wanted = {"keep_going": keep_going, "resume": resume}
     return [each for each in options if wanted.get(each.name, True)]
@@ -193,7 +207,7 @@ def command(
                 if crf is not None:
                     values["crf"] = numbers.chosen_crf(values, crf_labels)
                 if settings is not None:
-                    run.detail(numbers.told(values["settings"]))
+                    run.detail(numbers.summary(values["settings"]))
                 function(run=run, **values)
 
         chosen = numbers.options(settings) if settings is not None else []
