@@ -249,17 +249,17 @@ def test_bad_input(drs, photo, tmp_path, kind):
 
 @pytest.mark.parametrize(("line", "told"), [
     (("crf", "MAPS", "--crf", "none"), "--crf: none leaves nothing to do"),
-    (("crf", "MAPS", "--crf", "densenet"), "--crf: 'densenet' is no choice; one of irn, deeplab, psa, none"),
+    (("crf", "MAPS", "--crf", "densenet"), "--crf: 'densenet' is not one of irn, deeplab, psa, none"),
     (("crf", "MAPS"), "--background: saliency needs saliency maps"),
-    (("crf", "MAPS", "--split", "val", *POWER), "--split: is a part of --data"),
-    (("crf", "MAPS", "--dtype", "int8"), "--dtype: 'int8' is no choice"),
-    (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: is a setting of the CRF, and there"),
+    (("crf", "MAPS", "--split", "val", *POWER), "--split: needs --data"),
+    (("crf", "MAPS", "--dtype", "int8"), "--dtype: 'int8' is not one of"),
+    (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: has no effect without a CRF"),
     (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: names the CRF's images"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-confidence", "1"), "--crf-confidence: 1.0 is too large"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-srgb", "0"), "-srgb: 0.0 is too small"),
-    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is no finite number"),
+    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is not a finite number"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-gaussian-compat", "1e39"), "--crf-gaussian-compat"),
-    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-mode", "fast"), "--crf-mode: fast is no choice"),
+    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-mode", "fast"), "--crf-mode: 'fast' is not one of"),
 ])
 def test_wrong_command_lines(drs, voc, made, tmp_path, line, told):
     words = [{"MAPS": made.cams, "VOC": voc}.get(word, word) for word in line]

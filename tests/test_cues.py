@@ -177,7 +177,7 @@ def test_missing_or_other_sized_saliency_is_an_error():
     with pytest.raises(UsageError, match="--background"):
         check_saliency_given(CueSettings(), given=False)
     check_saliency_given(CueSettings(background="power"), given=False)
-    with pytest.raises(InputError, match="is 3 x 2 pixels, the maps are 1 x 1"):
+    with pytest.raises(InputError, match="has 3 × 2 pixels, but the maps have 1 × 1"):
         pseudo_label(column(0.5), [1], CueSettings(), np.zeros((2, 3), np.uint8))
 
 

@@ -29,64 +29,75 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="Images: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
+        help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
         "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
         show_default=False,
     ),
 ]
 DataOrNone = Annotated[
     Optional[str],
-    typer.Option("--data", help="Images, as in the other commands; by default those that the input names."),
+    typer.Option("--data", help="Dataset, as in the other commands; by default, the images named in the input."),
 ]
-Split = Annotated[Optional[str], typer.Option("--split", help="Part of the data: a name, or for VOC a file of ids.")]
+Split = Annotated[
+    Optional[str], typer.Option("--split", help="Split of the dataset: its name or, for VOC, a file of image ids.")
+]
 Tags = Annotated[
     Optional[str],
-    typer.Option("--tags", help="File of image-level tags, 'id class class…' a line, in place of the data's own."),
+    typer.Option(
+        "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags."
+    ),
 ]
 Classes = Annotated[
-    Optional[str], typer.Option("--classes", help="File of object class names, one a line, in label order.")
+    Optional[str], typer.Option("--classes", help="File of object class names, one per line, in label order.")
 ]
-Weights = Annotated[str, typer.Option("--weights", help="Checkpoint.", show_default=False)]
+Weights = Annotated[str, typer.Option("--weights", help="Checkpoint to use.", show_default=False)]
 Init = Annotated[
     str,
     typer.Option(
         "--init",
-        help="Weights to start from: imagenet (torchvision's download), none, or a file: a "
-        "state dict of torchvision's network, or a drstool checkpoint.",
+        help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
+        "torchvision state dict or a drstool checkpoint.",
     ),
 ]
 Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
-LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder, or a stream.")]
+LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder or a stream.")]
 MapsIn = Annotated[
     Optional[str],
     typer.Argument(
-        metavar="INPUT", help="Map file, stream or folder; by default what comes on stdin.", show_default=False
+        metavar="INPUT", help="Map file, stream or folder; by default, a stream on stdin.", show_default=False
     ),
 ]
-Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency PNGs, ID.png each.")]
+Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency maps, one ID.png per image.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
 OutputOrStdout = Annotated[
     Optional[str],
-    typer.Option("-o", "--output", help="File or folder to write; by default a stream on stdout, for a pipe."),
+    typer.Option("-o", "--output", help="File or folder to write; by default, a stream on stdout, for a pipe."),
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")
+    str,
+    typer.Option(
+        "--precision", help="Floating-point precision: float32, bfloat16, or auto (bfloat16 if the device supports it)."
+    ),
 ]
-# Of results from networks, unlike of training: they must be the same on every device.
+# Unlike in training, the default is float32: maps must be the same on every device.
 MapPrecision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="float32; on a GPU also float16 (faster, and maps differ by about 1/100) and bfloat16 (by up to 1/10); "
-        "auto: float16 on a GPU.",
+        help="Floating-point precision: float32; on a GPU also float16 (faster; maps differ by about 0.01) or bfloat16 "
+        "(differ by up to 0.1); auto: float16 on a GPU.",
     ),
 ]
 Tf32 = Annotated[
-    bool, typer.Option("--tf32/--no-tf32", help="On a GPU, round float32 factors to TF32 where it does so: as float16.")
+    bool,
+    typer.Option("--tf32/--no-tf32", help="On a GPU, allow TF32 in float32 products (faster; as exact as float16)."),
 ]
 Winograd = Annotated[
     bool,
-    typer.Option("--winograd/--no-winograd", help="On a CPU, convolve by Winograd's way: equal but for last digits."),
+    typer.Option(
+        "--winograd/--no-winograd",
+        help="On a CPU, use Winograd convolutions: about twice as fast, last digits differ.",
+    ),
 ]
 MapSize = Annotated[
     str,
@@ -103,7 +114,10 @@ Dtype = Annotated[
     ),
 ]
 Autotune = Annotated[
-    bool, typer.Option("--autotune/--no-autotune", help="On a GPU, try which convolution is fastest, once a size.")
+    bool,
+    typer.Option(
+        "--autotune/--no-autotune", help="On a GPU, find the fastest convolution algorithm once per input size."
+    ),
 ]
 
 

@@ -33,11 +33,11 @@ _MOST_WORKERS = 16
 class CommonOptions:
     """The options that commands have in common; ``shard``, ``resume`` and ``keep_going`` only some."""
 
-    device: Annotated[str, typer.Option(help="Device for networks: auto, cpu, cuda or cuda:N.")] = "auto"
+    device: Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda or cuda:N.")] = "auto"
     seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=2**32 - 1)] = 0
     workers: Annotated[
         Optional[int],
-        typer.Option(help="Threads or processes that read and write images; by default as many as the machine allows.",
+        typer.Option(help="Number of images to read or write in parallel; by default, chosen to suit the machine.",
                      min=0, max=1024),
     ] = None
     shard: Annotated[
@@ -49,15 +49,16 @@ class CommonOptions:
         ),
     ] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the same job where it was interrupted.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run of the same command.")] = False
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out images that fail; the exit code is then 4.")
+        bool, typer.Option("--keep-going", help="Skip images that fail; the exit code is then 4.")
     ] = False
     no_provenance: Annotated[
-        bool, typer.Option("--no-provenance", help="Omit the history, so that the same job gives the same bytes.")
+        bool,
+        typer.Option("--no-provenance", help="Record no history in the output, so that identical runs give identical bytes."),
     ] = False
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also print settings and devices.")] = False
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also print the settings and the device.")] = False
 
 
 class Run(Console):
