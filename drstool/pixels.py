@@ -1,7 +1,21 @@
-"""How large a picture may be."""
+"""How large a picture may be, and how its size is written."""
 
-__all__ = ["MAX_PIXELS"]
+from __future__ import annotations
+
+__all__ = ["MAX_PIXELS", "shown_size"]
 
 # More than any photograph or scan of the field; a header that claims more is a mistake or an
 # attack, and one such picture as float maps would not fit into memory.
 MAX_PIXELS = 100_000_000
+
+
+def shown_size(size: tuple[int, ...]) -> str:
+    """A size ``(H, W)`` as messages and tables show it: width × height, in pixels.
+
+    Examples
+    --------
+    >>> shown_size((375, 500))
+    '500 × 375'
+    """
+    height, width = size
+    return f"{width} × {height}"
