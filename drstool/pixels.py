@@ -1,4 +1,4 @@
-"""How large a picture may be, and how its size is written."""
+"""How large a picture may be, and how its size is told."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ MAX_PIXELS = 100_000_000
 
 
 def shown_size(size: tuple[int, ...]) -> str:
-    """A size ``(H, W)`` as messages and tables show it: width × height, in pixels.
+    """An image size ``(H, W)`` as people are told it: width × height, in pixels.
 
     Examples
     --------
     >>> shown_size((375, 500))
     '500 × 375'
     """
-    height, width = size
-    return f"{width} × {height}"
+    return f"{size[1]} × {size[0]}"
