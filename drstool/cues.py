@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 
 from drstool.errors import InputError, UsageError
+from drstool.files import unreadable
 from drstool.identifiers import member_name
 from drstool.labels import BACKGROUND, ignore_label
 from drstool.recipe import CueSettings
@@ -411,7 +412,7 @@ def saliency_folder(folder: str | Path) -> Callable[[str], Path]:
         except (FileNotFoundError, NotADirectoryError):
             found = False
         except OSError as error:
-            raise InputError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
+            raise unreadable(path, error, "check its permissions") from error
         if not found:
             raise InputError(
                 path, f"there is no saliency map of image '{identifier}'",

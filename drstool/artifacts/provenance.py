@@ -11,7 +11,7 @@ from datetime import datetime, UTC
 from pathlib import Path
 
 from drstool import __version__
-from drstool.errors import InputError
+from drstool.files import unreadable
 
 __all__ = ["entry", "file_digest", "merge", "method_of", "timestamp", "without_home"]
 
@@ -99,7 +99,7 @@ def file_digest(path: str | Path) -> str:
             while part := file.read(1 << 20):
                 digest.update(part)
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     return f"sha256:{digest.hexdigest()}"
 
 
