@@ -26,8 +26,10 @@ from drstool.artifacts.header import END_NAME, FORMAT, HEADER_NAME, json_bytes
 from drstool.artifacts.job import Work
 from drstool.artifacts.provenance import timestamp
 from drstool.errors import InputError, OutputError
+from drstool.files import unreadable
+from drstool.png import is_whole_png
 
-__all__ = ["Journal", "KeptFolder", "is_whole_png", "keeping"]
+__all__ = ["Journal", "KeptFolder", "keeping"]
 
 _MAGIC = b"drstool unfinished 1\n"
 # Checksum of what follows, and its length.
@@ -36,7 +38,6 @@ _FRAME = struct.Struct("<IQ")
 _MAX_FRAME_BYTES = (1 << 32) + (1 << 24)
 # What a work's description takes at most: class names by the ten thousand.
 _MAX_WORK_BYTES = 16 << 20
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class _Kept:
@@ -167,7 +168,7 @@ class Journal(_Kept):
                 _, length = _FRAME.unpack(head)
                 told = file.read(min(length, _MAX_WORK_BYTES))
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self.path, error) from error
         # By the length alone, which may be what is damaged, a whole journal could look so too; with the end of
         # its first line it has begun.
         return len(told) < length <= _MAX_WORK_BYTES and b"\n" not in told
@@ -267,10 +268,7 @@ class Journal(_Kept):
                         raise self._damaged()
                     yield told, file.tell(), rest if data else b""
         except OSError as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: OSError) -> InputError:
-        return InputError(self.path, f"cannot be read: {error.strerror or error}")
+            raise unreadable(self.path, error) from error
 
 
 class KeptFolder(_Kept):
@@ -400,23 +398,3 @@ class KeptFolder(_Kept):
 def keeping(kept: Journal | KeptFolder | None) -> AbstractContextManager[None]:
     """As :meth:`Journal.kept_on_failure`; nothing where nothing is kept."""
     return nullcontext() if kept is None else kept.kept_on_failure()
-
-
-def is_whole_png(path: Path) -> bool:
-    """Whether a PNG has all of its parts, by their checksums, up to its end."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return False
-    if not data.startswith(_PNG_SIGNATURE):
-        return False
-    place = len(_PNG_SIGNATURE)
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        end = place + 12 + length
-        if end > len(data) or zlib.crc32(data[place + 4: end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            return False
-        if data[place + 4: place + 8] == b"IEND":
-            return end == len(data)
-        place = end
-    return False
