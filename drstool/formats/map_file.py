@@ -14,7 +14,6 @@ Files without checksums, and with texts of any length, as other programs write t
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import threading
@@ -43,8 +42,6 @@ __all__ = ["MapFileReader", "MapFileWriter", "decode_map", "encode_map", "restor
 _LIBVER = ("v110", "v110")
 _GZIP_LEVEL = 4
 _IDS_IN_CHUNK = 1024
-
-_memory_names = itertools.count()
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,13 +368,13 @@ def encode_map(record: MapRecord, header: Header, *, compress: bool = False) -> 
         The record is not one a map file can hold.
     """
     check_map_record(record, len(header.class_names), "stream")
-    name = f"drstool-memory-{next(_memory_names)}"
-    with h5py.File(name, "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+    # Not HDF5's own file in memory: until version 2 the image of one that is open has a wrong checksum.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=_LIBVER) as file:
         _write_header(file, header)
         _write_map(file, record, PackedMap.of(record).chunks if compress else None)
         _finish(file, header, [record.id])
-        file.flush()
-        return file.id.get_file_image()
+    return buffer.getvalue()
 
 
 def decode_map(data: bytes, header: Header, where: object) -> MapRecord:
