@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 
 from drstool.errors import InputError, UsageError
+from drstool.files import unreadable
 from drstool.identifiers import member_name
 from drstool.labels import BACKGROUND, ignore_label
 from drstool.pixels import shown_size
@@ -404,7 +405,7 @@ def saliency_folder(folder: str | Path) -> Callable[[str], Path]:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
-            raise InputError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
+            raise unreadable(path, error, "check its permissions") from error
         raise InputError(
             path, f"no saliency map for image '{identifier}'",
             "create it with 'drstool saliency', or use --background constant or power",

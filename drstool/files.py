@@ -1,4 +1,4 @@
-"""Reading files whole, within bounds; and what to say of those that cannot be read."""
+"""Reading whole files of bounded size, and the error for those that cannot be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drstool.errors import InputError
 
-__all__ = ["read_bytes"]
+__all__ = ["read_bytes", "unreadable"]
 
 # Sixteen times what the largest picture takes uncompressed.
 _MAX_BYTES = 2**31
@@ -16,44 +16,67 @@ _READ_ONLY = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY",
 _PART_BYTES = 1 << 20
 
 
-def read_bytes(source: bytes | str | Path, where: object = None, *, most: int = _MAX_BYTES) -> bytes:
-    """A regular file's bytes, of which there may be so many; bytes stay as they are.
+def unreadable(path: object, error: Exception, right: str = "") -> InputError:
+    """The error to raise where the system cannot read a file, with the system's reason.
+
+    Examples
+    --------
+    >>> print(unreadable("a.png", PermissionError(13, "Permission denied"), "check its permissions"))
+    a.png: cannot be read: Permission denied; check its permissions
+    """
+    return InputError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}", right)
+
+
+def read_bytes(
+    source: bytes | str | Path, where: object = None, *, most: int = _MAX_BYTES, pipes: bool = False,
+) -> bytes:
+    """The bytes of a file; a source that is bytes already is returned as it is.
+
+    Parameters
+    ----------
+    source
+    where
+        Named in errors; the path where not given.
+    most
+        Largest size accepted, in bytes.
+    pipes
+        Accept pipes and devices too, not only regular files.
 
     Raises
     ------
     InputError
-        It is missing, no file, too large, or may not be read.
+        It is missing, not a file, too large, or may not be read.
     """
     if isinstance(source, bytes):
         return source
-    told = where if where is not None else source
+    where = source if where is None else where
     try:
         # Before opening: a named pipe would block, a device never end.
         status = os.stat(source)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(told, "is no file", "give a regular file")
+        if not (pipes or stat.S_ISREG(status.st_mode)):
+            raise InputError(where, "is not a file", "give a regular file")
         if status.st_size > most:
-            raise InputError(told, f"has {status.st_size:,} bytes", f"at most {most:,}")
-        # The system is asked as little as can be: at each call threads wait for each other.
+            raise InputError(where, f"has {status.st_size:,} bytes", f"at most {most:,}")
+        # As few system calls as possible: threads wait for each other at each.
         file = os.open(source, _READ_ONLY)
         try:
-            return _read_whole(file, status.st_size, most, told)
+            return _read_whole(file, status.st_size, most, where)
         finally:
             os.close(file)
-    except OSError as error:
-        raise InputError(told, f"cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path.
+        raise unreadable(where, error, "check the path") from error
 
 
 def _read_whole(file: int, size: int, most: int, where: object) -> bytes:
-    """All bytes of a file that was of that size."""
+    """All bytes of an open file that is expected to have ``size`` of them."""
     data = os.read(file, size + 1)
     if len(data) == size:
         return data
-    # It has changed meanwhile, or is one of those that the system makes up.
+    # A pipe, a file the system makes up, or one that has changed meanwhile.
     parts, found = [data], len(data)
     while found <= most and (part := os.read(file, _PART_BYTES)):
         parts.append(part)
         found += len(part)
     if found > most:
-        raise InputError(where, "grows while it is read", f"at most {most:,} bytes")
+        raise InputError(where, f"has more than {most:,} bytes", "give a smaller file")
     return b"".join(parts)

@@ -1,25 +1,55 @@
-"""Pillow as it is used here: what it raises of damaged pictures, and what it need not say.
+"""Pillow as drstool uses it: which warnings are silenced, and how a PNG is opened or refused.
 
-It takes a while to import; what reads label images only mostly does without.
+Pillow takes a while to import; what only sometimes reads a picture imports this module when it does.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
 
 from PIL import Image
 
-__all__ = ["DAMAGE"]
+from drstool.errors import InputError
+from drstool.pixels import MAX_PIXELS, shown_size
+from drstool.png import SIGNATURE, chunk_kinds
+
+__all__ = ["load_png"]
 
 # What Pillow raises on damaged PNGs.
-DAMAGE = (
+_DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )
-# MAX_PIXELS decides alone. Pillow's own warning would be a second line on stderr, and silencing
+# MAX_PIXELS alone decides. Pillow's own warning would be a second line on stderr, and silencing
 # it picture by picture (warnings.catch_warnings) is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# What else it finds odd, such as broken EXIF data, is no matter of the user's where pixels can be read.
+# Other oddities, such as broken EXIF data, do not concern the user as long as the pixels can be read.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def load_png(data: bytes, where: object) -> Image.Image:
+    """A decoded PNG whose checksums are all right.
+
+    Raises
+    ------
+    InputError
+        It is not a PNG, damaged, cut short, or too large.
+    """
+    if not data.startswith(SIGNATURE):
+        raise InputError(where, "is not a PNG" if data else "is empty", "give a PNG")
+    try:
+        # Pillow itself does not compare the checksums of the pixels.
+        kinds = list(chunk_kinds(io.BytesIO(data)))
+        if kinds[0] != b"IHDR" or kinds.count(b"IHDR") > 1:
+            raise ValueError("it does not begin with its only IHDR")
+        picture = Image.open(io.BytesIO(data), formats=["PNG"])
+        if picture.width * picture.height > MAX_PIXELS:
+            raise InputError(
+                where, f"has {shown_size((picture.height, picture.width))} pixels", f"at most {MAX_PIXELS:,} in all")
+        picture.load()
+    except _DAMAGE as error:
+        raise InputError(where, f"is a damaged PNG ({error})", "copy or make it again") from error
+    return picture

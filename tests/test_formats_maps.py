@@ -115,7 +115,7 @@ def test_plain_h5py_reads_it(tmp_path):
         assert [name.decode() for name in file["ids"]] == ["street/0001 ä", "z"]
         maps = file["maps/street/0001 ä"]
         assert maps.shape == (2, 3, 4) and maps.chunks == (1, 3, 4) and maps.compression == "gzip"
-        assert maps.fletcher32 and list(maps.attrs["labels"]) == [1, 3]
+        assert not maps.fletcher32 and list(maps.attrs["labels"]) == [1, 3]
         assert list(maps.attrs["image_size"]) == [6, 8] and maps.attrs["image"] == b"a.jpg"
 
 
@@ -326,9 +326,9 @@ def test_files_that_were_tampered_with_are_told(tmp_path, action):
 def test_another_hdf5_file_is_told(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["data"] = [1]
-    with pytest.raises(InputError, match="none of drstool's"):
+    with pytest.raises(InputError, match="not one of drstool's"):
         open_records(str(tmp_path / "x.h5"))
-    with pytest.raises(InputError, match="no HDF5 file"):
+    with pytest.raises(InputError, match="not an HDF5 file"):
         MapFileReader(__file__)
     with pytest.raises(InputError, match="No such file"):
         MapFileReader(tmp_path / "none.h5")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from drstool import formats
-from drstool.artifacts import job as works, resume as unfinished
+from drstool.artifacts import job as works
 from drstool.artifacts.atomic import clear_away, new_folder
 from drstool.artifacts.job import Job, sampled_digest
 from drstool.artifacts.resume import Journal, PartialFolder
@@ -299,17 +299,6 @@ def test_pictures_that_were_cut_off_are_made_again(drs, world, tmp_path, after, 
     assert outcome.code == 0, outcome.err
     assert "resuming after 1 " in outcome.err
     assert contents(tmp_path / output) == world.whole(drs, name)
-
-
-def test_whole_pngs_are_told_from_others(tmp_path):
-    path = tmp_path / "a.png"
-    Image.linear_gradient("L").save(path)
-    data = path.read_bytes()
-    assert unfinished.is_whole_png(path)
-    for bad in (*(data[:n] for n in range(0, len(data), 7)), data + b"x", b"", data[:60] + b"?" + data[61:]):
-        path.write_bytes(bad)
-        assert not unfinished.is_whole_png(path)
-    assert not unfinished.is_whole_png(tmp_path / "none.png")
 
 
 def test_other_files_in_the_place_of_what_is_kept_are_told(drs, world, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 
 from drstool import __version__
 from drstool.artifacts.provenance import timestamp, without_home
-from drstool.errors import InputError
+from drstool.files import unreadable
 
 __all__ = ["WORTH_KEEPING", "Job", "is_duration", "is_job", "recorded_job", "sampled_digest", "without_outcome"]
 
@@ -235,7 +235,7 @@ def sampled_digest(path: str | Path) -> str:
         else:
             _add(digest, Path(path), _PIECES, _PIECE_BYTES)
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     return f"sampled-sha256:{digest.hexdigest()}"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, UTC
 from pathlib import Path
 
-from drstool.errors import InputError
+from drstool.files import unreadable
 
 __all__ = ["file_digest", "merge", "method_of", "timestamp", "without_home"]
 
@@ -51,7 +51,7 @@ def file_digest(path: str | Path) -> str:
             while part := file.read(1 << 20):
                 digest.update(part)
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -26,8 +26,10 @@ from drstool.artifacts.header import END_NAME, FORMAT, HEADER_NAME, json_bytes
 from drstool.artifacts.job import Job, is_duration, is_job
 from drstool.artifacts.provenance import timestamp
 from drstool.errors import InputError, OutputError
+from drstool.files import unreadable
+from drstool.png import is_whole_png
 
-__all__ = ["Journal", "PartialFolder", "is_whole_png", "keeping"]
+__all__ = ["Journal", "PartialFolder", "keeping"]
 
 _MAGIC = b"drstool unfinished 1\n"
 # Checksum of what follows, and its length.
@@ -36,7 +38,6 @@ _FRAME = struct.Struct("<IQ")
 _MAX_FRAME_BYTES = (1 << 32) + (1 << 24)
 # A job's description at most: class names by the ten thousand.
 _MAX_JOB_BYTES = 16 << 20
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class _Resume:
@@ -168,7 +169,7 @@ class Journal(_Resume):
                 _, length = _FRAME.unpack(head)
                 content = file.read(min(length, _MAX_JOB_BYTES))
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self.path, error) from error
         # A damaged length can make a whole journal look like this too; but one that holds the end of its
         # first line has begun.
         return len(content) < length <= _MAX_JOB_BYTES and b"\n" not in content
@@ -260,7 +261,7 @@ class Journal(_Resume):
                     text, _, rest = content.partition(b"\n")
                     yield self._parsed(text), file.tell(), rest if data else b""
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self.path, error) from error
 
     def _parsed(self, text: bytes) -> dict[str, Any]:
         try:
@@ -270,9 +271,6 @@ class Journal(_Resume):
         if not isinstance(frame, dict) or not is_duration(frame.get("seconds")):
             raise self._damaged()
         return frame
-
-    def _unreadable(self, error: OSError) -> InputError:
-        return InputError(self.path, f"cannot be read: {error.strerror or error}")
 
 
 class PartialFolder(_Resume):
@@ -398,23 +396,3 @@ class PartialFolder(_Resume):
 def keeping(resume: Journal | PartialFolder | None) -> AbstractContextManager[None]:
     """As ``kept_on_failure``; nothing where nothing can be resumed."""
     return nullcontext() if resume is None else resume.kept_on_failure()
-
-
-def is_whole_png(path: Path) -> bool:
-    """Whether a PNG has all of its parts, by their checksums, up to its end."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return False
-    if not data.startswith(_PNG_SIGNATURE):
-        return False
-    place = len(_PNG_SIGNATURE)
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        end = place + 12 + length
-        if end > len(data) or zlib.crc32(data[place + 4: end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            return False
-        if data[place + 4: place + 8] == b"IEND":
-            return end == len(data)
-        place = end
-    return False

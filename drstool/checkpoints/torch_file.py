@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drstool.errors import ForeignError, InputError
+from drstool.files import unreadable
 
 __all__ = ["check_torch_file"]
 
@@ -66,7 +67,7 @@ def check_torch_file(path: str | Path, allowed: Collection[str] = ()) -> None:
             else:
                 raise ForeignError(path, "is no torch file, or a damaged one", _AGAIN)
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
+        raise unreadable(path, error, "check its permissions") from error
 
 
 def _check_archive(file: BinaryIO, path: object, allowed: Collection[str]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.text import read_text
 from drstool.errors import InputError
+from drstool.files import unreadable
 from drstool.identifiers import check_id
 from drstool.labels import BACKGROUND, check_class_names, ignore_label, label_of, label_type
 from drstool.pixels import MAX_PIXELS
@@ -176,7 +177,7 @@ def _load(path: Path) -> _Coco:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror}", "check the path") from None
+        raise unreadable(path, error, "check the path") from None
     return _parse(path, status.st_mtime_ns, status.st_size)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 import drstool.pillow  # noqa: F401 - it silences what Pillow says of large and of odd pictures
 from drstool.errors import DrstoolError, InputError
 from drstool.pixels import MAX_PIXELS
+from drstool.png import chunk_kinds
 
 if TYPE_CHECKING:
     from drstool.data.item import Item
@@ -48,7 +48,6 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 # Where a scan of a JPEG begins; encoders make ten or so.
 _SCAN, _MOST_SCANS, _PART = b"\xff\xda", 100, 1 << 20
 
-_PNG_SIGNATURE_LENGTH = 8
 _PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 
 _T = TypeVar("_T")
@@ -244,19 +243,18 @@ def _metadata_follow_pixels(file: BinaryIO | None) -> bool:
     """Whether an open PNG has metadata behind its pixels, where some programs put them."""
     if file is None:  # Decoded and closed: all metadata are known.
         return False
-    position = file.tell()
+    position, pixels_seen = file.tell(), False
+    file.seek(0)
     try:
-        file.seek(_PNG_SIGNATURE_LENGTH)
-        pixels_seen = False
-        while len(header := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", header)
+        for kind in chunk_kinds(file, check=False):
             if pixels_seen and kind in _PNG_METADATA:
                 return True
             pixels_seen |= kind == b"IDAT"
-            file.seek(length + 4, os.SEEK_CUR)  # The chunk's data and its checksum.
-        return False
+    except ValueError:  # Cut short.
+        pass
     finally:
         file.seek(position)
+    return False
 
 
 def _to_rgb(image: Image.Image, where: object) -> Image.Image:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
+from drstool.files import unreadable
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 
@@ -30,8 +31,7 @@ def read_folder(root: Path, split: str | None) -> RawDataset:
     try:
         return _read(root, split)
     except OSError as error:
-        raise InputError(error.filename or root, f"cannot be read: {error.strerror}",
-                         "check its permissions") from None
+        raise unreadable(error.filename or root, error, "check its permissions") from None
 
 
 def _read(root: Path, split: str | None) -> RawDataset:

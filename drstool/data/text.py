@@ -5,31 +5,12 @@ from __future__ import annotations
 import os
 
 from drstool.errors import InputError
+from drstool.files import read_bytes
 
-__all__ = ["decode_text", "read_bytes", "read_lines", "read_text"]
+__all__ = ["decode_text", "read_lines", "read_text"]
 
 # COCO's largest annotation file has half as many.
 MAX_TEXT_BYTES = 1 << 30
-
-
-def read_bytes(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> bytes:
-    """Content of a file, which may be a pipe.
-
-    Raises
-    ------
-    InputError
-        It cannot be read, or has more than so many bytes.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read(most + 1)
-        if len(content) > most:
-            raise InputError(path, f"has more than {most:,} bytes", "give a smaller file")
-        return content
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror}", "check the path") from None
-    except ValueError as error:  # A null byte in the path.
-        raise InputError(path, f"cannot be read: {error}", "check the path") from None
 
 
 def decode_text(content: bytes, where: object) -> str:
@@ -48,8 +29,8 @@ def decode_text(content: bytes, where: object) -> str:
 
 
 def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:
-    """A text file's content; see :func:`read_bytes` and :func:`decode_text`."""
-    return decode_text(read_bytes(path, most), path)
+    """A text file's content; see :func:`drstool.files.read_bytes` and :func:`decode_text`."""
+    return decode_text(read_bytes(path, most=most, pipes=True), path)
 
 
 def read_lines(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> list[str]:

@@ -18,8 +18,9 @@ from xml.etree import ElementTree
 
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.tags import gather_names, read_class_names, read_tag_list, split_id
-from drstool.data.text import read_bytes, read_lines
+from drstool.data.text import read_lines
 from drstool.errors import InputError, UsageError
+from drstool.files import read_bytes
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 
@@ -100,7 +101,7 @@ def object_names(path: str | Path) -> tuple[str, ...]:
         It cannot be read, is no well-formed XML, or declares a document type: annotations need
         none, and entities are how XML attacks its reader.
     """
-    content = read_bytes(path, _MAX_XML_BYTES)
+    content = read_bytes(path, most=_MAX_XML_BYTES, pipes=True)
     try:
         parser = ElementTree.XMLParser(target=_PlainTree())
         objects = ElementTree.fromstring(content, parser).iterfind("object")

@@ -16,7 +16,7 @@ from drstool.artifacts.atomic import writing
 from drstool.artifacts.end_record import check_end_file, end_record
 from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes
 from drstool.errors import ForeignError, InputError
-from drstool.files import read_bytes
+from drstool.files import read_bytes, unreadable
 from drstool.formats.label_png import decode_label, encode_label
 from drstool.formats.records import LabelRecord, LazyRecord, check_label_record
 from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
@@ -209,7 +209,7 @@ def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:
 
 def _walk(folder: Path, where: str, *, hidden: bool) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
-        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(where, error) from error
 
     def seen(name: str) -> bool:
         # '._NAME' is what one system drops beside each file that it copies elsewhere.

@@ -12,11 +12,9 @@ from drstool.artifacts.atomic import new_folder
 from drstool.artifacts.end_record import end_record
 from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, json_bytes
 from drstool.artifacts.resume import PartialFolder, keeping
-from drstool.errors import InputError
 from drstool.files import read_bytes
 from drstool.identifiers import Names
 from drstool.parallel import ordered_map
-from drstool.pixels import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,19 +116,8 @@ def check_picture(path: str | Path) -> None:
     Raises
     ------
     InputError
-        It is not, or no PNG, or too large.
+        It is damaged, not a PNG, or too large.
     """
-    from PIL import Image
+    from drstool.pillow import load_png
 
-    from drstool.pillow import DAMAGE
-
-    data = read_bytes(path)
-    try:
-        # As with label images, only verifying looks at every checksum.
-        for check in ("verify", "load"):
-            picture = Image.open(io.BytesIO(data), formats=["PNG"])
-            if picture.width * picture.height > MAX_PIXELS:
-                raise InputError(path, f"has {picture.width} x {picture.height} pixels", f"at most {MAX_PIXELS:,}")
-            getattr(picture, check)()
-    except DAMAGE as error:
-        raise InputError(path, f"is a damaged PNG ({error})", "make it again") from error
+    load_png(read_bytes(path), path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from typing import BinaryIO
 
-from drstool.errors import InputError
+from drstool.files import unreadable
 
 __all__ = ["BLOCK", "read_up_to"]
 
@@ -36,5 +36,5 @@ def read_up_to(stream: BinaryIO, size: int, where: object) -> bytes:
             parts.append(part)
             size -= len(part)
     except OSError as error:
-        raise InputError(where, f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(where, error) from error
     return b"".join(parts)

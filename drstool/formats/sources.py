@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO, Union
 
 from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, carrier
 from drstool.errors import ForeignError, InputError, UsageError
+from drstool.files import unreadable
 from drstool.formats.pipes import BLOCK, read_up_to
+from drstool.png import SIGNATURE
 
 if TYPE_CHECKING:
     from drstool.formats.label_folder import LabelFolderReader
@@ -155,7 +157,7 @@ def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> Re
     except FileNotFoundError as error:
         raise InputError(source, "no such file or folder", _SOURCES) from error
     except OSError as error:
-        raise InputError(source, f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(source, error) from error
     try:
         return _open_file(file, str(source), path)
     except BaseException:
@@ -211,7 +213,7 @@ def _tar_reader(stream: BinaryIO, where: str, head: bytes) -> StreamReader:
 
 
 def _guess(head: bytes) -> str:
-    known = {b"\x1f\x8b": "compressed with gzip", b"PK": "a zip file", b"\x89PNG": "a single PNG",
+    known = {b"\x1f\x8b": "compressed with gzip", b"PK": "a zip file", SIGNATURE[:4]: "a single PNG",
              b"\x93NUMPY": "a NumPy array", b"\xfd7zXZ": "compressed with xz"}
     found = (name for start, name in known.items() if head.startswith(start))
     return next(found, "neither a map file nor a stream")

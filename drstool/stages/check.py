@@ -20,17 +20,19 @@ from drstool.artifacts.header import HEADER_NAME, carrier
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
+from drstool.files import unreadable
 from drstool.formats import check_picture, open_records
 from drstool.formats.pictures import picture_files, read_marker
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
+from drstool.png import SIGNATURE
 from drstool.reports.text import listed
 
 __all__ = ["STATES", "Report", "as_json", "check"]
 
 STATES = ("whole", "damaged", "unfinished", "foreign", "missing")
 _TORCH_STARTS = (b"PK\3\4", b"\x80")
-_PNG_START = b"\x89PNG"
+_PNG_START = SIGNATURE[:4]
 _KINDS_OF_FILES = "name an artefact of drstool"
 
 
@@ -186,7 +188,7 @@ def _start_of(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(8)
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
+        raise unreadable(path, error, "check its permissions") from error
 
 
 def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> None:

@@ -1,4 +1,4 @@
-"""PNGs whose rows are stored as they are, read without Pillow: the same values; what is wrong, Pillow tells."""
+"""Label PNGs as other programs may write them, whole and damaged."""
 
 import io
 import struct
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from drstool.errors import InputError
-from drstool.formats.label_png import _check_chunks, _plain, decode_label, encode_label_png, read_label_png
+from drstool.formats.label_png import decode_label, encode_label_png, read_label_png
+from drstool.png import chunk_kinds, is_whole_png
 
 LABELS = np.random.default_rng(0).choice(np.uint8([0, 1, 7, 20, 255]), (23, 31))
 
@@ -32,22 +33,15 @@ def rows_of(labels, number=0):
     return np.pad(labels, ((0, 0), (1, 0)), constant_values=number).tobytes()
 
 
-def plain(data):
-    found = _plain(_check_chunks(data))
-    return None if found is None else found[0]
-
-
 def by_pillow(data):
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
 SUB = np.diff(LABELS, axis=1, prepend=np.uint8(0))
-PLAIN = {
+PICTURES = {
     "ours": encode_label_png(LABELS),
     "grey": png(rows_of(LABELS)),
     "many chunks": png(rows_of(LABELS), cuts=(1, 2, 40)),
-}
-OTHERS = {
     "filtered": png(rows_of(SUB, 1)),
     "one row filtered": png(rows_of(LABELS[:-1]) + rows_of(SUB[-1:], 1)),
     "text behind": png(rows_of(LABELS), tail=chunk(b"tEXt", b"a\0b")),
@@ -57,19 +51,11 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_plain_ones_are_read_at_once(name):
-    found = plain(PLAIN[name])
-    assert found.dtype == np.uint8 and found.flags.writeable
-    np.testing.assert_array_equal(found, LABELS)
-    np.testing.assert_array_equal(read_label_png(PLAIN[name]), by_pillow(PLAIN[name]))
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_others_are_left_to_pillow(name):
-    assert plain(OTHERS[name]) is None
-    expected = by_pillow(OTHERS[name])
-    np.testing.assert_array_equal(read_label_png(OTHERS[name]), expected // 17 if name == "4 bits" else expected)
+@pytest.mark.parametrize("name", PICTURES)
+def test_pngs_of_all_makes_are_read(name):
+    found, expected = read_label_png(PICTURES[name]), by_pillow(PICTURES[name])
+    assert found.dtype == (np.uint16 if name == "16 bits" else np.uint8) and found.flags.writeable
+    np.testing.assert_array_equal(found, expected // 17 if name == "4 bits" else expected)
 
 
 def with_chunks(*before, cut=None, between=b""):
@@ -99,9 +85,8 @@ SUSPECT = {
 
 
 @pytest.mark.parametrize("name", SUSPECT)
-def test_where_other_chunks_may_have_a_say_pillow_decides(name):
+def test_odd_chunks_are_read_as_pillow_reads_them_or_refused(name):
     data = SUSPECT[name]
-    assert plain(data) is None
     try:
         expected = by_pillow(data)
     except (OSError, ValueError, SyntaxError):
@@ -114,31 +99,28 @@ def test_where_other_chunks_may_have_a_say_pillow_decides(name):
 
 def test_harmless_chunks_change_nothing():
     data = with_chunks((b"tEXt", b"a\0b"), (b"pHYs", struct.pack(">IIB", 1, 1, 1)), (b"gAMA", struct.pack(">I", 45455)))
-    np.testing.assert_array_equal(plain(data), LABELS)
-    np.testing.assert_array_equal(by_pillow(data), LABELS)
+    np.testing.assert_array_equal(read_label_png(data), LABELS)
 
 
 KEY = b"drstool:image"
 PATH = "a/\u00e9.jpg".encode()
 TEXTS = {
-    "none": ((), True),
-    "ours": ([(b"iTXt", KEY + b"\0\0\0\0\0" + PATH)], True),
-    "another's": ([(b"iTXt", b"Title\0\0\0\0\0" + PATH), (b"tEXt", b"Title\0x")], True),
-    "of a language": ([(b"iTXt", KEY + b"\0\0\0fr\0\0" + PATH)], False),
-    "packed": ([(b"iTXt", KEY + b"\0\1\0\0\0" + zlib.compress(PATH))], False),
-    "another's, packed": ([(b"zTXt", b"Title\0\0" + zlib.compress(b"x"))], False),
-    "of Latin letters": ([(b"tEXt", KEY + b"\0a.jpg")], False),
-    "twice": ([(b"iTXt", KEY + b"\0\0\0\0\0a"), (b"iTXt", KEY + b"\0\0\0\0\0b")], False),
-    "of many letters": ([(b"iTXt", KEY + b"\0\0\0\0\0" + b"a" * 70_000)], False),
-    "no letters": ([(b"iTXt", KEY + b"\0\0\0\0\0\xff")], False),
+    "none": (),
+    "ours": [(b"iTXt", KEY + b"\0\0\0\0\0" + PATH)],
+    "another's": [(b"iTXt", b"Title\0\0\0\0\0" + PATH), (b"tEXt", b"Title\0x")],
+    "of a language": [(b"iTXt", KEY + b"\0\0\0fr\0\0" + PATH)],
+    "packed": [(b"iTXt", KEY + b"\0\1\0\0\0" + zlib.compress(PATH))],
+    "another's, packed": [(b"zTXt", b"Title\0\0" + zlib.compress(b"x"))],
+    "of Latin letters": [(b"tEXt", KEY + b"\0a.jpg")],
+    "twice": [(b"iTXt", KEY + b"\0\0\0\0\0a"), (b"iTXt", KEY + b"\0\0\0\0\0b")],
+    "of many letters": [(b"iTXt", KEY + b"\0\0\0\0\0" + b"a" * 70_000)],
+    "no letters": [(b"iTXt", KEY + b"\0\0\0\0\0\xff")],
 }
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_path_of_the_image_is_read_as_pillow_reads_it(name):
-    chunks, at_once = TEXTS[name]
-    data = with_chunks(*chunks)
-    assert (plain(data) is not None) is at_once
+    data = with_chunks(*TEXTS[name])
     picture = Image.open(io.BytesIO(data))
     picture.load()
     assert decode_label("a", data, None, "x").image == picture.info.get(KEY.decode(), "")
@@ -146,10 +128,9 @@ def test_path_of_the_image_is_read_as_pillow_reads_it(name):
 
 @pytest.mark.parametrize("rows", [
     rows_of(LABELS)[:-1], rows_of(LABELS[:5]), rows_of(LABELS) + b"\0", b"", b"\0" * 50_000_000])
-def test_wrong_numbers_of_pixels_are_no_plain_ones(rows):
-    """Fewer than there should be, or more, of which no more than one is unpacked."""
+def test_wrong_numbers_of_pixels(rows):
+    """Fewer than there should be are an error; of more, the rest is not unpacked."""
     data = png(rows)
-    assert plain(data) is None
     try:
         expected = by_pillow(data)
     except OSError:
@@ -164,6 +145,29 @@ def test_damaged_pixels_are_an_error():
     packed[len(packed) // 2] ^= 0xFF
     data = png(rows_of(LABELS)).replace(
         chunk(b"IDAT", zlib.compress(rows_of(LABELS))), chunk(b"IDAT", bytes(packed)))
-    assert plain(data) is None
     with pytest.raises(InputError, match="damaged"):
         read_label_png(data)
+
+
+def test_chunks_are_listed_with_and_without_their_checksums(tmp_path):
+    data = png(rows_of(LABELS), cuts=(9,), tail=chunk(b"tEXt", b"a\0b"))
+    kinds = [b"IHDR", b"IDAT", b"IDAT", b"tEXt", b"IEND"]
+    assert list(chunk_kinds(io.BytesIO(data))) == list(chunk_kinds(io.BytesIO(data), check=False)) == kinds
+    changed = data.replace(b"a\0b", b"a\0c")
+    assert list(chunk_kinds(io.BytesIO(changed), check=False)) == kinds
+    with pytest.raises(ValueError, match="checksum of chunk b'tEXt'"):
+        list(chunk_kinds(io.BytesIO(changed)))
+    for cut in range(len(data)):
+        with pytest.raises(ValueError, match="cut short|does not begin"):
+            list(chunk_kinds(io.BytesIO(data[:cut])))
+
+
+def test_whole_pngs_are_told_from_others(tmp_path):
+    path = tmp_path / "a.png"
+    Image.linear_gradient("L").save(path)
+    data = path.read_bytes()
+    assert is_whole_png(path)
+    for bad in (*(data[:n] for n in range(0, len(data), 7)), data + b"x", b"", data[:60] + b"?" + data[61:]):
+        path.write_bytes(bad)
+        assert not is_whole_png(path)
+    assert not is_whole_png(tmp_path / "none.png")
