@@ -521,7 +521,7 @@ def test_of_two_commands_the_second_is_told(drs, zygote, world, tmp_path, name):
     for more in ((), ("--overwrite",), ("--resume",)):
         outcome = drs(*words, "-o", folder / output, *more)
         assert outcome.code == 1
-        assert outcome.err == (f"drstool: {folder / output}: is being written by process {pid}; wait for it, "
+        assert outcome.err == (f"drstool: {folder / output}: is already being written; wait for that command, "
                                "or give another -o\n")
     assert not (folder / output).exists()
     os.kill(pid, signal.SIGKILL)
