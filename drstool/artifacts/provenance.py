@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, UTC
-from pathlib import Path
 
 from drstool import __version__
-from drstool.errors import InputError
 
-__all__ = ["entry", "file_digest", "merge", "method_of", "timestamp", "without_home"]
+__all__ = ["entry", "merge", "method_of", "timestamp", "without_home"]
 
 
 def timestamp() -> str:
@@ -83,24 +80,6 @@ def merge(*chains: Iterable[dict]) -> tuple[dict, ...]:
     for chain in chains:
         merged += [step for step in chain if step not in merged]
     return tuple(merged)
-
-
-def file_digest(path: str | Path) -> str:
-    """``sha256:`` and the digest of a file's bytes.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
-    return f"sha256:{digest.hexdigest()}"
 
 
 def without_home(value: object) -> object:

@@ -412,16 +412,16 @@ class Run:
         inputs
             Files or folders; None or ``-`` is the standard input.
         """
-        from drstool.artifacts.job import sampled_digest
+        from drstool.files import content_digest
 
         known = {name: path for name, path in inputs.items() if path not in (None, "-") and not _is_pipe(str(path))}
-        return {name: sampled_digest(str(path)) for name, path in known.items()}, len(known) < len(inputs)
+        return {name: content_digest(str(path)) for name, path in known.items()}, len(known) < len(inputs)
 
     def digest(self, path: str) -> str:
         """Digest of a file that goes in."""
-        from drstool.artifacts.provenance import file_digest
+        from drstool.files import content_digest
 
-        return file_digest(path)
+        return content_digest(path)
 
 
 def _count(variable: str, default: int) -> int:
