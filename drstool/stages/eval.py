@@ -295,7 +295,7 @@ class _Scoring:
 
         pairs = tally.matching(records)
         for identifier, digest, result in track(
-                map_items(scored, pairs, workers, self._on_error, at_hand=ids is not None), "eval", len(tally.items)):
+                map_items(scored, pairs, workers, self._on_error), "eval", len(tally.items)):
             self._scored[identifier] = digest
             yield identifier, result
         tally.check_matched(len(tally.seen), len(tally.seen) + tally.extra, self._dataset)

@@ -55,7 +55,7 @@ def pseudo_label(
     from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
     from drstool.data.photographs import images_of
     from drstool.errors import InputError, UsageError
-    from drstool.formats import Header, check_folder, goes_to_disk, open_records, open_sink
+    from drstool.formats import Header, check_folder, open_records, open_sink
     from drstool.reports.text import json_text
     from drstool.stages import pseudo_label as stage
 
@@ -111,8 +111,6 @@ def pseudo_label(
                 num_object_classes=len(source.header.class_names),
                 report=report,
                 finish=sink.prepare,
-                # A pipe is to flow at both of its ends.
-                at_hand=total is not None and goes_to_disk(output),
             )
             sink.put_all(made)
     names = source.header.class_names
