@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from drstool.artifacts.header import KINDS, Header, carrier, json_bytes
 from drstool.artifacts.job import Job
-from drstool.artifacts.provenance import file_digest, merge, without_home
+from drstool.artifacts.provenance import merge, without_home
 from drstool.errors import InputError
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8).filter(
@@ -100,10 +100,3 @@ def test_chains_merge_in_order_without_repeats():
     a, b, c = {"n": 1}, {"n": 2}, {"n": 3}
     assert merge([a, b], (), (x for x in [a, c])) == (a, b, c)
     assert merge() == ()
-
-
-def test_a_digest_is_of_the_bytes(tmp_path):
-    (tmp_path / "x").write_bytes(b"")
-    assert file_digest(tmp_path / "x").startswith("sha256:e3b0c442")
-    with pytest.raises(InputError, match="No such file"):
-        file_digest(tmp_path / "y")

@@ -263,7 +263,7 @@ def test_folders_that_are_not_whole_are_told(tmp_path):
 def test_a_value_that_is_no_class_is_told_on_reading(tmp_path):
     write(tmp_path / "out", LabelRecord("a", LABELS))
     (tmp_path / "out/a.png").write_bytes(encode_label_png(LABELS + np.uint8(2)))
-    with pytest.raises(InputError, match=r"out: a: holds label values that are no class: 3, 4"):
+    with pytest.raises(InputError, match=r"out: a: contains unknown label values: 3, 4"):
         read(tmp_path / "out")
 
 

@@ -377,7 +377,7 @@ def test_an_output_that_fails_ends_the_reading(tmp_path):
 
     with open_records(tmp_path / "m.h5") as source, pytest.raises(InputError, match="twice|two|again|same"), \
             open_sink(str(tmp_path / "out.h5"), HEADER) as sink:
-        sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.lazy_records(), 4, at_hand=True))
+        sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.lazy_records(), 4))
     assert threading.active_count() == threads and not (tmp_path / "out.h5").exists()
 
 

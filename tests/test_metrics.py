@@ -179,7 +179,7 @@ def test_class_only_predicted_has_no_accuracy_but_counts_in_the_mean_iou():
     ([[0, 254]], [[0, 254]], "truth.png"),
 ])
 def test_value_that_is_no_label_is_an_error(target, prediction, named):
-    with pytest.raises(InputError, match=f"^{named}: holds label values that are no class"):
+    with pytest.raises(InputError, match=f"^{named}: contains unknown label values"):
         count_labels(np.uint8(target), np.uint8(prediction), ["cat", "dog"],
                      "truth.png", "guess.png")
 

@@ -1,5 +1,6 @@
 """Commands that work image by image, interrupted and killed: what is finished is kept, and used once."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ from PIL import Image
 from drstool import formats
 from drstool.artifacts import job as works
 from drstool.artifacts.atomic import clear_away, new_folder
-from drstool.artifacts.job import Job, sampled_digest
+from drstool.artifacts.job import Job
 from drstool.artifacts.resume import Journal, PartialFolder
 from drstool.errors import InputError, OutputError
+from drstool.files import content_digest
 from drstool.formats import pictures
 
 PLAIN = ("--no-provenance",)
@@ -389,21 +391,35 @@ def test_photographs_from_elsewhere_are_another_work(drs, voc, made, tmp_path, a
     assert outcome.code == 0 and "resuming after 1 " in outcome.err
 
 
-def test_digests_of_large_files_see_all_of_them(tmp_path):
+def test_a_digest_is_of_all_bytes(tmp_path):
     path = tmp_path / "large"
+    path.write_bytes(b"")
+    assert content_digest(path).startswith("sha256:e3b0c442")
     data = bytearray(os.urandom(10_000_000))
     path.write_bytes(data)
-    before = sampled_digest(path)
-    assert sampled_digest(path) == before
-    for place in (0, 9_999_999):
-        changed = bytearray(data)
-        changed[place] ^= 1
-        path.write_bytes(changed)
-        assert sampled_digest(path) != before
-    path.write_bytes(data + b"x")
-    assert sampled_digest(path) != before
-    with pytest.raises(InputError, match="cannot be read"):
-        sampled_digest(tmp_path / "none")
+    before = content_digest(path)
+    assert before == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    for place in (0, 5_000_001, 9_999_999):
+        data[place] ^= 1
+        path.write_bytes(data)
+        assert content_digest(path) != before
+        data[place] ^= 1
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        content_digest(tmp_path / "none")
+
+
+def test_a_folders_digest_is_of_names_and_bytes(tmp_path):
+    def digest(files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return content_digest(folder)
+
+    plain = {"a": b"1234", "b/c": b"5"}
+    assert digest(plain) == digest(dict(reversed(plain.items()))) == digest(plain | {".hidden": b"x"})
+    others = [{"a": b"1234", "b/d": b"5"}, {"a": b"1235", "b/c": b"5"}, {"a": b"123", "b/c": b"45"}, {"a": b"1234"}]
+    assert len({digest(files) for files in (plain, *others)}) == 5
 
 
 def test_without_resume_little_is_dropped_and_much_is_not(drs, world, tmp_path, after, monkeypatch):
@@ -510,7 +526,7 @@ def test_of_two_commands_the_second_is_told(drs, zygote, world, tmp_path, name):
     for more in ((), ("--overwrite",), ("--resume",)):
         outcome = drs(*words, "-o", folder / output, *more)
         assert outcome.code == 1
-        assert outcome.err == (f"drstool: {folder / output}: is being written by process {pid}; wait for it, "
+        assert outcome.err == (f"drstool: {folder / output}: is already being written; wait for that command, "
                                "or give another -o\n")
     assert not (folder / output).exists()
     os.kill(pid, signal.SIGKILL)

@@ -246,7 +246,7 @@ def test_bad_predictions_are_errors_or_are_told(dataset, targets, kind, message,
 
 def test_bad_ground_truth_is_named(dataset, targets, tmp_path):
     save_mask(tmp_path / "part/1.png", np.full((6, 8), 99))
-    with pytest.raises(InputError, match=r"part/1\.png: holds label values that are no class: 99"):
+    with pytest.raises(InputError, match=r"part/1\.png: contains unknown label values: 99"):
         evaluate(predictions(targets), dataset)
     (tmp_path / "part/1.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"part/1\.png"):

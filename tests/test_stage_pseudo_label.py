@@ -127,8 +127,7 @@ def test_report_is_of_what_was_ignored(tmp_path, monkeypatch, workers, few):
         save_grey(tmp_path / f"{identifier}.png", values)
     report = IgnoreReport()
     found = list(pseudo_label(
-        records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report,
-        at_hand=workers > 1))
+        records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report))
     plain = pseudo_label(records, settings, saliency_of=cues.saliency_folder(tmp_path))
     labels = np.stack([each.labels for each in found])
     np.testing.assert_array_equal(labels, np.stack([each.labels for each in plain]))

@@ -8,14 +8,12 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from drstool import __version__
 from drstool.artifacts.provenance import timestamp, without_home
-from drstool.files import unreadable
 
-__all__ = ["WORTH_KEEPING", "Job", "is_duration", "is_job", "recorded_job", "sampled_digest", "without_outcome"]
+__all__ = ["WORTH_KEEPING", "Job", "is_duration", "is_job", "recorded_job", "without_outcome"]
 
 # Seconds of unfinished work that are not thrown away without asking.
 WORTH_KEEPING = 60.0
@@ -23,10 +21,6 @@ WORTH_KEEPING = 60.0
 # Three hundred years.
 _MOST_SECONDS = 1e10
 
-# Of a file no more is looked at than this many pieces of this many bytes, evenly spread.
-_PIECES, _PIECE_BYTES = 256, 1 << 14
-# Of each of a folder's files; the end of a PNG holds its checksum.
-_END_BYTES = 1 << 12
 # Settings that a checkpoint gains by its training.
 _OUTCOMES = ("selected_epoch", "selected_score")
 # Characters of a value in a message.
@@ -213,46 +207,3 @@ def recorded_job(entry: Mapping[str, Any], classes: tuple[str, ...], shard: obje
 def without_outcome(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's settings without those that its training added."""
     return {name: value for name, value in settings.items() if name not in _OUTCOMES}
-
-
-def sampled_digest(path: str | Path) -> str:
-    """A digest by which a file or folder is known again, whatever its place and time.
-
-    Of a large file only pieces all over it are read (4 MB), and its size; of a folder the names, the
-    sizes and the end of each file. What is made anew with other values differs in these.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        if os.path.isdir(path):
-            for file in sorted(_files(Path(path))):
-                digest.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape") + b"\0")
-                _add(digest, file, 1, _END_BYTES)
-        else:
-            _add(digest, Path(path), _PIECES, _PIECE_BYTES)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return f"sampled-sha256:{digest.hexdigest()}"
-
-
-def _add(digest: Any, path: Path, pieces: int, length: int) -> None:
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(size.to_bytes(8, "little"))
-        if size <= pieces * length:
-            digest.update(file.read(size))
-            return
-        last = size - length
-        for number in range(pieces):
-            # The end is among them, and where there are several the beginning.
-            file.seek(last - last * number // max(1, pieces - 1))
-            digest.update(file.read(length))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(folder):
-        yield from (Path(root, name) for name in names if not name.startswith("."))

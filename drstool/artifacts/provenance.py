@@ -6,16 +6,12 @@ folder is written ``~``.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, UTC
-from pathlib import Path
 
-from drstool.files import unreadable
-
-__all__ = ["file_digest", "merge", "method_of", "timestamp", "without_home"]
+__all__ = ["merge", "method_of", "timestamp", "without_home"]
 
 
 def timestamp() -> str:
@@ -35,24 +31,6 @@ def merge(*chains: Iterable[dict]) -> tuple[dict, ...]:
     for chain in chains:
         merged += [step for step in chain if step not in merged]
     return tuple(merged)
-
-
-def file_digest(path: str | Path) -> str:
-    """``sha256:`` and the digest of a file's bytes.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return f"sha256:{digest.hexdigest()}"
 
 
 def without_home(value: object) -> object:

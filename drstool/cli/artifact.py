@@ -180,13 +180,6 @@ class Artifact:
         """What every stage is told about working on many images."""
         return {"on_error": self._run.on_error, "track": self._run.track, "total": self._total}
 
-    @property
-    def batched(self) -> bool:
-        """Whether neither end is a pipe, so that records need not be passed on one by one."""
-        from drstool.formats import goes_to_disk
-
-        return self._total is not None and goes_to_disk(self.output)
-
     @cached_property
     def header(self) -> Header:
         """What the output says about itself, history included."""
@@ -341,10 +334,10 @@ def input_digests(**paths: str | None) -> tuple[dict[str, str], bool]:
     paths
         Files or folders; None or ``-`` is the standard input.
     """
-    from drstool.artifacts.job import sampled_digest
+    from drstool.files import content_digest
 
     known = {name: path for name, path in paths.items() if path not in (None, "-") and not _is_pipe(str(path))}
-    return {name: sampled_digest(str(path)) for name, path in known.items()}, len(known) < len(paths)
+    return {name: content_digest(str(path)) for name, path in known.items()}, len(known) < len(paths)
 
 
 def _is_pipe(path: str) -> bool:

@@ -55,7 +55,8 @@ class CommonOptions:
     ] = False
     no_provenance: Annotated[
         bool,
-        typer.Option("--no-provenance", help="Record no history in the output, so that identical runs give identical bytes."),
+        typer.Option(
+            "--no-provenance", help="Record no history in the output, so that identical runs give identical bytes."),
     ] = False
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also print the settings and the device.")] = False
@@ -287,9 +288,9 @@ class Run(Console):
 
     def digest(self, path: str) -> str:
         """Digest of a file that is read."""
-        from drstool.artifacts.provenance import file_digest
+        from drstool.files import content_digest
 
-        return file_digest(path)
+        return content_digest(path)
 
 
 def _count(variable: str, default: int) -> int:

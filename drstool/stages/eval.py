@@ -329,7 +329,7 @@ class _Pass:
             target, digest = _target_of(item)
             return item.id, digest, work(record, item, as_label_type(target, number))
 
-        found = map_items(scored, self._matching(records), workers, self._on_error, at_hand=ids is not None)
+        found = map_items(scored, self._matching(records), workers, self._on_error)
         for identifier, digest, result in track(found, "eval", len(self._items)):
             self._scored[identifier] = digest
             yield identifier, result

@@ -115,7 +115,7 @@ def pseudo_label(
     records: Iterable[MapRecord | LazyRecord], settings: CueSettings, *,
     saliency_of: Callable[[str], Path] | None = None, relabelling: Relabelling | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
-    num_object_classes: int = 1, report: IgnoreReport | None = None, at_hand: bool = False,
+    num_object_classes: int = 1, report: IgnoreReport | None = None,
     finish: Callable[[LabelRecord], Any] = lambda label: label,
 ) -> Iterator[Any]:
     """Pseudo labels of the records, in their order and at the images' own size.
@@ -140,9 +140,6 @@ def pseudo_label(
         Decides the type of the labels, see :func:`drstool.labels.label_type`.
     report
         Filled with what the rules ignore.
-    at_hand
-        Whether records need not be waited for, nor labels be handed on one by one; see
-        :func:`drstool.parallel.ordered_map`.
     finish
         What is done with each label in its thread, such as packing it; its results are given out.
 
@@ -170,7 +167,7 @@ def pseudo_label(
         label, part = labelled(load(record))
         return finish(label), part
 
-    return _reporting(track(map_items(work, records, workers, on_error, at_hand), "pseudo-label", total), report)
+    return _reporting(track(map_items(work, records, workers, on_error), "pseudo-label", total), report)
 
 
 def label_record(

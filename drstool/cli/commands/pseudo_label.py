@@ -51,7 +51,7 @@ def pseudo_label(
             sink.put_all(stage.pseudo_label(
                 artifact.todo, cues.settings, saliency_of=cues.saliency_of, workers=run.threads, report=report,
                 relabelling=None if crf is None else stage.Relabelling(crf, cues.image_of, run.device),
-                num_object_classes=len(cues.classes), finish=sink.prepare, at_hand=artifact.batched, **artifact.work))
+                num_object_classes=len(cues.classes), finish=sink.prepare, **artifact.work))
     if json:
         run.write(json_text(report.to_json(cues.classes)))
     since = " since resuming" if artifact.finished else ""

@@ -145,8 +145,8 @@ def train_seg(
     log: Log = None,
 ) -> None:
     """Train DeepLabV3+ from images and label PNGs."""
-    from drstool.artifacts.job import sampled_digest
     from drstool.data import open_dataset
+    from drstool.files import content_digest
     from drstool.formats.label_folder import label_paths
     from drstool.stages import train_seg as stage
 
@@ -157,7 +157,7 @@ def train_seg(
     training = _Training(
         run, output, dataset, known or _class_names(dataset), settings, init, precision,
         _Selection(run, data, select_on), automatic, log, upstream=header.provenance if header else (),
-        inputs={} if run.follows else {"labels": sampled_digest(labels)},
+        inputs={} if run.follows else {"labels": content_digest(labels)},
     )
     training.run(lambda told: stage.train_seg(dataset, training.class_names, paths, training.settings, **told))
 
@@ -195,12 +195,12 @@ class _Selection:
         """Digests of what the choice depends on."""
         if self.split is None:
             return {}
-        from drstool.artifacts.job import sampled_digest
         from drstool.data import open_dataset
+        from drstool.files import content_digest
 
         dataset = open_dataset(self.data, self.split, class_names=class_names)
         return {"select_list": f"sha256:{dataset.digest()}"} | (
-            {"saliency": sampled_digest(self.saliency)} if self.saliency else {}
+            {"saliency": content_digest(self.saliency)} if self.saliency else {}
         )
 
     def scorer(self) -> Callable[[Checkpoint], float] | None:
