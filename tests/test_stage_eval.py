@@ -225,7 +225,7 @@ def bad_record(kind, targets):
 
 
 @pytest.mark.parametrize("kind, message", [
-    ("size", r"'part/2': is 6 x 8 pixels, but ground truth .*part/2.png is 8 x 6; .*EXIF"),
+    ("size", r"'part/2': is 6 × 8 pixels, but ground truth .*part/2.png is 8 × 6; .*EXIF"),
     ("value", r"'part/2': holds label values that are no class: 4"),
     ("twice", r"'part/2': appears twice"),
 ])

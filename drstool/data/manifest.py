@@ -1,9 +1,9 @@
 """Manifests: a table of images as JSON lines, CSV or TSV.
 
 A row has ``id`` and ``image``, and optionally ``tags``, ``mask``, ``saliency`` and ``split``. In
-JSON lines the tags are a list; in CSV and TSV they stand in one column, parted by ``;``. A JSON
-line ``{"class_names": [...]}`` without an image states the classes in label order. Relative paths
-start at the manifest's folder, those of a manifest on stdin at the current one. A mask is a label
+JSON lines the tags are a list; in CSV and TSV they are in one column, separated by ``;``. A JSON
+line ``{"class_names": [...]}`` without an image lists the classes in label order. Relative paths
+start at the manifest's folder; for a manifest on stdin, at the current one. A mask is a label
 PNG, or ``FILE.json#IMAGE_ID`` for an image of a COCO file.
 """
 
@@ -35,19 +35,19 @@ _REQUIRED = ("id", "image")
 
 
 def read_manifest(path: Path, split: str | None) -> RawDataset:
-    """The images of a manifest file, or of one split where it has a column of splits.
+    """The images of a manifest file, or of one split if it has a ``split`` column.
 
     Raises
     ------
     InputError
-        It cannot be read, lacks a column, lists an id twice or an image that is not there, or has
-        no such split.
+        It cannot be read, lacks a column, lists an id twice or a missing image, or has no such
+        split.
     """
     return _found(_table(path), path.parent, split, path)
 
 
 def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
-    """The images of a JSON-lines manifest on stdin; without splits in it ``split`` is ignored.
+    """The images of a JSON-lines manifest on stdin; ``split`` is ignored if it has no splits.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
     stdin = sys.stdin if stdin is None else stdin
     if stdin is None:
         raise InputError("stdin", "is closed", "pipe a manifest into it")
-    # Past the locale's encoding: a manifest is UTF-8.
+    # Whatever the locale's encoding, a manifest is UTF-8.
     buffer = getattr(stdin, "buffer", None)
     text = stdin.read() if buffer is None else decode_text(buffer.read(), "stdin")
     table = _json_table(text, "stdin")
@@ -67,7 +67,7 @@ def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
 
 
 def read_manifest_tags(path: Path) -> dict[str, tuple[str | int, ...]]:
-    """Tags by image id from a manifest; its images need not be there.
+    """Tags by image id from a manifest; its images need not exist.
 
     Raises
     ------
@@ -99,7 +99,7 @@ class _Table:
 def _found(table: _Table, base: Path, split: str | None, where: object) -> RawDataset:
     records = table.records
     if not records:
-        raise InputError(where, "lists no image", "one image a line")
+        raise InputError(where, "lists no images", "give one image per line")
     _check_unique(records, where)
     chosen = records if split is None else _of_split(records, split, where)
     rows = [_row(record, base) for record in chosen]
@@ -108,7 +108,7 @@ def _found(table: _Table, base: Path, split: str | None, where: object) -> RawDa
     if names is None and coco is not None:
         names, stated = category_names(coco.path), False
     if names is None:
-        # Of all splits, so that they number the classes alike.
+        # From all splits, so that the class numbers are the same in all of them.
         names = gather_names((record.tags for record in records), where)
     known = any(row.tags is not None for row in rows)
     return RawDataset(rows, names, stated, "manifest" if known else "none")
@@ -125,18 +125,17 @@ def _check_unique(records: list[_Record], where: object) -> None:
 def _of_split(records: list[_Record], split: str, where: object) -> list[_Record]:
     known = sorted({record.split for record in records if record.split})
     if not known:
-        raise InputError(where, f"has no splits, so none is '{split}'",
-                         "add a column 'split', or leave out --split")
+        raise InputError(where, "has no splits", f"add a column 'split', or leave out --split {split}")
     if split not in known:
-        raise InputError(where, f"has no split '{split}'", f"there is {', '.join(known[:8])}")
+        raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
     return [record for record in records if record.split == split]
 
 
 def _row(record: _Record, base: Path) -> RawItem:
     image = base / (record.image or "")
     if not os.path.isfile(image):
-        raise InputError(record.where, f"image {record.id!r} is missing: {image}",
-                         "paths start at the manifest's folder")
+        raise InputError(
+            record.where, f"image {record.id!r} is missing: {image}", "paths start at the manifest's folder")
     saliency = None if record.saliency is None else base / record.saliency
     return RawItem(record.id, image, record.tags, _mask(record.mask, base), saliency, record.where)
 
@@ -177,42 +176,40 @@ def _json_object(line: str, where: str) -> dict:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(where, f"is no JSON: {error}",
-                         'a line is {"id": …, "image": …, "tags": […]}') from None
+        raise InputError(where, f"is not JSON: {error}", 'a line is {"id": …, "image": …, "tags": […]}') from None
     if not isinstance(fields, dict):
-        raise InputError(where, "is no JSON object", 'a line is {"id": …, "image": …}')
+        raise InputError(where, "is not a JSON object", 'a line is {"id": …, "image": …, "tags": […]}')
     return fields
 
 
 def _stated_names(names: object, where: str) -> tuple[str, ...]:
     if not isinstance(names, list):
-        raise InputError(where, "'class_names' is no list", 'write ["cat", "dog"]')
+        raise InputError(where, "'class_names' is not a list", 'write ["cat", "dog"]')
     return check_class_names(names, where)
 
 
-def _csv_records(
-    text: str, where: object, delimiter: str, required: tuple[str, ...],
-) -> Iterator[_Record]:
+def _csv_records(text: str, where: object, delimiter: str, required: tuple[str, ...]) -> Iterator[_Record]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [(name or "").strip() for name in reader.fieldnames or ()]
         missing = [name for name in required if name not in header]
         if missing:
-            raise InputError(where, f"has no column {' and no column '.join(missing)}",
-                             "the first line names the columns: id,image,tags")
+            raise InputError(
+                where, f"has no column {' and no column '.join(missing)}",
+                "the first line names the columns: id,image,tags")
         reader.fieldnames = header
         for fields in reader:
             yield _csv_record(fields, f"{where} line {reader.line_num}", required)
     except csv.Error as error:
-        raise InputError(f"{where} line {reader.line_num}", f"is no table row: {error}",
-                         "check the quotes") from None
+        raise InputError(
+            f"{where} line {reader.line_num}", f"is not a valid row: {error}", "check the quotes") from None
 
 
 def _csv_record(fields: dict, where: str, required: tuple[str, ...]) -> _Record:
     if None in fields:
-        raise InputError(where, "has more columns than the first line",
-                         f"quote a field that holds the separator; tags are parted by "
-                         f"'{_TAG_SEPARATOR}'")
+        raise InputError(
+            where, "has more columns than the first line",
+            f"quote a field that contains the separator; tags are separated by '{_TAG_SEPARATOR}'")
     given = {name: text for name, text in fields.items() if text}
     if fields.get("tags") is not None:
         parts = (part.strip() for part in fields["tags"].split(_TAG_SEPARATOR))
@@ -223,7 +220,7 @@ def _csv_record(fields: dict, where: str, required: tuple[str, ...]) -> _Record:
 def _record(fields: dict, where: str, required: tuple[str, ...]) -> _Record:
     for name in required:
         if fields.get(name) is None:
-            raise InputError(where, f"has no '{name}'", f"a row has {' and '.join(required)}")
+            raise InputError(where, f"has no '{name}'", f"a row needs {' and '.join(required)}")
     texts = {name: _text(fields, name, where) for name in ("image", "mask", "saliency", "split")}
     return _Record(where, check_id(fields["id"], where), tags=_tags(fields, where), **texts)
 
@@ -233,12 +230,12 @@ def _text(fields: dict, name: str, where: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value or not _may_be_path(value):
-        raise InputError(where, f"'{name}' is no text: {value!r:.60}", "give a path")
+        raise InputError(where, f"'{name}' is not a valid text: {value!r:.60}", "give a path")
     return value
 
 
 def _may_be_path(text: str) -> bool:
-    """Whether the system can be asked for it: a lone half of a character, or a null, cannot be a name."""
+    """Whether the system accepts it as a name, without null bytes or lone surrogates."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -250,6 +247,5 @@ def _tags(fields: dict, where: str) -> tuple[str | int, ...] | None:
     if tags is None:
         return None
     if not isinstance(tags, list) or not all(type(tag) in (str, int) for tag in tags):
-        raise InputError(where, f"'tags' is no list of class names: {tags!r:.60}",
-                         'write ["cat", "dog"]')
+        raise InputError(where, f"'tags' is not a list of class names: {tags!r:.60}", 'write ["cat", "dog"]')
     return tuple(tags)

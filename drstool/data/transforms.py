@@ -22,6 +22,7 @@ from drstool.errors import InputError
 from drstool.formats.label_png import read_label_png
 from drstool.formats.map_file import MapFileReader
 from drstool.labels import as_label_type, channel_of, check_label_values, ignore_label, label_type
+from drstool.pixels import shown_size
 from drstool.recipe import NORMALIZE_MEAN, ClassifierRecipe, Jitter, RefinerRecipe, SegmenterRecipe
 
 __all__ = [
@@ -233,7 +234,7 @@ class SegmenterSamples(_Samples):
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
         image = load_pil(item.image)
-        labels = self._load_labels(item, image.size)
+        labels = self._load_labels(item, image.size[::-1])
         scale = random.uniform(recipe.scale_min, recipe.scale_max)
         size = tuple(max(1, int(side * scale)) for side in image.size)
         image = image.resize(size, Image.Resampling.BILINEAR)
@@ -248,16 +249,15 @@ class SegmenterSamples(_Samples):
         return item.id, image_tensor(image), torch.from_numpy(np.array(labels, dtype=np.int64))
 
     def _load_labels(self, item: Item, expected: tuple[int, int]) -> Image.Image:
-        """The item's label image, checked against the image's size and the classes, mode ``L`` or ``I``."""
+        """The item's label image, checked against the image's ``(H, W)`` and the classes, mode ``L`` or ``I``."""
         path = self._labels[item.id]
         labels = as_label_type(read_label_png(path, path), len(self._class_names))
         check_label_values(labels, self._class_names, path)
-        height, width = labels.shape
-        if (width, height) != expected:
+        if labels.shape != expected:
             raise InputError(
-                path, f"is {height}×{width}, and image {item.id!r} is {expected[1]}×{expected[0]}",
+                path, f"is {shown_size(labels.shape)} pixels, but image {item.id!r} is {shown_size(expected)}",
                 "make the labels at the images' own size")
-        # Pillow does not resize and paste all pictures of two bytes a pixel; of four it does.
+        # Pillow cannot resize and paste every 16-bit picture; 32-bit ones it can.
         return Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
 
 

@@ -21,6 +21,7 @@ from drstool.errors import InputError
 from drstool.labels import (
     BACKGROUND, as_label_type, check_label_values, ignore_label, label_names, label_type, num_classes,
 )
+from drstool.pixels import shown_size
 
 __all__ = [
     "IGNORED_AS", "ClassScore", "ConfusionMatrix", "LabelCounts", "Margins", "Scores",
@@ -302,12 +303,10 @@ def check_same_size(
     """
     if target.shape == prediction.shape:
         return
-    sizes = [" x ".join(str(side) for side in reversed(labels.shape)) for labels in (prediction, target)]
     turned = target.shape == prediction.shape[::-1]
     raise InputError(
-        prediction_name, f"is {sizes[0]} pixels, but {target_name} is {sizes[1]}",
-        "if the image is rotated by EXIF, rotate its ground truth too" if turned
-        else "both must be of the image's own size",
+        prediction_name, f"is {shown_size(prediction.shape)} pixels, but {target_name} is {shown_size(target.shape)}",
+        "if the image is rotated by EXIF, rotate its ground truth too" if turned else "both must have the image's size",
     )
 
 

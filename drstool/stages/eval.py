@@ -305,12 +305,12 @@ class _Pass:
         self._scored: dict[str, bytes] = {}  # digests of the ground truth
         self._extra, self._extra_ids = 0, []
         self._maps = False
+        if header is not None and header.kind != "labels":
+            self._accept_maps()
         if self._without_target and (scoring.strict or not self._items):
             raise InputError(
                 dataset.source, f"{len(self._without_target)} of {len(dataset)} images have no ground truth: "
                 + listed(self._without_target), "give masks with the data, or leave those images out")
-        if header is not None and header.kind != "labels":
-            self._accept_maps()
 
     def results(
         self, records: Iterable[Record | LazyRecord], work: Callable[[Record, Item, np.ndarray], _Result],

@@ -19,6 +19,7 @@ from drstool.formats.records import LabelRecord, MapRecord
 from drstool.identifiers import member_name
 from drstool.labels import BACKGROUND, channel_of, check_label_values, colorize, palette
 from drstool.parallel import OnError, Track, map_items, untracked
+from drstool.pixels import shown_size
 from drstool.recipe import OverlaySettings
 
 __all__ = [
@@ -244,8 +245,8 @@ def _tasks(
             seen.add(item.id)
     if record is not None and dataset is not None and not seen:
         raise InputError(
-            dataset.source, f"has no image of the maps or labels given, such as '{record.id}'",
-            f"its ids are like '{dataset.items[0].id}'; check --data and --split")
+            dataset.source, f"has none of the images of the maps or labels, such as '{record.id}'",
+            f"its ids look like '{dataset.items[0].id}'; check --data and --split")
 
 
 def _names(task: _Task, targets: bool, class_files: Sequence[str]) -> list[str]:
@@ -291,17 +292,14 @@ def _image_of(item: Item) -> np.ndarray:
     """The image's pixels, (H, W, 3) uint8."""
     # Path("") is the working folder.
     if item.image == Path():
-        raise InputError(item.id, "nothing says where the image is",
-                         "give the images with --data")
+        raise InputError(item.id, "has maps or labels that do not name its image", "give the images with --data")
     return load_image(item.image)
 
 
 def _check_size(identifier: str, what: str, size: tuple[int, ...], image: np.ndarray) -> None:
     if tuple(size) != image.shape[:2]:
-        found, right = (" x ".join(str(side) for side in reversed(shape))
-                        for shape in (size, image.shape[:2]))
         raise InputError(
-            identifier, f"the {what} is {found} pixels, but the image is {right}",
+            identifier, f"the {what} is {shown_size(size)} pixels, but the image is {shown_size(image.shape)}",
             "give the images that the maps or labels were made from")
 
 
