@@ -279,11 +279,11 @@ def test_target_errors(tmp_path):
 def test_target_of_a_rotated_image(tmp_path):
     image = with_exif(tmp_path / "a.jpg", 6, size=(6, 4))
     mask = save(np.zeros((6, 4), np.uint8), tmp_path / "m.png")
-    with pytest.raises(InputError, match="the image is rotated by EXIF, the mask is not"):
+    with pytest.raises(InputError, match="if the image is rotated by EXIF, rotate the mask too"):
         load_target(Item("a", image, mask=mask), image_size(image))
-    upright = with_exif(tmp_path / "b.jpg", 1, size=(4, 6))
+    small = with_exif(tmp_path / "b.jpg", 1, size=(5, 5))
     with pytest.raises(InputError, match="the mask must have the image's size"):
-        load_target(Item("b", upright, mask=mask), image_size(upright))
+        load_target(Item("b", small, mask=mask), image_size(small))
 
 
 def test_saliency_kinds(tmp_path):

@@ -140,7 +140,7 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
 
     is_file = isinstance(item.mask, Path)
     target = read_label_png(item.mask) if is_file else item.mask.rasterize(size)
-    _check_size(target, size, item.mask, "the mask", item.image)
+    _check_size(target, size, item.mask, "the mask")
     return target
 
 
@@ -288,22 +288,10 @@ def _scale_16_bit(image: Image.Image, where: object) -> np.ndarray:
     return table.astype(np.uint8)[values]
 
 
-def _check_size(
-    found: np.ndarray, size: tuple[int, int] | None, where: object, what: str, image: Path | None = None,
-) -> None:
-    if size is None or found.shape == tuple(size):
-        return
-    right = f"{what} must have the image's size"
-    if found.shape == tuple(size)[::-1] and (image is None or _is_turned(image)):
-        right = f"the image is rotated by EXIF, {what} is not: rotate it like the image"
-        if image is None:
-            right = f"if the image is rotated by EXIF, rotate {what} like it"
-    raise InputError(where, f"is {shown_size(found.shape)} pixels, but its image is {shown_size(size)}", right)
-
-
-def _is_turned(path: Path) -> bool:
-    try:
-        return _decode(path, _orientation) in _SWAPS_SIDES
-    except InputError:
-        return False
+def _check_size(found: np.ndarray, size: tuple[int, int] | None, where: object, what: str) -> None:
+    if size is not None and found.shape != tuple(size):
+        turned = found.shape == tuple(size)[::-1]
+        raise InputError(
+            where, f"is {shown_size(found.shape)} pixels, but its image is {shown_size(size)}",
+            f"if the image is rotated by EXIF, rotate {what} too" if turned else f"{what} must have the image's size")
 

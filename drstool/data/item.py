@@ -55,11 +55,8 @@ class Item:
         known: dict[str, object] = {"id": self.id, "image": str(self.image)}
         if self.tags is not None:
             known["tags"] = list(self.tags)
-        if self.mask is not None:
-            known["mask"] = str(self.mask)
-        if self.saliency is not None:
-            known["saliency"] = str(self.saliency)
-        return known
+        paths = {"mask": self.mask, "saliency": self.saliency}
+        return known | {name: str(path) for name, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,14 @@ class _Annotations:
 
 
 def _find_list(root: Path, split: str | None) -> Path | None:
+    """The list of ids of a split: the only one if none is named; None where there is none."""
+    names = _list_names(root)
     if split is None:
-        return _only_list(root)
+        if len(names) > 1:
+            raise UsageError("--split", f"{root} has several splits: {', '.join(names)}", "choose one")
+        if not names:
+            return None
+        split = names[0]
     for folder in _LIST_FOLDERS:
         path = root / folder / f"{split}.txt"
         # Not Path.is_file(), which raises on a name too long for the system.
@@ -205,17 +211,8 @@ def _find_list(root: Path, split: str | None) -> Path | None:
             return path
     if os.path.isfile(split):
         return Path(split)
-    known = ", ".join(_list_names(root))
-    raise InputError(
-        root, f"has no split '{split}'",
-        f"choose from {known}, or give a file of ids" if known else "give --split a file of ids")
-
-
-def _only_list(root: Path) -> Path | None:
-    names = _list_names(root)
-    if len(names) > 1:
-        raise UsageError("--split", f"{root} has several splits: {', '.join(names)}", "choose one")
-    return _find_list(root, names[0]) if names else None
+    right = f"choose from {', '.join(names)}, or give a file of ids" if names else "give --split a file of ids"
+    raise InputError(root, f"has no split '{split}'", right)
 
 
 def _list_names(root: Path, most: int = 8) -> list[str]:
