@@ -164,7 +164,7 @@ def test_images_without_ground_truth_are_counted_and_named(dataset, targets):
     records = predictions(targets)
     result = evaluate(records, lacking)
     assert (result.coverage.without_target, result.coverage.images, result.coverage.extra) == (("part/1",), 4, 0)
-    assert "1 images without ground truth: part/1" in as_table(result)
+    assert "1 image without ground truth: part/1" in as_table(result)
     with pytest.raises(InputError, match="5 of 5 images have no ground truth"):
         evaluate(records, without_mask(dataset, *targets), on_error=[].append)
 
