@@ -215,7 +215,7 @@ def test_no_annotations_no_tags(tmp_path):
     (content(images=[{"id": 1}]), "has no 'file_name'"),
     (content(images=[{"id": 1, "file_name": "../val/a.png"}]), "outside the output folder"),
     (content(categories=[]), "names no object class"),
-    (content(categories=[{"id": 1}]), "category 1 has no name"),
+    (content(categories=[{"id": 1}]), "category 1 has no 'name'"),
     (content(categories=[{"id": 1, "name": "a"}, {"id": "2", "name": "b"}]), "some category ids are numbers"),
     (content(categories=[{"id": i, "name": "a"} for i in (1, 2)]), "'a' twice"),
     (content({"category_id": 99}), "category 99, which is not listed"),

@@ -172,26 +172,20 @@ def command(
     def register(function: Callable) -> Callable:
         taken = inspect.signature(function, eval_str=True).parameters
         groups = {
-            key: each.annotation
-            for key, each in taken.items()
+            key: each.annotation for key, each in taken.items()
             if key not in _SUPPLIED and is_dataclass(each.annotation)
         }
-        own: list[inspect.Parameter] = []
-        for key, each in taken.items():
-            if key in groups:
-                own += _parameters_of(groups[key])
-            elif key not in _SUPPLIED:
-                own.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        own = [
+            each for parameter in taken.values() if parameter.name not in _SUPPLIED
+            for each in _expanded(parameter)
+        ]
         # Whose import takes as long as that of all others together.
         if settings is not None or crf is not None:
             from drstool.cli import numbers
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
-            for parameter in own:
-                value = values[parameter.name]
-                if value == "" or isinstance(value, (list, tuple)) and "" in value:
-                    raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
+            _check_filled(own, values)
             for key, kind in groups.items():
                 values[key] = kind(**{spec.name: values.pop(spec.name) for spec in fields(kind)})
             common = {key: values.pop(key, False) for key in _COMMON_NAMES}
@@ -222,8 +216,11 @@ def command(
     return register
 
 
-def _parameters_of(kind: type) -> list[inspect.Parameter]:
-    """A parameter for each field of a dataclass, with its annotation and its default."""
+def _expanded(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The parameter itself; for one of a dataclass's type, a parameter for each field."""
+    kind = parameter.annotation
+    if not is_dataclass(kind):
+        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     hints = get_type_hints(kind, include_extras=True)
     return [
         inspect.Parameter(
@@ -231,6 +228,14 @@ def _parameters_of(kind: type) -> list[inspect.Parameter]:
             default=inspect.Parameter.empty if spec.default is MISSING else spec.default)
         for spec in fields(kind)
     ]
+
+
+def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -> None:
+    """Check that no value is an empty text."""
+    for parameter in parameters:
+        value = values[parameter.name]
+        if value == "" or isinstance(value, (list, tuple)) and "" in value:
+            raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:

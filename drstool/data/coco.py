@@ -120,7 +120,8 @@ def read_coco(path: Path, split: str | None) -> RawDataset:
     coco = _load(path)
     if not coco.images:
         raise InputError(path, "lists no images", "give a COCO file with images")
-    folder = _image_folder(path, split, _file_name(next(iter(coco.images.values())), path))
+    first = next(iter(coco.images.values()))
+    folder = _image_folder(path, split, _text_of(first, "file_name", "image", path))
     has_masks = any("segmentation" in annotation for known in coco.annotations.values() for annotation in known)
     rows, seen = [], set()
     for image_id, image in coco.images.items():
@@ -187,7 +188,7 @@ def _parse(path: Path, modified: int, length: int) -> _Coco:
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(path, "is not a COCO file: it has no list 'images'", "a manifest of JSON lines ends in .jsonl")
     categories = _by_id(content, "categories", path)
-    names = {key: _name_of(categories[key], path) for key in _sorted(categories, path)}
+    names = {key: _text_of(categories[key], "name", "category", path) for key in _sorted(categories, path)}
     images = _by_id(content, "images", path)
     annotations = _by_image(content, images, names, path)
     return _Coco(path, images, names, annotations, "annotations" in content)
@@ -222,11 +223,11 @@ def _sorted(categories: dict[object, dict], path: Path) -> list:
         raise InputError(path, "some category ids are numbers and some are strings", "use numbers") from None
 
 
-def _name_of(category: dict, path: Path) -> str:
-    name = category.get("name")
-    if not isinstance(name, str):
-        raise InputError(path, f"category {category['id']} has no name", "give it a 'name'")
-    return name
+def _text_of(entry: dict, key: str, what: str, path: Path) -> str:
+    text = entry.get(key)
+    if not isinstance(text, str) or not text:
+        raise InputError(path, f"{what} {entry['id']} has no '{key}'", "add it")
+    return text
 
 
 def _by_image(
@@ -242,13 +243,6 @@ def _by_image(
                     f"list the {name}")
         found.setdefault(annotation["image_id"], []).append(annotation)
     return found
-
-
-def _file_name(image: dict, path: Path) -> str:
-    name = image.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise InputError(path, f"image {image['id']} has no 'file_name'", "name its file")
-    return name
 
 
 def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
@@ -269,7 +263,7 @@ def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
 
 
 def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bool) -> RawItem:
-    file_name = _file_name(image, coco.path)
+    file_name = _text_of(image, "file_name", "image", coco.path)
     where = f"{coco.path} image {image_id}"
     identifier = check_id(os.path.splitext(PurePosixPath(file_name))[0], where)
     if not os.path.isfile(folder / file_name):

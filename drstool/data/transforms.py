@@ -1,6 +1,6 @@
-"""Training samples: one image, read, changed at random and paired with what is learned from it.
+"""Training samples: images, read and augmented at random, with their training targets.
 
-A sample's key is (epoch, index), and every random number of it comes from a generator seeded by
+A sample's key is (epoch, index), and its random numbers come from a generator seeded by
 (seed, epoch, index): the same key gives the same sample in any process.
 """
 
@@ -50,7 +50,7 @@ def tag_vector(item: Item, class_names: Sequence[str]) -> Tensor:
 
 
 def strongest_only(maps: np.ndarray) -> np.ndarray:
-    """Maps with, at each pixel, all but the strongest class set to 0; equals stay all.
+    """Maps with, at each pixel, all but the strongest class set to 0; of equal ones all are kept.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def _jitter(image: Image.Image, widths: Jitter, random: np.random.Generator) -> 
 
 
 class _Samples:
-    """What the samples of all trainings have in common: their images."""
+    """What the samples of all stages have in common: their images."""
 
     _items: Sequence[Item]
 
@@ -94,7 +94,7 @@ class _Samples:
         return len(self._items)
 
     def id_of(self, index: int) -> str:
-        """The id of an image, which is not read."""
+        """The id of an image, without reading it."""
         return self._items[index].id
 
 
@@ -125,9 +125,9 @@ class ClassifierSamples(_Samples):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         side = recipe.image_size
         left, top = random.integers(0, recipe.warp_size - side, size=2, endpoint=True).tolist()
-        # Paper: not said / authors' code: jitter, then crop / here: crop, then jitter, because the
-        # colours change pixel by pixel and a third of the pixels need not be touched. Contrast is
-        # then relative to the crop's mean, not the image's.
+        # Paper: not said / authors' code: jitter, then crop / here: crop, then jitter, because colours
+        # change pixel by pixel and a third of the pixels can be saved. Contrast is then relative to
+        # the mean of the crop, not of the image.
         image = _jitter(image.crop((left, top, left + side, top + side)), recipe, random)
         return item.id, image_tensor(image), tag_vector(item, self._class_names)
 
@@ -162,8 +162,7 @@ class RefinerSamples(_Samples):
             present = set(reader.ids())
         for item in dataset.items:
             if item.id not in present:
-                raise InputError(
-                    maps, f"holds no map of image {item.id!r}", "make maps of the same split")
+                raise InputError(maps, f"has no map of image {item.id!r}", "make maps of the same split")
 
     def _maps(self) -> MapFileReader:
         # HDF5 handles do not survive a fork, so every process opens its own.
@@ -196,7 +195,7 @@ def _square(values: np.ndarray, side: int) -> np.ndarray:
     return (maps.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
-# Image value of padded pixels: the mean, which normalisation turns to about zero.
+# Value of padded pixels: the mean, which normalisation turns into about zero.
 _FILL = tuple(round(255 * value) for value in NORMALIZE_MEAN)
 
 

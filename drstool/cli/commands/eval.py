@@ -69,7 +69,10 @@ class EvalOptions:
         bool, typer.Option("--ignore-rules/--no-ignore-rules", help="For maps: ignore pixels as pseudo-label does.")
     ] = False
     boundary: Annotated[
-        bool, typer.Option("--boundary/--no-boundary", help="Also compute boundary IoU (Cheng et al., CVPR 2021).")
+        bool,
+        typer.Option(
+            "--boundary/--no-boundary", help="Also compute boundary IoU (Cheng et al., CVPR 2021); slower."
+        ),
     ] = False
     boundary_ratio: Annotated[
         float,
