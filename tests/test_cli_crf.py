@@ -205,7 +205,7 @@ def test_data_names_the_images(drs, voc, made, tmp_path):
     for one, other in zip(records(tmp_path / "b")[0].values(), records(tmp_path / "c")[0].values(), strict=True):
         np.testing.assert_array_equal(one.labels, other.labels)
     other = drs("crf", path, *POWER, "--data", voc, "--split", "val", "-o", tmp_path / "d.h5")
-    assert other.code == 3 and "image 'p0': is not among the 2 of" in other.err
+    assert other.code == 3 and "image 'p0': is not one of the 2 images of" in other.err
 
 
 def test_keep_going_leaves_out_what_has_no_photograph(drs, own_voc, made, tmp_path):
@@ -226,8 +226,8 @@ def bad(folder, kind, photo):
     half = np.full((2, *size), 0.5, np.float32)
     small = MapRecord("p0", encode_values(half[:, :8, :9]), (1, 2), (8, 9), str(photo))
     return {
-        "small": (small, f"is {size[1]} x {size[0]} pixels, but image 'p0' is 9 x 8 in its maps"),
-        "nameless": (MapRecord("p0", encode_values(half), (1, 2), size, ""), "do not say where it lies; give --data"),
+        "small": (small, f"is {size[1]} × {size[0]} pixels, but 9 × 8 in its maps"),
+        "nameless": (MapRecord("p0", encode_values(half), (1, 2), size, ""), "do not name its file; give --data"),
         "missing": (MapRecord("p0", encode_values(half), (1, 2), size, str(folder / "no.jpg")), "no.jpg: no such file"),
         "excess": (record("p0", photo, half + 0.2, [1, 2]), "scores sum to 1.4"),
     }[kind]

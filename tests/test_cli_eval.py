@@ -244,7 +244,7 @@ def test_strict_and_what_is_named_without(evaluate, runs, drs, own_voc):
     assert outcome.code == 0
     assert (outcome.json()["without_target"], outcome.json()["extra_ids"]) == (["p1"], ["other"])
     assert outcome.err.splitlines() == [
-        "eval: 1 images without ground truth: p1", "eval: 1 predictions of other images left out: other"]
+        "eval: 1 image without ground truth: p1", "eval: 1 prediction of other images left out: other"]
     table = drs(*line)
     assert table.err == ""
     assert "without ground truth: p1" in table.out and "left out: other" in table.out

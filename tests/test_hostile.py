@@ -450,7 +450,7 @@ def test_jpeg_of_a_thousand_scans(tmp_path):
     assert load_image(tmp_path / "usual.jpg").shape == (64, 64, 3)
     last = data.rindex(b"\xff\xda")
     (tmp_path / "x.jpg").write_bytes(data[:last] + data[last:-2] * 1000 + data[-2:])
-    with pytest.raises(InputError, match="x.jpg: is a JPEG of 10"):
+    with pytest.raises(InputError, match="x.jpg: is a JPEG with 10"):
         load_image(tmp_path / "x.jpg")
 
 
@@ -516,7 +516,7 @@ def test_coco_file_that_claims_another_size_is_not_drawn(tmp_path, monkeypatch):
     from drstool.data import load_target
 
     monkeypatch.setattr("drstool.data.coco._region", None)
-    with pytest.raises(InputError, match="10000 high"):
+    with pytest.raises(InputError, match="10000 × 10000"):
         load_target(coco(tmp_path, 10_000, 3).items[0], (10, 10))
 
 

@@ -185,7 +185,7 @@ def test_value_that_is_no_label_is_an_error(target, prediction, named):
 
 
 def test_other_size_is_an_error_that_names_both():
-    with pytest.raises(InputError, match="guess.png: is 3 x 2 pixels, but truth.png is 5 x 4"):
+    with pytest.raises(InputError, match="guess.png: is 3 × 2 pixels, but truth.png is 5 × 4"):
         count_labels(np.zeros((4, 5), np.uint8), np.zeros((2, 3), np.uint8), NAMES,
                      "truth.png", "guess.png")
 

@@ -164,7 +164,7 @@ def test_images_without_ground_truth_are_counted_and_named(dataset, targets):
     records = predictions(targets)
     result = evaluate(records, lacking)
     assert (result.coverage.without_target, result.coverage.images, result.coverage.extra) == (("part/1",), 4, 0)
-    assert "1 images without ground truth: part/1" in as_table(result)
+    assert "1 image without ground truth: part/1" in as_table(result)
     with pytest.raises(InputError, match="5 of 5 images have no ground truth"):
         evaluate(records, without_mask(dataset, *targets), on_error=[].append)
 
@@ -225,7 +225,7 @@ def bad_record(kind, targets):
 
 
 @pytest.mark.parametrize("kind, message", [
-    ("size", r"'part/2': is 6 x 8 pixels, but ground truth .*part/2.png is 8 x 6; .*EXIF"),
+    ("size", r"'part/2': is 6 × 8 pixels, but ground truth .*part/2.png is 8 × 6; .*EXIF"),
     ("value", r"'part/2': holds label values that are no class: 4"),
     ("twice", r"'part/2': appears twice"),
 ])

@@ -118,9 +118,9 @@ def test_failures_are_raised_or_told(dataset):
     small = LabelRecord(id="a", labels=np.zeros((2, 3), np.uint8))
     odd = MapRecord("a", np.zeros((1, 2, 2), np.uint8), (1,), (60, 80), "")
     for record, message in [
-        (small, "a: the label image is 3 x 2 pixels, but the image is 8 x 6"),
+        (small, "a: the label image is 3 × 2 pixels, but the image is 8 × 6"),
         (LabelRecord(id="a", labels=np.full((6, 8), 77, np.uint8)), "a: contains unknown label values: 77"),
-        (odd, "a: the map's image is 80 x 60 pixels, but the image is 8 x 6"),
+        (odd, "a: the map's image is 80 × 60 pixels, but the image is 8 × 6"),
     ]:
         with pytest.raises(InputError, match=message):
             list(overlay(dataset, [record]))

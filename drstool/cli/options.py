@@ -180,26 +180,18 @@ class _Command:
         """Register the function, and return it as it is."""
         taken = inspect.signature(function, eval_str=True).parameters
         groups = {
-            key: each.annotation
-            for key, each in taken.items()
+            key: each.annotation for key, each in taken.items()
             if key not in _SUPPLIED and is_dataclass(each.annotation)
         }
-        own: list[inspect.Parameter] = []
-        for key, each in taken.items():
-            if key in groups:
-                own += _parameters_of(groups[key])
-            elif key not in _SUPPLIED:
-                own.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        own = [
+            each for parameter in taken.values() if parameter.name not in _SUPPLIED for each in _expanded(parameter)]
         wanted = {"shard": self.shards, "resume": self.resume, "keep_going": self.keep_going}
-        common = [each for each in _parameters_of(CommonOptions) if wanted.get(each.name, True)]
+        common = [each for each in _fields_as_parameters(CommonOptions) if wanted.get(each.name, True)]
         parameters = [*own, *self._method_parameters(), *common]
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
-            for parameter in own:
-                value = values[parameter.name]
-                if value == "" or isinstance(value, (list, tuple)) and "" in value:
-                    raise UsageError(_shown_name(parameter), "is empty", "give a value, or omit it")
+            _check_filled(own, values)
             for key, kind in groups.items():
                 values[key] = kind(**{spec.name: values.pop(spec.name) for spec in fields(kind)})
             options = CommonOptions(**{each.name: values.pop(each.name) for each in common})
@@ -285,8 +277,14 @@ def command(
         name, example, settings, keep_going, resume, shards, crf, crf_labels, joint).register
 
 
-def _parameters_of(kind: type) -> list[inspect.Parameter]:
-    """A parameter for each field of a dataclass, with its annotation and its default."""
+def _expanded(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The parameter itself; for one of a dataclass's type, a parameter for each field."""
+    if is_dataclass(parameter.annotation):
+        return _fields_as_parameters(parameter.annotation)
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+
+
+def _fields_as_parameters(kind: type) -> list[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     return [
         inspect.Parameter(
@@ -294,6 +292,14 @@ def _parameters_of(kind: type) -> list[inspect.Parameter]:
             default=inspect.Parameter.empty if spec.default is MISSING else spec.default)
         for spec in fields(kind)
     ]
+
+
+def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -> None:
+    """Check that no value is an empty text."""
+    for parameter in parameters:
+        value = values[parameter.name]
+        if value == "" or isinstance(value, (list, tuple)) and "" in value:
+            raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:

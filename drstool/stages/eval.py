@@ -1,8 +1,8 @@
 """``eval``: scores of label images or maps against pixel ground truth.
 
-This is the one stage whose result rests on pixel ground truth (``overlay`` only draws it, and
-training looks at it only where ``--select-on`` has this stage choose the epoch); each result says
-so, and says how it was made. :func:`evaluate` scores one run, :func:`sweep` one at 256 thresholds,
+This is the one stage whose result depends on pixel ground truth (``overlay`` only draws it, and
+training uses it only if ``--select-on`` has this stage choose the epoch); each result says so, and
+says how it was made. :func:`evaluate` scores one run, :func:`sweep` one at 256 thresholds,
 :func:`compare` several on the same images.
 """
 
@@ -244,24 +244,24 @@ def compare(
     names: Sequence[str], evaluations: Sequence[Evaluation], *, resamples: int = 2000, level: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Runs against each other, by the paired bootstrap over the images that all of them have.
+    """Differences between runs, by the paired bootstrap over the images that all of them have.
 
     Parameters
     ----------
     names
-        Of the runs.
+        Names of the runs.
     evaluations
         Two or more, of :func:`evaluate` with ``per_image``, against the same ground truth.
     resamples
-        Number of draws of the bootstrap.
+        Number of bootstrap resamples.
     level
-        Of the confidence intervals, such as 0.95.
+        Level of the confidence intervals, such as 0.95.
     seed
 
     Raises
     ------
     InputError
-        The runs have no image in common, or are scored with other classes or another ground truth.
+        The runs have no image in common, or different classes.
 
     References
     ----------
@@ -305,12 +305,12 @@ class _Pass:
         self._scored: dict[str, bytes] = {}  # digests of the ground truth
         self._extra, self._extra_ids = 0, []
         self._maps = False
+        if header is not None and header.kind != "labels":
+            self._accept_maps()
         if self._without_target and (scoring.strict or not self._items):
             raise InputError(
                 dataset.source, f"{len(self._without_target)} of {len(dataset)} images have no ground truth: "
                 + listed(self._without_target), "give masks with the data, or leave those images out")
-        if header is not None and header.kind != "labels":
-            self._accept_maps()
 
     def results(
         self, records: Iterable[Record | LazyRecord], work: Callable[[Record, Item, np.ndarray], _Result],
@@ -462,7 +462,7 @@ def _restricted(evaluation: Evaluation, ids: Sequence[str]) -> Evaluation:
 
 
 def _target_of(item: Item) -> tuple[np.ndarray, bytes]:
-    """An image's ground truth, and the digest of it as it is stored; of annotations, of their name."""
+    """An image's ground truth, and the digest of its file; for annotations, of their name."""
     if isinstance(item.mask, Path):
         content = read_bytes(item.mask)
         return read_label_png(content, item.mask), hashlib.sha256(content).digest()
@@ -470,7 +470,7 @@ def _target_of(item: Item) -> tuple[np.ndarray, bytes]:
 
 
 def _dataset_provenance(dataset: Dataset) -> tuple[dict, ...]:
-    """The chain of a dataset that drstool made; empty for any other."""
+    """The provenance of a dataset that drstool made; empty for any other."""
     with suppress(OSError, ValueError, DrstoolError):
         path = Path(dataset.source, HEADER_NAME)
         return Header.from_json(path.read_bytes(), path).provenance
