@@ -10,7 +10,7 @@ import torch
 from drstool.crf import DenseCRF, label_unary, mean_field, probability_unary, smooth_labels, smooth_probabilities
 from drstool.crf.exact import AttentionKernel, GridKernel
 from drstool.crf.lattice import LatticeKernel, LatticeSum
-from drstool.crf.meanfield import _bilateral_features, _places
+from drstool.crf.meanfield import _bilateral_features, _positions
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CRF_PRESETS, CrfSettings
 
@@ -132,7 +132,7 @@ def test_equals_recorded_pydensecrf(name):
 def test_mean_field_equals_textbook_loops_on_the_expanded_operator():
     image, unary = drawn(8, 9)
     features = _bilateral_features(torch.from_numpy(image), 20, 30)
-    kernels = [LatticeKernel(torch.stack(_places((8, 9), 2, CPU))), LatticeKernel(features)]
+    kernels = [LatticeKernel(torch.stack(_positions((8, 9), 2, CPU))), LatticeKernel(features)]
     rows = torch.from_numpy(unary).flatten(1).t().contiguous()
     found = mean_field(rows, [(2.0, kernels[0]), (4.0, kernels[1])], 5)
     matrices = [(weight, operator(kernel, 72)) for weight, kernel in zip((2, 4), kernels, strict=True)]
@@ -154,7 +154,7 @@ def test_exact_mode_equals_brute_force(preset, kind):
     settings = replace(CRF_PRESETS[preset], mode="exact", iterations=5)
     found = DenseCRF(image, settings)(unary)
     features = _bilateral_features(torch.from_numpy(image), settings.bilateral_sxy, settings.bilateral_srgb)
-    matrices = [(settings.gaussian_compat, gaussian(torch.stack(_places((24, 30), settings.gaussian_sxy, CPU)))),
+    matrices = [(settings.gaussian_compat, gaussian(torch.stack(_positions((24, 30), settings.gaussian_sxy, CPU)))),
                 (settings.bilateral_compat, gaussian(features))]
     rows = unary.reshape(3, -1).T.astype(np.float64)
     marginals = softmax(-rows)
@@ -167,7 +167,7 @@ def test_exact_mode_equals_brute_force(preset, kind):
 
 def test_a_sum_of_lattices_is_the_sum_of_what_they_make():
     image, _ = drawn(9, 13)
-    kernels = [LatticeKernel(torch.stack(_places((9, 13), 2, CPU))),
+    kernels = [LatticeKernel(torch.stack(_positions((9, 13), 2, CPU))),
                LatticeKernel(_bilateral_features(torch.from_numpy(image), 20, 30))]
     values = torch.rand(9 * 13, 3)
     found = LatticeSum([(2.0, kernels[0]), (0.5, kernels[1])])(values)
@@ -186,7 +186,7 @@ def test_attention_in_float64_is_exact():
 
 def test_grid_kernel_is_exact_where_sides_differ():
     values = torch.rand(6 * 11, 4, dtype=torch.float64)
-    expected = gaussian(torch.stack(_places((6, 11), 2, CPU))) @ values.numpy()
+    expected = gaussian(torch.stack(_positions((6, 11), 2, CPU))) @ values.numpy()
     found = GridKernel((6, 11), 2, CPU)(values)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
@@ -287,7 +287,7 @@ def test_probability_unary_is_the_negative_logarithm_with_a_floor():
 
 
 @pytest.mark.parametrize(("values", "told"), [
-    ([0.5, 0.6], "sum to 1.1"), ([0.0, 0.0], "sum to 0"), ([np.nan, 1.0], "no numbers"), ([np.inf, 1.0], "no numbers"),
+    ([0.5, 0.6], "sum to 1.1"), ([0.0, 0.0], "sum to 0"), ([np.nan, 1.0], "not finite"), ([np.inf, 1.0], "not finite"),
     ([-0.5, 1.5], "from -0.5 to 1.5"), ([0.5], "sum to 0.5")])
 def test_what_are_no_probabilities(values, told):
     probabilities = np.tile(np.float32(values)[:, None, None], (1, 2, 2))
@@ -297,7 +297,7 @@ def test_what_are_no_probabilities(values, told):
 
 def test_photograph_of_another_size():
     image = np.zeros((3, 5, 3), np.uint8)
-    with pytest.raises(InputError, match="photograph is 5 x 3 pixels, its maps are of one of 3 x 5"):
+    with pytest.raises(InputError, match="photograph is 5 × 3 pixels, but the maps describe one of 3 × 5"):
         smooth_probabilities(image, np.ones((1, 5, 3), np.float32), CrfSettings())
     with pytest.raises(InputError, match="photograph"):
         smooth_labels(image, np.zeros((5, 3), np.uint8), [0], CrfSettings())

@@ -11,7 +11,7 @@ from drstool.data.item import Item
 from drstool.errors import DrstoolError, InputError
 from drstool.formats.records import encode_values
 from drstool.inference import Execution
-from drstool.mapping import Loaded, OnHost, encoded, map_records, one_behind
+from drstool.mapping import Loaded, OnHost, encoded, map_records, pipelined
 
 CPU = torch.device("cpu")
 
@@ -133,9 +133,9 @@ def test_a_gpu_is_asked_when_the_next_batch_has_begun():
             begun.append(i)
             yield i
 
-    assert [(i, begun[-1]) for i in one_behind(started(), torch.device("cuda"))] == [(0, 1), (1, 2), (2, 2)]
+    assert [(i, begun[-1]) for i in pipelined(started(), torch.device("cuda"))] == [(0, 1), (1, 2), (2, 2)]
     begun.clear()
-    assert [(i, begun[-1]) for i in one_behind(started(), CPU)] == [(0, 0), (1, 1), (2, 2)]
+    assert [(i, begun[-1]) for i in pipelined(started(), CPU)] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_on_host_of_the_cpu():

@@ -9,7 +9,7 @@ from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network, load_pretrained, parse_layers, restore_network
 from drstool.models.deeplab import build_segmenter
 from drstool.models.drs import FixedDRS, LearnableDRS
-from drstool.models.vgg import NUM_RECTIFIERS, build_classifier, build_refiner, image_scores, without_suppression
+from drstool.models.vgg import NUM_ACTIVATIONS, build_classifier, build_refiner, image_scores, without_suppression
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -108,7 +108,7 @@ def test_refiner_is_the_slow_one_without_suppression(features):
 def test_rectifiers_stand_where_they_are_asked_for(suppression, kind):
     model = build_classifier("vgg16-small", 3, suppression, 0.4, (1, 14))
     found = [index for index, layer in enumerate(model.layers) if isinstance(layer.rectifier, kind)]
-    assert len(model.layers) == NUM_RECTIFIERS == 16
+    assert len(model.layers) == NUM_ACTIVATIONS == 16
     assert found == [1, 14]
     assert all(isinstance(model.layers[index].rectifier, torch.nn.ReLU) for index in set(range(16)) - {1, 14})
     plain = build_classifier("vgg16-small", 3, "none", 0.4)

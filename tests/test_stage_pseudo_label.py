@@ -118,7 +118,7 @@ def test_progress_is_tracked():
 
 @pytest.mark.parametrize(("workers", "few"), [(1, 10), (3, 10), (3, 0)])
 def test_report_is_of_what_was_ignored(tmp_path, monkeypatch, workers, few):
-    monkeypatch.setattr("drstool.stages.pseudo_label._FEW", few)
+    monkeypatch.setattr("drstool.stages.pseudo_label._FEW_LABELS", few)
     names = ("cat", "dog", "sheep")
     settings = CueSettings(alpha=0.4, background_below=0.1, background="saliency+constant", conflict=0.6)
     records = [random_record(str(i), i, count=1 + i % 3) for i in range(6)]
@@ -128,7 +128,7 @@ def test_report_is_of_what_was_ignored(tmp_path, monkeypatch, workers, few):
     report = IgnoreReport()
     found = list(pseudo_label(
         records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report,
-        at_hand=workers > 1))
+        batched=workers > 1))
     plain = pseudo_label(records, settings, saliency_of=cues.saliency_folder(tmp_path))
     labels = np.stack([each.labels for each in found])
     np.testing.assert_array_equal(labels, np.stack([each.labels for each in plain]))

@@ -110,7 +110,7 @@ def pseudo_label(
                 report=report,
                 finish=sink.prepare,
                 # A pipe is to flow at both of its ends.
-                at_hand=total is not None and goes_to_disk(output),
+                batched=total is not None and goes_to_disk(output),
             )
             sink.put_all(made)
     names = source.header.class_names
