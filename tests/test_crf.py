@@ -1,5 +1,6 @@
 """The dense CRF: against pydensecrf2's recorded results, textbook loops, and brute force."""
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from drstool.crf import DenseCRF, label_unary, mean_field, probability_unary, smooth_labels, smooth_probabilities
+from drstool.crf import (
+    DenseCRF, label_unary, mean_field, one_thread, probability_unary, smooth_labels, smooth_probabilities,
+)
 from drstool.crf.exact import AttentionKernel, GridKernel
-from drstool.crf.lattice import LatticeKernel, LatticeSum
+from drstool.crf.lattice import LatticeKernel, LatticeSum, _corners, _Packing
 from drstool.crf.meanfield import _bilateral_features, _positions
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CRF_PRESETS, CrfSettings
@@ -320,6 +323,56 @@ def test_starting_from_labels_is_starting_from_their_probabilities():
     labels = probabilities.argmax(axis=0).astype(np.uint8)
     by_labels = smooth_labels(image, labels, [0, 1, 2], settings)
     np.testing.assert_array_equal(smooth_probabilities(image, probabilities, settings).argmax(axis=0), by_labels)
+
+
+@pytest.mark.parametrize("total", [0.9995, 1.0005])
+def test_sums_may_be_off_by_rounding(total):
+    probabilities = np.float32([total - 0.25, 0.25]).reshape(2, 1, 1)
+    assert np.isfinite(probability_unary(probabilities)).all()
+    assert probability_unary(np.full((1, 1, 1), total, np.float32)).item() == pytest.approx(max(0, 1 - total), abs=1e-5)
+
+
+@pytest.mark.parametrize("total", [0.995, 1.005])
+def test_sums_may_not_be_off_by_more(total):
+    with pytest.raises(InputError, match=f"sum to {total}"):
+        probability_unary(np.float32([total - 0.25, 0.25]).reshape(2, 1, 1))
+
+
+def test_one_thread_is_for_a_block():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ZeroDivisionError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dimensions", [2, 5])
+def test_vertices_are_numbered_within_their_type(dimensions):
+    """Packed coordinates, and those of neighbours, which are a step away, do not overflow."""
+    dtypes = set()
+    for extent in (1, 10, 30, 100, 1000, 10_000, 50_000):
+        if extent > 1000 and dimensions == 5:
+            continue
+        features = extent * torch.rand(dimensions, 500, generator=torch.Generator().manual_seed(0))
+        features[:, :2] = torch.tensor([0.0, extent])
+        packing = _Packing(features)
+        dtypes.add(packing.dtype)
+        wide = copy(packing)
+        wide.dtype = torch.int64
+        keys, _ = _corners(features, wide)
+        step = sum(packing.strides)
+        assert keys.min() - step >= 0
+        assert keys.max() + step <= torch.iinfo(packing.dtype).max // 2
+        # The coordinates are in the keys: no two vertices share one.
+        digits = [keys // stride for stride in packing.strides]
+        for digit, (coarser, stride) in zip(digits[1:], zip(packing.strides, packing.strides[1:])):
+            rest = digit % (coarser // stride)
+            assert rest.min() >= 1 and rest.max() <= coarser // stride - 2
+    assert dtypes == {torch.int32, torch.int64}
 
 
 # --- on a GPU ----------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def probability_unary(probabilities: np.ndarray, where: object = "CRF") -> np.nd
     worst = total.flat[np.abs(total - 1).argmax()]
     if abs(worst - 1) > _SUM_TOLERANCE:
         raise InputError(
-            where, f"has a pixel whose probabilities sum to {worst:.3g}",
+            where, f"has a pixel whose probabilities sum to {worst:.4g}",
             "over all classes, background included, they must sum to 1")
     return -np.log(np.clip(probabilities, _LEAST_PROBABILITY, 1).astype(np.float32))
 
