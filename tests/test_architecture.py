@@ -126,7 +126,7 @@ def test_models_and_formats_do_not_know_each_other():
 
 
 def test_the_crf_knows_arrays_only():
-    known = ("crf", "recipe", "errors")
+    known = ("crf", "recipe", "errors", "pixels")
     parts = [name for name in NAMES if part(name) == "crf"]
     assert [name for name in parts if any(part(other) not in known for other in own(name))] == []
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from drstool.data.item import Item
-from drstool.errors import DrstoolError, InputError
+from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.formats.records import encode_values
 from drstool.inference import Execution
-from drstool.mapping import Loaded, OnHost, encoded, map_records, one_behind
+from drstool.mapping import Loaded, OnHost, encoded, map_records, output_size, pipelined, score_record
 
 CPU = torch.device("cpu")
 
@@ -133,9 +133,9 @@ def test_a_gpu_is_asked_when_the_next_batch_has_begun():
             begun.append(i)
             yield i
 
-    assert [(i, begun[-1]) for i in one_behind(started(), torch.device("cuda"))] == [(0, 1), (1, 2), (2, 2)]
+    assert [(i, begun[-1]) for i in pipelined(started(), torch.device("cuda"))] == [(0, 1), (1, 2), (2, 2)]
     begun.clear()
-    assert [(i, begun[-1]) for i in one_behind(started(), CPU)] == [(0, 0), (1, 1), (2, 2)]
+    assert [(i, begun[-1]) for i in pipelined(started(), CPU)] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_on_host_of_the_cpu():
@@ -155,3 +155,24 @@ def test_modes_of_the_caller_do_not_change_between_records():
     """Records come one by one, and who takes them may well compute gradients."""
     for record in map_records(loaded(3), recorder(9, []), Execution(), batch_size=1, dtype="uint8"):
         assert torch.is_grad_enabled(), record.id
+
+
+@pytest.mark.parametrize(("given", "size"), [("1", 1), ("10000", 10_000), ("320", 320)])
+def test_map_sizes_in_pixels(given, size):
+    assert output_size(given, 64, (30, 40)) == (size, size)
+
+
+@pytest.mark.parametrize("given", ["0", "10001", "-1", "1.5", "huge", "", "²"])
+def test_wrong_map_sizes(given):
+    with pytest.raises(UsageError, match="--map-size"):
+        output_size(given, 64, (30, 40))
+
+
+def test_scores_that_round_to_nothing_are_not_stored():
+    """A score is 0 in a byte up to half of 1/255."""
+    half = np.float32(1 / 510)
+    probabilities = np.float32([[[0.9, 0.9]], [[half, 0.0]], [[np.nextafter(half, np.float32(1)), 0.0]], [[0.0, 0.1]]])
+    found = score_record("a", probabilities, [1, 2, 5], "a.jpg")
+    assert found.labels == (2, 5)
+    assert found.values.tolist() == [[[1, 0]], [[0, 26]]]
+    assert found.image_size == (1, 2)

@@ -205,3 +205,20 @@ def test_inputs_need_not_be_contiguous():
     matrix.update(target, blocks(2)[::-1])
     plain.update(blocks(1), blocks(2)[::-1].copy())
     np.testing.assert_array_equal(matrix.counts, plain.counts)
+
+
+def test_a_class_is_counted_once_an_image():
+    matrix = ConfusionMatrix(["cat", "dog"])
+    matrix.update(np.uint8([[0, 1, 1, 255]]), np.uint8([[2, 2, 255, 1]]))
+    matrix.update(np.uint8([[1, 1]]), np.uint8([[1, 2]]))
+    assert matrix.images == 2
+    assert matrix.target_images.tolist() == [1, 2, 0]
+    # Where the target is ignored, and as ignored, nothing is predicted.
+    assert matrix.prediction_images.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("shape", "turned"), [((5, 4), True), ((5, 5), False)])
+def test_a_turned_image_is_told_to_be_one(shape, turned):
+    with pytest.raises(InputError) as failure:
+        count_labels(np.zeros((4, 5), np.uint8), np.zeros(shape, np.uint8), NAMES)
+    assert ("EXIF" in str(failure.value)) == turned

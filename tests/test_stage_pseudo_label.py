@@ -118,7 +118,7 @@ def test_progress_is_tracked():
 
 @pytest.mark.parametrize(("workers", "few"), [(1, 10), (3, 10), (3, 0)])
 def test_report_is_of_what_was_ignored(tmp_path, monkeypatch, workers, few):
-    monkeypatch.setattr("drstool.stages.pseudo_label._FEW", few)
+    monkeypatch.setattr("drstool.stages.pseudo_label._FEW_LABELS", few)
     names = ("cat", "dog", "sheep")
     settings = CueSettings(alpha=0.4, background_below=0.1, background="saliency+constant", conflict=0.6)
     records = [random_record(str(i), i, count=1 + i % 3) for i in range(6)]

@@ -1,4 +1,4 @@
-"""``cam``: localization maps of images from a classifier."""
+"""``cam``: localization maps from a classifier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drstool.formats.records import MapRecord
 from drstool.inference import Execution, Network, fused_maps, grad_cam, localization_map, predicted_channels
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
-from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS, VGG, without_suppression
+from drstool.models.vgg import NUM_ACTIVATIONS, TRUNK_LAYERS, VGG, without_suppression
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CamSettings
 
@@ -43,33 +43,32 @@ def cam(
     Parameters
     ----------
     items
-        Images with their tags; taken as they come.
+        Images with their tags; consumed one by one.
     classifier
     settings
-        Sizes, mirroring, batch.
+        Input sizes, mirroring and batch size.
     method
         ``drs``: the maps of the network as it was trained. ``cam``: with its suppression switched
-        off. ``grad-cam``: from gradients at a layer. None: ``drs`` where the network suppresses,
-        otherwise ``cam``.
+        off. ``grad-cam``: from the gradients at a layer. None: see :func:`usual_method`.
     layer
         Of Grad-CAM, 1..16.
     predict_tags
         Probability from which a class counts as present; None: the given tags are used.
     map_size
-        ``square`` (settings.image_size), ``image``, or a number of pixels.
+        ``square`` (``settings.image_size``), ``image``, or a number of pixels.
     dtype
         ``uint8`` or ``float16``.
     execution
         Where and how the network runs.
     on_error
-        Told of each image that fails, which is then left out; None: the error is raised.
+        Called with the error of each image that fails and is then left out; None: the error is raised.
     track, total
         Progress display, and the number of images if it is known.
 
     Raises
     ------
     UsageError
-        ``drs`` of a network without suppression; a layer that is none.
+        The method is unknown or needs suppression that the network lacks, or there is no such layer.
     InputError
         An image is unreadable or has no tag.
 
@@ -82,7 +81,8 @@ def cam(
     model.to(execution.device, memory_format=execution.layout)
     network = _network(model, classifier.architecture["suppression"], method or usual_method(classifier), layer)
     if method == "grad-cam" and execution.precision == "float16":
-        raise UsageError("--precision float16", "is too short for Grad-CAM's gradients", "float32 or bfloat16")
+        raise UsageError(
+            "--precision float16", "Grad-CAM's gradients are too small for it", "give float32 or bfloat16")
     settings = settings.for_network(classifier.recipe)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(
@@ -102,20 +102,20 @@ def cam(
 
 
 def usual_method(checkpoint: Checkpoint) -> str:
-    """The kind of maps that a classifier was trained for: ``drs``, or ``cam`` where nothing suppresses."""
+    """The method that fits a classifier: ``drs``, or ``cam`` if it has no suppression."""
     return "cam" if checkpoint.architecture.get("suppression") == "none" else "drs"
 
 
 def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
     if method not in METHODS:
-        raise UsageError("--method", f"{method!r} is no choice", "one of " + ", ".join(METHODS))
+        raise UsageError("--method", f"{method!r} is not one of {', '.join(METHODS)}", "give one of them")
     if method == "drs" and suppression == "none":
         raise UsageError(
             "--method drs", "this classifier was trained without suppression",
-            "--method cam, or train with --suppression fixed or learnable")
+            "give --method cam, or train with --suppression fixed or learnable")
     if method == "grad-cam":
-        if not 1 <= layer <= NUM_RECTIFIERS:
-            raise UsageError("--layer", f"there is no layer {layer}", f"1 to {NUM_RECTIFIERS}")
+        if not 1 <= layer <= NUM_ACTIVATIONS:
+            raise UsageError("--layer", f"there is no layer {layer}", f"give a number from 1 to {NUM_ACTIVATIONS}")
         return grad_cam(model, layer - 1)
     if method == "cam" and suppression != "none":
         model = without_suppression(model)

@@ -1,6 +1,6 @@
-"""``crf``: maps or scores into class probabilities that follow the edges of their images.
+"""``crf``: class probabilities that follow the images' edges, from maps or scores.
 
-The CRF itself is :mod:`drstool.crf`.
+The CRF itself is in :mod:`drstool.crf`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from drstool.recipe import CrfSettings, CueSettings
 
 __all__ = ["crf"]
 
-# How far the scores of a pixel may exceed 1, beside the rounding of each.
-_EXCESS = 0.01
+# How far the sum of a pixel's scores may exceed 1, in addition to rounding errors.
+_TOLERANCE = 0.01
 
 
 def crf(
@@ -35,12 +35,12 @@ def crf(
     dtype: str = "uint8", execution: Execution = Execution(),
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
 ) -> Iterator[MapRecord]:
-    """Object probabilities after the CRF, in the records' order and at the images' own size.
+    """Object probabilities after the CRF, in the records' order and at the images' size.
 
     Parameters
     ----------
     records
-        Maps of the present classes, read or not; taken as they come.
+        Maps of the present classes; consumed one by one.
     settings
         Of the CRF.
     cue_settings
@@ -50,18 +50,18 @@ def crf(
     saliency_of
         Path of an image id's saliency map, where the background cue needs one.
     image_of
-        Path of a record's image; by default the one that it names.
+        Path of a record's image; by default the one that the record names.
     dtype
         ``uint8`` or ``float16``.
     execution
-        Its device, and its workers: threads that each take an image.
+        Its device, and its workers: threads that process one image each.
     on_error, track, total
         As in :func:`drstool.stages.pseudo_label.pseudo_label`.
 
     Raises
     ------
     InputError
-        An image or saliency map is missing, unreadable or of another size; scores are no
+        An image or saliency map is missing, unreadable or of the wrong size, or scores are not
         probabilities.
     UsageError
         No ``saliency_of`` where the background cue needs one.
@@ -92,7 +92,7 @@ class _Work:
             saliency = load_saliency(self.saliency_of(record.id), record.image_size)
         probabilities = cues.cue_probabilities(maps, self.cue_settings, saliency)
         image = load_photograph(record, self.image_of)
-        # One thread a worker: workers go over images.
+        # Workers share out the images, so each needs one thread.
         with one_thread() if self.execution.workers > 1 else nullcontext():
             found = smooth_probabilities(
                 image, probabilities, self.settings, device=self.execution.device, where=where)
@@ -101,7 +101,7 @@ class _Work:
 
 def _check_scores(maps: np.ndarray, where: str) -> None:
     most = maps.sum(axis=0).max(initial=0)
-    if most > 1 + len(maps) / 510 + _EXCESS:
+    if most > 1 + len(maps) / 510 + _TOLERANCE:
         raise InputError(
             where, f"has a pixel whose scores sum to {most:.3g}",
-            "probabilities sum to 1 at most; for other maps give a background cue with --background")
+            "probabilities sum to at most 1; for other maps, give a background cue with --background")

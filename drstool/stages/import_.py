@@ -12,7 +12,7 @@ from torch import Tensor
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors
 from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network
-from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS
+from drstool.models.vgg import NUM_ACTIVATIONS, TRUNK_LAYERS
 
 __all__ = ["import_drs"]
 
@@ -76,7 +76,7 @@ def import_drs(
     if kind == "classifier":
         architecture |= {
             "suppression": "learnable" if learnable else "fixed", "delta": delta,
-            "drs_layers": list(range(NUM_RECTIFIERS))}
+            "drs_layers": list(range(NUM_ACTIVATIONS))}
     weights = _translated(state, learnable, path)
     model, _ = build_network(kind, architecture, names)
     try:

@@ -1,4 +1,4 @@
-"""``refine``: refined maps of images from a refiner."""
+"""``refine``: refined maps from a refiner."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["items_of_maps", "refine"]
 
 
 def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[str, ...]) -> Iterator[Item]:
-    """The images that map records are about, with the classes present in them as tags.
+    """The images of map records, with the classes of their maps as tags.
 
     Parameters
     ----------
     records
-        Read or not; taken as they come.
+        Consumed one by one.
     class_names
         Of the records' file or stream.
 
@@ -40,7 +40,7 @@ def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[
     names = label_names(class_names)
     for record in map(load, records):
         if not record.image:
-            raise InputError(f"image {record.id!r}", "has maps that do not say where it lies", "give --data")
+            raise InputError(f"image {record.id!r}", "its maps do not name the image file", "give --data")
         yield Item(record.id, Path(record.image), tags=tuple(names[label] for label in record.labels))
 
 
@@ -61,7 +61,7 @@ def refine(
     Parameters
     ----------
     items
-        Images with their tags; taken as they come. One known to have none gets an empty record.
+        Images with their tags, which may be empty; consumed one by one.
     refiner
     settings, map_size, dtype, execution, on_error, track, total
         As in :func:`drstool.stages.cam.cam`.
@@ -69,13 +69,13 @@ def refine(
     Raises
     ------
     InputError
-        An image is unreadable, or nothing is known of its tags.
+        An image is unreadable, or its tags are unknown.
 
     Notes
     -----
-    Refined maps may exceed 1, and beat a background cue of 1 where they do. uint8 cannot hold that,
-    so float16 is the default: labels then equal those of unrounded maps on 99.98 % of pixels and
-    more, and on as few as 93 % with uint8 and a refiner that overshoots.
+    Refined maps may exceed 1, and there they win over a background cue of 1. uint8 cannot represent
+    that, so float16 is the default: at least 99.98 % of the labels then equal those of unrounded maps,
+    against as few as 93 % with uint8 and a refiner that overshoots.
 
     References
     ----------

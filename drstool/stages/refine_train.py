@@ -17,7 +17,7 @@ from drstool.data import Dataset
 from drstool.data.transforms import RefinerSamples
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
-from drstool.models.vgg import NUM_RECTIFIERS
+from drstool.models.vgg import NUM_ACTIVATIONS
 from drstool.parallel import Track, untracked
 from drstool.recipe import RefinerRecipe
 from drstool.training.loop import EpochReport, Observer, Plan, fit, seed_everything, step_factor
@@ -79,7 +79,7 @@ def refine_train(
     architecture = {"backbone": recipe.backbone}
     model, trunk = build_network("refiner", architecture, class_names)
     pretrained = load_pretrained(trunk, weights, weights_name) if weights is not None else frozenset()
-    if any(name.startswith(f"layers.{NUM_RECTIFIERS - 1}.") for name in pretrained):
+    if any(name.startswith(f"layers.{NUM_ACTIVATIONS - 1}.") for name in pretrained):
         # The regression is to begin near zero. Behind new layers, N(0, 0.01) does; a trained classifier's
         # features are so much stronger that the loss would begin at several times that of all-zero maps,
         # and a few hundred images end before such noise is unlearned.
