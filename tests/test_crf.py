@@ -12,7 +12,7 @@ from drstool.crf import (
     DenseCRF, label_unary, mean_field, one_thread, probability_unary, smooth_labels, smooth_probabilities,
 )
 from drstool.crf.exact import AttentionKernel, GridKernel
-from drstool.crf.lattice import LatticeKernel, LatticeSum, _corners, _Packing
+from drstool.crf.lattice import LatticeKernel, LatticeSum, _Packing, _corners
 from drstool.crf.meanfield import _bilateral_features, _positions
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CRF_PRESETS, CrfSettings

@@ -7,7 +7,7 @@ import pytest
 from drstool.errors import UsageError
 from drstool.recipe import (
     AUTO_BATCH, CRF_PRESETS, NORMALIZE_MEAN, NORMALIZE_STD, RECIPES, CamSettings, ClassifierRecipe, CrfSettings,
-    CueSettings, OverlaySettings, RefinerRecipe, RefineSettings, SegmenterRecipe, SegmentSettings, named_recipe,
+    CueSettings, OverlaySettings, RefineSettings, RefinerRecipe, SegmentSettings, SegmenterRecipe, named_recipe,
     override,
 )
 

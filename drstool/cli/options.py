@@ -231,7 +231,7 @@ class _Command:
         if self.crf is not None:
             values["crf"] = numbers.chosen_crf(values, self.crf_labels)
         if self.settings is not None:
-            run.detail(numbers.told(values["settings"]))
+            run.detail(numbers.summary(values["settings"]))
         return values
 
 
