@@ -11,9 +11,9 @@ from drstool.artifacts.header import END_NAME, HEADER_NAME, json_bytes
 from drstool.errors import InputError, UnfinishedError
 from drstool.files import read_bytes
 
-__all__ = ["check_end_file", "check_end_record", "end_record"]
+__all__ = ["MAX_END_BYTES", "check_end_file", "check_end_record", "end_record"]
 
-_MAX_END_BYTES = 1 << 16
+MAX_END_BYTES = 1 << 16
 
 
 def end_record(count: int, head: bytes | None = None) -> bytes:
@@ -42,7 +42,7 @@ def check_end_file(folder: Path, count: int, head: bytes | None, where: object) 
     end = folder / END_NAME
     if not os.path.exists(end):
         raise UnfinishedError(where, f"lacks '{END_NAME}'", "copy or make it again")
-    check_end_record(read_bytes(end, most=_MAX_END_BYTES), count, where, head)
+    check_end_record(read_bytes(end, most=MAX_END_BYTES), count, where, head)
 
 
 def check_end_record(data: bytes, count: int, where: object, head: bytes | None = None) -> None:
