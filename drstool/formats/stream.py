@@ -1,9 +1,9 @@
 """Streams: what a pipe carries, a POSIX tar archive of the files themselves.
 
 Members: ``drstool.json`` first; for each image ``<id>.h5``, a map file of one record, or
-``<id>.png``; and last ``drstool.end.json`` with the number of records, by which a stream cut short
-is told from a whole one. Each record leaves as soon as it is written and is given out as soon as
-it has arrived, so that stages run at the same time.
+``<id>.png``; and last ``drstool.end.json`` with the number of records: without it a stream was cut
+short. Each record leaves as soon as it is written and is given out as soon as it has arrived, so
+that stages run at the same time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drstool.errors import ForeignError, InputError
 from drstool.formats.label_png import decode_label, encode_label
 from drstool.formats.map_file import decode_map, encode_map
 from drstool.formats.pipes import BLOCK, read_up_to
-from drstool.formats.records import LabelRecord, MapRecord, check_label_record
+from drstool.formats.records import MapRecord, Record, check_label_record
 from drstool.identifiers import check_id, member_name
 
 __all__ = ["StreamReader", "StreamWriter", "looks_like_tar", "restored_member"]
@@ -48,7 +48,7 @@ class StreamWriter:
     where
         Named in errors.
     compress
-        Whether maps are deflated; on a pipe this only costs time.
+        Deflate maps; on a pipe this only costs time.
     """
 
     def __init__(
@@ -66,25 +66,25 @@ class StreamWriter:
         """Number of records written."""
         return len(self._seen)
 
-    def write(self, record: MapRecord | LabelRecord) -> None:
+    def write(self, record: Record) -> None:
         """Add a record; it has left this process when the call returns.
 
         Raises
         ------
         InputError
-            The record is none of the stream's kind, or its id was written before.
+            The stream cannot hold the record, or its id was written before.
         OutputError
             The system refuses. A closed pipe is a ``BrokenPipeError`` instead.
         """
         self.put(self.prepare(record))
 
-    def prepare(self, record: MapRecord | LabelRecord) -> tuple[str, bytes]:
-        """Id and encoded form of the record: what costs time, and may be done by threads.
+    def prepare(self, record: Record) -> tuple[str, bytes]:
+        """Id and encoded form of a record: the slow part, which may run in threads.
 
         Raises
         ------
         InputError
-            The record is none of the stream's kind.
+            The stream cannot hold the record.
         """
         if isinstance(record, MapRecord):
             return record.id, encode_map(record, self._header, compress=self._compress)
@@ -100,37 +100,31 @@ class StreamWriter:
         self._last = data
         self._seen.add(identifier)
 
-    def stored(self, record: MapRecord | LabelRecord) -> tuple[dict, bytes]:
-        """How a record just written lies in the stream, for :func:`restored_member`."""
+    def stored(self, record: Record) -> tuple[dict, bytes]:
+        """Description and bytes of the record just written, from which :func:`restored_member` makes it again."""
         return {"member": self._kind}, self._last
 
     def close(self) -> None:
         """Write the end record."""
         self._put(END_NAME, end_record(self.count, self._head), _TRAILER)
 
-    def abort(self) -> None:
-        """Leave the stream without its end record."""
-
     def _put(self, name: str, data: bytes, trailer: bytes = b"") -> None:
         # TarInfo's defaults name no user and no time: the same records are the same bytes.
         info = tarfile.TarInfo(name)
         info.size = len(data)
         head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        padding = bytes(-len(data) % BLOCK)
-        write_fully(self._stream, b"".join((head, data, padding, trailer)), self.where)
+        write_fully(self._stream, b"".join((head, data, bytes(-len(data) % BLOCK), trailer)), self.where)
 
 
-def restored_member(
-    identifier: str, told: dict, data: bytes, header: Header, where: object,
-) -> MapRecord | LabelRecord:
-    """The record that :meth:`StreamWriter.stored` tells of.
+def restored_member(identifier: str, description: dict, data: bytes, header: Header, where: object) -> Record:
+    """The record that :meth:`StreamWriter.stored` described.
 
     Raises
     ------
     InputError
         It is damaged.
     """
-    if told.get("member") == "labels":
+    if description.get("member") == "labels":
         return decode_label(identifier, data, header, where)
     return decode_map(data, header, where)
 
@@ -173,8 +167,8 @@ class StreamReader:
         if self._kind not in _SUFFIX:
             raise InputError(self.where, f"holds {self.header.kind}", "a stream holds maps or labels")
 
-    def __iter__(self) -> Iterator[MapRecord | LabelRecord]:
-        """The records; ends only when the end record was read and confirms their number.
+    def __iter__(self) -> Iterator[Record]:
+        """The records; ends only when the end record has confirmed their number.
 
         Raises
         ------
@@ -183,14 +177,14 @@ class StreamReader:
         """
         return (decode() for decode in self.attempts())
 
-    def attempts(self) -> Iterator[Callable[[], MapRecord | LabelRecord]]:
+    def attempts(self) -> Iterator[Callable[[], Record]]:
         """As iterating, but functions that decode each record, which has arrived, or raise what is wrong with it.
 
         Raises
         ------
         InputError
-            The stream is cut short or damaged as a whole. What is wrong with one record only, its
-            function raises; the records that follow can still be had.
+            The stream is cut short or damaged as a whole. Damage of a single record is raised by its
+            function only; the records that follow can still be read.
         """
         while (member := self._next()) is not None:
             if member.name == END_NAME:
@@ -199,7 +193,7 @@ class StreamReader:
             yield self._record(member)
         raise self._cut_short()
 
-    def _record(self, member: tarfile.TarInfo) -> Callable[[], MapRecord | LabelRecord]:
+    def _record(self, member: tarfile.TarInfo) -> Callable[[], Record]:
         suffix = _SUFFIX[self._kind]
         if not member.name.endswith(suffix):
             raise InputError(self.where, f"holds '{member.name}'", f"its records end in '{suffix}'")
@@ -210,7 +204,7 @@ class StreamReader:
         self._seen.add(identifier)
         return lambda: self._decoded(identifier, member.name, data)
 
-    def _decoded(self, identifier: str, name: str, data: bytes) -> MapRecord | LabelRecord:
+    def _decoded(self, identifier: str, name: str, data: bytes) -> Record:
         if self._kind == "labels":
             return decode_label(identifier, data, self.header, self.where)
         record = decode_map(data, self.header, f"{self.where}: {name}")
