@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -342,18 +341,6 @@ def test_an_unknown_id_is_told(tmp_path):
             reader.read("b")
 
 
-def test_a_reader_works_in_other_processes(tmp_path):
-    write(tmp_path / "m.h5", record("a"), record("b"))
-    with MapFileReader(tmp_path / "m.h5") as reader:
-        with pickle.loads(pickle.dumps(reader)) as other:
-            assert same(other.read("b"), reader.read("b"))
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if same(reader.read("a"), record("a")) else 1)
-        assert os.waitpid(child, 0)[1] == 0
-        assert same(reader.read("b"), record("b"))
-
-
 def test_unread_records_are_read_by_any_thread(tmp_path):
     names = [f"i{number}" for number in range(40)]
     write(tmp_path / "m.h5", *map(record, names))
@@ -379,21 +366,6 @@ def test_an_output_that_fails_ends_the_reading(tmp_path):
             open_sink(str(tmp_path / "out.h5"), HEADER) as sink:
         sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.lazy_records(), 4))
     assert threading.active_count() == threads and not (tmp_path / "out.h5").exists()
-
-
-def test_a_file_that_is_damaged_before_it_is_opened_anew(tmp_path):
-    """Where its maps begin no group is any more, which HDF5 tells in its own way."""
-    path = tmp_path / "m.h5"
-    write(path, record("a"))
-    with h5py.File(path) as file:
-        place = h5py.h5o.get_info(file["maps"].id).addr
-    with MapFileReader(path) as reader:
-        packed = pickle.dumps(reader)
-    data = bytearray(path.read_bytes())
-    data[place + 8] ^= 0xFF
-    path.write_bytes(data)
-    with pickle.loads(packed) as reader, pytest.raises(InputError, match="a: its maps are damaged"):
-        reader.read("a")
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])

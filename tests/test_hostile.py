@@ -321,7 +321,7 @@ def test_stream_that_is_whole():
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE,
                                   tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE, b"?"])
 def test_member_that_is_no_file(kind):
-    with open_records(None, stream_with(kind)) as source, pytest.raises(InputError, match="no file"):
+    with open_records(None, stream_with(kind)) as source, pytest.raises(InputError, match="not a file"):
         list(source.records())
 
 

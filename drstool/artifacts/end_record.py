@@ -1,4 +1,4 @@
-"""The last member of a stream or folder: without it, or with another count, the whole is not there."""
+"""The last member of a stream or folder: where it is missing or has another count, records are missing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from drstool.artifacts.header import END_NAME, HEADER_NAME, json_bytes
 from drstool.errors import InputError, UnfinishedError
 from drstool.files import read_bytes
 
-__all__ = ["check_end_file", "check_end_record", "end_record"]
+__all__ = ["MAX_END_BYTES", "check_end_file", "check_end_record", "end_record"]
 
-_MAX_END_BYTES = 1 << 16
+MAX_END_BYTES = 1 << 16
 
 
 def end_record(count: int, head: bytes | None = None) -> bytes:
@@ -23,37 +23,39 @@ def end_record(count: int, head: bytes | None = None) -> bytes:
     ----------
     count
     head
-        Bytes of its header member, whose checksum is kept.
+        Bytes of its header member; the record keeps their checksum.
     """
-    told: dict[str, object] = {"count": count, "complete": True}
+    record: dict[str, object] = {"count": count, "complete": True}
     if head is not None:
-        told["header_crc32"] = zlib.crc32(head)
-    return json_bytes(told)
+        record["header_crc32"] = zlib.crc32(head)
+    return json_bytes(record)
 
 
 def check_end_file(folder: Path, count: int, head: bytes | None, where: object) -> None:
-    """Check that a folder of ours has an end record, and that it fits.
+    """Check that a folder of ours has an end record, and that it matches.
 
     Raises
     ------
     InputError
-        It does not; an ``UnfinishedError`` where there is none.
+        It does not match.
+    UnfinishedError
+        There is none.
     """
     end = folder / END_NAME
     if not os.path.exists(end):
         raise UnfinishedError(where, f"lacks '{END_NAME}'", "copy or make it again")
-    check_end_record(read_bytes(end, most=_MAX_END_BYTES), count, where, head)
+    check_end_record(read_bytes(end, most=MAX_END_BYTES), count, where, head)
 
 
 def check_end_record(data: bytes, count: int, where: object, head: bytes | None = None) -> None:
-    """Check that an end record tells of as many records as were found, and of this header.
+    """Check that an end record says that there are so many records, behind this header.
 
     Parameters
     ----------
     data
         The end record.
     count
-        Number of records.
+        Number of records found.
     where
         Named in errors.
     head
@@ -62,27 +64,16 @@ def check_end_record(data: bytes, count: int, where: object, head: bytes | None 
     Raises
     ------
     InputError
-        It does not.
+        It does not, or is damaged.
     """
-    told, crc = _end_in(data)
-    if told is None:
-        raise InputError(where, f"its end record '{END_NAME}' is damaged", "copy or make it again")
-    if head is not None and crc is not None and crc != zlib.crc32(head):
-        raise InputError(where, f"'{HEADER_NAME}' was changed or damaged", "copy or make it again")
-    if told != count:
-        raise InputError(
-            where, f"holds {count} records where its end record says {told}",
-            "copy or make it again",
-        )
-
-
-def _end_in(data: bytes) -> tuple[int | None, int | None]:
-    """Count and the header's checksum, where an end record holds them."""
     try:
-        value = json.loads(data)
+        record = json.loads(data)
     except (ValueError, RecursionError):
-        return None, None
-    if not isinstance(value, dict) or value.get("complete") is not True:
-        return None, None
-    count, crc = value.get("count"), value.get("header_crc32")
-    return (count if type(count) is int else None), (crc if type(crc) is int else None)
+        record = None
+    if not isinstance(record, dict) or record.get("complete") is not True or type(record.get("count")) is not int:
+        raise InputError(where, f"its end record '{END_NAME}' is damaged", "copy or make it again")
+    if head is not None and record.get("header_crc32", zlib.crc32(head)) != zlib.crc32(head):
+        raise InputError(where, f"'{HEADER_NAME}' was changed or damaged", "copy or make it again")
+    if record["count"] != count:
+        raise InputError(
+            where, f"holds {count} records where its end record says {record['count']}", "copy or make it again")

@@ -299,20 +299,18 @@ class WriteGuard(io.RawIOBase):
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._end = 0
+        self._file, self._end = file, 0
         self.failure: BaseException | None = None
         # Once set, all calls do nothing.
         self.disabled = False
 
     def write(self, data: memoryview) -> int:  # type: ignore[override]
-        size = len(data)
-        self._attempt(lambda: self._file.write(data))
-        self._end += size
-        return size
+        self._attempt(self._file.write, data)
+        self._end += len(data)
+        return len(data)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        got = self._attempt(lambda: self._file.readinto(buffer)) or 0  # type: ignore[attr-defined]
+        got = self._attempt(self._file.readinto, buffer) or 0  # type: ignore[attr-defined]
         # Blocks that a failure kept from the disk; nobody will use them any more.
         if got < len(buffer) and (self.disabled or self.failure):
             buffer[got:] = bytes(len(buffer) - got)
@@ -321,21 +319,21 @@ class WriteGuard(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         # Moving writes out what is buffered, so it fails like writing. HDF5 asks for the end this way.
-        place = self._attempt(lambda: self._file.seek(offset, whence))
+        place = self._attempt(self._file.seek, offset, whence)
         return place if place is not None else offset if whence == os.SEEK_SET else self._end
 
     def truncate(self, size: int | None = None) -> int:
-        self._attempt(lambda: self._file.truncate(size))
+        self._attempt(self._file.truncate, size)
         return size or 0
 
     def flush(self) -> None:
         self._attempt(self._file.flush)
 
-    def _attempt(self, action: Callable[[], int | None]) -> int | None:
+    def _attempt(self, action: Callable[..., Any], *arguments: object) -> Any:
         if self.disabled or self.failure is not None:
             return None
         try:
-            return action()
+            return action(*arguments)
         except BaseException as failure:
             self.failure = failure
             return None

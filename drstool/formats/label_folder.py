@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from drstool.artifacts.atomic import writing
-from drstool.artifacts.end_record import check_end_file, end_record
-from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes
+from drstool.artifacts.end_record import check_end_file
+from drstool.artifacts.header import HEADER_NAME, Header, carrier
 from drstool.errors import ForeignError, InputError
 from drstool.files import read_bytes, unreadable
 from drstool.formats.label_png import decode_label, encode_label
+from drstool.formats.pictures import read_marker, write_end, write_marker
 from drstool.formats.records import LabelRecord, LazyRecord, check_label_record
 from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
 
@@ -30,13 +31,13 @@ class LabelFolderWriter:
     Parameters
     ----------
     folder
-        An existing folder, empty but for records.
+        An existing folder, empty but for earlier records.
     header
         What the folder says about itself.
     where
         Named in errors.
     records
-        Ids of the records that are in it.
+        Ids of the earlier records.
     """
 
     def __init__(
@@ -48,16 +49,15 @@ class LabelFolderWriter:
         self._names = Names(self.where)
         for identifier in records:
             self._names.add(identifier)
-        self._head = json_bytes(header.to_json())
-        self._write(HEADER_NAME, self._head)
+        write_marker(self._folder, header)
 
     def prepare(self, record: LabelRecord) -> tuple[str, bytes]:
-        """Id and PNG of the record, after checking it: what costs time, and may be done by threads.
+        """Id and PNG of a record, checked: the slow part, which may run in threads.
 
         Raises
         ------
         InputError
-            The record is none.
+            The folder cannot hold the record.
         """
         check_label_record(record, self._header, self.where)
         return record.id, encode_label(record, self._header)
@@ -68,7 +68,7 @@ class LabelFolderWriter:
         Raises
         ------
         InputError
-            The record is none, or its file is there already, or would be on another system.
+            The folder cannot hold the record, or its file is there already, or would be on another system.
         OutputError
             The system refuses.
         """
@@ -82,21 +82,16 @@ class LabelFolderWriter:
         with writing(self.where, self._folder):
             try:
                 (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-                self._write(name, data)
+                with open(self._folder / name, "xb") as file:
+                    file.write(data)
             except (FileExistsError, NotADirectoryError) as error:
-                raise _clash(self.where, identifier) from error
+                raise InputError(
+                    self.where, f"cannot take '{identifier}': its name is taken", ONE_NAME_RULE) from error
         self.count += 1
 
     def close(self) -> None:
         """Write the end record."""
-        self._write(END_NAME, end_record(self.count, self._head))
-
-    def abort(self) -> None:
-        """Leave the folder without its end record."""
-
-    def _write(self, name: str, data: bytes) -> None:
-        with open(self._folder / name, "xb") as file:
-            file.write(data)
+        write_end(self._folder, self._header, self.count)
 
 
 class LabelFolderReader:
@@ -113,14 +108,14 @@ class LabelFolderReader:
     def __init__(self, folder: str | Path, where: object = None) -> None:
         self._folder = Path(folder)
         self.where = str(where if where is not None else folder)
-        header = self._folder / HEADER_NAME
-        self.header: Header | None = None
-        self._head: bytes | None = None
-        if os.path.exists(header):
-            self._head = read_bytes(header, most=MAX_HEADER_BYTES)
-            self.header = Header.from_json(self._head, header)
+        self.header, self._head = read_marker(self._folder)
         self._files = _png_files(self._folder, self.where, ours=self.header is not None)
-        self._check_whole()
+        if self.header is None and not self._files:
+            raise ForeignError(self.where, "holds no PNG", "name a folder of label PNGs")
+        if self.header is not None:
+            if carrier(self.header.kind) != "labels":
+                raise InputError(self.where, f"holds {self.header.kind}", "name a folder of label PNGs")
+            check_end_file(self._folder, len(self._files), self._head, self.where)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -148,22 +143,11 @@ class LabelFolderReader:
             There is none in the folder, or it is damaged.
         """
         if identifier not in self._files:
-            raise InputError(
-                self.where, f"holds no labels of '{identifier}'", f"add '{identifier}.png'")
-        data = read_bytes(self._files[identifier])
-        return decode_label(identifier, data, self.header, self.where)
+            raise InputError(self.where, f"holds no labels of '{identifier}'", f"add '{identifier}.png'")
+        return decode_label(identifier, read_bytes(self._files[identifier]), self.header, self.where)
 
     def close(self) -> None:
-        """Nothing is held open."""
-
-    def _check_whole(self) -> None:
-        if self.header is None:
-            if not self._files:
-                raise ForeignError(self.where, "holds no PNG", "name a folder of label PNGs")
-            return
-        if carrier(self.header.kind) != "labels":
-            raise InputError(self.where, f"holds {self.header.kind}", "name a folder of label PNGs")
-        check_end_file(self._folder, len(self._files), self._head, self.where)
+        """Do nothing: no file is held open."""
 
 
 def check_folder(folder: str | Path) -> None:
@@ -184,11 +168,10 @@ def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
     Raises
     ------
     InputError
-        As :class:`LabelFolderReader`; also for what is no folder, since training reads the label
-        images in any order.
+        As :class:`LabelFolderReader`, or it is not a folder: training reads label images in any order.
     """
     if not Path(folder).is_dir():
-        wrong = "is no folder" if Path(folder).exists() else "no such folder"
+        wrong = "is not a folder" if Path(folder).exists() else "no such folder"
         raise InputError(folder, wrong, "a folder of label PNGs, as 'drstool pseudo-label -o' writes")
     reader = LabelFolderReader(folder)
     if reader.header is not None and reader.header.kind != "labels":
@@ -197,7 +180,7 @@ def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
 
 
 def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:
-    """PNGs below a folder by id, sorted; in other people's, hidden files are left out."""
+    """PNGs below a folder by id, sorted; hidden files are left out unless the folder is ours."""
     files: dict[str, Path] = {}
     for path in sorted(_walk(folder, where, hidden=ours)):
         identifier = check_id(path.relative_to(folder).as_posix()[: -len(".png")], where)
@@ -220,7 +203,3 @@ def _walk(folder: Path, where: str, *, hidden: bool) -> Iterator[Path]:
         for name in filter(seen, names):
             if name.lower().endswith(".png"):
                 yield Path(root, name)
-
-
-def _clash(where: object, identifier: str) -> InputError:
-    return InputError(where, f"cannot take '{identifier}': its name is taken", ONE_NAME_RULE)

@@ -19,7 +19,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from drstool.artifacts.atomic import output_error
-from drstool.artifacts.header import FORMAT, MAX_HEADER_BYTES, VERSION, Header, carrier, json_bytes
+from drstool.artifacts.header import FORMAT, VERSION, Header, carrier, json_bytes
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.hdf5 import DAMAGE, UntrustedFile, WriteGuard, damaged, with_small_cache
 from drstool.formats.records import LazyRecord, MapRecord, check_map_record, check_shape
@@ -211,7 +211,7 @@ class MapFileWriter:
 class MapFileReader:
     """Reads a map file, in stored order or by id.
 
-    It may be sent to another process, or used in a forked one: there the file is opened again.
+    Threads may share it; each process opens its own, as HDF5's handles do not survive a fork.
 
     Parameters
     ----------
@@ -230,15 +230,15 @@ class MapFileReader:
     searchable = True
 
     def __init__(self, source: str | Path | BinaryIO, where: object = None) -> None:
-        self._source = source
         self.where = str(where if where is not None else source)
         self._lock = threading.Lock()
-        self._open()
+        self._file = UntrustedFile(source, self.where)
         try:
             with damaged(self.where, "has a damaged header"):
                 self.header = _read_header(self._file, self.where)
             with damaged(self.where, "has a damaged list of images"):
-                self._ids = _read_ids(self._file, self.header, self.where)
+                self._maps = self._file.member(self._file.root, "maps", self.where)
+                self._ids = _read_ids(self._file, self._maps, self.header, self.where)
         except BaseException:
             self.close()
             raise
@@ -265,28 +265,18 @@ class MapFileReader:
         InputError
             There is no such image in the file, or its record is damaged.
         """
-        if self._pid != os.getpid():
-            # A thread that is not in this process may have held it.
-            self._lock = threading.Lock()
+        if identifier not in self._known:
+            raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
+        where = f"{self.where}: {identifier}"
         # HDF5 lets in one thread at a time; several would hand it to and fro at each of many calls.
-        with self._lock:
-            return self._read(identifier)
+        with self._lock, damaged(where, "its maps are damaged", "make them again"):
+            record = _read_map(self._file, self._maps, identifier, where)
+        check_map_record(record, len(self.header.class_names), self.where)
+        return record
 
     def lazy(self, identifier: str) -> LazyRecord:
         """As :meth:`read`, left for later."""
         return LazyRecord(identifier, partial(self.read, identifier), is_maps=True)
-
-    def _read(self, identifier: str) -> MapRecord:
-        if identifier not in self._known:
-            raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
-        self._reopen()
-        where = f"{self.where}: {identifier}"
-        with damaged(where, "its maps are damaged", "make them again"):
-            if self._maps is None:
-                self._maps = self._file.member(self._file.root, "maps", where)
-            record = _read_map(self._file, self._maps, identifier, where)
-        check_map_record(record, len(self.header.class_names), self.where)
-        return record
 
     def check_extent(self) -> None:
         """Check that the file holds no maps that it does not list, and ends where it says.
@@ -296,45 +286,24 @@ class MapFileReader:
         InputError
             It does not.
         """
-        self._reopen()
         with damaged(self.where, "has a damaged list of images"):
-            maps = self._file.member(self._file.root, "maps", self.where)
-            unlisted = next((name for name in self._file.names(maps, self.where) if name not in self._known), None)
+            unlisted = next(
+                (name for name in self._file.names(self._maps, self.where) if name not in self._known), None)
         if unlisted is not None:
             raise InputError(self.where, f"holds maps of '{unlisted}', which it does not list", "make it again")
         self._file.check_end(self.where)
 
     def close(self) -> None:
         """Let go of the file."""
-        # Not while a thread reads; no thread of another process reads here.
-        with self._lock if self._pid == os.getpid() else nullcontext():
-            if self._file is not None and self._pid == os.getpid():
-                self._file.close()
-            self._file = self._maps = None
+        # Not while a thread reads.
+        with self._lock:
+            self._file.close()
 
     def __enter__(self) -> MapFileReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __getstate__(self) -> dict:
-        if not isinstance(self._source, (str, os.PathLike)):
-            raise TypeError("a map file without a path cannot be sent to another process")
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"} | {
-            "_file": None, "_maps": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
-    def _open(self) -> None:
-        self._file, self._pid, self._maps = UntrustedFile(self._source, self.where), os.getpid(), None
-
-    def _reopen(self) -> None:
-        # HDF5's handles are neither picklable nor safe to share with a forked process.
-        if self._pid != os.getpid() or self._file is None:
-            self._open()
 
 
 def restored_map(identifier: str, description: dict, data: bytes, where: object) -> MapRecord:
@@ -476,8 +445,8 @@ def _read_header(file: UntrustedFile, where: str) -> Header:
         "version": file.attribute(root, "version", int),
         "kind": file.attribute(root, "kind", str),
         "class_names": file.attribute(root, "class_names", str, most=MAX_OBJECT_CLASSES + 1),
-        "provenance": _json(file.attribute(root, "provenance", str) or "[]", where),
-        "part": _json(file.attribute(root, "part", str) or "null", where),
+        "provenance": json.loads(file.attribute(root, "provenance", str) or "[]"),
+        "part": json.loads(file.attribute(root, "part", str) or "null"),
     }, where)
     if carrier(header.kind) != "maps":
         raise InputError(where, f"says it holds {header.kind}", "a map file holds maps")
@@ -486,9 +455,8 @@ def _read_header(file: UntrustedFile, where: str) -> Header:
     return header
 
 
-def _read_ids(file: UntrustedFile, header: Header, where: str) -> tuple[str, ...]:
+def _read_ids(file: UntrustedFile, maps: h5py.h5g.GroupID, header: Header, where: str) -> tuple[str, ...]:
     root = file.root
-    maps = file.member(root, "maps", where)
     if root.links.exists(b"ids"):
         ids = file.texts(file.member(root, "ids", where), where)
     else:  # Another program's file.
@@ -515,12 +483,3 @@ def _read_map(file: UntrustedFile, maps: h5py.h5g.GroupID, identifier: str, wher
         tuple(file.attribute(node, "image_size", int, most=2)),  # type: ignore[arg-type]
         file.attribute(node, "image", str) or "",
     )
-
-
-def _json(text: str, where: str) -> object:
-    if len(text) > MAX_HEADER_BYTES:
-        raise InputError(where, f"has a provenance of {len(text):,} bytes", f"at most {MAX_HEADER_BYTES:,}")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(where, "has a damaged header", "make it again") from error

@@ -1,4 +1,4 @@
-"""Folders of pictures for people: figures."""
+"""Folders of ours: what says that one is ours and whole, and folders of figures."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def write_pictures(
     pictures
         File names relative to the folder (checked ids and endings), and pictures.
     overwrite
-        Whether a folder of ours there is replaced.
+        Replace a folder of ours.
     resume
-        Where finished pictures survive an interruption; those that do count as written.
+        Where finished pictures survive an interruption; those that did count as written.
     threads
-        How many compress pictures; the bytes do not depend on it.
+        Number of threads that compress pictures; the bytes do not depend on it.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def write_pictures(
     with keeping(resume), new_folder(folder, overwrite, at=None if resume is None else resume.path) as making:
         write_marker(making, header)
         missing = (pair for pair in pictures if pair[0] not in done)
-        for name, data in ordered_map(_packed, missing, threads):
+        for name, data in ordered_map(_encoded, missing, threads):
             names.add(name)
             path = making / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write_pictures(
     return count
 
 
-def _packed(pair: tuple[str, Image.Image]) -> tuple[str, bytes]:
+def _encoded(pair: tuple[str, Image.Image]) -> tuple[str, bytes]:
     name, picture = pair
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
@@ -80,22 +80,22 @@ def _packed(pair: tuple[str, Image.Image]) -> tuple[str, bytes]:
 
 
 def write_marker(folder: Path, header: Header) -> None:
-    """Put a header file into a folder in the making: it says what the folder is, and that it is ours."""
+    """Put a header file into a folder being made: it says what the folder is, and that it is ours."""
     (folder / HEADER_NAME).write_bytes(json_bytes(header.to_json()))
 
 
 def write_end(folder: Path, header: Header, count: int) -> None:
-    """Put an end record beside the header: the folder holds all of so many pictures."""
+    """Put an end record beside the header: the folder is complete and holds so many pictures."""
     (folder / END_NAME).write_bytes(end_record(count, json_bytes(header.to_json())))
 
 
 def read_marker(folder: Path) -> tuple[Header | None, bytes | None]:
-    """The header of a folder of ours and its bytes; None of somebody else's.
+    """The header of a folder of ours and its bytes; None for somebody else's folder.
 
     Raises
     ------
     InputError
-        There is one, and it is damaged.
+        The header is damaged.
     """
     path = folder / HEADER_NAME
     if not os.path.lexists(path):

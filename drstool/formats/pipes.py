@@ -9,7 +9,7 @@ from drstool.files import unreadable
 
 __all__ = ["BLOCK", "read_up_to"]
 
-# Of a tar archive; enough of a file to know it by.
+# Size of a tar archive's blocks; also enough of a file to know its format by.
 BLOCK = 512
 _READ_BYTES = 1 << 20
 
@@ -24,11 +24,11 @@ def read_up_to(stream: BinaryIO, size: int, where: object) -> bytes:
     """
     parts: list[bytes] = []
     try:
-        # By portions: a size that is a lie costs no more memory than the bytes that come.
+        # In portions: a false size costs no more memory than the bytes that come.
         while size > 0:
             part = stream.read(min(size, _READ_BYTES))
             if part is None:
-                # A non-blocking pipe that is empty: wait until its writer gave something.
+                # A non-blocking pipe that is empty: wait for its writer.
                 select.select([stream], [], [])
                 continue
             if not part:

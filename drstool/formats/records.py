@@ -1,4 +1,4 @@
-"""What is known of one image in an artefact: its maps or its labels, read or still to be read."""
+"""The records of artefacts: the maps or the labels of one image, read or still to be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from drstool.pixels import MAX_PIXELS
 
 __all__ = [
     "LABEL_TYPES", "MAX_RECORD_BYTES", "LabelRecord", "LazyRecord", "MapRecord", "Record", "check_label_record",
-    "check_map_record", "encode_values", "load",
+    "check_map_record", "check_shape", "encode_values", "load",
 ]
 
 # All maps of one image, uncompressed.
@@ -39,7 +39,7 @@ class MapRecord:
     image_size
         ``(H, W)`` of the source image after EXIF rotation; the maps may be of another size.
     image
-        The image's path as it was given; may be empty.
+        The image's path as the user gave it; may be empty.
     """
 
     id: str
@@ -63,10 +63,10 @@ class LabelRecord:
     id
         The image's id.
     labels : (H, W) uint8 or uint16
-        0 background, 1..C object classes, the highest value ignored, of the type that so many
-        classes ask for (:func:`drstool.labels.label_type`); uint8 grey values of saliency maps.
+        0 background, 1..C object classes, the highest value ignored, of the type that the number of
+        classes needs (:func:`drstool.labels.label_type`); uint8 grey values of saliency maps.
     image
-        The image's path as it was given; may be empty.
+        The image's path as the user gave it; may be empty.
     """
 
     id: str
@@ -80,7 +80,7 @@ _Record = TypeVar("_Record")
 
 @dataclass(frozen=True, eq=False)
 class LazyRecord:
-    """The record of one image, to be read by whichever thread works on it.
+    """The record of one image, read by the thread that works on it.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def encode_values(x: np.ndarray, dtype: str = "uint8", where: object = "maps") -
     ----------
     x : (K, H, W) float
     dtype
-        ``"uint8"``: clipped to [0, 1] and stored as ``round(255 x)``, exact to 1/510;
+        ``"uint8"``: clipped to [0, 1] and stored as ``round(255 x)``, within 1/510;
         ``"float16"``: stored as they are.
     where
         Named in the error.
@@ -141,7 +141,7 @@ def encode_values(x: np.ndarray, dtype: str = "uint8", where: object = "maps") -
 
 
 def check_map_record(record: MapRecord, num_object_classes: int, where: object) -> None:
-    """Check that a record is one that a map file of so many classes can hold.
+    """Check that a map file of so many classes can hold a record.
 
     Raises
     ------
@@ -149,25 +149,22 @@ def check_map_record(record: MapRecord, num_object_classes: int, where: object) 
         Its id, shape, dtype, labels or sizes are not as :class:`MapRecord` says.
     """
     check_id(record.id, where)
-    told = f"{where}: {record.id}"
-    check_shape(record.values.shape, record.values.dtype, told)
-    _check_size(record.image_size, told)
-    labels = record.labels
+    where, size, labels = f"{where}: {record.id}", record.image_size, record.labels
+    check_shape(record.values.shape, record.values.dtype, where)
+    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise InputError(where, f"has the image size {tuple(size)}", f"(height, width), 1 to {MAX_PIXELS:,} pixels")
     if len(labels) != record.values.shape[0]:
-        raise InputError(
-            told, f"has {record.values.shape[0]} maps of {len(labels)} labels", "one map a label")
+        raise InputError(where, f"has {record.values.shape[0]} maps and {len(labels)} labels", "one map per label")
     in_range = all(1 <= label <= num_object_classes for label in labels)
     if list(labels) != sorted(set(labels)) or not in_range:
         raise InputError(
-            told, f"has the labels {list(labels)[:8]}",
-            f"labels ascend, each once, within 1..{num_object_classes}",
-        )
+            where, f"has the labels {list(labels)[:8]}", f"labels ascend, each once, within 1..{num_object_classes}")
     if record.values.dtype == np.float16:
-        _check_finite(record.values, told, lambda v: ~np.isfinite(v))
+        _check_finite(record.values, where, lambda v: ~np.isfinite(v))
 
 
 def check_label_record(record: LabelRecord, header: Header, where: object) -> None:
-    """Check that a record is one an artefact of that header can hold.
+    """Check that an artefact of that header can hold a record.
 
     Raises
     ------
@@ -175,13 +172,13 @@ def check_label_record(record: LabelRecord, header: Header, where: object) -> No
         Its id, shape, dtype or values are not as :class:`LabelRecord` says.
     """
     check_id(record.id, where)
-    told, labels = f"{where}: {record.id}", record.labels
+    where, labels = f"{where}: {record.id}", record.labels
     if header.kind == "labels" and labels.dtype in LABEL_TYPES:
-        check_label_values(labels, header.class_names, told)
+        check_label_values(labels, header.class_names, where)
     right = label_type(len(header.class_names)) if header.kind == "labels" else np.dtype(np.uint8)
     if labels.ndim != 2 or labels.dtype != right or not 0 < labels.size <= MAX_PIXELS:
         raise InputError(
-            told, f"is a {labels.dtype} array of shape {labels.shape}",
+            where, f"is a {labels.dtype} array of shape {labels.shape}",
             f"label images are (H, W) {right} of 1 to {MAX_PIXELS:,} pixels",
         )
 
@@ -190,11 +187,17 @@ def _check_finite(values: np.ndarray, where: object, is_bad: Callable) -> None:
     if is_bad(values).any():
         raise InputError(
             where, "a map value is not a finite number",
-            "look for a damaged checkpoint, or values too large for float16",
-        )
+            "look for a damaged checkpoint, or values too large for float16")
 
 
 def check_shape(shape: tuple[int, ...], dtype: np.dtype, where: object) -> None:
+    """Check that maps are (K, H, W) uint8 or float16, and not too large.
+
+    Raises
+    ------
+    InputError
+        They are not.
+    """
     if len(shape) != 3 or dtype not in (np.uint8, np.float16):
         raise InputError(
             where, f"is a {dtype} array of shape {shape}", "maps are (K, H, W) uint8 or float16")
@@ -207,8 +210,3 @@ def check_shape(shape: tuple[int, ...], dtype: np.dtype, where: object) -> None:
             f"at most {MAX_OBJECT_CLASSES} maps of 1 to {MAX_PIXELS:,} pixels, "
             f"and {MAX_RECORD_BYTES >> 30} GiB in all",
         )
-
-
-def _check_size(size: tuple[int, int], where: object) -> None:
-    if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise InputError(where, f"has the image size {tuple(size)}", f"1 to {MAX_PIXELS:,} pixels")

@@ -1,26 +1,26 @@
 """Streams: what a pipe carries, a POSIX tar archive of the files themselves.
 
 Members: ``drstool.json`` first; for each image ``<id>.h5``, a map file of one record, or
-``<id>.png``; and last ``drstool.end.json`` with the number of records, by which a stream cut short
-is told from a whole one. Each record leaves as soon as it is written and is given out as soon as
-it has arrived, so that stages run at the same time.
+``<id>.png``; and last ``drstool.end.json`` with the number of records: without it a stream was cut
+short. Each record leaves as soon as it is written and is given out as soon as it has arrived, so
+that stages run at the same time.
 """
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from drstool.artifacts.atomic import write_fully
-from drstool.artifacts.end_record import check_end_record, end_record
+from drstool.artifacts.end_record import MAX_END_BYTES, check_end_record, end_record
 from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes
 from drstool.errors import ForeignError, InputError
 from drstool.formats.label_png import decode_label, encode_label
 from drstool.formats.map_file import decode_map, encode_map
 from drstool.formats.pipes import BLOCK, read_up_to
-from drstool.formats.records import LabelRecord, MapRecord, check_label_record
+from drstool.formats.records import MapRecord, Record, check_label_record
 from drstool.identifiers import check_id, member_name
 
 __all__ = ["StreamReader", "StreamWriter", "looks_like_tar", "restored_member"]
@@ -28,12 +28,12 @@ __all__ = ["StreamReader", "StreamWriter", "looks_like_tar", "restored_member"]
 _SUFFIX = {"maps": ".h5", "labels": ".png"}
 # Two empty blocks end an archive.
 _TRAILER = bytes(2 * BLOCK)
-_DISCARDED_BYTES = 1 << 20
-_MAX_NAME_BYTES = 1 << 16
-_MAX_END_BYTES = 1 << 16
+# The longest header, such as that of a long name; also what is read at once of what is discarded.
+_AT_ONCE = 1 << 16
 # The largest record and its HDF5 frame.
 _MAX_MEMBER_BYTES = (1 << 32) + (1 << 24)
-_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+# What tarfile raises on damaged headers.
+_DAMAGE = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError)
 
 
 class StreamWriter:
@@ -48,7 +48,7 @@ class StreamWriter:
     where
         Named in errors.
     compress
-        Whether maps are deflated; on a pipe this only costs time.
+        Deflate maps; on a pipe this only costs time.
     """
 
     def __init__(
@@ -66,25 +66,25 @@ class StreamWriter:
         """Number of records written."""
         return len(self._seen)
 
-    def write(self, record: MapRecord | LabelRecord) -> None:
+    def write(self, record: Record) -> None:
         """Add a record; it has left this process when the call returns.
 
         Raises
         ------
         InputError
-            The record is none of the stream's kind, or its id was written before.
+            The stream cannot hold the record, or its id was written before.
         OutputError
             The system refuses. A closed pipe is a ``BrokenPipeError`` instead.
         """
         self.put(self.prepare(record))
 
-    def prepare(self, record: MapRecord | LabelRecord) -> tuple[str, bytes]:
-        """Id and encoded form of the record: what costs time, and may be done by threads.
+    def prepare(self, record: Record) -> tuple[str, bytes]:
+        """Id and encoded form of a record: the slow part, which may run in threads.
 
         Raises
         ------
         InputError
-            The record is none of the stream's kind.
+            The stream cannot hold the record.
         """
         if isinstance(record, MapRecord):
             return record.id, encode_map(record, self._header, compress=self._compress)
@@ -100,37 +100,31 @@ class StreamWriter:
         self._last = data
         self._seen.add(identifier)
 
-    def stored(self, record: MapRecord | LabelRecord) -> tuple[dict, bytes]:
-        """How a record just written lies in the stream, for :func:`restored_member`."""
+    def stored(self, record: Record) -> tuple[dict, bytes]:
+        """Description and bytes of the record just written, from which :func:`restored_member` makes it again."""
         return {"member": self._kind}, self._last
 
     def close(self) -> None:
         """Write the end record."""
         self._put(END_NAME, end_record(self.count, self._head), _TRAILER)
 
-    def abort(self) -> None:
-        """Leave the stream without its end record."""
-
     def _put(self, name: str, data: bytes, trailer: bytes = b"") -> None:
         # TarInfo's defaults name no user and no time: the same records are the same bytes.
         info = tarfile.TarInfo(name)
         info.size = len(data)
         head = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        padding = bytes(-len(data) % BLOCK)
-        write_fully(self._stream, b"".join((head, data, padding, trailer)), self.where)
+        write_fully(self._stream, b"".join((head, data, bytes(-len(data) % BLOCK), trailer)), self.where)
 
 
-def restored_member(
-    identifier: str, told: dict, data: bytes, header: Header, where: object,
-) -> MapRecord | LabelRecord:
-    """The record that :meth:`StreamWriter.stored` tells of.
+def restored_member(identifier: str, description: dict, data: bytes, header: Header, where: object) -> Record:
+    """The record that :meth:`StreamWriter.stored` described.
 
     Raises
     ------
     InputError
         It is damaged.
     """
-    if told.get("member") == "labels":
+    if description.get("member") == "labels":
         return decode_label(identifier, data, header, where)
     return decode_map(data, header, where)
 
@@ -150,15 +144,17 @@ class StreamReader:
     Raises
     ------
     InputError
-        It is no stream of drstool's, or ends within its header.
+        It is not a stream of drstool's, or ends within its header.
     """
 
     searchable = False
 
     def __init__(self, stream: BinaryIO, where: object = "stdin", *, head: bytes = b"") -> None:
         self.where = str(where)
-        self._source = _Source(stream, head, self.where)
+        self._source = _ForwardFile(stream, head, self.where)
         self._seen: set[str] = set()
+        with self._damage():
+            self._archive = tarfile.TarFile(fileobj=self._source, encoding="utf-8", errors="surrogateescape")
         member = self._next()
         if member is None or member.name != HEADER_NAME:
             raise ForeignError(
@@ -169,132 +165,100 @@ class StreamReader:
         self.header = Header.from_json(self._head, self.where)
         self._kind = carrier(self.header.kind)
         if self._kind not in _SUFFIX:
-            raise InputError(
-                self.where, f"holds {self.header.kind}", "a stream holds maps or labels")
+            raise InputError(self.where, f"holds {self.header.kind}", "a stream holds maps or labels")
 
-    def __iter__(self) -> Iterator[MapRecord | LabelRecord]:
-        """The records; ends only when the end record was read and tells of as many.
+    def __iter__(self) -> Iterator[Record]:
+        """The records; ends only when the end record has confirmed their number.
 
         Raises
         ------
         InputError
-            The stream is cut short or damaged, or holds something else than records.
+            The stream is cut short or damaged, or holds something other than records.
         """
         return (decode() for decode in self.attempts())
 
-    def attempts(self) -> Iterator[Callable[[], MapRecord | LabelRecord]]:
-        """As iterating, but functions that give each record, which has arrived, or tell what is wrong.
+    def attempts(self) -> Iterator[Callable[[], Record]]:
+        """As iterating, but functions that decode each record, which has arrived, or raise what is wrong with it.
 
         Raises
         ------
         InputError
-            The stream is cut short or damaged as a whole. What is wrong with one record only, its
-            function raises; the records that follow can still be had.
+            The stream is cut short or damaged as a whole. Damage of a single record is raised by its
+            function only; the records that follow can still be read.
         """
-        while True:
-            member = self._next()
-            if member is None:
-                raise self._cut_short()
+        while (member := self._next()) is not None:
             if member.name == END_NAME:
                 self._finish(member)
                 return
             yield self._record(member)
+        raise self._cut_short()
 
-    def _record(self, member: _Member) -> Callable[[], MapRecord | LabelRecord]:
+    def _record(self, member: tarfile.TarInfo) -> Callable[[], Record]:
         suffix = _SUFFIX[self._kind]
         if not member.name.endswith(suffix):
-            raise InputError(
-                self.where, f"holds '{member.name}'", f"its records are to end in '{suffix}'")
+            raise InputError(self.where, f"holds '{member.name}'", f"its records end in '{suffix}'")
         identifier = check_id(member.name[: -len(suffix)], self.where)
         if identifier in self._seen:
-            raise InputError(
-                self.where, f"holds '{identifier}' twice", "each image is to come once")
+            raise InputError(self.where, f"holds '{identifier}' twice", "each image may come once")
         data = self._payload(member, _MAX_MEMBER_BYTES)
         self._seen.add(identifier)
         return lambda: self._decoded(identifier, member.name, data)
 
-    def _decoded(self, identifier: str, name: str, data: bytes) -> MapRecord | LabelRecord:
+    def _decoded(self, identifier: str, name: str, data: bytes) -> Record:
         if self._kind == "labels":
             return decode_label(identifier, data, self.header, self.where)
         record = decode_map(data, self.header, f"{self.where}: {name}")
         if record.id != identifier:
-            raise InputError(
-                self.where, f"'{name}' holds the maps of '{record.id}'", "rename it back")
+            raise InputError(self.where, f"'{name}' holds the maps of '{record.id}'", "rename it back")
         return record
 
-    def _finish(self, member: _Member) -> None:
-        check_end_record(self._payload(member, _MAX_END_BYTES), len(self._seen), self.where, self._head)
-        if self._exactly(len(_TRAILER)) != _TRAILER:
+    def _finish(self, member: tarfile.TarInfo) -> None:
+        check_end_record(self._payload(member, MAX_END_BYTES), len(self._seen), self.where, self._head)
+        trailer = self._source.up_to(len(_TRAILER))
+        if trailer.strip(b"\0"):
             raise InputError(self.where, "has members after its end record", "see 'drstool cat'")
+        if trailer != _TRAILER:
+            raise self._cut_short()
         # Reading on keeps the writer from meeting a closed pipe, and finds what was appended.
-        while rest := self._source.upto(_DISCARDED_BYTES):
+        while rest := self._source.up_to(_AT_ONCE):
             if rest.strip(b"\0"):
                 raise InputError(
                     self.where, "goes on after its end record", "merge streams with 'drstool cat'")
 
-    def _next(self) -> _Member | None:
-        """The next file's name and size; None at the archive's end."""
-        path: str | None = None
-        size: int | None = None
+    def _next(self) -> tarfile.TarInfo | None:
+        """The next file's description; None at the archive's end, or where it is damaged."""
         while True:
-            block = self._exactly(BLOCK)
-            if not any(block):
-                return None
-            info = self._parsed(block)
-            if info.type == tarfile.XHDTYPE:
-                keys = self._extended(_Member("extended header", info.size))
-                path, size = keys.get("path", path), _size(keys.get("size"), size)
-            elif info.type == tarfile.GNUTYPE_LONGNAME:
-                name = self._payload(_Member("long name", info.size), _MAX_NAME_BYTES)
-                path = name.rstrip(b"\0").decode("utf-8", "surrogateescape")
-            elif info.type == tarfile.XGLTYPE:
-                self._payload(_Member("global header", info.size), MAX_HEADER_BYTES)
-            elif info.type == tarfile.DIRTYPE:
-                # A repacked folder has them; the records' names say it all.
-                path, size = None, None
-            elif info.type in _PLAIN:
-                name = info.name if path is None else path
-                return _Member(name.removeprefix("./"), info.size if size is None else size)
-            else:
-                raise InputError(
-                    self.where, f"holds '{info.name}', which is no file", "only files are read")
+            with self._damage():
+                member = self._archive.next()
+            # The archive would keep them all.
+            self._archive.members.clear()
+            # A repacked folder has entries for its folders; the records' names say it all.
+            if member is None or member.type != tarfile.DIRTYPE:
+                break
+        if member is not None:
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse is not None:
+                raise InputError(self.where, f"holds '{member.name}', which is not a file", "only files are read")
+            member.name = member.name.removeprefix("./")
+        return member
 
-    def _extended(self, member: _Member) -> dict[str, str]:
-        data, keys = self._payload(member, _MAX_NAME_BYTES), {}
-        try:
-            while data:
-                length, _, _ = data.partition(b" ")
-                record, data = data[: int(length)], data[int(length):]
-                if int(length) < 5 or not record.endswith(b"\n"):
-                    raise ValueError(length)
-                key, _, value = record[len(length) + 1: -1].partition(b"=")
-                keys[key.decode()] = value.decode("utf-8", "surrogateescape")
-        except ValueError as error:
-            raise self._damaged() from error
-        return keys
-
-    def _parsed(self, block: bytes) -> tarfile.TarInfo:
-        try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except (tarfile.TarError, ValueError) as error:
-            raise self._damaged() from error
-        if info.size < 0:
-            raise self._damaged()
-        return info
-
-    def _payload(self, member: _Member, limit: int) -> bytes:
+    def _payload(self, member: tarfile.TarInfo, limit: int) -> bytes:
         if not 0 <= member.size <= limit:
-            raise InputError(
-                self.where, f"'{member.name}' has {member.size:,} bytes", f"at most {limit:,}")
-        data = self._exactly(member.size)
-        self._exactly(-member.size % BLOCK)
-        return data
-
-    def _exactly(self, size: int) -> bytes:
-        data = self._source.upto(size)
+            raise InputError(self.where, f"'{member.name}' has {member.size:,} bytes", f"at most {limit:,}")
+        size = member.size + -member.size % BLOCK
+        data = self._source.up_to(size)
         if len(data) < size:
             raise self._cut_short()
-        return data
+        return data[: member.size]
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """What tarfile raises on damaged headers, as an error of ours."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise InputError(
+                self.where, f"the stream is damaged after {len(self._seen)} records",
+                "make or copy it again") from error
 
     def _cut_short(self) -> InputError:
         return InputError(
@@ -302,11 +266,38 @@ class StreamReader:
             "the stage before failed or was cut short",
         )
 
-    def _damaged(self) -> InputError:
-        return InputError(
-            self.where, f"the stream is damaged after {len(self._seen)} records",
-            "make or copy it again",
-        )
+
+class _ForwardFile:
+    """A pipe as :mod:`tarfile` reads files; it only moves forward.
+
+    It takes no more from the pipe than it is asked for, so that no record waits for the next one.
+    """
+
+    def __init__(self, stream: BinaryIO, head: bytes, where: str) -> None:
+        self._stream, self._head, self._where = stream, head, where
+        self._place = 0
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, place: int) -> None:
+        if place < self._place:
+            raise ValueError("a stream cannot be read backwards")
+        while self._place < place and self.up_to(min(place - self._place, _AT_ONCE)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        """As :meth:`up_to`, for headers, which are short whatever they claim."""
+        if size > _AT_ONCE:
+            raise ValueError(f"a header of {size:,} bytes")
+        return self.up_to(size)
+
+    def up_to(self, size: int) -> bytes:
+        """``size`` bytes; fewer only at the end."""
+        start, self._head = self._head[:size], self._head[size:]
+        data = start + read_up_to(self._stream, size - len(start), self._where)
+        self._place += len(data)
+        return data
 
 
 def looks_like_tar(head: bytes) -> bool:
@@ -318,27 +309,3 @@ def looks_like_tar(head: bytes) -> bool:
     True
     """
     return head[257:262] == b"ustar"
-
-
-@dataclass(frozen=True)
-class _Member:
-    name: str
-    size: int
-
-
-class _Source:
-    """Reads no further than asked, with the bytes taken for a first look put back."""
-
-    def __init__(self, stream: BinaryIO, head: bytes, where: str) -> None:
-        self._stream, self._head, self._where = stream, head, where
-
-    def upto(self, size: int) -> bytes:
-        """``size`` bytes; fewer only at the end."""
-        start, self._head = self._head[:size], self._head[size:]
-        return start + read_up_to(self._stream, size - len(start), self._where)
-
-
-def _size(text: str | None, otherwise: int | None) -> int | None:
-    if text is None:
-        return otherwise
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
