@@ -82,7 +82,7 @@ def load_square(
         if item.tags is None or not (item.tags or empty):
             raise InputError(
                 f"image {item.id!r}", "has no tag",
-                "give it tags, leave it out, or let 'drstool cam --tags predicted' find them")
+                "add tags, remove it from the dataset, or use 'drstool cam --tags predicted'")
         unknown = [tag for tag in item.tags if tag not in class_names]
         if unknown:
             raise InputError(

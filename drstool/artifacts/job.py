@@ -154,10 +154,10 @@ _NAMES = {
     "classes": "the classes",
     "list": "the list of images and tags",
     "crf_preset": "--crf",
-    "select_list": "the list of --select-on",
+    "select_list": "the image list of --select-on",
     "init": "--init",
-    "maps": "the file of maps",
-    "labels": "the folder of labels",
+    "maps": "the map file",
+    "labels": "the label folder",
     "saliency": "--saliency",
     "pixel_ground_truth": "the use of ground truth",
 }

@@ -142,19 +142,19 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
             "use one that train-cls, refine-train or train-seg wrote, or convert others with 'drstool import'")
     version, found = content.get("version"), content.get("kind")
     if version != VERSION:
-        raise InputError(path, f"is a checkpoint of version {version}", f"this drstool reads version {VERSION}")
+        raise InputError(path, f"has format version {version}", f"this version of drstool reads {VERSION}")
     if not isinstance(found, str) or found not in KINDS:
-        raise InputError(path, f"holds an unknown kind of network: {found!r}", "one of " + ", ".join(KINDS))
+        raise InputError(path, f"holds an unknown kind of network: {found!r}", "expected one of " + ", ".join(KINDS))
     if kind is not None and found != kind:
-        raise InputError(path, f"holds a {found}, not a {kind}", f"use one that 'drstool {KINDS[kind]}' wrote")
+        raise InputError(path, f"holds a {found}, not a {kind}", f"use one written by 'drstool {KINDS[kind]}'")
     for name, expected in _TYPES.items():
         if not isinstance(content.get(name), expected):
-            raise InputError(path, f"is damaged: '{name}' is missing or has the wrong type", "make it again")
+            raise InputError(path, f"is damaged: '{name}' is missing or has the wrong type", "recreate it")
     _check_weights(content["weights"], path)
     for name in ("architecture", "recipe", "provenance"):
         check_plain(content[name], f"{path}: '{name}'")
     if not all(isinstance(entry, dict) for entry in content["provenance"]):
-        raise InputError(path, "is damaged: 'provenance' is not a list of objects", "make it again")
+        raise InputError(path, "is damaged: 'provenance' is not a list of objects", "recreate it")
     return Checkpoint(
         found, check_class_names(content["class_names"], path), content["architecture"], content["recipe"],
         content["weights"], tuple(content["provenance"]))
@@ -207,7 +207,7 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … on damaged files
         if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|WeightsUnpickler|GLOBAL", str(error)):
             raise InputError(path, *CODE) from None
-        raise InputError(path, f"is no torch file, or a damaged one ({type(error).__name__})", AGAIN) from None
+        raise InputError(path, f"is not a torch file, or is damaged ({type(error).__name__})", AGAIN) from None
 
 
 def _pickled_name(entry: Any) -> str:
@@ -229,7 +229,7 @@ def _check_weights(weights: dict, path: object) -> None:
 
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-            raise InputError(path, f"is damaged: its weights hold {name!r:.60}, which is not a tensor", "make it again")
+            raise InputError(path, f"is damaged: its weights hold {name!r:.60}, which is not a tensor", "recreate it")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             # An expanded view: whoever copies it would need far more memory than the file.
-            raise InputError(path, f"is damaged: '{name:.60}' is larger than what is stored", "make it again")
+            raise InputError(path, f"is damaged: '{name:.60}' is larger than what is stored", "recreate it")

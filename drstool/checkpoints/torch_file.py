@@ -27,7 +27,7 @@ _NAMES = re.compile(
     r"|torch (Size|device)|torch\.serialization _get_layout|_codecs encode|(builtins|__builtin__) set"
     r"|torch (\w+Storage|bool|half|double|short|long|strided|(b?float|c?float|complex|cdouble|q?u?int|bits)(\d\w*)?)")
 AGAIN = "copy or make it again"
-CODE = ("holds more than tensors and plain values, and could run code when read", "save a state dict")
+CODE = ("holds more than tensors and plain values, and could run code when loaded", "save a state dict")
 
 
 def check_torch_file(path: str | Path, allowed: Collection[str] = ()) -> None:
@@ -54,7 +54,7 @@ def check_torch_file(path: str | Path, allowed: Collection[str] = ()) -> None:
                 for _ in range(_LEGACY_PICKLES):
                     _check_pickle(file, path, allowed)
             else:
-                raise ForeignError(path, "is no torch file, or a damaged one", AGAIN)
+                raise ForeignError(path, "is not a torch file, or is damaged", AGAIN)
     except InputError:
         raise
     except OSError as error:
@@ -77,7 +77,7 @@ def _check_archive(file: BinaryIO, path: object, allowed: Collection[str]) -> No
         names = [member.filename for member in members]
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if len(pickles) != 1 or len(set(names)) < len(names):
-            raise ForeignError(path, "is a zip file, but none of torch's", AGAIN)
+            raise ForeignError(path, "is a zip file, but not a torch file", AGAIN)
         if any(name.endswith("/constants.pkl") for name in names):
             raise ForeignError(path, "is a TorchScript archive", "save a state dict")
         with archive.open(pickles[0]) as content:

@@ -71,7 +71,7 @@ class _Group(TyperGroup):
         except OSError as error:
             _leave(EXIT_FAILED, _system_line(error))
         except MemoryError:
-            _leave(EXIT_FAILED, "out of memory; lower --batch-size, --image-size, --workers or --sizes")
+            _leave(EXIT_FAILED, "out of memory; reduce --batch-size, --image-size, --workers or --sizes")
         except Exception as error:
             if _told_to_stop:
                 # A data loader may notice that its workers got the signal too before we do.
@@ -79,10 +79,10 @@ class _Group(TyperGroup):
             if not isinstance(error, RuntimeError):
                 raise
             if "DataLoader worker" in str(error):
-                _leave(EXIT_FAILED, "a worker process was killed, perhaps for want of memory; lower --workers")
+                _leave(EXIT_FAILED, "a worker process was killed, possibly for lack of memory; reduce --workers")
             if not any(words in str(error) for words in _NO_MEMORY):
                 raise
-            right = "lower --batch-size, --image-size or --sizes, or --device cpu"
+            right = "reduce --batch-size, --image-size or --sizes, or use --device cpu"
             _leave(EXIT_FAILED, f"the device is out of memory; {right}")
         sys.exit(code)
 

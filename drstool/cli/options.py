@@ -299,7 +299,7 @@ def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -
     for parameter in parameters:
         value = values[parameter.name]
         if value == "" or isinstance(value, (list, tuple)) and "" in value:
-            raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
+            raise UsageError(_shown_name(parameter), "is empty", "give a value, or drop it")
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:

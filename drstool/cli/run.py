@@ -104,7 +104,7 @@ class Run(Console):
         if self._joint:
             self._part(error)
         if error is None and self._failures:
-            raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
+            raise ItemsFailed(self.command, f"{self._failures} failed and were skipped", "see the messages above")
 
     def _part(self, error: BaseException | None) -> None:
         """End together with the processes of the same work."""

@@ -51,7 +51,7 @@ class ShardChoice:
         if not self.launched:
             return name
         if name is None or name in ("-", "/dev/stdout"):
-            raise UsageError("torchrun", "its processes cannot write to one stdout", "give -o NAME")
+            raise UsageError("torchrun", "its processes cannot share stdout", "use -o NAME")
         # Not PurePath.suffix: a folder may be called 'labels.v2'.
         suffix = next((end for end in (".h5", ".hdf5", ".tar") if name.endswith(end)), "")
         return f"{str(PurePath(name)).removesuffix(suffix)}.{self.number}-of-{self.of}{suffix}"

@@ -229,7 +229,7 @@ class _Packing:
                    for (_, highest), origin in zip(bounds, self.origin, strict=True)]
         fitting = [dtype for dtype, largest in _LARGEST_KEYS.items() if math.prod(radices) < largest]
         if not fitting:
-            raise UsageError("CRF", "the standard deviations are too small for this image", "give larger ones")
+            raise UsageError("CRF", "the standard deviations are too small for this image", "increase them")
         self.dtype = fitting[0]
         self.strides = [math.prod(radices[axis + 1:]) for axis in range(self._dimensions)]
 

@@ -148,7 +148,7 @@ def probability_unary(probabilities: np.ndarray, where: object = "CRF") -> np.nd
         raise InputError(where, "has probabilities that are not finite", "give numbers from 0 to 1")
     low, high = probabilities.min(initial=0), probabilities.max(initial=0)
     if low < 0 or high > 1 + _SUM_TOLERANCE:
-        raise InputError(where, f"has probabilities from {low:.3g} to {high:.3g}", "give numbers from 0 to 1")
+        raise InputError(where, f"has probabilities from {low:.3g} to {high:.3g}", "expected 0 to 1")
     total = probabilities.sum(axis=0)
     worst = total.flat[np.abs(total - 1).argmax()]
     if abs(worst - 1) > _SUM_TOLERANCE:

@@ -95,7 +95,7 @@ def require_tags(dataset: Dataset) -> None:
     for item in dataset.items:
         if not item.tags:
             raise InputError(dataset.source, f"image {item.id!r} has no tags",
-                             "give tags with the data or with --tags, or leave the image out")
+                             "add tags to the dataset, use --tags, or remove the image")
 
 
 def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) -> RawDataset:
@@ -115,7 +115,7 @@ def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) 
         return read_coco(path, split)
     raise InputError(
         data, "is not a dataset of a known layout",
-        "give a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or .tsv manifest, or a COCO .json")
+        "expected a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or .tsv manifest, or COCO .json")
 
 
 def _with_tags(found: RawDataset, path: Path) -> RawDataset:

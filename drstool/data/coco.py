@@ -185,9 +185,11 @@ def _parse(path: Path, modified: int, length: int) -> _Coco:
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(path, f"is not JSON: {error}", "give a COCO instances file") from None
+        raise InputError(path, f"is not JSON: {error}", "expected a COCO instances file") from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise InputError(path, "is not a COCO file: it has no list 'images'", "a manifest of JSON lines ends in .jsonl")
+        raise InputError(
+            path, "is not a COCO file: it has no list 'images'",
+            "the name of a manifest of JSON lines must end in .jsonl")
     categories = _by_id(content, "categories", path)
     names = {key: _text_of(categories[key], "name", "category", path) for key in _sorted(categories, path)}
     images = _by_id(content, "images", path)
@@ -198,10 +200,11 @@ def _parse(path: Path, modified: int, length: int) -> _Coco:
 def _entries(content: dict, name: str, path: Path) -> Iterator[dict]:
     entries = content.get(name, [])
     if not isinstance(entries, list):
-        raise InputError(path, f"'{name}' is not a list", "give a COCO instances file")
+        raise InputError(path, f"'{name}' is not a list", "expected a COCO instances file")
     for entry in entries:
         if not isinstance(entry, dict):
-            raise InputError(path, f"'{name}' has {entry!r:.40}, which is not an object", "give a COCO instances file")
+            raise InputError(
+                path, f"'{name}' has {entry!r:.40}, which is not an object", "expected a COCO instances file")
         yield entry
 
 
@@ -259,8 +262,8 @@ def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
         if os.path.isfile(folder / file_name):
             return folder
     raise InputError(
-        path, f"its images are not found: no {file_name} in any of {', '.join(map(str, folders))}",
-        "put the images beside it, or name their folder with --split")
+        path, f"cannot find its images: no {file_name} in any of {', '.join(map(str, folders))}",
+        "put the images next to it, or name their folder with --split")
 
 
 def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bool) -> RawItem:

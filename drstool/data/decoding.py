@@ -133,7 +133,7 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
         The item has no mask, it cannot be read, or its size differs.
     """
     if item.mask is None:
-        raise InputError(item.id, "has no ground truth mask", "give masks with the data, or leave the image out")
+        raise InputError(item.id, "has no ground truth mask", "add the mask, or remove the image from the dataset")
     # Imported here: it brings h5py, which listing images does not need.
     from drstool.formats.label_png import read_label_png
 
@@ -202,7 +202,7 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
         if not stat.S_ISREG(status.st_mode):
             raise InputError(path, "is not a file", "give a picture file")
         if status.st_size == 0:
-            raise InputError(path, "is empty (0 bytes)", "make or download it again")
+            raise InputError(path, "is empty (0 bytes)", "recreate or download it again")
         with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             yield image
     except DrstoolError:
@@ -218,7 +218,7 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
         raise InputError(path, "has too many pixels", f"at most {MAX_PIXELS:,} pixels are read") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(path, f"cannot be read: {reason}", "the file may be damaged or cut short") from None
+        raise InputError(path, f"cannot be read: {reason}", "the file may be damaged or truncated") from None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -273,7 +273,7 @@ def _to_grey(image: Image.Image, where: object) -> np.ndarray:
     color = np.asarray(image.convert("RGB"))
     # Rounding in a lossy file may make equal channels differ by one.
     if np.ptp(color.astype(np.int16), axis=2).max() > 2:
-        raise InputError(where, "is a colour picture", "a saliency map is grey, 0 to 255")
+        raise InputError(where, "is a colour image", "expected a greyscale saliency map, 0 to 255")
     return color[..., 0].copy()
 
 

@@ -80,4 +80,4 @@ def _advice(folder: Path) -> str:
     splits = [path.name for path in _subfolders(folder) if _classes(path)]
     if splits:
         return f"did you mean --split {' or --split '.join(splits)}?"
-    return "give a VOC folder, one subfolder of images per class, or a manifest"
+    return "expected a VOC folder, one subfolder of images per class, or a manifest"

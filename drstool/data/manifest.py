@@ -100,7 +100,7 @@ def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
     for row in rows:
         if not os.path.isfile(row.image):
             raise InputError(
-                row.where, f"image {row.id!r} is missing: {row.image}", "paths start at the manifest's folder")
+                row.where, f"image {row.id!r} is missing: {row.image}", "paths are relative to the manifest's folder")
     names, stated = table.class_names, table.class_names is not None
     coco = next((row.mask for row in rows if isinstance(row.mask, CocoMask)), None)
     if names is None and coco is not None:
@@ -200,7 +200,7 @@ def _stated_names(names: object, where: str) -> tuple[str, ...]:
 def _text(fields: dict, name: str, where: str) -> str | None:
     value = fields.get(name)
     if value is not None and not (isinstance(value, str) and value and _may_be_path(value)):
-        raise InputError(where, f"'{name}' is not a valid text: {value!r:.60}", "give a path")
+        raise InputError(where, f"'{name}' is not a valid text: {value!r:.60}", "expected a path")
     return value
 
 

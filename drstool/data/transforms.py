@@ -228,7 +228,7 @@ class SegmenterSamples(_Samples):
         self._ignored = ignore_label(label_type(len(class_names)))
         for item in dataset.items:
             if item.id not in labels:
-                raise InputError("--labels", f"there is no label image of {item.id!r}", "make labels of the same split")
+                raise InputError("--labels", f"there is no label image for {item.id!r}", "use labels of the same split")
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
@@ -255,7 +255,7 @@ class SegmenterSamples(_Samples):
         if labels.shape != expected:
             raise InputError(
                 path, f"is {shown_size(labels.shape)} pixels, but image {item.id!r} is {shown_size(expected)}",
-                "make the labels at the images' own size")
+                "labels must have the size of their images")
         # Pillow cannot resize and paste every 16-bit picture; 32-bit ones it can.
         return Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
 

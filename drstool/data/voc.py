@@ -107,7 +107,7 @@ def object_names(path: str | Path) -> tuple[str, ...]:
         objects = ElementTree.fromstring(content, parser).iterfind("object")
         return tuple((entry.findtext("name") or "").strip() for entry in objects)
     except _DocumentTypeError:
-        raise InputError(path, "declares a document type", "a VOC annotation is plain XML") from None
+        raise InputError(path, "declares a document type", "expected plain XML") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(
             path, f"is not an XML annotation: {error}", "the file may be damaged or cut short") from None
@@ -212,7 +212,7 @@ def _find_list(root: Path, split: str | None) -> Path | None:
             return path
     if os.path.isfile(split):
         return Path(split)
-    right = f"choose from {', '.join(names)}, or give a file of ids" if names else "give --split a file of ids"
+    right = f"choose from {', '.join(names)}, or give a file of ids" if names else "pass a file of ids with --split"
     raise InputError(root, f"has no split '{split}'", right)
 
 
@@ -284,7 +284,7 @@ def _check_numbering(
     # A few may differ: lists are also made by hand, or from masks.
     if wrong > len(pairs) / 10:
         raise InputError(
-            where, f"its class numbers do not fit the {len(names)} class names found in {annotations.folder}",
+            where, f"its class numbers do not match the {len(names)} class names found in {annotations.folder}",
             "list all classes with --classes FILE")
 
 

@@ -198,15 +198,15 @@ def _goes_to_stdout(output: str | None) -> bool:
 def _stdout(stdout: BinaryIO | None) -> BinaryIO:
     stream = stdout if stdout is not None else getattr(sys.stdout, "buffer", None)
     if stream is None:
-        raise UsageError("stdout", "is closed", "give -o FILE")
+        raise UsageError("stdout", "is closed", "use -o FILE")
     return stream
 
 
 def _check_stdout(stream: BinaryIO) -> None:
     if stream.isatty():
-        raise UsageError("stdout", "is a terminal, the output is binary", "pipe, or give -o FILE")
+        raise UsageError("stdout", "is a terminal, but the output is binary", "use a pipe or -o FILE")
     if _is_regular(stream) and os.fstat(stream.fileno()).st_size:
-        raise OutputError("stdout", "is a file that already holds something", "write to a new file")
+        raise OutputError("stdout", "is a file that is not empty", "write to a new file")
 
 
 def _is_regular(stream: BinaryIO) -> bool:
@@ -256,7 +256,7 @@ def _special(output: str, header: Header) -> Iterator[RecordSink]:
         raise output_error(output, error) from error
     with file:
         if file.isatty():
-            raise UsageError(output, "is a terminal, the output is binary", "name a file")
+            raise UsageError(output, "is a terminal, but the output is binary", "name a file")
         with _stream_on(file, header, output) as sink:
             yield sink
 

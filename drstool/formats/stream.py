@@ -95,7 +95,7 @@ class StreamWriter:
         """Add what :meth:`prepare` made; raises as :meth:`write`."""
         identifier, data = prepared
         if identifier in self._seen:
-            raise InputError(self.where, f"gets '{identifier}' twice", "list each image once")
+            raise InputError(self.where, f"received '{identifier}' twice", "list each image once")
         self._put(member_name(identifier, _SUFFIX[self._kind]), data)
         self._last = data
         self._seen.add(identifier)
@@ -159,7 +159,7 @@ class StreamReader:
         if member is None or member.name != HEADER_NAME:
             raise ForeignError(
                 self.where, f"is a tar archive that does not begin with '{HEADER_NAME}'",
-                "give a stream of drstool's, or name the folder",
+                "expected a stream written by drstool",
             )
         self._head = self._payload(member, MAX_HEADER_BYTES)
         self.header = Header.from_json(self._head, self.where)
@@ -223,7 +223,7 @@ class StreamReader:
         while rest := self._source.up_to(_AT_ONCE):
             if rest.strip(b"\0"):
                 raise InputError(
-                    self.where, "goes on after its end record", "merge streams with 'drstool cat'")
+                    self.where, "continues after its end record", "merge streams with 'drstool cat'")
 
     def _next(self) -> tarfile.TarInfo | None:
         """The next file's description; None at the archive's end, or where it is damaged."""
@@ -258,12 +258,12 @@ class StreamReader:
         except _DAMAGE as error:
             raise InputError(
                 self.where, f"the stream is damaged after {len(self._seen)} records",
-                "make or copy it again") from error
+                "copy it again or recreate it") from error
 
     def _cut_short(self) -> InputError:
         return InputError(
             self.where, f"the stream ends after {len(self._seen)} records without its end record",
-            "the stage before failed or was cut short",
+            "the previous stage failed or was interrupted",
         )
 
 

@@ -95,7 +95,7 @@ def restore_network(
     known = DEEPLAB_BACKBONES if kind == "segmenter" else VGG_BACKBONES
     if architecture.get("backbone") not in list(known):
         raise InputError(
-            where, f"describes an unknown backbone {architecture.get('backbone')!r}", "one of " + ", ".join(known))
+            where, f"has an unknown backbone {architecture.get('backbone')!r}", "expected one of " + ", ".join(known))
     try:
         model, _ = build_network(kind, architecture, class_names)
         model.load_state_dict(dict(weights))

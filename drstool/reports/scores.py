@@ -165,7 +165,7 @@ class Protocol:
             for name in ("constant", "power"):
                 if name in self.settings.backgrounds:
                     shown += f", {name} {getattr(self.settings, name):g}"
-            rules = "; the ignore rules applied" if self.ignore_rules else ""
+            rules = "; with ignore rules" if self.ignore_rules else ""
             notes.append(f"labels of maps: the strongest cue, {shown}{rules}")
         return notes
 
@@ -307,7 +307,7 @@ class Evaluation:
             notes.append(f"boundary IoU: pixels within {self.boundary_ratio:g} × the image's diagonal from a contour")
         if self.scores.ignored_share > 0:
             ignored = _IGNORED_WORDS[self.protocol.ignored]
-            notes.append(f"{self.scores.ignored_share:.2%} of the pixels predicted as ignored, {ignored}")
+            notes.append(f"{self.scores.ignored_share:.2%} of the pixels are predicted as ignored and {ignored}")
         return notes + _absent_note(self.scores) + self.warnings()
 
 
@@ -382,7 +382,7 @@ class Sweep:
         note = f"{self.parameter} was chosen on the pixel ground truth of {where} ({counted(images, 'image')})"
         if self.selected_on == self.reported_on and self.common == images:
             return note + "; the scores are of the same images, and so the best that any value gives on them"
-        note += f"; the scores are of {self.reported_on[0]} ({counted(self.reported_on[1], 'image')})"
+        note += f"; the scores are on {self.reported_on[0]} ({counted(self.reported_on[1], 'image')})"
         return note + (f", {self.common} of them in both" if self.common else "")
 
     def to_json(self) -> dict:

@@ -95,13 +95,13 @@ def render_demo(
 
 def _check(seed: int, train: int, val: int, size: int) -> None:
     if seed < 0:
-        raise UsageError("--seed", f"{seed} is negative", "give 0 or more")
+        raise UsageError("--seed", f"{seed} is negative", "must be at least 0")
     if train < 1:
         raise UsageError("--train", f"{train} is too few pictures", "give at least 1")
     if val < 0:
-        raise UsageError("--val", f"{val} is negative", "give 0 or more")
+        raise UsageError("--val", f"{val} is negative", "must be at least 0")
     if size < _SMALLEST_SIZE:
-        raise UsageError("--size", f"{size} pixels are too few for a creature", f"give at least {_SMALLEST_SIZE}")
+        raise UsageError("--size", f"{size} pixels are too few for a creature", f"must be at least {_SMALLEST_SIZE}")
 
 
 def _identifier(index: int) -> str:

@@ -237,7 +237,7 @@ def check_sweepable(is_maps: bool, where: object) -> None:
     if not is_maps:
         raise InputError(
             where, "holds labels, for which a threshold was already chosen",
-            "--sweep needs maps, as 'drstool cam', 'refine' or 'segment --scores' write them")
+            "--sweep needs maps, such as those of 'drstool cam', 'drstool refine' or 'drstool segment --scores'")
 
 
 def compare(
@@ -276,7 +276,7 @@ def compare(
             raise InputError(name, f"has other classes than {names[0]}", "compare runs with the same classes")
     common = sorted(set.intersection(*(set(each.counts) for each in evaluations)))
     if not common:
-        raise InputError(names[1], f"has no image in common with {names[0]}", "compare runs on the same images")
+        raise InputError(names[1], f"has no images in common with {names[0]}", "compare runs on the same images")
     evaluations = [_restricted(each, common) for each in evaluations]
     ignored, classes = first.protocol.ignored, num_classes(first.class_names)
     runs = [run_counts([each.counts[i] for i in common], classes, ignored) for each in evaluations]
@@ -310,7 +310,7 @@ class _Pass:
         if self._without_target and (scoring.strict or not self._items):
             raise InputError(
                 dataset.source, f"{len(self._without_target)} of {len(dataset)} images have no ground truth: "
-                + listed(self._without_target), "give masks with the data, or leave those images out")
+                + listed(self._without_target), "add masks, or remove those images from the dataset")
 
     def results(
         self, records: Iterable[Record | LazyRecord], work: Callable[[Record, Item, np.ndarray], _Result],
@@ -338,7 +338,7 @@ class _Pass:
         if self._scoring.strict and self._extra:
             raise InputError(
                 "predictions", f"{self._extra} belong to no image of the dataset: "
-                + listed(self._extra_ids, self._extra), "check --data and --split, or leave --strict out")
+                + listed(self._extra_ids, self._extra), "check --data and --split, or drop --strict")
         if not self._scored:
             raise InputError(self._dataset.source, "no prediction could be scored", "see the errors of the images")
 
@@ -402,7 +402,7 @@ class _Pass:
     def _report_missing(self, missing: list[str]) -> None:
         """Report images that have no prediction, if there are any."""
         if missing:
-            instead = ", or score what there is with --keep-going" if self._on_error is None else ""
+            instead = ", or score the others with --keep-going" if self._on_error is None else ""
             self._report(InputError(
                 "predictions", f"missing for {len(missing)} of {len(self._items)} images: {listed(missing)}",
                 f"predict the whole split{instead}"), always_raise=self._scoring.strict)
@@ -416,8 +416,7 @@ class _Pass:
 def _class_names(dataset: Dataset, header: Header | None) -> tuple[str, ...]:
     """The object classes of dataset and predictions, which must be the same."""
     if header is not None and header.kind not in _SCORED_KINDS:
-        raise InputError("predictions", f"hold {header.kind}, which cannot be scored",
-                         "give label images or maps")
+        raise InputError("predictions", f"hold {header.kind}, which cannot be scored", "expected label images or maps")
     predicted = header.class_names if header is not None else ()
     names = dataset.class_names or predicted
     if not names:

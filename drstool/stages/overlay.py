@@ -286,7 +286,7 @@ def _pictures(
 def _image_of(item: Item) -> np.ndarray:
     """The image's pixels, (H, W, 3) uint8."""
     if item.image == Path():  # made of an empty name
-        raise InputError(item.id, "has maps or labels that do not name its image", "give the images with --data")
+        raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
     return load_image(item.image)
 
 
@@ -294,7 +294,7 @@ def _check_size(identifier: str, what: str, size: tuple[int, ...], image: np.nda
     if tuple(size) != image.shape[:2]:
         raise InputError(
             identifier, f"the {what} is {shown_size(size)} pixels, but the image is {shown_size(image.shape)}",
-            "give the images that the maps or labels were made from")
+            "use the images that the maps or labels were made from")
 
 
 def _class_file(label: int, class_files: Sequence[str]) -> str:
