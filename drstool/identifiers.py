@@ -115,7 +115,7 @@ class Names:
         """
         *parents, _ = parts = name.split("/")
         if any(part.startswith("._") for part in parts):
-            raise InputError(self._where, f"cannot take '{name}'", ONE_NAME_RULE)
+            raise InputError(self._where, f"cannot store '{name}'", ONE_NAME_RULE)
         folder = ""
         for parent in parents:
             folder += parent + "/"
@@ -129,8 +129,8 @@ class Names:
         self._files.add(seen)
 
     def _refuse(self, name: str, other: str) -> None:
-        beside = f" beside '{other}'" if other and other != name else ""
-        raise InputError(self._where, f"cannot take '{name}'{beside}: its name is taken", ONE_NAME_RULE)
+        beside = f" next to '{other}'" if other and other != name else ""
+        raise InputError(self._where, f"cannot store '{name}'{beside}: its name is already taken", ONE_NAME_RULE)
 
 
 def _seen_as(name: str) -> str:

@@ -148,7 +148,7 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
         raise InputError(where, "names no object class", "at least one is needed")
     if len(names) > MAX_OBJECT_CLASSES:
         raise InputError(
-            where, f"names {len(names)} object classes", f"a label PNG holds at most {MAX_OBJECT_CLASSES}")
+            where, f"names {len(names)} object classes", f"a label PNG can have at most {MAX_OBJECT_CLASSES}")
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not name.strip():

@@ -164,12 +164,12 @@ def bad_parts(parts, tmp_path_factory):
     one = write_maps(tmp / "one.h5", ["p0"], part=Shard(1, 2, ids))
     return {
         "missing": (parts[:2], ["1 of 3", "3/3", "--incomplete"]),
-        "twice": ([parts[0], parts[1], parts[1]], ["cams.2.h5", "2/3", "each part once"]),
+        "twice": ([parts[0], parts[1], parts[1]], ["cams.2.h5", "2/3", "each shard once"]),
         "of another count": ([parts[0], one], ["one.h5", "1/2", "1/3"]),
         "of another list": (
             [one, write_maps(tmp / "other.h5", ["q1"], part=Shard(2, 2, ids_digest(["q0", "q1"])))],
             ["other.h5", "another list"]),
-        "whole among parts": ([*parts, write_maps(tmp / "whole.h5", ["x"])], ["whole.h5", "no part"]),
+        "whole among parts": ([*parts, write_maps(tmp / "whole.h5", ["x"])], ["whole.h5", "not a shard"]),
         "with the same image": (
             [one, write_maps(tmp / "two.h5", ["p0"], part=Shard(2, 2, ids))], ["two.h5", "'p0'", "one.h5"]),
     }
@@ -195,7 +195,7 @@ def test_parts_made_in_different_ways_without_history(drs, voc, made, tmp_path):
     assert outcome.code == 3 and not (tmp_path / "result.h5").exists()
     first, last = tmp_path / "1.h5", tmp_path / "3.h5"
     assert outcome.err.splitlines() == [
-        f"drstool: {last}: was made in another way than {first}; make the parts in the same way"]
+        f"drstool: {last}: was made differently from {first}; make all shards in the same way"]
 
 
 def test_parts_made_in_different_ways(drs, voc, made, parts, tmp_path):
@@ -417,7 +417,7 @@ def test_fusing_checks_sizes(drs, tmp_path):
     a = write_maps(tmp_path / "a.h5", ["x"])
     b = write_maps(tmp_path / "b.h5", ["x"], size=(5, 4))
     outcome = drs("cat", a, b, "--fuse", "max", "-o", tmp_path / "result.h5")
-    assert (outcome.code, "5×4" in outcome.err, "4×5" in outcome.err) == (3, True, True)
+    assert (outcome.code, "4 × 5" in outcome.err, "5 × 4" in outcome.err) == (3, True, True)
 
 
 @pytest.mark.parametrize("ids, word", [(["y", "x"], "'y'"), (["x"], "nothing more"), (["x", "y", "z"], "'z'")])

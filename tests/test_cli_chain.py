@@ -347,7 +347,7 @@ def test_info_tells_of_every_artefact(drs, voc, made, tmp_path):
             stream.write(path.read_bytes())
         assert must(drs, "info", "--json", stdin=stream.getvalue()).json()["images"] == 4
     foreign = must(drs, "info", voc / "SegmentationClass").out
-    assert "not known" in foreign
+    assert "unknown" in foreign
 
 
 def test_score_maps_can_be_evaluated(drs, voc, made, tmp_path):
