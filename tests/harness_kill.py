@@ -27,7 +27,7 @@ CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--batch-size", "2", "--device", "cpu")
 PLAIN = ("--no-provenance", "-q")
 # State is kept after every epoch, however short.
-OFTEN = "from drstool.training import loop as training\ntraining._Saver._SHARE = 0\n"
+OFTEN = "from drstool.training.state import Saver\nSaver.SHARE = 0\n"
 
 
 def stages(voc, made):

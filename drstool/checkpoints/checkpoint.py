@@ -16,7 +16,7 @@ from drstool.artifacts.provenance import without_home
 from drstool.checkpoints.torch_file import check_torch_file
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.labels import check_class_names
-from drstool.training.stop import Shield
+from drstool.training.stop import Stop
 
 __all__ = [
     "KINDS", "Checkpoint", "check_same_work", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
@@ -105,7 +105,7 @@ def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> No
     """
     import torch
 
-    with Shield() as shield, shield.closed(), new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
+    with Stop(), new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
         # Through a file object torch does not write the file's own name into the archive.
         try:
             torch.save(content, file)

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from drstool.cli.shards import is_first, is_one_of_several, pick_shard
-from drstool.errors import DrstoolError, ItemsFailed, OutputError, ToldElsewhere, UsageError
+from drstool.cli.shards import Shard, is_first, is_one_of_several, pick_shard
+from drstool.errors import DrstoolError, ItemsFailed, OutputError, ReportedByPeer, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from drstool.artifacts.resume import Journal, KeptFolder
     from drstool.data import Dataset
     from drstool.training.distributed import Team
-    from drstool.training.loop import EpochReport
 
-__all__ = ["Run", "asdict_plain", "check_left_over", "list_of"]
+__all__ = ["Run", "asdict_plain", "check_left_over", "duration_text", "list_of", "size_text"]
 
 # Beyond this many threads the disk or the interpreter is the limit.
 _MOST_WORKERS = 16
@@ -68,8 +67,8 @@ class Run:
         self._kept: Journal | KeptFolder | None = None
         # Of a training: the loss of the last steps, where it is known.
         self.loss: float | None = None
-        self._images, self._trained = 0, 0.0
-        self._joint, self._team = joint and is_one_of_several(), None
+        self._joint = joint and is_one_of_several()
+        self._team: Team | None = None
         # Whether this process leaves files and messages to another one.
         self.follows = self._joint and not is_first()
         if self._joint:
@@ -85,30 +84,27 @@ class Run:
             self.say(f"{self.command}: --resume goes on after {len(self._kept.done):,} finished")
         self._claims.close()
         if self._joint:
-            self._part(error)
+            self._end_together(error)
         if error is None and self._failures:
             raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
 
-    def _part(self, error: BaseException | None) -> None:
-        """End together with the processes of the same work."""
-        if not self.team.is_mustered:
-            if error is None or isinstance(error, DrstoolError):
-                self.team.muster(error=error, finished=error is None)
-        elif isinstance(error, Exception) and not isinstance(error, ToldElsewhere):
-            # Others that are cut off by this have nothing to add.
-            self.team.may_speak()
+    def _end_together(self, error: BaseException | None) -> None:
+        """End together with the processes of the same training."""
+        if not self.team.started and (error is None or isinstance(error, DrstoolError)):
+            # The others wait to begin.
+            self.team.start(error=error or ReportedByPeer(0))
         if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.team.leave()
 
     # --- the machine ---------------------------------------------------------------------------
 
     @property
-    def team(self) -> Team | None:
-        """The processes of this work, where there are several; torch is loaded on first use."""
-        if self._joint and self._team is None:
+    def team(self) -> Team:
+        """The processes of this training; torch is loaded on first use."""
+        if self._team is None:
             from drstool.training.distributed import Team
 
-            shard = pick_shard(None)
+            shard = pick_shard(None) if self._joint else Shard()
             self._team = Team(shard.number - 1, shard.of, _count("LOCAL_RANK", 0), _count("LOCAL_WORLD_SIZE", 1))
         return self._team
 
@@ -116,7 +112,7 @@ class Run:
     def device(self) -> torch.device:
         """Where networks run; looked up, and torch loaded, on first use."""
         if self._device is None:
-            from drstool.training.loop import pick_device
+            from drstool.training.device import pick_device
 
             device = pick_device(self._device_name)
             # Under torchrun each process of a machine takes its own GPU, unless the user names one.
@@ -147,7 +143,7 @@ class Run:
 
     def precision(self, name: str) -> str:
         """The precision that ``--precision`` names, on this device."""
-        from drstool.training.loop import pick_precision
+        from drstool.training.device import pick_precision
 
         return pick_precision(name, self.device)
 
@@ -233,7 +229,12 @@ class Run:
 
     def done(self, what: str) -> None:
         """The line at the end: what was made, and how long it took."""
-        self.say(f"{self.command}: {what} in {_duration(time.monotonic() - self._started)}")
+        self.say(f"{self.command}: {what} in {duration_text(self.elapsed)}")
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._started
 
     @property
     def on_error(self) -> Any:
@@ -243,22 +244,6 @@ class Run:
     def _report(self, error: DrstoolError) -> None:
         self._failures += 1
         print(f"drstool: {error}", file=sys.stderr, flush=True)
-
-    def on_epoch(self, report: EpochReport) -> None:
-        """One line an epoch."""
-        self.say(
-            f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
-            + ("" if report.score is None else f"mIoU {report.score:.4f}  ")
-            + (f"{self._images / self._trained:.1f} images/s  " if self._trained else "")
-            + f"{_size(self.memory)}  {_duration(time.monotonic() - self._started)}"
-        )
-        self._images, self._trained = 0, 0.0
-
-    def on_steps(self, loss: float, images: int, seconds: float) -> None:
-        """What some steps of a training came to, for who watches."""
-        self.loss = loss
-        self._images += images
-        self._trained += seconds
 
     @property
     def memory(self) -> int:
@@ -306,7 +291,7 @@ class Run:
             def render(column, task: Any) -> Text:  # noqa: N805
                 told = [f"{task.speed * images:.1f} images/s"] if task.speed else []
                 told += [f"loss {self.loss:.3f}"] if self.loss is not None else []
-                return Text("  ".join([*told, _size(self.memory)]), style="progress.data.speed", no_wrap=True)
+                return Text("  ".join([*told, size_text(self.memory)]), style="progress.data.speed", no_wrap=True)
 
         console = Console(stderr=True)
         columns = (
@@ -447,16 +432,18 @@ def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
         return
     if seconds >= work.WORTH_KEEPING and not run.overwrite:
         raise OutputError(
-            output, f"an unfinished run left {what}, {_duration(seconds)} of work",
+            output, f"an unfinished run left {what}, {duration_text(seconds)} of work",
             "--resume goes on with it, --overwrite begins anew")
     run.say(f"{run.command}: beginning anew, without {what} that an unfinished run left (see --resume)")
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes for people."""
     return f"{count / 1e9:.1f} GB"
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Seconds for people."""
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
 

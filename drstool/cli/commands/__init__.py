@@ -10,7 +10,9 @@ __all__ = ["register"]
 
 # Modules and their commands, in the order of the work, which help follows.
 _COMMANDS = {
-    "train": ("train-cls", "refine-train", "train-seg"),
+    "train_cls": ("train-cls",),
+    "refine_train": ("refine-train",),
+    "train_seg": ("train-seg",),
     "maps": ("cam", "refine"),
     "labels": ("pseudo-label", "segment", "crf"),
     "judge": ("eval", "overlay"),

@@ -1,0 +1,43 @@
+"""``refine-train``: a refinement network from images and localization maps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drstool.cli.options import Data, Output, Split
+from drstool.cli.run import Run
+from drstool.cli.training import TrainingData, TrainingOptions, TrainingRun, training_command
+from drstool.recipe import RefinerRecipe
+
+
+@training_command(
+    "refine-train",
+    RefinerRecipe,
+    example="drstool refine-train --data demo --split train --maps cams.h5 --backbone vgg16-small --init cls.pt "
+    "--image-size 176 -o refiner.pt",
+)
+def refine_train(
+    run: Run,
+    settings: RefinerRecipe,
+    options: TrainingOptions,
+    data: Data,
+    maps: Annotated[
+        str, typer.Option("--maps", help="Map file with localization maps of the images.", show_default=False)
+    ],
+    output: Output,
+    split: Split = None,
+) -> None:
+    """Train a refinement network that regresses localization maps."""
+    from drstool.data import open_dataset
+    from drstool.formats.map_file import MapFileReader
+    from drstool.stages.refine_train import refine_train as stage
+
+    training = TrainingRun(run, output, settings, options)
+    with MapFileReader(maps) as reader:
+        header = reader.header
+    dataset = open_dataset(data, split, class_names=header.class_names)
+    learned = TrainingData(
+        data, dataset, header.class_names, digests={"maps": lambda: run.digest(maps)}, upstream=header.provenance)
+    training.train(learned, lambda recipe, **how: stage(dataset, header.class_names, maps, recipe, **how))
