@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "EXIT_INTERRUPTED", "EXIT_TERMINATED", "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError",
-    "ToldElsewhere", "UnfinishedError", "UsageError", "signal_behind",
+    "ReportedByPeer", "UnfinishedError", "UsageError", "signal_behind",
 ]
 
 # After Ctrl-C, and after SIGTERM.
@@ -74,8 +74,8 @@ class ItemsFailed(DrstoolError):
     exit_code = 4
 
 
-class ToldElsewhere(DrstoolError):
-    """This process ends with others of the same run, one of which tells the user why.
+class ReportedByPeer(DrstoolError):
+    """This process ends with others of the same training, one of which tells the user why.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class ToldElsewhere(DrstoolError):
     """
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("torchrun", "another process tells why this one ends")
+        super().__init__("torchrun", "another process reports why this one ends")
         self.exit_code = exit_code
 
     def __reduce__(self) -> tuple:

@@ -36,6 +36,7 @@ from PIL import Image
 
 from drstool.artifacts.job import Job
 from drstool.artifacts.resume import Journal, PartialFolder
+from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data import image_size, load_image, load_saliency, load_target, open_dataset
 from drstool.data.tags import read_class_names
 from drstool.data.voc import object_names
@@ -139,7 +140,7 @@ def pictures():
 def checkpoints():
     import torch
 
-    from drstool.checkpoints.checkpoint import Checkpoint, save_checkpoint
+    from drstool.checkpoints.checkpoint import save_checkpoint
 
     weights = {"a.weight": torch.ones(3, 2), "a.bias": torch.zeros(3).half(), "n": torch.tensor(3)}
     recipe = {"lr": 0.1, "sizes": (256, 320), "epochs": 15}
@@ -155,25 +156,26 @@ def checkpoints():
 def states():
     """The saved state of training a tiny network for one step."""
     with tempfile.TemporaryDirectory() as folder:
-        loop, state = tiny_training(Path(folder, "x.pt"))
-        loop.step = 1
-        state.save(loop.state())
-        yield state.path.read_bytes()
+        state, file = tiny_training(Path(folder, "x.pt"))
+        state.step = 1
+        file.load(TINY)
+        file.save(state.state_dict())
+        yield file.path.read_bytes()
+
+
+TINY = Checkpoint("classifier", HEADER.class_names, {"backbone": "vgg16-small"}, {"lr": 0.1}, {})
 
 
 def tiny_training(output):
     """The loop of a training that has not started, and its state file."""
     import torch
 
-    from drstool.checkpoints.checkpoint import Checkpoint
     from drstool.checkpoints.training_state import TrainingState
-    from drstool.training.loop import _Loop
+    from drstool.training.state import TrainState
 
     network = torch.nn.Linear(3, 2)
-    loop = _Loop(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), torch.device("cpu"))
-    state = TrainingState(output, WORK, lambda error: None)
-    state.describe(Checkpoint("classifier", HEADER.class_names, {"backbone": "vgg16-small"}, {"lr": 0.1}, {}))
-    return loop, state
+    state = TrainState(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), torch.device("cpu"))
+    return state, TrainingState(output, WORK, lambda error: None)
 
 
 def journals():
@@ -336,14 +338,12 @@ def read_checkpoint(place, data):
 
 
 def read_state(place, data):
-    loop, state = tiny_training(place.folder / "x.pt")
-    state.path.write_bytes(data)
-    state.left_over()
-    state.last_network()
-    state.take_up()
-    state_of_loop = state.load()
-    loop.take_up(state_of_loop)
-    loop.take_up_random(state_of_loop)
+    state, file = tiny_training(place.folder / "x.pt")
+    file.path.write_bytes(data)
+    file.left_over()
+    file.last_network()
+    file.read()
+    state.load_state_dict(file.load(TINY))
 
 
 def read_journal(place, data):

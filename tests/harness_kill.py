@@ -26,8 +26,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--batch-size", "2", "--device", "cpu")
 PLAIN = ("--no-provenance", "-q")
-# Save the state after every epoch, however short.
-OFTEN = "from drstool.training import loop as training\ntraining._Saver._SHARE = 0\n"
+# State is kept after every epoch, however short.
+OFTEN = "from drstool.training.state import Saver\nSaver.SHARE = 0\n"
 
 
 def stages(voc, made):

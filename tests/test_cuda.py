@@ -16,6 +16,8 @@ from drstool.stages.cam import cam
 from drstool.stages.refine import refine
 from drstool.stages.segment import segment
 from drstool.stages.train_cls import train_cls
+from drstool.training.loop import RunConfig
+from drstool.training.reports import Observer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -93,12 +95,23 @@ def test_maps(dataset, method):
         np.testing.assert_allclose(left.values.astype(float), right.values.astype(float), atol=5e-3)
 
 
+class Losses(Observer):
+    """Keeps the losses of the epochs."""
+
+    def __init__(self):
+        self.losses = []
+
+    def epoch_ended(self, report):
+        self.losses.append(report.loss)
+
+
 def test_training_step(dataset):
     recipe = ClassifierRecipe(backbone="vgg16-small", image_size=48, batch_size=3, epochs=1)
     losses, weights = [], []
     for name in ("cpu", "cuda"):
-        found = train_cls(
-            dataset, CLASSES, recipe, device=torch.device(name), on_epoch=lambda report: losses.append(report.loss))
+        watch = Losses()
+        found = train_cls(dataset, CLASSES, recipe, RunConfig(device=torch.device(name), observer=watch))
+        losses += watch.losses
         weights.append({key: value.cpu().float() for key, value in found.weights.items()})
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for key, left in weights[0].items():

@@ -14,7 +14,7 @@ from drstool.artifacts import job as works
 from drstool.checkpoints import training_state
 from drstool.checkpoints.checkpoint import load_checkpoint
 from drstool.errors import OutputError
-from drstool.training import loop as training
+from drstool.training.state import Saver, TrainState
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--epochs", "3", "--batch-size", "2",
          "--device", "cpu", "--no-provenance")
@@ -69,11 +69,11 @@ def test_interrupted_and_gone_on_with(
     at_step(step, lambda: signal.raise_signal(number))
     first = drs(*words)
     assert first.code == code, first.err
-    assert f"{command}: --resume goes on after step {step}\n" in first.err
+    assert f"{command}: --resume continues after step {step}\n" in first.err
     assert left_in(tmp_path) == [".net.pt.resume"]
     second = drs(*words, "--resume")
     assert second.code == 0, second.err
-    assert second.err.startswith(f"{command}: going on after step {step}\n")
+    assert second.err.startswith(f"{command}: resuming after step {step}\n")
     assert log(first.err) + log(second.err) == expected_log
     assert (tmp_path / "net.pt").read_bytes() == expected
     assert left_in(tmp_path) == ["net.pt"]
@@ -119,14 +119,14 @@ def test_interrupted_while_the_epoch_is_scored(drs, voc, made, tmp_path, uninter
 # Killed in the middle of a step, with the state kept after every epoch.
 KILLED = """
 import os, signal
-from drstool.training import loop as training
-training._Saver._SHARE = 0
-count = training._Loop.count
-def counted(loop, ids, loss):
-    if loop.step == {step} - 1:
+from drstool.training.state import Saver, TrainState
+Saver.SHARE = 0
+count = TrainState.count
+def counted(state, keys, loss):
+    if state.step == {step} - 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    count(loop, ids, loss)
-training._Loop.count = counted
+    count(state, keys, loss)
+TrainState.count = counted
 """
 
 
@@ -139,7 +139,7 @@ def test_killed(drs, zygote, voc, made, tmp_path, uninterrupted, step):
     assert "net.pt" not in left_in(tmp_path)
     outcome = drs(*words, "--resume")
     assert outcome.code == 0, outcome.err
-    assert ("going on after step 4" if step == 5 else "starting from the beginning") in outcome.err
+    assert ("resuming after step 4" if step == 5 else "starting from scratch") in outcome.err
     assert log(outcome.err) == expected_log[2 if step == 5 else 0:]
     assert (tmp_path / "net.pt").read_bytes() == expected
     assert left_in(tmp_path) == ["err", "net.pt"]
@@ -153,7 +153,7 @@ def test_a_second_signal_to_end_waits_for_the_state(drs, voc, made, tmp_path, at
         save(path, *arguments, **more)
 
     monkeypatch.setattr(training_state, "save_torch", told_again)
-    monkeypatch.setattr(training._Saver, "epoch_ended", lambda saver: None)
+    monkeypatch.setattr(Saver, "save_if_due", lambda saver: None)
     at_step(3, lambda: signal.raise_signal(signal.SIGTERM))
     assert drs(*line("train-cls", voc, made, "-o", tmp_path / "net.pt")).code == 143
     assert left_in(tmp_path) == [".net.pt.resume"]
@@ -161,7 +161,7 @@ def test_a_second_signal_to_end_waits_for_the_state(drs, voc, made, tmp_path, at
 
 def test_who_does_not_want_to_wait_interrupts_twice(drs, voc, made, tmp_path, at_step, monkeypatch):
     monkeypatch.setattr(training_state, "save_torch", lambda *a, **k: signal.raise_signal(signal.SIGINT))
-    monkeypatch.setattr(training._Saver, "epoch_ended", lambda saver: None)
+    monkeypatch.setattr(Saver, "save_if_due", lambda saver: None)
     at_step(3, lambda: signal.raise_signal(signal.SIGINT))
     assert drs(*line("train-cls", voc, made, "-o", tmp_path / "net.pt")).code == 130
     assert left_in(tmp_path) == []
@@ -281,8 +281,8 @@ def test_a_forged_state_is_refused(drs, tmp_path, interrupted, change):
     torch.save(state, path)
     outcome = drs(*words, "--resume")
     assert outcome.code == 3
-    (line,) = [line for line in outcome.err.splitlines() if "going on after" not in line]
-    assert "begin" in line and ("is damaged" in line or "cannot be taken up" in line), line
+    (line,) = [line for line in outcome.err.splitlines() if "resuming after" not in line]
+    assert "from scratch" in line and ("is damaged" in line or "cannot be loaded" in line), line
 
 
 def test_a_state_holds_no_code_and_is_no_checkpoint(drs, voc, tmp_path, interrupted):
@@ -375,7 +375,7 @@ def spoil_loss(monkeypatch, step):
 def test_a_loss_that_is_no_number_leaves_the_last_good_network(drs, voc, made, tmp_path, monkeypatch):
     words = line("train-cls", voc, made, "-o", tmp_path / "net.pt")
     with monkeypatch.context() as patch:
-        patch.setattr(training._Saver, "_SHARE", 0)
+        patch.setattr(Saver, "SHARE", 0)
         spoil_loss(patch, 6)
         outcome = drs(*words, "-q")
     assert outcome.code == 1
@@ -395,20 +395,20 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_network(drs, voc, made, t
 
 
 def test_weights_that_are_no_numbers_are_not_kept(drs, voc, made, tmp_path, monkeypatch, at_step):
-    monkeypatch.setattr(training._Saver, "_SHARE", 0)
+    monkeypatch.setattr(Saver, "SHARE", 0)
     spoilt = []
 
     def spoil():
         (model,) = spoilt
         next(model.parameters()).data.fill_(float("inf"))
 
-    take = training._Loop.__init__
+    init = TrainState.__init__
 
-    def noted(loop, model, *more):
+    def noted(state, model, *more):
         spoilt.append(model)
-        take(loop, model, *more)
+        init(state, model, *more)
 
-    monkeypatch.setattr(training._Loop, "__init__", noted)
+    monkeypatch.setattr(TrainState, "__init__", noted)
     at_step(4, spoil)
     outcome = drs(*line("train-cls", voc, made, "-o", tmp_path / "net.pt", "-q"))
     assert outcome.code == 1

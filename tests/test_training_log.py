@@ -80,7 +80,9 @@ def test_the_log_of_an_interrupted_training_is_that_of_a_whole_one(drs, words, t
 def test_a_failure_is_told(drs, words, tmp_path):
     assert drs(*words, "--lr", "1e30").code == 1
     stopped = lines(tmp_path / "log.jsonl")[-1]
-    assert stopped["event"] == "stopped" and "loss is nan" in stopped["reason"]
+    assert stopped["event"] == "stopped"
+    # What becomes of such weights, and where first, is the processor's to say.
+    assert re.search(r"loss is (nan|inf)|weight is not finite", stopped["reason"])
 
 
 def test_a_log_replaces_nothing(drs, words, tmp_path, at_step):

@@ -17,7 +17,7 @@ from drstool.artifacts.provenance import without_home
 from drstool.checkpoints.torch_file import AGAIN, CODE, check_torch_file
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.labels import check_class_names
-from drstool.training.stop import Shield
+from drstool.training.stop import Stop
 
 __all__ = [
     "KINDS", "Checkpoint", "job_difference", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
@@ -107,8 +107,8 @@ def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> No
     """
     import torch
 
-    with Shield() as shield, shield.closed(), new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
-        # Given a file object, torch does not write the file's name into the archive.
+    with Stop(), new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
+        # Through a file object torch does not write the file's own name into the archive.
         try:
             torch.save(content, file)
         except RuntimeError as error:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from drstool.cli.shards import is_first
-from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ToldElsewhere, signal_behind
+from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ReportedByPeer, signal_behind
 
 __all__ = ["app"]
 
@@ -51,7 +51,7 @@ class _Group(TyperGroup):
                 code = self._run(sys.argv[1:] if args is None else args)
                 if sys.stdout is not None:
                     sys.stdout.flush()
-        except ToldElsewhere as error:
+        except ReportedByPeer as error:
             _leave(error.exit_code)
         except DrstoolError as error:
             _leave(error.exit_code, str(error))

@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drstool.errors import DrstoolError, OutputError
-
-if TYPE_CHECKING:
-    from drstool.training.loop import EpochReport
 
 __all__ = ["Console", "counted", "duration", "gigabytes"]
 
@@ -31,7 +28,6 @@ class Console:
         self._started = time.monotonic()
         # Of a training: the loss of the last steps, once it is known.
         self.loss: float | None = None
-        self._images, self._trained = 0, 0.0
 
     def say(self, message: str) -> None:
         """Print a line for the user on stderr."""
@@ -45,7 +41,12 @@ class Console:
 
     def done(self, what: str) -> None:
         """Print the last line: what was made, and how long it took."""
-        self.say(f"{self.command}: {what} in {duration(time.monotonic() - self._started)}")
+        self.say(f"{self.command}: {what} in {duration(self.elapsed)}")
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._started
 
     def report_failure(self, error: DrstoolError) -> None:
         """Print the error of one image, even with ``--quiet``."""
@@ -65,24 +66,6 @@ class Console:
         """As :meth:`write`, for what the exit code says in short: not written with ``--quiet``."""
         if not self._quiet:
             self.write(text)
-
-    # --- trainings -----------------------------------------------------------------------------
-
-    def on_epoch(self, report: EpochReport) -> None:
-        """Print a line about an epoch."""
-        self.say(
-            f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
-            + ("" if report.score is None else f"mIoU {report.score:.4f}  ")
-            + (f"{self._images / self._trained:.1f} images/s  " if self._trained else "")
-            + f"{gigabytes(self.memory)}  {duration(time.monotonic() - self._started)}"
-        )
-        self._images, self._trained = 0, 0.0
-
-    def on_steps(self, loss: float, images: int, seconds: float) -> None:
-        """Take note of some steps, for the progress bar and the next epoch's line."""
-        self.loss = loss
-        self._images += images
-        self._trained += seconds
 
     # --- progress ------------------------------------------------------------------------------
 

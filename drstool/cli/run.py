@@ -12,7 +12,7 @@ import typer
 
 from drstool.cli.console import Console, duration
 from drstool.cli.shards import ShardChoice, is_first, is_one_of_several, pick_shard
-from drstool.errors import DrstoolError, ItemsFailed, OutputError, ToldElsewhere, UsageError
+from drstool.errors import DrstoolError, ItemsFailed, OutputError, ReportedByPeer, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,8 @@ class Run(Console):
         self, command: str, arguments: Sequence[str], options: CommonOptions, *, joint: bool = False,
         shards: bool = False,
     ) -> None:
-        self._joint, self._team = joint and is_one_of_several(), None
+        self._joint = joint and is_one_of_several()
+        self._team: Team | None = None
         # Whether this process leaves files and messages to another one.
         self.follows = self._joint and not is_first()
         super().__init__(command, options.quiet or self.follows, options.verbose)
@@ -102,30 +103,27 @@ class Run(Console):
             self.say(f"{self.command}: {len(unfinished.finished):,} finished; continue with --resume")
         self._claims.close()
         if self._joint:
-            self._part(error)
+            self._end_together(error)
         if error is None and self._failures:
             raise ItemsFailed(self.command, f"{self._failures} failed and were skipped", "see the messages above")
 
-    def _part(self, error: BaseException | None) -> None:
-        """End together with the processes of the same work."""
-        if not self.team.is_mustered:
-            if error is None or isinstance(error, DrstoolError):
-                self.team.muster(error=error, finished=error is None)
-        elif isinstance(error, Exception) and not isinstance(error, ToldElsewhere):
-            # Others that are cut off by this have nothing to add.
-            self.team.may_speak()
+    def _end_together(self, error: BaseException | None) -> None:
+        """End together with the processes of the same training."""
+        if not self.team.started and (error is None or isinstance(error, DrstoolError)):
+            # The others wait to begin.
+            self.team.start(error=error or ReportedByPeer(0))
         if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.team.leave()
 
     # --- the machine ---------------------------------------------------------------------------
 
     @property
-    def team(self) -> Team | None:
-        """The processes of this work, where there are several; torch is loaded on first use."""
-        if self._joint and self._team is None:
+    def team(self) -> Team:
+        """The processes of this training; torch is loaded on first use."""
+        if self._team is None:
             from drstool.training.distributed import Team
 
-            shard = pick_shard(None)
+            shard = pick_shard(None) if self._joint else ShardChoice()
             self._team = Team(shard.number - 1, shard.of, _count("LOCAL_RANK", 0), _count("LOCAL_WORLD_SIZE", 1))
         return self._team
 
@@ -133,7 +131,7 @@ class Run(Console):
     def device(self) -> torch.device:
         """Where networks run; looked up, and torch loaded, on first use."""
         if self._device is None:
-            from drstool.training.loop import pick_device
+            from drstool.training.device import pick_device
 
             device = pick_device(self._options.device)
             # Under torchrun each process of a machine takes its own GPU, unless the user names one.
@@ -172,7 +170,7 @@ class Run(Console):
 
     def precision(self, name: str) -> str:
         """The precision that ``--precision`` names, on this device."""
-        from drstool.training.loop import pick_precision
+        from drstool.training.device import pick_precision
 
         return pick_precision(name, self.device)
 

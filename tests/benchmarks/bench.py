@@ -110,7 +110,7 @@ class Bench:
         """The device that networks run on."""
         import torch
 
-        from drstool.training.loop import pick_device
+        from drstool.training.device import pick_device
 
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
@@ -328,19 +328,24 @@ class Repeated:
         return self._count
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
-        return (str(key[1]), *self._tensors)
+        return (self.id_of(key[1]), *self._tensors)
+
+    def id_of(self, index: int) -> str:
+        return str(index)
 
 
 def trained(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: Any) -> Callable[[int], None]:
-    """Training steps as in drstool's training loop."""
-    from drstool.training.loop import Plan, fit, pick_precision
+    """Steps as drstool's training loop does them."""
+    from drstool.training.device import pick_precision
+    from drstool.training.loop import RunConfig, fit
+    from drstool.training.schedule import Plan
 
-    precision = pick_precision(bench.settings.precision, bench.device)
+    config = RunConfig(device=bench.device, precision=pick_precision(bench.settings.precision, bench.device))
 
     def work(count: int) -> None:
         batch = bench.settings.batch_size
         fit(network, loss, Repeated(count * batch, *tensors), optimizer, lambda step, epoch: 1.0,
-            Plan(1, batch, 0, steps=count), device=bench.device, precision=precision)
+            Plan(count * batch, 1, batch, 0, steps=count), config)
 
     return work
 
@@ -446,7 +451,7 @@ def matrix_ceiling(bench: Bench) -> float:
     """FLOP/s of a large matrix product in the precision that training uses."""
     import torch
 
-    from drstool.training.loop import pick_precision
+    from drstool.training.device import pick_precision
 
     precision = getattr(torch, pick_precision(bench.settings.precision, bench.device))
     side, turns = (8192, 20) if bench.device.type == "cuda" else (1024, 3)
@@ -483,24 +488,31 @@ def busy(bench: Bench) -> Result:
 
 
 def steady_steps(bench: Bench, samples: Any, readers: int) -> Callable[[], float]:
-    """Seconds per training step on these samples, counted from the arrival of the first batch."""
-    from drstool.training.loop import Plan, fit, pick_precision
+    """Seconds a step of a training of these samples, from when the first batch is there."""
+    from drstool.training.device import pick_precision
+    from drstool.training.loop import RunConfig, fit
+    from drstool.training.reports import Observer
+    from drstool.training.schedule import Plan
 
     network, loss, optimizer = classifier_parts(bench, "learnable", bench.dataset.class_names)
     count = bench.settings.steps
     began: list[float] = []
 
-    def watched(batches: Any, *_: Any) -> Iterator:
-        for batch in batches:
-            if not began:
-                began.append(bench.clock())
-            yield batch
+    class Watched(Observer):
+        def track(self, steps: Any, total: int) -> Iterator:
+            for batch in steps:
+                if not began:
+                    began.append(bench.clock())
+                yield batch
+
+    config = RunConfig(
+        device=bench.device, precision=pick_precision(bench.settings.precision, bench.device), workers=readers,
+        observer=Watched())
 
     def work() -> float:
         began.clear()
         fit(network, loss, samples, optimizer, lambda step, epoch: 1.0,
-            Plan(1, bench.settings.batch_size, 0, steps=count), device=bench.device,
-            precision=pick_precision(bench.settings.precision, bench.device), workers=readers, track=watched)
+            Plan(len(samples), 1, bench.settings.batch_size, 0, steps=count), config)
         return (bench.clock() - began[0]) / count
 
     return work
