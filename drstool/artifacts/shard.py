@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import TypeVar
 
-from drstool.errors import InputError
+from drstool.errors import InputError, UsageError
 
-__all__ = ["MOST_SHARDS", "Shard", "ids_digest", "shard_slice"]
+__all__ = ["MOST_SHARDS", "Shard", "ShardChoice", "ids_digest", "shard_slice"]
 
+_Each = TypeVar("_Each")
 MOST_SHARDS = 1_000_000
 
 
@@ -67,6 +70,52 @@ class Shard:
             raise InputError(where, f"claims to be shard {number} of {of}", "the file is damaged")
         made = known.get("made")
         return cls(number, of, ids, made if isinstance(made, str) else None)
+
+
+@dataclass(frozen=True)
+class ShardChoice:
+    """The shard of the images that this process works on.
+
+    Attributes
+    ----------
+    number, of
+        From 1; 1 of 1 is all.
+    launched
+        Whether ``torchrun`` chose it: all its processes share one command line, and so one ``-o``.
+    """
+
+    number: int = 1
+    of: int = 1
+    launched: bool = False
+
+    def output(self, name: str | None) -> str | None:
+        """The name of this shard's output.
+
+        Raises
+        ------
+        UsageError
+            Under ``torchrun``, standard output: the processes share one.
+
+        Examples
+        --------
+        >>> ShardChoice(2, 4, launched=True).output("maps/cams.h5"), ShardChoice(2, 4).output("cams.h5")
+        ('maps/cams.2-of-4.h5', 'cams.h5')
+        """
+        if not self.launched:
+            return name
+        if name is None or name in ("-", "/dev/stdout"):
+            raise UsageError("torchrun", "its processes cannot share stdout", "use -o NAME")
+        # Not PurePath.suffix: a folder may be called 'labels.v2'.
+        suffix = next((end for end in (".h5", ".hdf5", ".tar") if name.endswith(end)), "")
+        return f"{str(PurePath(name)).removesuffix(suffix)}.{self.number}-of-{self.of}{suffix}"
+
+    def of_items(self, items: Sequence[_Each], unit: int = 1) -> Sequence[_Each]:
+        """This shard's items, in order; see :func:`drstool.artifacts.shard.shard_slice`."""
+        return items[shard_slice(self.number, self.of, len(items), unit)]
+
+    def of_ids(self, ids: Sequence[str]) -> Shard | None:
+        """What the output says of itself, out of a whole of these ids; None where it is the whole."""
+        return None if self.of == 1 else Shard(self.number, self.of, ids_digest(ids))
 
 
 def shard_slice(number: int, of: int, count: int, unit: int = 1) -> slice:

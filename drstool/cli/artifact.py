@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -12,117 +12,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from drstool.cli.console import counted
-from drstool.cli.run import Run, check_leftover, list_digest
+from drstool.cli.run import Run, check_leftover
 from drstool.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from drstool.artifacts.header import Header
     from drstool.artifacts.resume import Journal, PartialFolder
-    from drstool.data import Dataset
-    from drstool.formats import RecordSink, RecordSource
+    from drstool.formats import RecordSink
+    from drstool.inputs import Images, Pictures, Records
 
-__all__ = ["Artifact", "Images", "Pictures", "Records", "input_digests"]
-
-Chain = tuple[dict, ...]
-
-
-class Images:
-    """Images of a dataset to work on; the other two kinds of input have the same attributes.
-
-    Attributes
-    ----------
-    ids
-        Of this shard's images, in order; None where they are not known beforehand.
-    shard
-        Which shard of the whole these are, if any.
-    unit
-        Images of one batch, which are never made apart.
-    inputs
-        Digests of what is read.
-    upstream
-        History of what is read.
-    piped
-        Whether it comes through a pipe, so that nobody knows whether it is the same again.
-    """
-
-    upstream: Chain = ()
-    piped = False
-
-    def __init__(self, run: Run, dataset: Dataset, unit: int = 1) -> None:
-        self._items, self.unit = run.shard.of_items(dataset.items, unit), unit
-        self.ids = tuple(item.id for item in self._items)
-        self.shard = run.shard.of_ids([item.id for item in dataset.items])
-        self.inputs = list_digest(dataset)
-
-    def remaining(self, finished: Sequence[str]) -> tuple[Iterable, int | None]:
-        """What is still to do, and how many, if that is known."""
-        known = frozenset(finished)
-        items = [item for item in self._items if item.id not in known]
-        return items, len(items)
-
-
-class Records:
-    """Records of a file or pipe to work on; see :class:`Images`.
-
-    Parameters
-    ----------
-    run
-    source
-    path
-        As the user named it.
-    unit
-        As there.
-    convert
-        What to make of the records, such as the images they are about.
-    """
-
-    def __init__(
-        self, run: Run, source: RecordSource, path: str | None, unit: int = 1,
-        convert: Callable[[Iterable], Iterable] = iter,
-    ) -> None:
-        self._source, self._convert, self.unit = source, convert, unit
-        self.shard = run.shard.of_source(source)
-        self.inputs, self.piped = input_digests(maps=path)
-        self.upstream: Chain = source.header.provenance if source.header is not None else ()
-        ids = source.ids()
-        self._searchable = ids is not None
-        if ids is None and run.resume and not self.piped:
-            # A saved stream must be read for its ids; only resuming needs them.
-            from drstool.formats import open_records
-
-            with open_records(path) as again:
-                ids = tuple(record.id for record in again.records())
-        self.ids = None if ids is None else tuple(run.shard.of_items(ids, unit))
-
-    def remaining(self, finished: Sequence[str]) -> tuple[Iterable, int | None]:
-        known, records = frozenset(finished), self._source.lazy_records()
-        if not self._searchable:
-            return self._convert(record for record in records if record.id not in known), None
-        chosen = frozenset(self.ids or ()) - known
-        return self._convert(record for record in records if record.id in chosen), len(chosen)
-
-
-class Pictures:
-    """Records of several inputs to draw, or None for all images of a dataset; see :class:`Images`.
-
-    Parameters
-    ----------
-    sources
-        By what they are: ``labels``, ``maps``; and the paths the user named.
-    dataset
-    """
-
-    ids, shard, unit = None, None, 1
-
-    def __init__(self, sources: Mapping[str, RecordSource], paths: Mapping[str, str], dataset: Dataset | None) -> None:
-        digests, self.piped = input_digests(**paths)
-        self.inputs, self._sources = digests | list_digest(dataset), sources
-        headers = [source.header for source in sources.values() if source.header is not None]
-        self.upstream = tuple(step for header in headers for step in header.provenance)
-
-    def remaining(self, finished: Sequence[str]) -> tuple[Iterable | None, int | None]:
-        records = (record for source in self._sources.values() for record in source.records())
-        return (records if self._sources else None), None
+__all__ = ["Artifact"]
 
 
 class Artifact:
@@ -164,7 +63,7 @@ class Artifact:
 
     def __init__(
         self, run: Run, output: str | None, kind: str, source: Images | Records | Pictures,
-        classes: Sequence[str] = (), *, upstream: Chain = (), scores: str | None = None,
+        classes: Sequence[str] = (), *, upstream: tuple[dict, ...] = (), scores: str | None = None,
         inputs: Mapping[str, str] | None = None, **job: Any,
     ) -> None:
         self.output, self.kind, self.scores, self.count = output, kind, scores, 0
@@ -324,21 +223,3 @@ class Artifact:
         if difference is not None and not self._run.overwrite:
             raise OutputError(output, f"exists, and {difference}", "give another -o, or --overwrite")
         return difference is None
-
-
-def input_digests(**paths: str | None) -> tuple[dict[str, str], bool]:
-    """Digests of large inputs, by what they are, and whether one of them is a pipe.
-
-    Parameters
-    ----------
-    paths
-        Files or folders; None or ``-`` is the standard input.
-    """
-    from drstool.files import content_digest
-
-    known = {name: path for name, path in paths.items() if path not in (None, "-") and not _is_pipe(str(path))}
-    return {name: content_digest(str(path)) for name, path in known.items()}, len(known) < len(paths)
-
-
-def _is_pipe(path: str) -> bool:
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)

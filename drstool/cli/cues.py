@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from drstool.cli.artifact import Records, input_digests
 from drstool.cli.options import MapsIn, Saliency, Split
 from drstool.cli.parameters import check_split
-from drstool.cli.run import Run, list_digest
+from drstool.cli.run import Run
 from drstool.errors import InputError
 from drstool.recipe import CueSettings
 
 if TYPE_CHECKING:
     from drstool.data.photographs import ImageOf
+    from drstool.inputs import Records
 
 __all__ = ["CueFiles", "Cues", "open_cues"]
 
@@ -78,6 +78,7 @@ def open_cues(run: Run, files: CueFiles, settings: CueSettings, given: frozenset
     from drstool.data import open_dataset
     from drstool.data.photographs import images_of
     from drstool.formats import check_folder, open_records
+    from drstool.inputs import Records, input_digests, list_digest
 
     if "background" in given:
         check_saliency_given(settings, files.saliency is not None)
@@ -97,6 +98,6 @@ def open_cues(run: Run, files: CueFiles, settings: CueSettings, given: frozenset
             dataset = open_dataset(files.data, files.split, class_names=classes, images_only=True)
         saliency = input_digests(saliency=files.saliency)[0] if files.saliency else {}
         yield Cues(
-            Records(run, source, files.maps), classes, are_scores, settings,
+            Records(source, files.maps, run.shard, resume=run.resume), classes, are_scores, settings,
             saliency_folder(files.saliency) if files.saliency else None, images_of(dataset),
             saliency | list_digest(dataset), {"saliency": settings.uses_saliency, "pixel_ground_truth": False})

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from drstool.artifacts.shard import ShardChoice
 from drstool.cli.console import Console, duration
-from drstool.cli.shards import ShardChoice, is_first, is_one_of_several, pick_shard
+from drstool.cli.shards import is_first, is_one_of_several, pick_shard
 from drstool.errors import DrstoolError, ItemsFailed, OutputError, ReportedByPeer, UsageError
 
 if TYPE_CHECKING:
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
 
     from drstool.artifacts.job import Job
     from drstool.artifacts.resume import Journal, PartialFolder
-    from drstool.data import Dataset
     from drstool.recipe import CrfSettings
     from drstool.training.distributed import Team
 
-__all__ = ["CommonOptions", "Run", "check_leftover", "list_digest", "plain", "plain_crf"]
+__all__ = ["CommonOptions", "Run", "check_leftover", "plain", "plain_crf"]
 
 # Beyond this many threads the disk or the interpreter is the limit.
 _MOST_WORKERS = 16
@@ -313,11 +313,6 @@ def check_leftover(run: Run, output: str, what: str, seconds: float) -> None:
             output, f"an interrupted run finished {what} ({duration(seconds)} of work)",
             "continue it with --resume, or discard it with --overwrite")
     run.say(f"{run.command}: starting from scratch, discarding {what} of an interrupted run (see --resume)")
-
-
-def list_digest(dataset: Dataset | None) -> dict[str, str]:
-    """The digest of a dataset's images and tags, as a job's input; empty without a dataset."""
-    return {} if dataset is None else {"list": f"sha256:{dataset.digest()}"}
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import typer
 
 from drstool.cli.console import duration, gigabytes
 from drstool.cli.options import Init, Precision, Saliency
-from drstool.cli.run import Run, check_leftover, list_digest, plain
+from drstool.cli.run import Run, check_leftover, plain
 from drstool.errors import InputError, OutputError, ReportedByPeer, UsageError
 from drstool.training.reports import EpochReport, Observer, StepReport
 
@@ -267,6 +267,7 @@ class TrainingRun:
     def _describe(self) -> None:
         """Note all that the training depends on, and where its state is kept."""
         from drstool.checkpoints.pretrained import history_of_weights
+        from drstool.inputs import list_digest
 
         run, options, data = self._run, self._options, self._data
         from_file = Path(options.init).is_file()

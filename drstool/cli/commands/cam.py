@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from drstool.cli.artifact import Artifact, Images
+from drstool.cli.artifact import Artifact
 from drstool.cli.options import Data, MapOptions, NetworkOptions, OutputOrStdout, Split, Weights, command
 from drstool.cli.run import Run, plain
 from drstool.recipe import CamSettings
@@ -63,6 +63,7 @@ def cam(
     """Write localization maps of the images' classes."""
     from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.data import open_dataset
+    from drstool.inputs import Images
     from drstool.stages import cam as stage
 
     maps.check()
@@ -74,7 +75,7 @@ def cam(
     dataset = open_dataset(
         data, split, tags=how.tag_file, class_names=classifier.class_names, images_only=how.threshold is not None)
     artifact = Artifact(
-        run, output, "localization-maps", Images(run, dataset, settings.together), classifier.class_names,
+        run, output, "localization-maps", Images(dataset, run.shard, settings.together), classifier.class_names,
         upstream=classifier.provenance, inputs={"checkpoint": run.digest(weights)}, device=True,
         settings=plain(settings) | {"method": method, "layer": how.layer, "tag_threshold": how.threshold}
         | asdict(maps) | {"precision": precision},

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from drstool.cli.artifact import Artifact, Pictures
+from drstool.cli.artifact import Artifact
 from drstool.cli.options import DataOrNone, LabelsOrNone, Output, Split, command
 from drstool.cli.parameters import check_split
 from drstool.cli.run import Run, plain
@@ -34,6 +34,7 @@ def overlay(
     """Write pictures of images with labels, ground truth and maps over them."""
     from drstool.data import open_dataset
     from drstool.formats import open_records
+    from drstool.inputs import Pictures
     from drstool.stages import overlay as stage
 
     paths = {name: path for name, path in (("labels", labels), ("maps", maps)) if path is not None}

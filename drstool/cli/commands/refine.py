@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from drstool.cli.artifact import Artifact, Images, Records
+from drstool.cli.artifact import Artifact
 from drstool.cli.options import (
     DataOrNone, Dtype, MapOptions, MapSize, MapsIn, NetworkOptions, OutputOrStdout, Split, Weights, command,
 )
@@ -15,6 +16,9 @@ from drstool.cli.parameters import check_split
 from drstool.cli.run import Run, plain
 from drstool.errors import InputError, UsageError
 from drstool.recipe import RefineSettings
+
+if TYPE_CHECKING:
+    from drstool.inputs import Images, Records
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,11 @@ def _images(
     """The images to refine: of a dataset, or those that maps name."""
     from drstool.data import open_dataset
     from drstool.formats import open_records
+    from drstool.inputs import Images, Records
     from drstool.stages.refine import items_of_maps
 
     if data is not None:
-        yield Images(run, open_dataset(data, split, class_names=class_names), unit)
+        yield Images(open_dataset(data, split, class_names=class_names), run.shard, unit)
         return
     with open_records(maps) as source:
         if not source.is_maps:
@@ -84,4 +89,5 @@ def _images(
         if source.header.class_names != class_names:
             raise InputError(
                 source.where, "its classes are not the refiner's", "use a refiner trained on the same classes")
-        yield Records(run, source, maps, unit, convert=partial(items_of_maps, class_names=class_names))
+        yield Records(
+            source, maps, run.shard, unit, resume=run.resume, convert=partial(items_of_maps, class_names=class_names))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from drstool.cli.artifact import Artifact, Images
+from drstool.cli.artifact import Artifact
 from drstool.cli.options import Data, OutputOrStdout, Split, command
 from drstool.cli.run import Run
 
@@ -30,12 +30,14 @@ def saliency(
     """Write saliency maps of images, by a published measure that learns nothing."""
     from drstool.data import open_dataset
     from drstool.formats import LabelRecord
+    from drstool.inputs import Images
     from drstool.stages import saliency as stage
 
     output = run.claim(output, "labels")
     dataset = open_dataset(data, split)
     artifact = Artifact(
-        run, output, "saliency", Images(run, dataset), settings={"method": method}, used={"pixel_ground_truth": False})
+        run, output, "saliency", Images(dataset, run.shard), settings={"method": method},
+        used={"pixel_ground_truth": False})
     maps = stage.saliency(artifact.todo, method=method, workers=run.threads, **artifact.work)
     artifact.write(LabelRecord(identifier, values) for identifier, values in maps)
     artifact.done("saliency maps")

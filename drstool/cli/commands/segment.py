@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from drstool.cli.artifact import Artifact, Images
+from drstool.cli.artifact import Artifact
 from drstool.cli.options import Data, OutputOrStdout, PrecisionOptions, Split, Weights, command
 from drstool.cli.run import Run, plain, plain_crf
 from drstool.errors import UsageError
@@ -35,6 +35,7 @@ def segment(
     """Write label PNGs from a segmentation network."""
     from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.data import open_dataset
+    from drstool.inputs import Images
     from drstool.stages import segment as stage
 
     if scores is not None:
@@ -44,7 +45,7 @@ def segment(
     segmenter = load_checkpoint(weights, "segmenter")
     dataset = open_dataset(data, split, class_names=segmenter.class_names, images_only=True)
     artifact = Artifact(
-        run, output, "labels", Images(run, dataset), segmenter.class_names, upstream=segmenter.provenance,
+        run, output, "labels", Images(dataset, run.shard), segmenter.class_names, upstream=segmenter.provenance,
         scores=scores, settings=plain(settings) | {"precision": network.precision} | plain_crf(crf), device=True,
         inputs={"checkpoint": run.digest(weights)}, used={"pixel_ground_truth": False})
     artifact.write_pairs(stage.segment(
