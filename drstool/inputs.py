@@ -78,7 +78,7 @@ class Records:
         self.inputs, self.piped = input_digests(maps=path)
         self.upstream: Chain = source.header.provenance if source.header is not None else ()
         ids = source.ids()
-        self.shard = source.header.part if source.header is not None else None
+        self.shard = source.header.shard if source.header is not None else None
         if shard.of > 1:
             if ids is None:
                 raise UsageError(

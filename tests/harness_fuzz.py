@@ -87,10 +87,10 @@ def label_records():
 
 
 def streams():
-    for header, records, what in ((HEADER, map_records(), "maps"), (LABELS, label_records(), "labels")):
+    for header, records in ((HEADER, map_records()), (LABELS, label_records())):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "x.tar")
-            with open_sink(str(path), header, what=what) as sink:
+            with open_sink(str(path), header) as sink:
                 sink.write_all(records)
             yield path.read_bytes()
 

@@ -195,7 +195,7 @@ def test_parts_made_in_different_ways_without_history(drs, voc, made, tmp_path):
     assert outcome.code == 3 and not (tmp_path / "result.h5").exists()
     first, last = tmp_path / "1.h5", tmp_path / "3.h5"
     assert outcome.err.splitlines() == [
-        f"drstool: {last}: was made differently from {first}; make all shards in the same way"]
+        f"drstool: {last}: was made with other settings or inputs than {first}; make all shards in the same way"]
 
 
 def test_parts_made_in_different_ways(drs, voc, made, parts, tmp_path):
@@ -450,11 +450,11 @@ def test_fused_parts_stay_parts(drs, tmp_path):
 
 def test_label_folders_in_parts_are_marked(tmp_path):
     part = Shard(1, 2, ids_digest(["a", "b"]))
-    with open_sink(str(tmp_path / "labels"), Header("labels", CLASSES, (), part), what="labels") as sink:
+    with open_sink(str(tmp_path / "labels"), Header("labels", CLASSES, (), part)) as sink:
         sink.write(LabelRecord("a", np.zeros((2, 2), np.uint8)))
     assert json.loads((tmp_path / "labels" / "drstool.json").read_text())["part"] == part.to_json()
     with open_records(tmp_path / "labels") as source:
-        assert source.header.part == part
+        assert source.header.shard == part
 
 
 def test_slurm_example(drs, program, voc, made, tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def test_truncated_files(tmp_path):
 def test_other_files_are_not_called_code(tmp_path, content):
     path = tmp_path / "x.pt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is no torch file, or a damaged one"):
+    with pytest.raises(InputError, match="is not a torch file, or is damaged"):
         load_tensors(path)
 
 

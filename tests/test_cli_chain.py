@@ -188,7 +188,7 @@ def test_nothing_binary_on_a_terminal(drs, voc, made):
         for line in binary_lines(voc, made):
             outcome = drs(*line, stdout=terminal)
             assert outcome.code == 2
-            assert outcome.err == "drstool: stdout: is a terminal, the output is binary; pipe, or give -o FILE\n"
+            assert outcome.err == "drstool: stdout: is a terminal, but the output is binary; use a pipe or -o FILE\n"
         terminal.write(b"end")
         assert screen.read(100) == b"end"
 

@@ -84,10 +84,10 @@ def test_best_plateau_and_activation_of_a_sweep(evaluate, maps):
 def test_sweep_says_whose_ground_truth_chose(evaluate, maps, voc):
     same = evaluate(maps, "--sweep", "constant").out
     assert f"constant was chosen on the pixel ground truth of {voc} split train (4 images)" in same
-    assert "of the same images" in same
+    assert "on the same images" in same
     assert "Best constant" in same and "Plateau" in same and "Over-activation" in same
     apart = evaluate(maps, "--sweep", "constant", "--select-on", "train", "--report-on", "val", split=None)
-    assert "split train (4 images); the scores are of" in apart.out and "split val (2 images)" in apart.out
+    assert "split train (4 images); the scores are on" in apart.out and "split val (2 images)" in apart.out
     chosen = evaluate(
         maps, "--sweep", "constant", "--select-on", "train", "--report-on", "val", "--json", split=None).json()
     train, val = (evaluate(maps, "--sweep", "constant", "--json", split=split).json() for split in ("train", "val"))
@@ -97,7 +97,7 @@ def test_sweep_says_whose_ground_truth_chose(evaluate, maps, voc):
     assert chosen["selection"]["common_images"] == 0
     both = ("--select-on", "val", "--report-on", "val")
     equal = evaluate(maps, "--sweep", "constant", *both, "--json", split=None).json()
-    assert "of the same images" in equal["selection"]["said"]
+    assert "on the same images" in equal["selection"]["said"]
     assert equal["rows"] == val["rows"]
 
 
@@ -175,7 +175,7 @@ def test_runs_of_unlike_images_are_compared_on_the_common_ones(evaluate, runs, d
     assert [each["evaluation"]["images"] for each in outcome.json()["runs"]] == [3, 3]
     for identifier in TRAIN[1:]:
         (runs / "near" / f"{identifier}.png").unlink()
-    assert "no image in common" in evaluate(runs / "near", runs / "far", "--keep-going", code=3).err
+    assert "no images in common" in evaluate(runs / "near", runs / "far", "--keep-going", code=3).err
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -102,9 +102,9 @@ def test_images_that_are_not_found(tmp_path):
     with pytest.raises(InputError, match=r"image 3: image 'a' is missing: .*a\.png"):
         open_dataset(str(path))
     (tmp_path / "val" / "sub" / "b.png").unlink()
-    with pytest.raises(InputError, match="its images are not found"):
+    with pytest.raises(InputError, match="cannot find its images"):
         open_dataset(str(path))
-    with pytest.raises(InputError, match="its images are not found"):
+    with pytest.raises(InputError, match="cannot find its images"):
         open_dataset(str(path), "gone")
 
 

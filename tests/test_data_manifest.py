@@ -149,7 +149,7 @@ def test_class_names_stated(folder):
     (['{"id": "a", "image": "img/a.png", "tags": ["background"]}'], "'background' as an object"),
     (['{"id": "a", "image": "img/a.png", "tags": [""]}'], "empty class name"),
     ([json.dumps(A), json.dumps(A)], "lists id 'a' twice"),
-    ([], "lists no image"),
+    ([], "lists no images"),
 ])
 def test_bad_json_lines(folder, rows, message):
     path = folder / "m.jsonl"
@@ -163,7 +163,7 @@ def test_bad_json_lines(folder, rows, message):
     ("", "has no column id and no column image"),
     ("a,img/a.png\n", "has no column id and no column image"),
     ("id,tags\na,cat\n", "has no column image"),
-    ("id,image,tags\n", "lists no image"),
+    ("id,image,tags\n", "lists no images"),
     ("id,image\n,img/a.png\n", "line 2: has no 'id'"),
     ("id,image\na\n", "line 2: has no 'image'"),
     ("id,image\na,img/a.png,cat\n", "line 2: has more columns"),

@@ -71,7 +71,7 @@ def test_relative_paths_stay_relative(voc, monkeypatch):
 
 def test_tags_of_a_list_win(voc):
     split_list(voc, "train_cls", "a 0", "b 1")
-    with pytest.raises(InputError, match="do not fit the 3 class names found"):
+    with pytest.raises(InputError, match="do not match the 3 class names found"):
         open_dataset(str(voc), "train")
     split_list(voc, "train_cls", "a 2 1", "b 0", "c 1")
     dataset = open_dataset(str(voc), "train")
@@ -208,7 +208,7 @@ def test_bad_lists(voc):
 
 def test_bad_tag_lists(voc):
     split_list(voc, "train_cls", "a 1 2", "b 7")
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="do not match"):
         open_dataset(str(voc), "train")
     with pytest.raises(InputError, match="image 'b' has the tag 7, which is not a class; .* 0 to 2"):
         open_dataset(str(voc), "train", class_names=NAMES)

@@ -293,7 +293,7 @@ def test_saliency_kinds(tmp_path):
     np.testing.assert_array_equal(load_saliency(rgb), grey)
     bits = save(grey > 9, tmp_path / "b.png")
     np.testing.assert_array_equal(load_saliency(bits), (grey > 9) * 255)
-    with pytest.raises(InputError, match="is a colour picture"):
+    with pytest.raises(InputError, match="is a colour image"):
         load_saliency(save(COLOR, tmp_path / "d.png"))
     with pytest.raises(InputError, match="is 7 × 5 pixels"):
         load_saliency(tmp_path / "g.png", (7, 5))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drstool.artifacts.header import KINDS, Header, carrier, json_bytes
+from drstool.artifacts.header import KINDS, Header, record_type, json_bytes
 from drstool.artifacts.job import Job
 from drstool.artifacts.provenance import merge, without_home
 from drstool.errors import InputError
@@ -22,7 +22,7 @@ names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_
 def test_a_header_survives_json(kind, class_names):
     header = Header(kind, tuple(class_names), ({"command": "x", "seed": 1},))
     assert Header.from_json(json_bytes(header.to_json()), "here") == header
-    assert carrier(kind) in ("maps", "labels", "figures", "dataset")
+    assert record_type(kind) in ("maps", "labels", "figures", "dataset")
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_a_header_survives_json(kind, class_names):
     [
         ({"format": "other"}, "drstool"),
         ({"version": 2}, "newer drstool"),
-        ({"version": "1"}, "no format version"),
-        ({"version": True}, "no format version"),
+        ({"version": "1"}, "an invalid format version"),
+        ({"version": True}, "an invalid format version"),
         ({"kind": "cats"}, "unknown kind"),
         ({"kind": ["labels"]}, "unknown kind"),
         ({"class_names": []}, "no object class"),

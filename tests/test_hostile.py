@@ -122,7 +122,7 @@ def test_whatever_torch_raises_is_one_line(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(torch, "load", fail)
-    with pytest.raises(InputError, match="^[^\n]*x.pt: is no torch file, or a damaged one [^\n]*$"):
+    with pytest.raises(InputError, match="^[^\n]*x.pt: is not a torch file, or is damaged [^\n]*$"):
         load_tensors(state_dict(tmp_path / "x.pt"))
 
 
@@ -139,7 +139,7 @@ def test_state_dicts_of_all_ages_pass(tmp_path):
 
 
 @pytest.mark.parametrize("field, value", [
-    ("weights", {"w": "no tensor"}), ("weights", {1: 2}), ("provenance", ["no object"]),
+    ("weights", {"w": "not a tensor"}), ("weights", {1: 2}), ("provenance", ["not an object"]),
     ("recipe", {"lr": 10**5000}), ("class_names", ["a\x1b[2J"]),
 ])
 def test_checkpoint_of_other_values(drs, made, tmp_path, field, value):
@@ -271,7 +271,7 @@ def deep_groups(file):
 
 
 HEADERS = {
-    "groups in groups": groups_in_groups,
+    "nested too deeply": groups_in_groups,
     "deep groups": deep_groups,
     "maps are a link": lambda f: f.move("maps", "m") or f.__setitem__("maps", h5py.SoftLink("/m")),
     "ids of numbers": lambda f: f.__delitem__("ids") or f.create_dataset("ids", data=np.arange(2)),
@@ -350,9 +350,9 @@ TWINS = [("A", "a"), ("stra\u00dfe", "STRASSE"), ("\u00e9", "e\u0301"), ("A/1", 
 def test_names_that_some_system_takes_for_one(first, second, tmp_path):
     names = Names("folder")
     names.add(first)
-    with pytest.raises(InputError, match="folder: cannot take"):
+    with pytest.raises(InputError, match="folder: cannot store"):
         names.add(second)
-    with pytest.raises(InputError), open_sink(str(tmp_path / "x"), LABELS, what="labels") as sink:
+    with pytest.raises(InputError), open_sink(str(tmp_path / "x"), LABELS) as sink:
         for identifier in (first, second):
             sink.write(LabelRecord(identifier, np.zeros((2, 2), np.uint8)))
     assert list(tmp_path.iterdir()) == []
@@ -366,18 +366,18 @@ def test_names_that_are_told_apart():
 
 def test_figures_of_one_name(tmp_path):
     pictures = [("a_heat_b.png", Image.new("L", (2, 2)))] * 2
-    with pytest.raises(InputError, match="name is taken"):
+    with pytest.raises(InputError, match="name is already taken"):
         write_pictures(tmp_path / "x", Header("figures", ()), pictures)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_id_that_begins_with_a_dot(tmp_path):
-    with open_sink(str(tmp_path / "x"), LABELS, what="labels") as sink:
+    with open_sink(str(tmp_path / "x"), LABELS) as sink:
         for identifier in (".a", ".b/c", "...d"):
             sink.write(LabelRecord(identifier, np.zeros((2, 2), np.uint8)))
     with open_records(tmp_path / "x") as source:
         assert sorted(record.id for record in source.records()) == ["...d", ".a", ".b/c"]
-    with pytest.raises(InputError), open_sink(str(tmp_path / "y"), LABELS, what="labels") as sink:
+    with pytest.raises(InputError), open_sink(str(tmp_path / "y"), LABELS) as sink:
         sink.write(LabelRecord("._a", np.zeros((2, 2), np.uint8)))
 
 
@@ -418,7 +418,7 @@ PICTURES = {
     "description behind another chunk": png(11_000, 11_000, first=chunk(b"tEXt", b"a\0" + b"b" * 20)),
     "two descriptions": png(4, 4, chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0))),
     "text bomb": png(4, 4, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26)))] * 4),
-    "no size": png(0, 0),
+    "not a size": png(0, 0),
 }
 
 

@@ -72,6 +72,6 @@ def test_too_little_memory_is_one_line(drs, voc, made, tmp_path, memory_for, mon
     outcome = drs(*line("train-cls", voc, made, tmp_path / "net.pt", *more, "-q"))
     assert outcome.code == 1
     assert outcome.err == (
-        "drstool: the device is out of memory; lower --batch-size, --image-size or --sizes, or --device cpu\n")
+        "drstool: the device is out of memory; reduce --batch-size, --image-size or --sizes, or use --device cpu\n")
     # What was kept can be gone on with.
     assert sorted(path.name for path in tmp_path.iterdir()) == ([".net.pt.resume"] if full_at else [])

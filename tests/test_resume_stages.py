@@ -128,7 +128,7 @@ def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number,
         count = 1
     first = interrupt(drs, after, words, tmp_path / output, count, number)
     assert first.code == code, first.err
-    assert f"{words[0]}: {count} finished; continue with --resume\n" in first.err
+    assert f"{words[0]}: {count} images; continue with --resume\n" in first.err
     assert output not in left_in(tmp_path)
     assert set(left_in(tmp_path)) <= {f".{output}.resume", f".{output}.resume.json"} != set()
     second = drs(*words, "-o", tmp_path / output, "--resume")
@@ -527,7 +527,7 @@ def test_of_two_commands_the_second_is_told(drs, zygote, world, tmp_path, name):
         outcome = drs(*words, "-o", folder / output, *more)
         assert outcome.code == 1
         assert outcome.err == (f"drstool: {folder / output}: is already being written; wait for that command, "
-                               "or give another -o\n")
+                               "or choose another -o\n")
     assert not (folder / output).exists()
     os.kill(pid, signal.SIGKILL)
     zygote.wait(pid)

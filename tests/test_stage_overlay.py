@@ -62,7 +62,7 @@ def test_ground_truth_is_not_opened_unless_asked(dataset):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_labels_give_prediction_and_overlay(dataset, workers):
-    records = [labels_record("part/b"), labels_record("not there"), labels_record("a")]
+    records = [labels_record("part/b"), labels_record("does not exist"), labels_record("a")]
     pictures = dict(overlay(dataset, records, settings=OverlaySettings(opacity=0.5),
                             workers=workers))
     assert list(pictures) == [

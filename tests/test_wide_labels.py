@@ -93,7 +93,7 @@ def test_colours_of_wide_labels():
 
 @pytest.mark.parametrize("name", ["labels", "labels.tar"])
 def test_label_folders_and_streams(tmp_path, name):
-    with open_sink(str(tmp_path / name), Header("labels", NAMES), what="labels") as sink:
+    with open_sink(str(tmp_path / name), Header("labels", NAMES)) as sink:
         for identifier in IDS:
             sink.write(LabelRecord(identifier, target_of(identifier)))
         with pytest.raises(InputError, match="uint8.*uint16"):
@@ -173,7 +173,7 @@ def test_coco_of_many_categories(tmp_path):
 
 def test_segmenter_learns_and_writes_wide_labels(drs, data, tmp_path):
     labels = tmp_path / "labels"
-    with open_sink(str(labels), Header("labels", NAMES), what="labels") as sink:
+    with open_sink(str(labels), Header("labels", NAMES)) as sink:
         for identifier in IDS:
             sink.write(LabelRecord(identifier, target_of(identifier)))
     small = ("--backbone", "vgg16-small", "--init", "none", "--epochs", "1", "--image-size", "32")

@@ -12,7 +12,7 @@ from drstool.labels import check_class_names
 
 __all__ = [
     "END_NAME", "FORMAT", "HDF5_SIGNATURE", "HEADER_NAME", "KINDS", "MAX_HEADER_BYTES", "VERSION",
-    "Header", "carrier", "check_plain", "json_bytes",
+    "Header", "record_type", "check_plain", "json_bytes",
 ]
 
 FORMAT = "drstool"
@@ -59,8 +59,8 @@ class Header:
         and figures, which know no classes.
     provenance
         One entry a step, the oldest first (see :mod:`drstool.artifacts.provenance`).
-    part
-        Which part of a whole it is; None: it is whole.
+    shard
+        Which shard of a whole it is; None: it is whole.
 
     Examples
     --------
@@ -72,13 +72,13 @@ class Header:
     kind: str
     class_names: tuple[str, ...]
     provenance: tuple[dict, ...] = ()
-    part: Shard | None = None
+    shard: Shard | None = None
 
     def to_json(self) -> dict:
         """The header as a JSON object, format and version included."""
-        part = {} if self.part is None else {"part": self.part.to_json()}
+        shard = {} if self.shard is None else {"part": self.shard.to_json()}
         return {
-            "format": FORMAT, "version": VERSION, "kind": self.kind, **part,
+            "format": FORMAT, "version": VERSION, "kind": self.kind, **shard,
             "class_names": list(self.class_names), "provenance": list(self.provenance),
         }
 
@@ -109,18 +109,18 @@ class Header:
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(
                 where, f"has an unknown kind {kind!r}", "expected one of " + ", ".join(KINDS))
-        part = value.get("part")
+        shard = value.get("part")
         return cls(
             kind, _class_names(value, kind, where), _provenance(value, where),
-            None if part is None else Shard.from_json(part, where))
+            None if shard is None else Shard.from_json(shard, where))
 
 
-def carrier(kind: str) -> str:
-    """What records of a kind are: ``"maps"``, ``"labels"`` (PNGs) or ``"figures"``.
+def record_type(kind: str) -> str:
+    """What the records of a kind are: ``"maps"``, ``"labels"`` (PNGs) or ``"figures"``.
 
     Examples
     --------
-    >>> carrier("refined-maps")
+    >>> record_type("refined-maps")
     'maps'
     """
     return KINDS[kind]

@@ -179,15 +179,9 @@ def _stdout_failures_named() -> Iterator[None]:
 
 def _parser_line(error: Any) -> str:
     context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "drstool"
-    message = error.format_message().rstrip(".")
-    if where.startswith("drstool "):
-        where = where.removeprefix("drstool ")
-    return (
-        f"{where}: {message}; see 'drstool {where} --help'"
-        if where != "drstool"
-        else f"{message}; see 'drstool --help'"
-    )
+    command = context.command_path if context is not None else "drstool"
+    where = f"{command.removeprefix('drstool ')}: " if command != "drstool" else ""
+    return f"{where}{error.format_message().rstrip('.')}; see '{command} --help'"
 
 
 def _system_line(error: OSError) -> str:

@@ -94,11 +94,10 @@ class Artifact:
     @contextmanager
     def open(self) -> Iterator[RecordSink]:
         """A sink for the records; the output appears when the block ends well."""
-        from drstool.artifacts.header import carrier
         from drstool.formats import open_sink
 
         with open_sink(
-            self.output, self.header, overwrite=self._run.overwrite, what=carrier(self.kind), resume=self._resume,
+            self.output, self.header, overwrite=self._run.overwrite, resume=self._resume,
             threads=self._run.threads,
         ) as sink:
             yield sink
@@ -166,7 +165,7 @@ class Artifact:
         among
             Ids beyond which nothing counts as finished.
         """
-        from drstool.artifacts.header import carrier
+        from drstool.artifacts.header import record_type
         from drstool.artifacts.resume import Journal
         from drstool.formats import goes_to_disk, resume_beside
 
@@ -179,7 +178,7 @@ class Artifact:
                     "--resume", "the input comes through a pipe, which can only be read once",
                     "save it first, and name the file")
             return None
-        resume = resume_beside(str(output), carrier(kind), self._job)
+        resume = resume_beside(str(output), record_type(kind), self._job)
         if self._is_finished(output, kind):
             resume.remove()
             run.say(f"{run.command}: {output} is finished already")

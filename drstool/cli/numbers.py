@@ -22,19 +22,22 @@ def options(settings: type) -> list[inspect.Parameter]:
     if any(settings in recipe for recipe in RECIPES.values()):
         text = "Named set of defaults: " + " or ".join(RECIPES) + "."
         found.append(option("recipe", str, "default", "--recipe", help=text))
-    for spec in fields(settings):
-        flag = "--" + spec.name.replace("_", "-")
-        kind = _KINDS.get(str(spec.type), str)
-        flags = (f"{flag}/--no-{spec.name.replace('_', '-')}",) if kind is bool else (flag,)
-        more: dict[str, Any] = {"help": f"{spec.metadata['help']} {_defaults(settings, spec)}", "show_default": False}
-        if kind is str and (choices := spec.metadata.get("choices") or spec.metadata.get("terms")):
-            more["metavar"] = "|".join(choices)
-        elif str(spec.type).startswith("tuple"):
-            more["metavar"] = "N,N,…"
-        elif spec.metadata.get("auto"):
-            more |= {"metavar": "N|auto", "parser": _count_or_auto}
-        found.append(option(_PREFIX + spec.name, Optional[kind], None, *flags, **more))
-    return found
+    named = {name: named_recipe(name, settings) for name in RECIPES}
+    return found + [_option(_PREFIX, "--", spec, named) for spec in fields(settings)]
+
+
+def _option(prefix: str, dashes: str, spec: Field, named: dict[str, Any]) -> inspect.Parameter:
+    """An option for a field, whose help ends with its defaults by name of the settings."""
+    words, kind = spec.name.replace("_", "-"), _KINDS.get(str(spec.type), str)
+    flags = (f"{dashes}{words}/--no-{words}",) if kind is bool else (f"{dashes}{words}",)
+    more: dict[str, Any] = {"help": f"{spec.metadata['help']} {_defaults(spec, named)}", "show_default": False}
+    if kind is str and (choices := spec.metadata.get("choices") or spec.metadata.get("terms")):
+        more["metavar"] = "|".join(choices)
+    elif str(spec.type).startswith("tuple"):
+        more["metavar"] = "N,N,…"
+    elif spec.metadata.get("auto"):
+        more |= {"metavar": "N|auto", "parser": _count_or_auto}
+    return option(prefix + spec.name, Optional[kind], None, *flags, **more)
 
 
 def _count_or_auto(text: str) -> int:
@@ -47,16 +50,16 @@ def _count_or_auto(text: str) -> int:
     return int(text)
 
 
-def _defaults(settings: type, spec: Field) -> str:
-    """The defaults of an option, by recipe where they differ."""
+def _defaults(spec: Field, named: dict[str, Any]) -> str:
+    """The defaults of an option, by name where they differ."""
     assert spec.default is not MISSING
     if spec.metadata.get("auto") and not spec.default:
         return "[default: auto]"
-    shown = {name: _shown(getattr(named_recipe(name, settings), spec.name)) for name in RECIPES}
-    if shown["default"] == "":
+    shown = {name: _shown(getattr(settings, spec.name)) for name, settings in named.items()}
+    if shown.get("default") == "":
         return ""
     if len(set(shown.values())) == 1:
-        return f"[default: {shown['default']}]"
+        return f"[default: {next(iter(shown.values()))}]"
     return "[" + "; ".join(f"{name}: {value}" for name, value in shown.items()) + "]"
 
 
@@ -103,16 +106,7 @@ def crf_options(default: str) -> list[inspect.Parameter]:
     names = [*CRF_PRESETS, "none"]
     text = "Dense CRF with the published settings of a project; the --crf-* options override single ones."
     found = [option("crf", str, default, "--crf", metavar="|".join(names), help=text)]
-    for spec in _CRF_FIELDS:
-        values = {name: _shown(getattr(preset, spec.name)) for name, preset in CRF_PRESETS.items()}
-        same = len(set(values.values())) == 1
-        shown = f"default: {next(iter(values.values()))}" if same else "; ".join(f"{n}: {v}" for n, v in values.items())
-        more: dict[str, Any] = {"help": f"{spec.metadata['help']} [{shown}]", "show_default": False}
-        if choices := spec.metadata.get("choices"):
-            more["metavar"] = "|".join(choices)
-        flag = "--crf-" + spec.name.replace("_", "-")
-        found.append(option(_CRF_PREFIX + spec.name, Optional[_KINDS[str(spec.type)]], None, flag, **more))
-    return found
+    return found + [_option(_CRF_PREFIX, "--crf-", spec, CRF_PRESETS) for spec in _CRF_FIELDS]
 
 
 def chosen_crf(values: dict[str, Any], from_labels: bool) -> CrfSettings | None:

@@ -25,100 +25,53 @@ __all__ = [
     "Tags", "Weights", "command",
 ]
 
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
-        "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
-        show_default=False,
-    ),
-]
-DataOrNone = Annotated[
-    Optional[str],
-    typer.Option("--data", help="Dataset, as in the other commands; by default, the images named in the input."),
-]
+Data = Annotated[str, typer.Option(
+    "--data",
+    help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
+    "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
+    show_default=False)]
+DataOrNone = Annotated[Optional[str], typer.Option(
+    "--data", help="Dataset, as in the other commands; by default, the images named in the input.")]
 Split = Annotated[
     Optional[str], typer.Option("--split", help="Split of the dataset: its name or, for VOC, a file of image ids.")
 ]
-Tags = Annotated[
-    Optional[str],
-    typer.Option(
-        "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags."
-    ),
-]
+Tags = Annotated[Optional[str], typer.Option(
+    "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags.")]
 Classes = Annotated[
     Optional[str], typer.Option("--classes", help="File of object class names, one per line, in label order.")
 ]
 Weights = Annotated[str, typer.Option("--weights", help="Checkpoint to use.", show_default=False)]
-Init = Annotated[
-    str,
-    typer.Option(
-        "--init",
-        help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
-        "torchvision state dict or a drstool checkpoint.",
-    ),
-]
+Init = Annotated[str, typer.Option(
+    "--init",
+    help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
+    "torchvision state dict or a drstool checkpoint.")]
 Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
 LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder or a stream.")]
-MapsIn = Annotated[
-    Optional[str],
-    typer.Argument(
-        metavar="INPUT", help="Map file, stream or folder; by default, a stream on stdin.", show_default=False
-    ),
-]
+MapsIn = Annotated[Optional[str], typer.Argument(
+    metavar="INPUT", help="Map file, stream or folder; by default, a stream on stdin.", show_default=False)]
 Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency maps, one ID.png per image.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
-OutputOrStdout = Annotated[
-    Optional[str],
-    typer.Option("-o", "--output", help="File or folder to write; by default, a stream on stdout, for a pipe."),
-]
-Precision = Annotated[
-    str,
-    typer.Option(
-        "--precision", help="Floating-point precision: float32, bfloat16, or auto (bfloat16 if the device supports it)."
-    ),
-]
+OutputOrStdout = Annotated[Optional[str], typer.Option(
+    "-o", "--output", help="File or folder to write; by default, a stream on stdout, for a pipe.")]
+Precision = Annotated[str, typer.Option(
+    "--precision", help="Floating-point precision: float32, bfloat16, or auto (bfloat16 if the device supports it).")]
 # Unlike in training, the default is float32: maps must be the same on every device.
-MapPrecision = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        help="Floating-point precision: float32; on a GPU also float16 (faster; maps differ by about 0.01) or bfloat16 "
-        "(differ by up to 0.1); auto: float16 on a GPU.",
-    ),
-]
-Tf32 = Annotated[
-    bool,
-    typer.Option("--tf32/--no-tf32", help="On a GPU, allow TF32 in float32 products (faster; as exact as float16)."),
-]
-Winograd = Annotated[
-    bool,
-    typer.Option(
-        "--winograd/--no-winograd",
-        help="On a CPU, use Winograd convolutions: about twice as fast, last digits differ.",
-    ),
-]
-MapSize = Annotated[
-    str,
-    typer.Option(
-        "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels."
-    ),
-]
+MapPrecision = Annotated[str, typer.Option(
+    "--precision",
+    help="Floating-point precision: float32; on a GPU also float16 (faster; maps differ by about 0.01) or bfloat16 "
+    "(differ by up to 0.1); auto: float16 on a GPU.")]
+Tf32 = Annotated[bool, typer.Option(
+    "--tf32/--no-tf32", help="On a GPU, allow TF32 in float32 products (faster; as exact as float16).")]
+Winograd = Annotated[bool, typer.Option(
+    "--winograd/--no-winograd", help="On a CPU, use Winograd convolutions: about twice as fast, last digits differ.")]
+MapSize = Annotated[str, typer.Option(
+    "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels.")]
 DTYPES = ("uint8", "float16")
-Dtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype", metavar="|".join(DTYPES),
-        help="How values are stored: uint8 is round(255 x); float16 is finer and larger.",
-    ),
-]
-Autotune = Annotated[
-    bool,
-    typer.Option(
-        "--autotune/--no-autotune", help="On a GPU, find the fastest convolution algorithm once per input size."
-    ),
-]
+Dtype = Annotated[str, typer.Option(
+    "--dtype", metavar="|".join(DTYPES),
+    help="How values are stored: uint8 is round(255 x); float16 is finer and larger.")]
+Autotune = Annotated[bool, typer.Option(
+    "--autotune/--no-autotune", help="On a GPU, find the fastest convolution algorithm once per input size.")]
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ class _Selection:
         from drstool.inference import Execution
         from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
         from drstool.stages import cam, refine, segment
-        from drstool.stages.eval import evaluate
+        from drstool.stages.eval import Scoring, evaluate
 
         dataset = open_dataset(self.data, self.split, class_names=checkpoint.class_names)
         saliency_of = saliency_folder(self.saliency) if self.saliency else saliency_of_items(dataset)
@@ -148,7 +148,8 @@ class _Selection:
         else:
             both = segment.segment(dataset.items, checkpoint, SegmentSettings(), execution=execution)
             records = (labels for labels, _ in both)
-        return evaluate(records, dataset, settings=cues, saliency_of=saliency_of, strict=True).scores.mean_iou
+        scoring = Scoring(settings=cues, saliency_of=saliency_of, strict=True)
+        return evaluate(records, dataset, scoring=scoring).scores.mean_iou
 
 
 class _Reporter(Observer):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drstool.artifacts.atomic import writing
 from drstool.artifacts.end_record import check_end_file
-from drstool.artifacts.header import HEADER_NAME, Header, carrier
+from drstool.artifacts.header import HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError
 from drstool.files import read_bytes, unreadable
 from drstool.formats.label_png import decode_label, encode_label
@@ -113,7 +113,7 @@ class LabelFolderReader:
         if self.header is None and not self._files:
             raise ForeignError(self.where, "holds no PNGs", "expected a folder of label PNGs")
         if self.header is not None:
-            if carrier(self.header.kind) != "labels":
+            if record_type(self.header.kind) != "labels":
                 raise InputError(self.where, f"holds {self.header.kind}", "expected a folder of label PNGs")
             check_end_file(self._folder, len(self._files), self._head, self.where)
 

@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from drstool.artifacts.atomic import output_error
-from drstool.artifacts.header import FORMAT, VERSION, Header, carrier, json_bytes
+from drstool.artifacts.header import FORMAT, VERSION, Header, record_type, json_bytes
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.hdf5 import DAMAGE, UntrustedFile, WriteGuard, damaged, with_small_cache
 from drstool.formats.records import LazyRecord, MapRecord, check_map_record, check_shape
@@ -389,8 +389,8 @@ def _write_header(file: h5py.File, header: Header) -> None:
     names, kind = _fixed_texts(list(header.class_names))
     file.attrs.create("class_names", names, dtype=kind)
     _set_text(file.attrs, "provenance", json_bytes(list(header.provenance)).decode())
-    if header.part is not None:
-        _set_text(file.attrs, "part", json_bytes(header.part.to_json()).decode())
+    if header.shard is not None:
+        _set_text(file.attrs, "part", json_bytes(header.shard.to_json()).decode())
     file.attrs["complete"] = False
     file.create_group("maps")
 
@@ -426,7 +426,7 @@ def _finish(file: h5py.File, header: Header, ids: list[str]) -> None:
 def _header_crc32(header: Header, ids: Iterable[str]) -> int:
     """Checksum of the header's texts and the ids, and of where each ends."""
     provenance = json_bytes(list(header.provenance)).decode()
-    part = [] if header.part is None else [json_bytes(header.part.to_json()).decode()]
+    part = [] if header.shard is None else [json_bytes(header.shard.to_json()).decode()]
     crc = 0
     for text in (header.kind, *header.class_names, provenance, *part, *ids):
         data = text.encode("utf-8", "surrogateescape")
@@ -449,7 +449,7 @@ def _read_header(file: UntrustedFile, where: str) -> Header:
         "provenance": json.loads(file.attribute(root, "provenance", str) or "[]"),
         "part": json.loads(file.attribute(root, "part", str) or "null"),
     }, where)
-    if carrier(header.kind) != "maps":
+    if record_type(header.kind) != "maps":
         raise InputError(where, f"claims to hold {header.kind}", "a map file holds maps")
     if not file.attribute(root, "complete", int):
         raise UnfinishedError(where, "is not complete", "rerun the command that wrote it")

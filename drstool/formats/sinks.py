@@ -1,4 +1,4 @@
-"""Somewhere to write records to: map files, label PNGs, and streams of either; and what is kept of unfinished ones."""
+"""Somewhere to write records to: map files, label PNGs, and streams of either, resumable where they are files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drstool.artifacts.atomic import check_writable, new_file, new_folder, output_error, write_fully, writing
-from drstool.artifacts.header import Header, carrier
+from drstool.artifacts.header import Header, record_type
 from drstool.artifacts.job import Job, recorded_job
 from drstool.artifacts.resume import Journal, PartialFolder, keeping
 from drstool.errors import InputError, OutputError, UsageError
@@ -139,7 +139,6 @@ def open_sink(
     *,
     overwrite: bool = False,
     stdout: BinaryIO | None = None,
-    what: str = "maps",
     resume: Journal | PartialFolder | None = None,
     threads: int = 1,
 ) -> Iterator[RecordSink]:
@@ -157,8 +156,6 @@ def open_sink(
         Whether an existing output is replaced.
     stdout
         In place of the process's standard output.
-    what
-        ``"maps"`` or ``"labels"``, as the header's kind.
     resume
         Where finished records survive an interruption (see :func:`resume_beside`); those that did come
         first in the output.
@@ -172,18 +169,17 @@ def open_sink(
     UsageError
         The output would be a terminal.
     """
-    if carrier(header.kind) != what:
-        raise ValueError(f"{header.kind} are no {what}")
+    is_maps = record_type(header.kind) == "maps"
     if _goes_to_stdout(output):
         stream = _stdout(stdout)
         _check_stdout(stream)
-        as_file = output is None and what == "maps" and _is_regular(stream)
+        as_file = output is None and is_maps and _is_regular(stream)
         target = _map_file_on(stream, header, threads) if as_file else _stream_on(stream, header, "stdout")
     elif _is_special(output):
         target = _special(str(output), header)
     elif str(output).endswith(".tar"):
         target = _tar_file(str(output), header, overwrite, resume, threads)
-    elif what == "maps":
+    elif is_maps:
         target = _map_file(str(output), header, overwrite, resume, threads)
     else:
         target = _label_folder(str(output), header, overwrite, resume, threads)
@@ -265,14 +261,10 @@ def _special(output: str, header: Header) -> Iterator[RecordSink]:
 def _tar_file(
     output: str, header: Header, overwrite: bool, resume: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
-    with (
-        keeping(resume),
-        new_file(output, overwrite) as partial,
-        open(partial, "wb") as file,
-    ):
+    with keeping(resume), new_file(output, overwrite) as partial, open(partial, "wb") as file:
         writer = StreamWriter(file, header, where=output, compress=True)
-        for identifier, told, data in _stored(resume):
-            writer.write(restored_member(identifier, told, data, header, output))
+        for identifier, description, data in _stored(resume):
+            writer.write(restored_member(identifier, description, data, header, output))
         yield RecordSink(writer, resume, threads)
         writer.close()
 
@@ -282,12 +274,11 @@ def _map_file(
     output: str, header: Header, overwrite: bool, resume: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
     with (
-        keeping(resume),
-        new_file(output, overwrite) as partial,
+        keeping(resume), new_file(output, overwrite) as partial,
         MapFileWriter(partial, header, where=output) as writer,
     ):
-        for identifier, told, data in _stored(resume):
-            writer.write(restored_map(identifier, told, data, output))
+        for identifier, description, data in _stored(resume):
+            writer.write(restored_map(identifier, description, data, output))
         yield RecordSink(writer, resume, threads)
 
 
@@ -335,7 +326,7 @@ def output_difference(output: str, kind: str, job: Job, ids: Sequence[str] | Non
         Of the images. What an output without provenance does not tell cannot differ.
     """
     try:
-        if carrier(kind) == "figures":
+        if record_type(kind) == "figures":
             header, found = read_marker(Path(output))[0], None
         else:
             with open_records(output) as source:
@@ -345,8 +336,8 @@ def output_difference(output: str, kind: str, job: Job, ids: Sequence[str] | Non
     if header is None or header.kind != kind:
         return f"holds {'something else' if header is None else header.kind}"
     if header.provenance:
-        return job.difference(recorded_job(header.provenance[-1], header.class_names, header.part))
+        return job.difference(recorded_job(header.provenance[-1], header.class_names, header.shard))
     if ids is not None and found is not None and sorted(ids) != sorted(found):
         return "holds other images"
-    shard = {} if header.part is None else {"shard": str(header.part)}
+    shard = {} if header.shard is None else {"shard": str(header.shard)}
     return job.difference({"classes": list(header.class_names), "settings": shard})

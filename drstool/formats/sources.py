@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
 
-from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, carrier
+from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError, UsageError
 from drstool.files import unreadable
 from drstool.formats.pipes import BLOCK, read_up_to
@@ -57,7 +57,7 @@ class RecordSource:
     @property
     def is_maps(self) -> bool:
         """Whether the records are :class:`MapRecord`; else they are :class:`LabelRecord`."""
-        return carrier(self.kind) == "maps"
+        return record_type(self.kind) == "maps"
 
     def records(self) -> Iterator[Record]:
         """The records in stored order; of a stream only once, each as it arrives.

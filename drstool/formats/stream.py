@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from drstool.artifacts.atomic import write_fully
 from drstool.artifacts.end_record import MAX_END_BYTES, check_end_record, end_record
-from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes
+from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, record_type, json_bytes
 from drstool.errors import ForeignError, InputError
 from drstool.formats.label_png import decode_label, encode_label
 from drstool.formats.map_file import decode_map, encode_map
@@ -56,7 +56,7 @@ class StreamWriter:
     ) -> None:
         self._stream, self._header, self._compress = stream, header, compress
         self.where = str(where)
-        self._kind = carrier(header.kind)
+        self._kind = record_type(header.kind)
         self._seen: set[str] = set()
         self._head, self._last = json_bytes(header.to_json()), b""
         self._put(HEADER_NAME, self._head)
@@ -163,7 +163,7 @@ class StreamReader:
             )
         self._head = self._payload(member, MAX_HEADER_BYTES)
         self.header = Header.from_json(self._head, self.where)
-        self._kind = carrier(self.header.kind)
+        self._kind = record_type(self.header.kind)
         if self._kind not in _SUFFIX:
             raise InputError(self.where, f"holds {self.header.kind}", "a stream holds maps or labels")
 

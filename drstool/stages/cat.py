@@ -94,12 +94,12 @@ def merged_header(
         if header.class_names != first.class_names:
             raise InputError(
                 source.where, f"its classes are not those of {leader.where}", "merge files with the same classes")
-    parts = {header.part for header in headers}
+    parts = {header.shard for header in headers}
     if not fused:
-        _check_made_alike(headers, sources)
+        _check_same_job(headers, sources)
     return Header(
         first.kind, first.class_names, merge(*(header.provenance for header in headers)),
-        first.part if fused and len(parts) == 1 else None)
+        first.shard if fused and len(parts) == 1 else None)
 
 
 def cat(sources: Iterable[RecordSource], *, ids: Collection[str] | None = None) -> Iterator[Record]:
@@ -210,7 +210,7 @@ def _id_of(line: str) -> str:
 
 
 def _part(source: RecordSource) -> Shard | None:
-    return source.header.part if source.header is not None else None
+    return source.header.shard if source.header is not None else None
 
 
 def _header(source: RecordSource, class_names: Sequence[str] | None) -> Header:
@@ -223,25 +223,14 @@ def _header(source: RecordSource, class_names: Sequence[str] | None) -> Header:
     return Header(source.kind, tuple(class_names))
 
 
-def _shared(step: dict, name: str) -> dict:
-    """What all shards have in common: all but the maps that they were made from, which may be shards too."""
-    return {key: value for key, value in (step.get(name) or {}).items() if (name, key) != ("inputs", "maps")}
-
-
-def _check_made_alike(headers: Sequence[Header], sources: Sequence[RecordSource]) -> None:
-    """Check that shards come from the same command: same settings, same inputs."""
-    shards = [(header, source.where) for header, source in zip(headers, sources, strict=True) if header.part]
-    steps = [(header.provenance[-1], where) for header, where in shards if header.provenance]
-    for name in ("settings", "inputs"):
-        _check_equal([(_shared(step, name), where) for step, where in steps], f"with other {name} than")
-    # Without provenance, a digest still shows that something differs.
-    _check_equal([(header.part.made, where) for header, where in shards if header.part.made], "differently from")
-
-
-def _check_equal(values: Sequence[tuple[object, str]], how: str) -> None:
-    for value, where in values[1:]:
-        if value != values[0][0]:
-            raise InputError(where, f"was made {how} {values[0][1]}", "make all shards in the same way")
+def _check_same_job(headers: Sequence[Header], sources: Sequence[RecordSource]) -> None:
+    """Check that shards were made by one job (:meth:`drstool.artifacts.job.Job.digest`)."""
+    jobs = [(header.shard.made, source.where) for header, source in zip(headers, sources, strict=True)
+            if header.shard and header.shard.made]
+    for job, where in jobs[1:]:
+        if job != jobs[0][0]:
+            raise InputError(
+                where, f"was made with other settings or inputs than {jobs[0][1]}", "make all shards in the same way")
 
 
 def _in_turn(sources: Iterable[RecordSource], wanted: Collection[str] | None) -> Iterator[Record]:

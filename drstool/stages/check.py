@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from drstool.artifacts.atomic import unfinished_path, writing
 from drstool.artifacts.end_record import check_end_file
-from drstool.artifacts.header import HEADER_NAME, carrier
+from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
@@ -195,7 +195,7 @@ def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> N
             "its label PNGs are read, but some may be missing unnoticed"))
         with suppress(ForeignError):
             _check_records(report, str(folder), None, workers, track)
-    elif carrier(header.kind) == "labels":
+    elif record_type(header.kind) == "labels":
         _check_records(report, str(folder), None, workers, track)
     elif header.kind == "figures":
         files = picture_files(folder)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from drstool.artifacts.header import HEADER_NAME, carrier
+from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.errors import InputError
 from drstool.formats import Header, RecordSource, open_records
 
@@ -94,7 +94,7 @@ def _folder(path: Path) -> dict[str, Any] | None:
     if not marker.is_file():
         return None
     header = Header.from_json(marker.read_bytes(), marker)
-    if carrier(header.kind) in ("maps", "labels"):
+    if record_type(header.kind) in ("maps", "labels"):
         return None
     return {
         "kind": header.kind,
@@ -110,8 +110,8 @@ def _records(source: RecordSource) -> dict[str, Any]:
         "kind": source.kind,
         "class_names": list(header.class_names) if header else None,
     }
-    if header and header.part:
-        told["part"] = str(header.part)
+    if header and header.shard:
+        told["part"] = str(header.shard)
     count = 0
     if ids is None:
         # A stream: only its end tells how many there are.

@@ -616,7 +616,7 @@ def eval_(bench: Bench) -> Result:
 
     dataset, folder = bench.dataset, bench.settings.folder / "labels"
     if not folder.exists():
-        with open_sink(str(folder), Header("labels", dataset.class_names), what="labels") as sink:
+        with open_sink(str(folder), Header("labels", dataset.class_names)) as sink:
             # Somewhat wrong, as predictions are.
             sink.write_all(LabelRecord(i, np.roll(read_label_png(p), (3, 5), (0, 1))) for i, p in bench.labels.items())
     files = [*bench.labels.values(), *(folder / f"{item.id}.png" for item in dataset.items)]

@@ -56,7 +56,7 @@ def cat(
 
     Shards are merged in the order of the whole, whatever their order here.
     """
-    from drstool.artifacts.header import carrier
+    from drstool.artifacts.header import record_type
     from drstool.data.tags import read_class_names
     from drstool.formats import open_records, open_sink
     from drstool.stages import cat as stage
@@ -70,7 +70,7 @@ def cat(
             sources = stage.in_order(sources, incomplete=incomplete)
         known = read_class_names(classes) if classes else None
         header = stage.merged_header(sources, known, fused=fuse is not None)
-        output = run.claim(output, what := carrier(header.kind))
+        output = run.claim(output, record_type(header.kind))
         wanted, chosen = _read_ids(ids), [name.strip() for name in only.split(",")] if only is not None else None
         records = stage.cat(sources, ids=wanted) if fuse is None else stage.fuse(sources, fuse, weights, ids=wanted)
         if chosen is not None:
@@ -78,7 +78,7 @@ def cat(
         settings = {"fuse": fuse, "factors": list(weights), "only": chosen, "ids": wanted and len(wanted)}
         job = run.job(settings={name: value for name, value in settings.items() if value})
         header = replace(header, provenance=run.history(job, header.provenance))
-        with open_sink(output, header, overwrite=run.overwrite, what=what, threads=run.threads) as sink:
+        with open_sink(output, header, overwrite=run.overwrite, threads=run.threads) as sink:
             count = sink.write_all(run.track(records, "cat", None))
     run.done(f"{count} images' {header.kind.replace('-', ' ')} to {output or 'stdout'}")
 

@@ -33,7 +33,7 @@ def demo(
         maps = saliency_stage.saliency(
             dataset.items, method="rbd", workers=run.threads, track=run.track, total=len(dataset)
         )
-        with open_sink(str(making / "saliency_map"), Header("saliency", ()), what="labels") as sink:
+        with open_sink(str(making / "saliency_map"), Header("saliency", ())) as sink:
             sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
         # Marks the folder as ours, so that --overwrite may replace it.
         header = Header("dataset", (), run.history(run.job(seed=True)))
