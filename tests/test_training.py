@@ -22,7 +22,6 @@ from drstool.models.build import build_network
 from drstool.models.vgg import TORCHVISION_POSITIONS, build_classifier, build_refiner
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe, named_recipe
 from drstool.stages import refine_train as refining, train_cls as classifying, train_seg as segmenting
-from drstool.training.device import seed_everything
 from drstool.training.loop import RunConfig, fit
 from drstool.training.reports import Observer
 from drstool.training.schedule import Plan, poly_factor, step_factor
@@ -446,7 +445,7 @@ def test_samples_can_be_sent_to_processes_that_are_no_copies(world):
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_epoch_gives_the_network_as_initialised(world, stage):
     found = train(stage, world, epochs=0, seed=5)
-    seed_everything(5)
+    torch.manual_seed(5)
     model, _ = build_network(stage, found.architecture, CLASSES)
     assert found.kind == stage
     assert same(found.weights, model.state_dict())

@@ -18,7 +18,6 @@ from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.vgg import NUM_ACTIVATIONS
 from drstool.recipe import RefinerRecipe
-from drstool.training.device import seed_everything
 from drstool.training.loop import RunConfig, fit
 from drstool.training.schedule import Plan, step_factor
 
@@ -63,7 +62,7 @@ def refine_train(
     ----------
     Kim, Han, Kim, AAAI 2021, section 3.3.
     """
-    seed_everything(config.seed)
+    torch.manual_seed(config.seed)
     architecture = {"backbone": recipe.backbone}
     model, trunk = build_network("refiner", architecture, class_names)
     pretrained = load_pretrained(trunk, weights, weights_name) if weights is not None else frozenset()

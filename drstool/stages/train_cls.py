@@ -18,7 +18,6 @@ from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained, parse_layers
 from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
 from drstool.recipe import ClassifierRecipe
-from drstool.training.device import seed_everything
 from drstool.training.loop import RunConfig, fit
 from drstool.training.schedule import Plan, step_factor
 
@@ -68,7 +67,7 @@ def train_cls(
             "--resize-size", f"{recipe.warp_size} is below the --image-size {recipe.image_size}",
             "0, or at least as large: the crop is taken from it")
     require_tags(dataset)
-    seed_everything(config.seed)
+    torch.manual_seed(config.seed)
     architecture: dict[str, Any] = {
         "backbone": recipe.backbone, "suppression": recipe.suppression, "delta": recipe.delta,
         "drs_layers": parse_layers(recipe.drs_layers)}

@@ -19,7 +19,6 @@ from drstool.labels import ignore_label, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
 from drstool.recipe import SegmenterRecipe
-from drstool.training.device import seed_everything
 from drstool.training.loop import RunConfig, fit
 from drstool.training.schedule import Plan, poly_factor
 
@@ -70,7 +69,7 @@ def train_seg(
         raise UsageError("train-seg", "there is only one image", "batch norm needs at least two")
     if recipe.scale_min > recipe.scale_max:
         raise UsageError("--scale-min", f"{recipe.scale_min} is above --scale-max {recipe.scale_max}", "swap them")
-    seed_everything(config.seed)
+    torch.manual_seed(config.seed)
     architecture = {"backbone": recipe.backbone, "output_stride": recipe.output_stride}
     model, trunk = build_network("segmenter", architecture, class_names)
     if weights is not None:

@@ -1,4 +1,4 @@
-"""Where and in what precision networks run, and the seed of their randomness."""
+"""Where and in what precision networks run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from drstool.errors import UsageError
 
-__all__ = ["autocast", "pick_device", "pick_precision", "seed_everything"]
+__all__ = ["autocast", "pick_device", "pick_precision"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,10 +30,9 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError("--device", "no CUDA device is available here", "--device cpu, or auto")
-        if device.index is not None and device.index >= torch.cuda.device_count():
-            raise UsageError(
-                "--device", f"there is no {name}", f"this machine has {torch.cuda.device_count()} CUDA device(s)"
-            )
+        count = torch.cuda.device_count()
+        if device.index is not None and device.index >= count:
+            raise UsageError("--device", f"there is no {name}", f"this machine has {count} CUDA device(s)")
     return device
 
 
@@ -64,8 +63,3 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def seed_everything(seed: int) -> None:
-    """Make initialisation and dropout repeatable."""
-    torch.manual_seed(seed)

@@ -65,24 +65,18 @@ class Team:
     # --- beginning and end ---------------------------------------------------------------------
 
     def start(self, device: torch.device | None = None, error: DrstoolError | None = None) -> None:
-        """Begin together, or not at all.
+        """Begin together, or not at all; raises as :meth:`agree`.
 
         Parameters
         ----------
         device
         error
-            Why this process cannot begin.
+            Why this process cannot begin; it is raised.
 
         Raises
         ------
-        DrstoolError
-            The error given.
         UsageError
             The processes are on different kinds of device, or several on one GPU.
-        ReportedByPeer
-            Another process cannot begin, and says why.
-        ProcessLost
-            A process ended before it began.
         """
         if not self.started:
             _interruptibly(self._connect)
@@ -161,7 +155,7 @@ class Team:
         if self.size == 1:
             return number
         numbers = torch.tensor(number)
-        with self.step():
+        with self.watching_peers():
             dist.all_reduce(numbers, dist.ReduceOp.MAX, self._patient if slow else None)
         return int(numbers)
 
@@ -169,16 +163,16 @@ class Team:
         """The first process's value: plain values and tensors on the CPU; raises :class:`ProcessLost`."""
         values = [value]
         if self.size > 1:
-            with self.step():
+            with self.watching_peers():
                 dist.broadcast_object_list(values, 0, self._patient)
         return values[0]
 
     def from_first(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """What the work of the first process gives, for all; raises as :meth:`agree`."""
-        return self.broadcast(self.agree(work if self.is_first else _nothing, *arguments, slow=True))
+        return self.broadcast(self.agree(work if self.is_first else lambda *_: None, *arguments, slow=True))
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
+    def watching_peers(self) -> Iterator[None]:
         """In the block the loss of another process is a :class:`ProcessLost`."""
         try:
             yield
@@ -203,7 +197,7 @@ class Team:
             nn.SyncBatchNorm.convert_sync_batchnorm(model, self._gradients)
         # Of weights of 1×1 convolutions torch cannot tell their layouts apart, and warns.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        with self.step():
+        with self.watching_peers():
             return DistributedDataParallel(
                 model, device_ids=[device] if device.type == "cuda" else None, process_group=self._gradients,
                 forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -233,6 +227,9 @@ class Team:
         weight : () int64
             Number of what it is the mean of.
         """
+        if self.size == 1:
+            loss.backward()
+            return loss.detach()
         share = (weight.double() / self._total(weight).clamp_min(1)).to(loss.dtype)
         # The mean of nothing is not a number.
         part = torch.where(weight > 0, loss, torch.zeros_like(loss)) * share
@@ -241,8 +238,6 @@ class Team:
         return self._total(part.detach())
 
     def _total(self, values: Tensor) -> Tensor:
-        if self.size == 1:
-            return values
         total = values.clone()
         dist.all_reduce(total, group=self._gradients)
         return total
@@ -251,10 +246,6 @@ class Team:
 def _raise(error: Exception | None) -> None:
     if error is not None:
         raise error
-
-
-def _nothing(*_: Any) -> None:
-    pass
 
 
 def _interruptibly(function: Callable[[], None]) -> None:

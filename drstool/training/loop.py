@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,10 @@ from drstool.training.state import Checkpointer, Saver, TrainState
 from drstool.training.stop import Stop
 from drstool.training.workers import load_batches
 
-__all__ = ["RunConfig", "Samples", "fit"]
+__all__ = ["RunConfig", "fit"]
 
 # Steps between two reports, counted from the beginning of the training.
 _REPORT_EVERY = 10
-
-
-class Samples(Protocol):
-    """Training images by (epoch, index); the result's first element is the image's id."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, key: tuple[int, int]) -> tuple[str, Any]: ...
-
-    def id_of(self, index: int) -> str:
-        """The id of an image, which is not read."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +38,7 @@ class RunConfig:
     ----------
     seed
         Of initialisation, order and augmentation.
-    device
-    precision
+    device, precision
         ``float32`` or ``bfloat16`` (autocast; the weights stay float32).
     workers
         Processes that read images; 0 reads between the steps.
@@ -76,13 +65,14 @@ class RunConfig:
 
 
 def _count_images(batch: Sequence[Tensor]) -> Tensor:
-    return torch.tensor(len(batch[0]), device=batch[0].device)
+    # Unlike torch.tensor, this does not wait for a GPU.
+    return batch[0].new_full((), len(batch[0]), dtype=torch.int64)
 
 
 def fit(
     model: nn.Module,
     loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor],
-    samples: Samples,
+    samples: Any,
     optimizer: torch.optim.Optimizer,
     factor: Callable[[int, int], float],
     plan: Plan,
@@ -101,6 +91,7 @@ def fit(
     loss_of
         Loss of a collated batch (without the ids), a scalar.
     samples
+        By (epoch, index), each a tuple of the image's id and tensors; ``id_of(index)`` gives the id without reading it.
     optimizer
     factor
         What the initial learning rates are multiplied by at a step, from (step, epoch), both from 0.
@@ -117,10 +108,8 @@ def fit(
         The loss is not finite: names step and images. The state that was saved is from before.
     UsageError
         There are more processes than images per step.
-    ReportedByPeer
-        Another process of the team ended the training.
-    ProcessLost
-        Another process of the team was lost.
+    ReportedByPeer, ProcessLost
+        Another process of the team ended the training, or was lost.
 
     Notes
     -----
@@ -138,7 +127,7 @@ def fit(
     if not total:
         observer.begins(0, 0, 0)
         return None
-    step = _Step(team.wrap(model, device), loss_of, weight_of, optimizer, config)
+    network, rates = team.wrap(model, device), [group["lr"] for group in optimizer.param_groups]
     state = TrainState(model, optimizer, device, samples.id_of)
     saver, all_keys = Saver(checkpointer, state), plan.batches(start)
     with load_batches(samples, plan.batches(start, team.rows), config.workers, device.type == "cuda") as batches, \
@@ -156,11 +145,15 @@ def fit(
             batch = team.agree(_next_batch, batches, saver, stop)
             if batch is None:
                 break
-            state.mid_step = True
-            keys, rate = next(all_keys), factor(state.step, state.step // plan.steps_per_epoch)
-            state.count(keys, step(batch, rate, team.rows(len(keys))))
+            state.mid_step, keys = True, next(all_keys)
+            scale = factor(state.step, state.step // plan.steps_per_epoch)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * scale
+            loss = _backward(network, loss_of, weight_of, optimizer, batch[1:], len(keys), config)
+            optimizer.step()
+            state.count(keys, loss)
             if state.step % _REPORT_EVERY == 0 or plan.ends_epoch(state.step):
-                lr = optimizer.defaults["lr"] * rate
+                lr = optimizer.defaults["lr"] * scale
                 observer.stepped(team.agree(state.report_steps, plan.epoch_of(state.step), lr))
     model.eval()
     return state.restore_best()
@@ -177,30 +170,24 @@ def _too_few_images(plan: Plan, team: Team, device: torch.device) -> UsageError 
         f"{least} or more (a batch k times as large wants about k times the --lr), or fewer processes")
 
 
-class _Step:
-    """One training step with a batch; gives the loss of the images of all processes."""
-
-    def __init__(
-        self, network: nn.Module, loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor],
-        weight_of: Callable[[Sequence[Tensor]], Tensor], optimizer: torch.optim.Optimizer, config: RunConfig,
-    ) -> None:
-        self._network, self._loss_of, self._weight_of, self._optimizer = network, loss_of, weight_of, optimizer
-        self._device, self._precision, self._team = config.device, config.precision, config.team
-        # Not those of the last step of a state that is loaded later.
-        self._rates = [group["lr"] for group in optimizer.param_groups]
-
-    def __call__(self, batch: Sequence[Any], rate: float, rows: slice) -> Tensor:
-        for group, initial in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = initial * rate
-        _, *tensors = batch
-        tensors = [tensor[: rows.stop - rows.start].to(self._device, non_blocking=True) for tensor in tensors]
-        with self._team.step():
-            with autocast(self._device, self._precision):
-                loss = self._loss_of(self._network, tensors)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = self._team.backward(loss, self._weight_of(tensors))
-        self._optimizer.step()
-        return loss
+def _backward(
+    network: nn.Module,
+    loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor],
+    weight_of: Callable[[Sequence[Tensor]], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Tensor],
+    images: int,
+    config: RunConfig,
+) -> Tensor:
+    """The loss of a step's images, of all processes, whose gradients the network's parameters have now."""
+    device, team = config.device, config.team
+    rows = team.rows(images)
+    batch = [tensor[: rows.stop - rows.start].to(device, non_blocking=True) for tensor in batch]
+    with team.watching_peers():
+        with autocast(device, config.precision):
+            loss = loss_of(network, batch)
+        optimizer.zero_grad(set_to_none=True)
+        return team.backward(loss, weight_of(batch))
 
 
 def _next_batch(batches: Iterator[Sequence[Any]], saver: Saver, stop: Stop) -> Sequence[Any] | None:

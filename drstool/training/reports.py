@@ -15,10 +15,8 @@ class EpochReport:
 
     Attributes
     ----------
-    epoch
-        From 1.
-    epochs
-        Of the whole training.
+    epoch, epochs
+        Its number, from 1, and how many the whole training has.
     loss
         Mean over the epoch's images.
     step
@@ -40,10 +38,8 @@ class StepReport:
 
     Attributes
     ----------
-    step
-        Steps done so far.
-    epoch
-        From 1.
+    step, epoch
+        Steps done so far, and the number of the epoch, from 1.
     loss
         Mean over the images since the last report, in whatever run that was.
     lr

@@ -20,12 +20,12 @@ __all__ = ["load_batches"]
 def load_batches(
     samples: Any, keys: Iterable[Sequence[Any]], workers: int, pin_memory: bool,
 ) -> Iterator[Iterator[list]]:
-    """The batches of the keys' samples; worker processes end with the block, also after an error.
+    """The batches of samples; worker processes end with the block, also after an error.
 
     Parameters
     ----------
     samples
-        Gives a sample for each key. Its own errors come out of the iterator as they are.
+        By key. Their own errors come out of the iterator as they are.
     keys
         Of each batch.
     workers
@@ -86,15 +86,11 @@ def _begin_worker(worker: int) -> None:
     # one that trains ends the others.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _end_with_parent()
+    # Killed, the one that trains cannot end this process: the system does (PR_SET_PDEATHSIG). Elsewhere than on
+    # Linux torch's own watch does so some seconds later.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     # Errors in samples are returned, or reported by torch; this shows only that the thread which hands
     # tensors over finds nobody to take them, as the one that trains is going.
     sys.excepthook = lambda *_: None
     torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """Let the system end this process when the one that trains is killed and cannot end it any more."""
-    # PR_SET_PDEATHSIG; elsewhere than on Linux torch's own watch ends a worker some seconds later.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
