@@ -88,16 +88,18 @@ def test_layouts():
 
 
 @needs_nnpack
-def test_maps_of_a_network():
+def test_maps_of_a_network(calls):
     torch.manual_seed(0)
     model = build_classifier("vgg16-small", 3).eval()
     images = torch.randn(2, 3, 40, 40)
     with Execution(winograd=False).computing():
         expected = model(images)
+    assert calls == []
     with Execution().computing():
         found = model(images)
-    assert not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    # The one layer wide enough whose input is 20 pixels a side, for each image.
+    assert calls == [(1, 32, 20, 20)] * 2
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(("batch_norm", "device", "precision", "wanted"), [

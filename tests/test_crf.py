@@ -243,6 +243,14 @@ def test_huge_weights_stay_finite(mode, num_classes):
     np.testing.assert_array_equal(found.argmax(axis=0), energy.argmin(axis=0))
 
 
+@pytest.mark.parametrize("energy", [50.0, 79.0, 81.0, 90.0, 200.0, 1e4])
+def test_large_energies_neither_overflow_nor_vanish(energy):
+    """exp overflows float32 above 88, and is 0 below -104."""
+    unary = np.float32([[[-energy, energy, energy]], [[energy, energy, energy - 1]]])
+    found = DenseCRF(np.zeros((1, 3, 3), np.uint8), CrfSettings(iterations=0))(unary)
+    np.testing.assert_allclose(found[0, 0], [1, 0.5, 1 / (1 + np.e)], atol=1e-5)
+
+
 def test_any_number_of_threads_gives_the_same():
     image, unary = drawn(60, 80)
     before = torch.get_num_threads()
@@ -348,6 +356,12 @@ def test_one_thread_is_for_a_block():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("count", "vertices"), [(4, 3), (8, 3), (5, 6), (6, 6), (7, 6)])
+def test_points_come_in_fours(count, vertices):
+    """pydensecrf fills the last four up with points at 0, whose three vertices then exist as well."""
+    assert LatticeKernel(torch.full((2, count), 100.0)).num_vertices == vertices
 
 
 @pytest.mark.parametrize("dimensions", [2, 5])

@@ -268,11 +268,14 @@ def test_segmenter_has_stride_16_if_nothing_is_said():
 def test_segmenter_is_the_plain_decoder():
     """Low-level features beside the upsampled context, then logits at the image's size: pixel areas, not corners."""
     torch.manual_seed(7)
-    model, _ = build_segmenter("vgg16-small", 4)
+    model, trunk = build_segmenter("vgg16-small", 4)
     model.eval()
     images = torch.randn(1, 3, 40, 56)
     with torch.no_grad():
         low, high = model.backbone(images)
+        # Low-level features are the last of stride 4, the others the last of all.
+        torch.testing.assert_close(low, trunk.features(images, 0, 7), rtol=0, atol=0)
+        torch.testing.assert_close(high, trunk.features(images, 0, 16), rtol=0, atol=0)
         context = F.interpolate(model.aspp(high), (10, 14), mode="bilinear", align_corners=False)
         logits = model.decoder(torch.cat([model.low_projection(low), context], dim=1))
         expected = F.interpolate(logits, (40, 56), mode="bilinear", align_corners=False)
