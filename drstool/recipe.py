@@ -81,22 +81,17 @@ class ClassifierRecipe(Jitter):
     suppression: str = _option(
         "learnable",
         "Bound that DRS puts on the responses after a ReLU: fixed, learnable, or none for a plain CAM classifier.",
-        choices=("fixed", "learnable", "none"),
-    )
+        choices=("fixed", "learnable", "none"))
     delta: float = _option(0.55, "Bound of fixed DRS, as a fraction of each channel's maximum.", min=0.0, max=1.0)
     drs_layers: str = _option("all", "ReLU layers followed by DRS: all, or numbers from 1 to 16, such as 1-10,13.")
     epochs: int = _option(15, _EPOCHS_HELP, min=0)
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
     image_size: int = _option(320, "Side of the square training crop, in pixels.", min=32, max=_MAX_SIDE)
     resize_size: int = _option(
-        0,
-        "Side of the square that images are warped to before cropping, in pixels; 0: 1.2 × --image-size.",
-        min=0,
-        max=_MAX_SIDE,
-    )
+        0, "Side of the square that images are warped to before cropping, in pixels; 0: 1.2 × --image-size.", min=0,
+        max=_MAX_SIDE)
     optimizer: str = _option(
-        "sgd", "Optimizer: sgd, as in the paper, or adam, for training from scratch.", choices=("sgd", "adam")
-    )
+        "sgd", "Optimizer: sgd, as in the paper, or adam, for training from scratch.", choices=("sgd", "adam"))
     lr: float = _option(1e-3, "Base learning rate, used for pretrained weights.", min=0.0)
     bias_lr_factor: float = _option(2.0, "Learning-rate multiplier for biases, relative to weights.", min=0.0)
     new_lr_factor: float = _option(10.0, "Learning-rate multiplier for new layers and DRS controllers.", min=0.0)
@@ -120,8 +115,7 @@ class RefinerRecipe(Jitter):
     epochs: int = _option(15, _EPOCHS_HELP, min=0)
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
     image_size: int = _option(
-        320, "Side of the square that images and maps are warped to, in pixels.", min=32, max=_MAX_SIDE
-    )
+        320, "Side of the square that images and maps are warped to, in pixels.", min=32, max=_MAX_SIDE)
     lr: float = _option(1e-4, "Learning rate of Adam.", min=0.0)
     # Authors' code: one rate for all layers. Starting from a classifier, only the output layer is new; starting
     # from ImageNet weights, so are the three layers before it.
@@ -136,8 +130,7 @@ class SegmenterRecipe:
     """``train-seg``: DeepLabV3+, cross-entropy over pseudo labels, SGD with the poly schedule."""
 
     backbone: str = _option(
-        "resnet50", "Backbone network.", choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small")
-    )
+        "resnet50", "Backbone network.", choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small"))
     output_stride: int = _option(16, "Ratio of input size to feature size before ASPP.", choices=(16, 8))
     epochs: int = _option(1, _EPOCHS_HELP, min=0)
     steps: int = _option(0, "Number of training steps, overriding --epochs; 0: use --epochs.", min=0)
@@ -160,20 +153,15 @@ class _MapSettings:
     """How images are fed to a network that makes maps."""
 
     image_size: int = _option(
-        0, "Side of the square that images are warped to first, in pixels; 0: the size used in training.", min=0
-    )
+        0, "Side of the square that images are warped to first, in pixels; 0: the size used in training.", min=0)
     sizes: tuple[int, ...] = _option(
-        (), "Input sizes in pixels whose maps are fused. [default: 0.8, 1 and 1.2 × image size]"
-    )
+        (), "Input sizes in pixels whose maps are fused. [default: 0.8, 1 and 1.2 × image size]")
     flip: bool = _option(False, "Also process the horizontally flipped image and fuse the maps.")
     batch_size: int = _option(
         0,
         f"Images per batch. auto: {AUTO_BATCH['cpu']} on a CPU; {AUTO_BATCH['cuda']} on a GPU, halved until they fit "
         "in its memory.",
-        min=0,
-        max=_MAX_BATCH,
-        auto=True,
-    )
+        min=0, max=_MAX_BATCH, auto=True)
 
     @property
     def together(self) -> int:
@@ -220,37 +208,29 @@ class CueSettings:
         "saliency",
         "Background cue: saliency (1 - saliency), constant, power ((1 - largest map value) ^ --power) or rest (1 - sum "
         "of the maps, for probabilities); join several with +.",
-        terms=("saliency", "constant", "power", "rest"),
-    )
+        terms=("saliency", "constant", "power", "rest"))
     combine: str = _option(
         "max",
         "How several background cues combine: max (an object must beat all of them) or min (beating any one is "
         "enough).",
-        choices=("max", "min"),
-    )
+        choices=("max", "min"))
     saliency_threshold: int = _option(50, "Grey value (0 to 255) above which a pixel is salient.", min=0, max=255)
     soft: bool = _option(False, "Use the grey values of saliency maps instead of thresholding them.")
     saliency_scale: float = _option(
-        1.0,
-        "Factor applied to soft saliency, with the result clipped at 1; 0: stretch each map to a maximum of 1.",
-        min=0.0,
-    )
+        1.0, "Factor applied to soft saliency, with the result clipped at 1; 0: stretch each map to a maximum of 1.",
+        min=0.0)
     constant: float = _option(0.20, "Value of the constant background cue.", min=0.0, max=1.0)
     power: float = _option(4.0, "Exponent of the power background cue.", min=0.0)
     background_below: float = _option(
         1.0,
         "Lower of two thresholds: pixels that no object claims are ignored where a map value is above it; 1 ignores "
         "none.",
-        min=0.0,
-        max=1.0,
-    )
+        min=0.0, max=1.0)
     conflict: float = _option(
         0.9,
         "Threshold of confident cues: pixels with more than two cues above it are ignored; soft saliency above it "
         "counts as certain.",
-        min=0.0,
-        max=1.0,
-    )
+        min=0.0, max=1.0)
 
     @property
     def backgrounds(self) -> tuple[str, ...]:
@@ -268,8 +248,7 @@ class SegmentSettings:
     """``segment``: full-size label images from a segmenter."""
 
     scales: tuple[float, ...] = _option(
-        (1.0,), "Scale factors of the image; the predictions are averaged.", min=0.05, max=_MAX_SCALE
-    )
+        (1.0,), "Scale factors of the image; the predictions are averaged.", min=0.05, max=_MAX_SCALE)
     flip: bool = _option(False, "Also process the horizontally flipped image and average the predictions.")
 
 
@@ -290,26 +269,20 @@ class CrfSettings:
     gaussian_sxy: float = _option(3.0, "Spatial standard deviation of the smoothness kernel, in pixels.", min=0.05)
     gaussian_compat: float = _option(3.0, "Weight of the smoothness kernel.", min=0.0, max=1e6)
     bilateral_sxy: float = _option(
-        50.0, "Spatial standard deviation of the bilateral (appearance) kernel, in pixels.", min=0.05
-    )
+        50.0, "Spatial standard deviation of the bilateral (appearance) kernel, in pixels.", min=0.05)
     bilateral_srgb: float = _option(
-        5.0, "Colour standard deviation of the bilateral (appearance) kernel, in grey levels (0 to 255).", min=0.05
-    )
+        5.0, "Colour standard deviation of the bilateral (appearance) kernel, in grey levels (0 to 255).", min=0.05)
     bilateral_compat: float = _option(10.0, "Weight of the bilateral (appearance) kernel.", min=0.0, max=1e6)
     iterations: int = _option(10, "Number of mean-field iterations.", min=0, max=10_000)
     unary: str = _option(
         "probabilities",
         "Source of the unary potentials: probabilities, or labels that are each correct with --crf-confidence.",
-        choices=("probabilities", "labels"),
-    )
+        choices=("probabilities", "labels"))
     confidence: float = _option(
-        0.7, "Probability that a label is correct, for --crf-unary labels.", min=0.01, max=0.9999
-    )
+        0.7, "Probability that a label is correct, for --crf-unary labels.", min=0.01, max=0.9999)
     mode: str = _option(
-        "lattice",
-        "Evaluation of the kernels: lattice (approximate, as in pydensecrf) or exact (for GPUs).",
-        choices=("lattice", "exact"),
-    )
+        "lattice", "Evaluation of the kernels: lattice (approximate, as in pydensecrf) or exact (for GPUs).",
+        choices=("lattice", "exact"))
     # Name of the preset that these settings started from; recorded in the provenance, not an option.
     preset: str = ""
 

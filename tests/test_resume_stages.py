@@ -479,7 +479,8 @@ def test_pipes_cannot_be_gone_on_with(drs, world, made, tmp_path):
     words, _ = world.line("cam")
     outcome = drs(*words, "--resume")
     assert outcome.code == 2
-    assert outcome.err == "drstool: --resume: stdout is not a file that can be resumed; give -o FILE, or omit --resume\n"
+    assert outcome.err == (
+        "drstool: --resume: stdout is not a file that can be resumed; give -o FILE, or omit --resume\n")
     outcome = drs("pseudo-label", "--background", "power", "-o", tmp_path / "labels", "--resume",
                   stdin=stream_of(made.cams))
     assert outcome.code == 2
@@ -680,7 +681,8 @@ def test_a_forged_note_is_refused(tmp_path, part):
 
 
 def test_a_difference_of_work_is_named():
-    work = Job("cam", ("a", "b"), {"lr": 0.1, "sizes": (1, 2)}, {"list": "x"}, {"tags": "list"}, "cpu", 3, version="1.0")
+    work = Job(
+        "cam", ("a", "b"), {"lr": 0.1, "sizes": (1, 2)}, {"list": "x"}, {"tags": "list"}, "cpu", 3, version="1.0")
     told = json.loads(json.dumps(work.to_json()))
     assert work.difference(told) is None
     cases = [

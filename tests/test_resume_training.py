@@ -215,9 +215,11 @@ def interrupted(drs, own_voc, made, tmp_path, at_step):
 
 OTHER = {
     "setting": ("train-cls", lambda t: ("--lr", "0.5"), "--lr changed from 0.001 to 0.5"),
-    "two settings": ("train-seg", lambda t: ("--flip", "0", "--seed", "7"), "--seed changed from 0 to 7, --flip changed"),
+    "two settings": ("train-seg", lambda t: ("--flip", "0", "--seed", "7"),
+                     "--seed changed from 0 to 7, --flip changed"),
     "list": ("train-cls", lambda t: ("--split", "val"), "the list of images and tags changed"),
-    "choice": ("train-cls", lambda t: ("--select-on", "val"), "the use of ground truth changed from False to epoch chosen"),
+    "choice": ("train-cls", lambda t: ("--select-on", "val"),
+               "the use of ground truth changed from False to epoch chosen"),
     "init": ("train-cls", lambda t: ("--init", t.cls), "--init changed from none to not given"),
     "maps": ("refine-train", lambda t: ("--maps", t.refined), "the file of maps changed"),
     "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the folder of labels changed"),

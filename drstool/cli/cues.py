@@ -29,11 +29,8 @@ class CueFiles:
 
     maps: MapsIn = None
     saliency: Saliency = None
-    data: Annotated[
-        Optional[str],
-        typer.Option(
-            "--data", help="Images for the CRF, as in the other commands; by default those that the maps name."),
-    ] = None
+    data: Annotated[Optional[str], typer.Option(
+        "--data", help="Images for the CRF, as in the other commands; by default those that the maps name.")] = None
     split: Split = None
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 import typer
 
 from drstool.cli.app import app
-from drstool.cli.parameters import check_choice
 from drstool.cli.run import CommonOptions, Run
 from drstool.errors import UsageError
 
@@ -32,14 +31,12 @@ Data = Annotated[str, typer.Option(
     show_default=False)]
 DataOrNone = Annotated[Optional[str], typer.Option(
     "--data", help="Dataset, as in the other commands; by default, the images named in the input.")]
-Split = Annotated[
-    Optional[str], typer.Option("--split", help="Split of the dataset: its name or, for VOC, a file of image ids.")
-]
+Split = Annotated[Optional[str], typer.Option(
+    "--split", help="Split of the dataset: its name or, for VOC, a file of image ids.")]
 Tags = Annotated[Optional[str], typer.Option(
     "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags.")]
-Classes = Annotated[
-    Optional[str], typer.Option("--classes", help="File of object class names, one per line, in label order.")
-]
+Classes = Annotated[Optional[str], typer.Option(
+    "--classes", help="File of object class names, one per line, in label order.")]
 Weights = Annotated[str, typer.Option("--weights", help="Checkpoint to use.", show_default=False)]
 Init = Annotated[str, typer.Option(
     "--init",
@@ -103,16 +100,6 @@ class MapOptions:
 
     map_size: MapSize = "square"
     dtype: Dtype = "uint8"
-
-    def check(self) -> None:
-        """Check what is not checked with the images.
-
-        Raises
-        ------
-        UsageError
-            There is no such dtype.
-        """
-        check_choice("--dtype", self.dtype, DTYPES)
 
 
 @dataclass(frozen=True)

@@ -35,24 +35,17 @@ class CommonOptions:
 
     device: Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda or cuda:N.")] = "auto"
     seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=2**32 - 1)] = 0
-    workers: Annotated[
-        Optional[int],
-        typer.Option(help="Number of images to read or write in parallel; by default, chosen to suit the machine.",
-                     min=0, max=1024),
-    ] = None
-    shard: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="I/N",
-            help="Work on the I-th of N shards of the images; merge them with 'drstool cat'. By default all images, "
-            "or under torchrun the rank's shard, whose output is then named like NAME.1-of-4.h5.",
-        ),
-    ] = None
+    workers: Annotated[Optional[int], typer.Option(
+        help="Number of images to read or write in parallel; by default, chosen to suit the machine.", min=0,
+        max=1024)] = None
+    shard: Annotated[Optional[str], typer.Option(
+        metavar="I/N",
+        help="Work on the I-th of N shards of the images; merge them with 'drstool cat'. By default all images, "
+        "or under torchrun the rank's shard, whose output is then named like NAME.1-of-4.h5.")] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run of the same command.")] = False
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Skip images that fail; the exit code is then 4.")
-    ] = False
+    keep_going: Annotated[bool, typer.Option(
+        "--keep-going", help="Skip images that fail; the exit code is then 4.")] = False
     no_provenance: Annotated[
         bool,
         typer.Option(

@@ -26,22 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MapTrainingOptions", "TrainingData", "TrainingOptions", "TrainingRun", "named_classes"]
 
-SelectOn = Annotated[
-    Optional[str],
-    typer.Option(
-        "--select-on",
-        help="Select the epoch by mIoU on the pixel ground truth of this split; by default the last epoch is the "
-        "result.",
-    ),
-]
-Log = Annotated[
-    Optional[str],
-    typer.Option(
-        "--log",
-        help="Write metrics to this file while the training goes on: one JSON object per line, every ten steps and "
-        "every epoch.",
-    ),
-]
+SelectOn = Annotated[Optional[str], typer.Option(
+    "--select-on",
+    help="Select the epoch by mIoU on the pixel ground truth of this split; by default the last epoch is the "
+    "result.")]
+Log = Annotated[Optional[str], typer.Option(
+    "--log",
+    help="Write metrics to this file while the training goes on: one JSON object per line, every ten steps and "
+    "every epoch.")]
 
 
 @dataclass(frozen=True)

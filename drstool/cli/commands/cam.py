@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.options import Data, MapOptions, NetworkOptions, OutputOrStdout, Split, Weights, command
+from drstool.cli.options import DTYPES, Data, MapOptions, NetworkOptions, OutputOrStdout, Split, Weights, command
+from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run, plain
 from drstool.recipe import CamSettings
 
@@ -17,20 +18,14 @@ from drstool.recipe import CamSettings
 class Method:
     """Which maps are made of whose tags."""
 
-    tags: Annotated[
-        str, typer.Option("--tags", help="given: the data's; predicted: by the classifier; or a file of tags.")
-    ] = "given"
-    tag_threshold: Annotated[
-        float, typer.Option(help="Probability from which a predicted tag counts.", min=0.0, max=1.0)
-    ] = 0.5
-    method: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="drs|cam|grad-cam",
-            help="The network's maps as trained, with suppression off, or Grad-CAM. "
-            "[default: drs, or cam where nothing suppresses]",
-        ),
-    ] = None
+    tags: Annotated[str, typer.Option(
+        "--tags", help="given: the data's; predicted: by the classifier; or a file of tags.")] = "given"
+    tag_threshold: Annotated[float, typer.Option(
+        help="Probability from which a predicted tag counts.", min=0.0, max=1.0)] = 0.5
+    method: Annotated[Optional[str], typer.Option(
+        metavar="drs|cam|grad-cam",
+        help="The network's maps as trained, with suppression off, or Grad-CAM. "
+        "[default: drs, or cam where nothing suppresses]")] = None
     layer: Annotated[int, typer.Option(help="Layer of Grad-CAM, 1 to 16.")] = 13
 
     @property
@@ -66,7 +61,7 @@ def cam(
     from drstool.inputs import Images
     from drstool.stages import cam as stage
 
-    maps.check()
+    check_choice("--dtype", maps.dtype, DTYPES)
     output = run.claim(output, "maps")
     classifier = load_checkpoint(weights, "classifier")
     settings, method = settings.for_network(classifier.recipe), how.method or stage.usual_method(classifier)

@@ -18,13 +18,9 @@ from drstool.errors import UsageError
 @command("cat", keep_going=False, example="drstool cat cams.h5 -o cams.tar")
 def cat(
     run: Run,
-    inputs: Annotated[
-        Optional[list[str]],
-        typer.Argument(
-            metavar="INPUT", help="Map files, streams or label folders; by default what comes on stdin.",
-            show_default=False,
-        ),
-    ] = None,
+    inputs: Annotated[Optional[list[str]], typer.Argument(
+        metavar="INPUT", help="Map files, streams or label folders; by default what comes on stdin.",
+        show_default=False)] = None,
     output: OutputOrStdout = None,
     ids: Annotated[
         Optional[str],
@@ -34,22 +30,14 @@ def cat(
             help="Keep these images only: a file, or - for stdin, of an id a line or of what 'drstool ids' prints.",
         ),
     ] = None,
-    only: Annotated[
-        Optional[str],
-        typer.Option("--only", metavar="NAME,NAME,…", help="Keep the maps of these classes only, and images with one."),
-    ] = None,
-    fuse: Annotated[
-        Optional[str],
-        typer.Option(
-            "--fuse", metavar="max|mean", help="Make one map of several of the same images, pixel by pixel."
-        ),
-    ] = None,
-    factors: Annotated[
-        Optional[str], typer.Option("--factors", metavar="X,X,…", help="Weights of the inputs for --fuse mean.")
-    ] = None,
-    incomplete: Annotated[
-        bool, typer.Option("--incomplete", help="Merge shards although some of them are missing.")
-    ] = False,
+    only: Annotated[Optional[str], typer.Option(
+        "--only", metavar="NAME,NAME,…", help="Keep the maps of these classes only, and images with one.")] = None,
+    fuse: Annotated[Optional[str], typer.Option(
+        "--fuse", metavar="max|mean", help="Make one map of several of the same images, pixel by pixel.")] = None,
+    factors: Annotated[Optional[str], typer.Option(
+        "--factors", metavar="X,X,…", help="Weights of the inputs for --fuse mean.")] = None,
+    incomplete: Annotated[bool, typer.Option(
+        "--incomplete", help="Merge shards although some of them are missing.")] = False,
     classes: Classes = None,
 ) -> None:
     """Merge, convert, filter or fuse map files, streams and label folders.

@@ -14,18 +14,13 @@ from drstool.errors import InputError
 @command("check", keep_going=False, example="drstool check cams.h5 labels cls.pt")
 def check(
     run: Run,
-    artefacts: Annotated[
-        Optional[list[str]],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Map files, streams, checkpoints, folders of labels, saliency maps or figures, datasets of "
-            "'drstool demo'; by default stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object a line for each input, whole or not; also with -q.")
-    ] = False,
+    artefacts: Annotated[Optional[list[str]], typer.Argument(
+        metavar="INPUT...",
+        help="Map files, streams, checkpoints, folders of labels, saliency maps or figures, datasets of "
+        "'drstool demo'; by default stdin.",
+        show_default=False)] = None,
+    json: Annotated[bool, typer.Option(
+        "--json", help="Print a JSON object a line for each input, whole or not; also with -q.")] = False,
 ) -> None:
     """Check that files and folders are whole: print a line for each thing wrong, and exit with 3 if there is one."""
     from drstool.stages import check as stage

@@ -21,14 +21,10 @@ if TYPE_CHECKING:
     from drstool.data import Dataset
     from drstool.reports.scores import Evaluation, Sweep
 
-Predictions = Annotated[
-    Optional[list[str]],
-    typer.Argument(
-        metavar="[INPUT]...",
-        help="Map file, stream or folder; by default what comes on stdin. Several are compared on the same images.",
-        show_default=False,
-    ),
-]
+Predictions = Annotated[Optional[list[str]], typer.Argument(
+    metavar="[INPUT]...",
+    help="Map file, stream or folder; by default what comes on stdin. Several are compared on the same images.",
+    show_default=False)]
 
 
 @dataclass(frozen=True)
@@ -62,22 +58,14 @@ class GroundTruth:
 class EvalOptions:
     """How predictions are scored, and how the scores are printed."""
 
-    ignored: Annotated[
-        str, typer.Option(metavar="miss|skip|background", help="What predicted ignore labels (255) count as.")
-    ] = "miss"
-    ignore_rules: Annotated[
-        bool, typer.Option("--ignore-rules/--no-ignore-rules", help="For maps: ignore pixels as pseudo-label does.")
-    ] = False
-    boundary: Annotated[
-        bool,
-        typer.Option(
-            "--boundary/--no-boundary", help="Also compute boundary IoU (Cheng et al., CVPR 2021); slower."
-        ),
-    ] = False
-    boundary_ratio: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="Boundary IoU: distance from a contour, over the image's diagonal."),
-    ] = 0.02
+    ignored: Annotated[str, typer.Option(
+        metavar="miss|skip|background", help="What predicted ignore labels (255) count as.")] = "miss"
+    ignore_rules: Annotated[bool, typer.Option(
+        "--ignore-rules/--no-ignore-rules", help="For maps: ignore pixels as pseudo-label does.")] = False
+    boundary: Annotated[bool, typer.Option(
+        "--boundary/--no-boundary", help="Also compute boundary IoU (Cheng et al., CVPR 2021); slower.")] = False
+    boundary_ratio: Annotated[float, typer.Option(
+        min=0.0, max=1.0, help="Boundary IoU: distance from a contour, over the image's diagonal.")] = 0.02
     per_image: Annotated[bool, typer.Option("--per-image", help="List the images, worst first.")] = False
     sweep: Annotated[
         Optional[str],
@@ -85,23 +73,17 @@ class EvalOptions:
             metavar="alpha|constant|power", help="For maps: compute scores at 256 values of this number, in one pass."
         ),
     ] = None
-    tolerance: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="--sweep: largest loss of mean IoU on the plateau around the best.")
-    ] = 0.005
-    select_on: Annotated[
-        Optional[str], typer.Option(help="--sweep: split on whose ground truth the best value is chosen.")
-    ] = None
+    tolerance: Annotated[float, typer.Option(
+        min=0.0, max=1.0, help="--sweep: largest loss of mean IoU on the plateau around the best.")] = 0.005
+    select_on: Annotated[Optional[str], typer.Option(
+        help="--sweep: split on whose ground truth the best value is chosen.")] = None
     report_on: Annotated[Optional[str], typer.Option(help="--sweep: split whose scores are then reported.")] = None
-    resamples: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Several inputs: bootstrap resamples of the images.")
-    ] = 2000
-    level: Annotated[
-        float, typer.Option(min=0.01, max=0.9999, help="Several inputs: level of the confidence intervals.")
-    ] = 0.95
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Fail if an image has no ground truth or prediction, or a prediction no image."),
-    ] = False
+    resamples: Annotated[int, typer.Option(
+        min=1, max=1_000_000, help="Several inputs: bootstrap resamples of the images.")] = 2000
+    level: Annotated[float, typer.Option(
+        min=0.01, max=0.9999, help="Several inputs: level of the confidence intervals.")] = 0.95
+    strict: Annotated[bool, typer.Option(
+        "--strict", help="Fail if an image has no ground truth or prediction, or a prediction no image.")] = False
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False
 

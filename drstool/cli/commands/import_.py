@@ -16,16 +16,12 @@ def import_(
     run: Run,
     file: Annotated[str, typer.Argument(metavar="FILE", help="The other project's file.", show_default=False)],
     output: Output,
-    origin: Annotated[
-        str, typer.Option("--from", metavar="drs", help="The other project: drs, the authors' code (qjadud1994/DRS).")
-    ] = "drs",
-    kind: Annotated[
-        Optional[str],
-        typer.Option(metavar="classifier|refiner", help="What the file holds; needed where it cannot be seen in it."),
-    ] = None,
-    delta: Annotated[
-        float, typer.Option(help="Bound of a fixed-DRS classifier, which the file does not say.", min=0.0, max=1.0)
-    ] = 0.55,
+    origin: Annotated[str, typer.Option(
+        "--from", metavar="drs", help="The other project: drs, the authors' code (qjadud1994/DRS).")] = "drs",
+    kind: Annotated[Optional[str], typer.Option(
+        metavar="classifier|refiner", help="What the file holds; needed where it cannot be seen in it.")] = None,
+    delta: Annotated[float, typer.Option(
+        help="Bound of a fixed-DRS classifier, which the file does not say.", min=0.0, max=1.0)] = 0.55,
     classes: Classes = None,
 ) -> None:
     """Convert a checkpoint of the authors' code."""

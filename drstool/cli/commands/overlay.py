@@ -26,9 +26,8 @@ def overlay(
     data: DataOrNone = None,
     split: Split = None,
     labels: LabelsOrNone = None,
-    maps: Annotated[
-        Optional[str], typer.Option("--maps", help="Maps, drawn as heat over the image: a map file or stream.")
-    ] = None,
+    maps: Annotated[Optional[str], typer.Option(
+        "--maps", help="Maps, drawn as heat over the image: a map file or stream.")] = None,
     target: Annotated[bool, typer.Option("--target/--no-target", help="Draw ground truth where there is some.")] = True,
 ) -> None:
     """Write pictures of images with labels, ground truth and maps over them."""

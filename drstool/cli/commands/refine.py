@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from drstool.cli.artifact import Artifact
 from drstool.cli.options import (
-    DataOrNone, Dtype, MapOptions, MapSize, MapsIn, NetworkOptions, OutputOrStdout, Split, Weights, command,
+    DTYPES, DataOrNone, Dtype, MapOptions, MapSize, MapsIn, NetworkOptions, OutputOrStdout, Split, Weights, command,
 )
-from drstool.cli.parameters import check_split
+from drstool.cli.parameters import check_choice, check_split
 from drstool.cli.run import Run, plain
 from drstool.errors import InputError, UsageError
 from drstool.recipe import RefineSettings
@@ -55,7 +55,7 @@ def refine(
     if maps is not None and data is not None:
         raise UsageError("refine", "takes images from --data or from maps, not both", "omit one of them")
     check_split(split, data)
-    stored.check()
+    check_choice("--dtype", stored.dtype, DTYPES)
     output = run.claim(output, "maps")
     refiner = load_checkpoint(weights, "refiner")
     settings = settings.for_network(refiner.recipe)

@@ -26,9 +26,8 @@ def refine_train(
     settings: RefinerRecipe,
     automatic: frozenset[str],
     data: Data,
-    maps: Annotated[
-        str, typer.Option("--maps", help="Map file with localization maps of the images.", show_default=False)
-    ],
+    maps: Annotated[str, typer.Option(
+        "--maps", help="Map file with localization maps of the images.", show_default=False)],
     output: Output,
     split: Split = None,
     *,

@@ -26,9 +26,8 @@ def segment(
     weights: Weights,
     output: OutputOrStdout = None,
     split: Split = None,
-    scores: Annotated[
-        Optional[str], typer.Option("--scores", help="Also write the probabilities, as a map file.")
-    ] = None,
+    scores: Annotated[Optional[str], typer.Option(
+        "--scores", help="Also write the probabilities, as a map file.")] = None,
     *,
     network: PrecisionOptions,
 ) -> None:
