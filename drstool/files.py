@@ -105,7 +105,7 @@ def content_digest(path: str | Path) -> str:
                     digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
                     hashlib.file_digest(file, lambda: digest)
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""How large a picture may be, and how its size is told."""
+"""How large a picture may be, and how its size is written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_PIXELS = 100_000_000
 
 
 def shown_size(size: tuple[int, ...]) -> str:
-    """An image size ``(H, W)`` as people are told it: width × height, in pixels.
+    """An image size ``(H, W)`` as users read it: width × height, in pixels.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A tiny dataset, tiny networks and the artefacts of a whole chain, each made once a session."""
+"""A tiny dataset, tiny networks and the artifacts of a whole chain, each made once a session."""
 
 import contextlib
 import io
@@ -134,7 +134,7 @@ def own_voc(tmp_path):
 
 @dataclass(frozen=True)
 class Made:
-    """The artefacts of a chain over the training pictures; not to be changed."""
+    """The artifacts of a chain over the training pictures; not to be changed."""
 
     cls: Path
     cams: Path

@@ -1,4 +1,4 @@
-"""``drstool check``: whole from cut, changed, unfinished and foreign, for every kind of artefact."""
+"""``drstool check``: whole from cut, changed, unfinished and foreign, for every kind of artifact."""
 
 import io
 import json

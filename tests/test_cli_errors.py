@@ -20,7 +20,7 @@ SMALL = ("--backbone", "vgg16-small", "--init", "none", "--epochs", "1", "--imag
 
 
 class World:
-    """Paths of the artefacts that tests use, and helpers to create more."""
+    """Paths of the artifacts that tests use, and helpers to create more."""
 
     def __init__(self, voc, made, tmp):
         self.voc, self.made, self.tmp = voc, made, tmp

@@ -16,7 +16,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def place(made, voc):
-    """A folder that others may enter, with artefacts to be spoilt."""
+    """A folder that others may enter, with artifacts to be spoilt."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     for name in ("cams", "labels", "cls", "pred"):

@@ -357,7 +357,7 @@ def test_a_training_goes_on_where_its_state_cannot_be_kept(drs, voc, made, tmp_p
     monkeypatch.setattr(training_state, "save_torch", full)
     outcome = drs(*line("train-cls", voc, made, "-o", tmp_path / "net.pt"))
     assert outcome.code == 0
-    assert "going on without a state for --resume" in outcome.err
+    assert "continuing without a state for --resume" in outcome.err
     assert (tmp_path / "net.pt").read_bytes() == uninterrupted("train-cls")[0]
 
 

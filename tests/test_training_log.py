@@ -89,7 +89,8 @@ def test_a_log_replaces_nothing(drs, words, tmp_path, at_step):
     log = tmp_path / "log.jsonl"
     log.write_text("dear diary\n")
     outcome = drs(*words)
-    assert (outcome.code, outcome.err) == (1, f"drstool: {log}: already exists; choose another -o, or use --overwrite\n")
+    assert (outcome.code, outcome.err) == (
+        1, f"drstool: {log}: already exists; choose another -o, or use --overwrite\n")
     outcome = drs(*words, "--resume")
     assert (outcome.code, outcome.err.splitlines()[-1]) == (
         1, f"drstool: {log}: is not the log of this training; give another --log, or --overwrite")
@@ -123,7 +124,7 @@ def test_a_full_disk_costs_the_log_and_not_the_training(drs, words, tmp_path, mo
     monkeypatch.setattr(training_log, "os", System())
     outcome = drs(*words)
     assert outcome.code == 0 and (tmp_path / "net.pt").exists()
-    assert outcome.err.count("going on without --log: ") == 1
+    assert outcome.err.count("continuing without --log: ") == 1
     assert len(lines(tmp_path / "log.jsonl")) == 3
 
 

@@ -1,8 +1,8 @@
 """Files and folders that appear under their final name only when whole.
 
 Everything is written under a temporary name beside the target (``.NAME.partial-…``) and renamed at
-the end, so that a reader never meets half a file and a failure leaves what was there before. What
-``--resume`` goes on with lies beside the target too (``.NAME.resume``), and so does the mark of who
+the end, so that a reader never meets half a file and a failure leaves what was there before. Beside
+the target are also what ``--resume`` continues (``.NAME.resume``) and the lock of the command that
 is writing (``.NAME.lock``).
 """
 
@@ -199,7 +199,7 @@ def sidecar(target: Path, role: str) -> Path:
 def writing(where: object, *paths: Path) -> Iterator[None]:
     """Turn what the system says about these paths, or about no path, into an OutputError.
 
-    A closed pipe passes through: it is no failure of an output.
+    A closed pipe passes through: it is not a failure of an output.
     """
     try:
         yield
@@ -287,7 +287,7 @@ def _exists(path: object) -> OutputError:
 
 
 def _kind_of(folder: Path) -> str | None:
-    """The kind a folder of ours says it is; None for somebody else's."""
+    """The kind of a folder that drstool wrote; None for any other."""
     try:
         header = json.loads((folder / HEADER_NAME).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -310,7 +310,7 @@ def _distinct(name: str) -> str:
 
 
 def _sync(path: Path) -> None:
-    # Network and quota file systems tell only now that there is no room.
+    # Network and quota file systems report only now that there is no room.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

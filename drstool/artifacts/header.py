@@ -1,4 +1,4 @@
-"""What every artefact says about itself: its kind, its object classes and where it came from."""
+"""What every artifact says about itself: its kind, its object classes and where it came from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LARGEST_WHOLE = 2**64
 HEADER_NAME = "drstool.json"
 END_NAME = "drstool.end.json"
 
-# What each kind of artefact is made of.
+# What each kind of artifact is made of.
 KINDS = {
     "localization-maps": "maps",
     "refined-maps": "maps",
@@ -48,7 +48,7 @@ _CLASSLESS = ("saliency", "figures", "dataset")
 
 @dataclass(frozen=True)
 class Header:
-    """Kind, object classes and provenance of an artefact.
+    """Kind, object classes and provenance of an artifact.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Header:
         Raises
         ------
         InputError
-            It is no JSON object, of another program, of a newer version, of an unknown kind, or
+            It is not a JSON object, of another program, of a newer version, of an unknown kind, or
             its class names cannot be object classes.
         """
         if isinstance(value, (str, bytes)):
@@ -160,7 +160,7 @@ def json_bytes(value: object) -> bytes:
     try:
         return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:
-        # A file name that is no Unicode; JSON's own escapes carry it.
+        # A file name that is not Unicode; JSON's own escapes carry it.
         return (json.dumps(value, indent=1) + "\n").encode()
 
 

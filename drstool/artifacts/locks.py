@@ -69,7 +69,7 @@ def _acquired(path: str | Path, kind: type[BaseFileLock]) -> BaseFileLock:
             path, "is already being written", f"wait for that command, or give another -o{advice}") from None
     except OSError as error:
         without_locks = not soft and error.errno in _NO_LOCKS
-        # Where there are no locks nobody has it; elsewhere it is removed by whoever made it.
+        # Without locks nobody holds it; otherwise its creator removes it.
         if is_new or without_locks:
             file.unlink(missing_ok=True)
         if without_locks:

@@ -69,22 +69,22 @@ def method_of(chain: Iterable[dict]) -> dict[str, object]:
     Examples
     --------
     >>> step = {"command": "drstool cam -o x", "settings": {"flip": True}, "used": {"tags": "list"}}
-    >>> told = method_of([step])
-    >>> told["flip"], told["crf"], told["tags"]
+    >>> method = method_of([step])
+    >>> method["flip"], method["crf"], method["tags"]
     (True, False, [{'step': 'cam', 'used': 'list'}])
     """
     steps = [(_step_name(entry), _mapping(entry, "settings"), _mapping(entry, "used")) for entry in chain]
-    told: dict[str, object] = {"recorded": bool(steps)}
+    method: dict[str, object] = {"recorded": bool(steps)}
     for name in ("crf", "flip", "sizes", "scales"):
         # A training's flip is another thing: how often it mirrors.
         found = [settings[name] for step, settings, _ in steps if name in settings and step not in _TRAININGS]
-        told[name] = found[-1] if found else False if steps else None
+        method[name] = found[-1] if found else False if steps else None
     cues = [settings for step, settings, _ in steps if step == "pseudo-label"]
-    told["cues"] = cues[-1] if cues else None
+    method["cues"] = cues[-1] if cues else None
     for kind in ("tags", "saliency", "pixel_ground_truth"):
         users = [{"step": step, "used": used[kind]} for step, _, used in steps if used.get(kind)]
-        told[kind] = users if steps else None
-    return told
+        method[kind] = users if steps else None
+    return method
 
 
 def _step_name(entry: dict) -> str:

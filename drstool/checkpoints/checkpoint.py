@@ -172,10 +172,10 @@ def job_difference(path: str | Path, job: Job) -> str | None:
     if KINDS[checkpoint.kind] != job.command:
         return f"holds a {checkpoint.kind}"
     if checkpoint.provenance:
-        told = recorded_job(checkpoint.provenance[-1], checkpoint.class_names)
+        recorded = recorded_job(checkpoint.provenance[-1], checkpoint.class_names)
     else:
-        told = {"classes": list(checkpoint.class_names), "settings": without_home(without_outcome(checkpoint.recipe))}
-    return job.difference(told)
+        recorded = {"classes": list(checkpoint.class_names), "settings": without_home(without_outcome(checkpoint.recipe))}
+    return job.difference(recorded)
 
 
 def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:

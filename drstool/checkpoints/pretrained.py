@@ -38,7 +38,7 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
     Raises
     ------
     InputError
-        The download fails, there are no weights for this backbone, or the file is no state dict.
+        The download fails, there are no weights for this backbone, or the file is not a state dict.
     """
     if init == "none":
         return None

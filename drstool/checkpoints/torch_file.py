@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drstool.errors import ForeignError, InputError
+from drstool.files import unreadable
 
 __all__ = ["AGAIN", "CODE", "check_torch_file"]
 
@@ -42,7 +43,7 @@ def check_torch_file(path: str | Path, allowed: Collection[str] = ()) -> None:
     Raises
     ------
     InputError
-        It is no torch file, truncated, changed (a checksum does not fit) or compressed, or may run code.
+        It is not a torch file, truncated, changed (a checksum does not fit) or compressed, or may run code.
     """
     try:
         with open(path, "rb") as file:
@@ -58,7 +59,7 @@ def check_torch_file(path: str | Path, allowed: Collection[str] = ()) -> None:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}", "check its permissions") from error
+        raise unreadable(path, error, "check its permissions") from error
     except Exception as error:  # zipfile and pickletools raise nearly anything on damaged files
         raise InputError(path, "is a damaged torch file, or truncated", AGAIN) from error
 

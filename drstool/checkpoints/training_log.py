@@ -1,6 +1,6 @@
 """The log of a training: a line of JSON for every few steps, every epoch, and its beginning and end.
 
-Unlike an artefact it grows while the training goes on, each line whole and in the file at once. A
+Unlike an artifact it grows during training, each line whole and in the file at once. A
 training that is resumed continues the file, from which what came after the saved state is cut off
 first: so each step and each epoch is in it once.
 """
@@ -35,7 +35,7 @@ class TrainingLog:
     path
         None: nothing is written.
     on_failure
-        Called once when the file cannot be written; the training goes on without.
+        Called once when the file cannot be written; training continues without.
     """
 
     def __init__(self, path: str | Path | None, on_failure: Callable[[OutputError], None]) -> None:

@@ -39,7 +39,7 @@ class TrainingState:
     job
         The state of a different job is refused.
     on_failure
-        Called when a state cannot be written; the training goes on without.
+        Called when a state cannot be written; training continues without.
 
     Attributes
     ----------

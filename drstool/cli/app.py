@@ -197,7 +197,7 @@ def _terminate_cleanly() -> None:
         raise SystemExit(EXIT_TERMINATED)
 
     _told_to_stop.clear()
-    # ValueError: not in the main thread, so it is somebody else's process, and their handler.
+    # ValueError: not in the main thread, so process and handler belong to another program.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, stop)
 

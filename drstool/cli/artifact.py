@@ -76,7 +76,7 @@ class Artifact:
 
     @property
     def work(self) -> dict[str, Any]:
-        """What every stage is told about working on many images."""
+        """What every stage takes to work on many images."""
         return {"on_error": self._run.on_error, "track": self._run.track, "total": self._total}
 
     @cached_property

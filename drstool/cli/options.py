@@ -244,9 +244,9 @@ def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -
 
 def _shown_name(parameter: inspect.Parameter) -> str:
     """How a user knows a parameter: its option, or its name."""
-    told = parameter.annotation.__metadata__[0]
+    declared = parameter.annotation.__metadata__[0]
     # In an Annotated, typer takes the first flag for the default.
-    flags = [flag for flag in (told.default, *(told.param_decls or ())) if str(flag).startswith("-")]
+    flags = [flag for flag in (declared.default, *(declared.param_decls or ())) if str(flag).startswith("-")]
     return flags[0] if flags else parameter.name.upper()
 
 

@@ -32,7 +32,7 @@ SelectOn = Annotated[Optional[str], typer.Option(
     "result.")]
 Log = Annotated[Optional[str], typer.Option(
     "--log",
-    help="Write metrics to this file while the training goes on: one JSON object per line, every ten steps and "
+    help="Write metrics to this file during training: one JSON object per line, every ten steps and "
     "every epoch.")]
 
 
@@ -192,7 +192,7 @@ class _Reporter(Observer):
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:
-        """In the block the training goes on; the log says how it ends."""
+        """In the block the network is trained; the log says how it ends."""
         try:
             yield
             self._log.add("end", step=self._step)
@@ -420,7 +420,7 @@ class TrainingRun:
         return type(error)(error.where, error.what, f"{error.right}; the network after step {step} is in {path}")
 
     def _cannot_save(self, error: OutputError) -> None:
-        self._run.say(f"{self._run.command}: going on without a state for --resume: {error}")
+        self._run.say(f"{self._run.command}: continuing without a state for --resume: {error}")
 
     def _cannot_log(self, error: OutputError) -> None:
-        self._run.say(f"{self._run.command}: going on without --log: {error}")
+        self._run.say(f"{self._run.command}: continuing without --log: {error}")

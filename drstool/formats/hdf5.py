@@ -248,12 +248,12 @@ class UntrustedFile:
         Raises
         ------
         InputError
-            It goes on.
+            It does not.
         """
         if self._is_path and len(self._start) == _SUPERBLOCK_BYTES and self._start[8] in (2, 3) and self._start[9] == 8:
             more = os.path.getsize(self._source) - int.from_bytes(self._start[_END_OF_FILE], "little")
             if more > 0:
-                raise InputError(where, f"goes on for {more} bytes after its end", "copy it again")
+                raise InputError(where, f"has {more} bytes after its end", "copy it again")
 
     def _check_heaps(self) -> None:
         """Check, once, the heaps that hold texts of any length: HDF5 runs in circles on an entry of no size."""

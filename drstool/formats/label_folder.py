@@ -1,7 +1,7 @@
-"""Folders of label PNGs, ours or somebody else's.
+"""Folders of label PNGs, drstool's or another program's.
 
 A folder of labels is an unpacked stream: ``drstool.json``, ``<id>.png`` for each image, and
-``drstool.end.json`` last. A folder without ``drstool.json`` is somebody else's; its PNGs are read
+``drstool.end.json`` last. A folder without ``drstool.json`` is another program's; its PNGs are read
 all the same, with their paths below the folder as ids.
 """
 
@@ -95,7 +95,7 @@ class LabelFolderWriter:
 
 
 class LabelFolderReader:
-    """Reads a folder of label PNGs, ours or somebody else's.
+    """Reads a folder of label PNGs, drstool's or another program's.
 
     Raises
     ------
@@ -151,7 +151,7 @@ class LabelFolderReader:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Check that a folder of ours has all of its PNGs; somebody else's passes.
+    """Check that a folder of drstool's has all of its PNGs; another program's passes.
 
     Raises
     ------

@@ -90,7 +90,7 @@ def write_end(folder: Path, header: Header, count: int) -> None:
 
 
 def read_marker(folder: Path) -> tuple[Header | None, bytes | None]:
-    """The header of a folder of ours and its bytes; None for somebody else's folder.
+    """The header of a folder of ours and its bytes; None for another program's folder.
 
     Raises
     ------

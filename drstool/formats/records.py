@@ -1,4 +1,4 @@
-"""The records of artefacts: the maps or the labels of one image, read or still to be read."""
+"""The records of artifacts: the maps or the labels of one image, read or still to be read."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def check_map_record(record: MapRecord, num_object_classes: int, where: object) 
 
 
 def check_label_record(record: LabelRecord, header: Header, where: object) -> None:
-    """Check that an artefact of that header can hold a record.
+    """Check that an artifact of that header can hold a record.
 
     Raises
     ------

@@ -235,9 +235,9 @@ def _stream_on(stream: BinaryIO, header: Header, where: str) -> Iterator[RecordS
 
 @contextmanager
 def _map_file_on(stream: BinaryIO, header: Header, threads: int) -> Iterator[RecordSink]:
-    told = f"temporary folder {tempfile.gettempdir()}"
-    with writing(told), tempfile.TemporaryFile() as spool:
-        with MapFileWriter(spool, header, where=told) as writer:
+    where = f"temporary folder {tempfile.gettempdir()}"
+    with writing(where), tempfile.TemporaryFile() as spool:
+        with MapFileWriter(spool, header, where=where) as writer:
             yield RecordSink(writer, threads=threads)
         spool.seek(0)
         while part := spool.read(_COPY_BYTES):

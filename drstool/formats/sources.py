@@ -41,7 +41,7 @@ class RecordSource:
     Attributes
     ----------
     header : Header or None
-        None for a folder that somebody else made.
+        None for another program's folder.
     kind : str
         The header's kind; ``"labels"`` where there is no header.
     where : str

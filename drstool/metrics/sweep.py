@@ -223,10 +223,10 @@ class _Thresholds:
         for portion in _portions(given.size, _PORTION):
             few = given[portion]
             part = (np.minimum(few, np.float32(1)) * np.float32(_PARTS)).astype(np.intp)
-            told = self._below.take(part)
+            below = self._below.take(part)
             for thresholds in self._next:
-                told += thresholds.take(part) <= few
-            found[portion] = told
+                below += thresholds.take(part) <= few
+            found[portion] = below
         return count
 
 

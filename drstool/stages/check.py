@@ -126,8 +126,8 @@ def _as_file(path: str | None, stdin: BinaryIO | None) -> Iterator[tuple[str | N
     if stream is None or stream.isatty() or not stream.peek(8).startswith((*_TORCH_STARTS, _PNG_START)):
         yield None, stream
         return
-    told = f"temporary folder {tempfile.gettempdir()}"
-    with writing(told), tempfile.NamedTemporaryFile() as spool:
+    where = f"temporary folder {tempfile.gettempdir()}"
+    with writing(where), tempfile.NamedTemporaryFile() as spool:
         shutil.copyfileobj(stream, spool)
         spool.flush()
         yield spool.name, None

@@ -116,7 +116,7 @@ def evaluate(
     ------
     InputError
         No image is common to both; images lack a prediction; class names differ or are unknown; a
-        prediction has not its target's size, appears twice, or holds values that are no label; a
+        prediction differs from its target in size, appears twice, or holds values that are not labels; a
         file cannot be read.
     UsageError
         Maps without ``saliency_of`` where the background cue needs one.

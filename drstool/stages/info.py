@@ -34,8 +34,8 @@ def describe(path: str | None) -> dict[str, Any]:
             raise InputError(path, "no such file or folder", "give a file or folder that drstool wrote")
         if _is_checkpoint(Path(path)):
             return _checkpoint(path)
-        if (told := _folder(Path(path))) is not None:
-            return told
+        if (description := _folder(Path(path))) is not None:
+            return description
     with open_records(path) as source:
         return _records(source)
 
@@ -106,23 +106,23 @@ def _folder(path: Path) -> dict[str, Any] | None:
 
 def _records(source: RecordSource) -> dict[str, Any]:
     header, ids = source.header, source.ids()
-    told: dict[str, Any] = {
+    description: dict[str, Any] = {
         "kind": source.kind,
         "class_names": list(header.class_names) if header else None,
     }
     if header and header.shard:
-        told["part"] = str(header.shard)
+        description["part"] = str(header.shard)
     count = 0
     if ids is None:
         # A stream: only its end tells how many there are.
         for record in source.records():
             count += 1
-            told.setdefault("first", _record(record))
+            description.setdefault("first", _record(record))
     else:
         count = len(ids)
         if ids:
-            told["first"] = _record(source.read(ids[0]))
-    return told | {"images": count, "provenance": list(header.provenance) if header else []}
+            description["first"] = _record(source.read(ids[0]))
+    return description | {"images": count, "provenance": list(header.provenance) if header else []}
 
 
 def _record(record: Any) -> dict[str, Any]:
@@ -143,12 +143,12 @@ def _record(record: Any) -> dict[str, Any]:
     }
 
 
-def as_json(told: dict[str, Any]) -> str:
+def as_json(description: dict[str, Any]) -> str:
     """The description as JSON."""
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(description, indent=2, ensure_ascii=False) + "\n"
 
 
-def as_text(told: dict[str, Any]) -> str:
+def as_text(description: dict[str, Any]) -> str:
     """The description as aligned lines; of the provenance, the command lines.
 
     Examples
@@ -159,7 +159,7 @@ def as_text(told: dict[str, Any]) -> str:
     images       2
     """
     lines = []
-    for name, value in told.items():
+    for name, value in description.items():
         if name == "provenance":
             continue
         if name == "class_names":
@@ -167,7 +167,7 @@ def as_text(told: dict[str, Any]) -> str:
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {_short(item, key)}" for key, item in value.items())
         lines.append((name.replace("_", " "), str(value)))
-    for number, step in enumerate(told.get("provenance", ()), start=1):
+    for number, step in enumerate(description.get("provenance", ()), start=1):
         lines.append((f"step {number}", f"{step.get('time', '')}  {step.get('command', '')}"))
     width = max(len(name) for name, _ in lines)
     return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)

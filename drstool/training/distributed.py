@@ -115,7 +115,7 @@ class Team:
     def leave(self) -> None:
         """Part from the others, with nothing under way between them."""
         if self.size > 1 and dist.is_initialized():
-            # A process that is gone already is no matter any more.
+            # A process that has already ended does not matter.
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""What is reported of a training while it goes on, and to whom."""
+"""What is reported during training, and to whom."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class TrainState:
         Raises
         ------
         Diverged
-            A loss or a weight is not finite: this is no state to resume from.
+            A loss or a weight is not finite, so that this state must not be resumed.
         """
         self._losses.read()
         weights = self._model.state_dict()

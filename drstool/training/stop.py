@@ -19,7 +19,7 @@ class Stop:
     """
 
     _TO_END = (signal.SIGINT, signal.SIGTERM)
-    # To be told to stop comes before news of workers that were told so too.
+    # A request to stop comes before news of workers that were stopped by it too.
     _DEFERRED = (*_TO_END, signal.SIGCHLD)
 
     def __init__(self) -> None:

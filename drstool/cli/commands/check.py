@@ -14,7 +14,7 @@ from drstool.errors import InputError
 @command("check", keep_going=False, example="drstool check cams.h5 labels cls.pt")
 def check(
     run: Run,
-    artefacts: Annotated[Optional[list[str]], typer.Argument(
+    artifacts: Annotated[Optional[list[str]], typer.Argument(
         metavar="INPUT...",
         help="Map files, streams, checkpoints, folders of labels, saliency maps or figures, datasets of "
         "'drstool demo'; by default stdin.",
@@ -26,8 +26,8 @@ def check(
     from drstool.stages import check as stage
 
     problems = 0
-    for artefact in artefacts or ["-"]:
-        report = stage.check(artefact, workers=run.threads, track=run.track)
+    for artifact in artifacts or ["-"]:
+        report = stage.check(artifact, workers=run.threads, track=run.track)
         problems += len(report.problems)
         if json:
             run.write(stage.as_json(report))

@@ -13,7 +13,7 @@ from drstool.cli.run import Run
 @command("info", keep_going=False, example="drstool info cams.h5")
 def info(
     run: Run,
-    artefact: Annotated[
+    artifact: Annotated[
         Optional[str],
         typer.Argument(
             metavar="INPUT", help="Map file, stream, label folder or checkpoint; by default stdin.", show_default=False
@@ -24,5 +24,5 @@ def info(
     """Print what a map file, stream, label folder or checkpoint holds."""
     from drstool.stages import info as stage
 
-    description = stage.describe(artefact)
+    description = stage.describe(artifact)
     run.write(stage.as_json(description) if json else stage.as_text(description))
