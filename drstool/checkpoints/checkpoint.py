@@ -161,7 +161,7 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
 
 
 def job_difference(path: str | Path, job: Job) -> str | None:
-    """How the work that a checkpoint came of differs from another; None where it is the same.
+    """How the job that made a checkpoint differs from another; None where it is the same.
 
     Nothing differs in what a checkpoint without provenance does not record.
     """
@@ -172,10 +172,9 @@ def job_difference(path: str | Path, job: Job) -> str | None:
     if KINDS[checkpoint.kind] != job.command:
         return f"holds a {checkpoint.kind}"
     if checkpoint.provenance:
-        recorded = recorded_job(checkpoint.provenance[-1], checkpoint.class_names)
-    else:
-        recorded = {"classes": list(checkpoint.class_names), "settings": without_home(without_outcome(checkpoint.recipe))}
-    return job.difference(recorded)
+        return job.difference(recorded_job(checkpoint.provenance[-1], checkpoint.class_names))
+    recipe = without_home(without_outcome(checkpoint.recipe))
+    return job.difference({"classes": list(checkpoint.class_names), "settings": recipe})
 
 
 def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
