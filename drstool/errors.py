@@ -1,10 +1,10 @@
-"""The errors a user can cause, each one line and each with its exit code."""
+"""Errors that a user can cause: each is one line and has an exit code."""
 
 from __future__ import annotations
 
 __all__ = [
     "EXIT_INTERRUPTED", "EXIT_TERMINATED", "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError",
-    "ToldElsewhere", "UnfinishedError", "UsageError", "signal_behind",
+    "ReportedByPeer", "UnfinishedError", "UsageError", "signal_behind",
 ]
 
 # After Ctrl-C, and after SIGTERM.
@@ -12,16 +12,16 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 class DrstoolError(Exception):
-    """A failure told to the user as one line: *where: what is wrong; what would be right*.
+    """A failure, shown to the user as one line: *where: what was found; what was expected, or what to do*.
 
     Parameters
     ----------
     where
         The file, option, image id or command the failure is about.
     what
-        What is wrong with it.
+        What was found.
     right
-        What would be right, or what to do now. Empty when nothing sensible can be said.
+        What was expected, or what to do now; empty where nothing sensible can be said.
 
     Examples
     --------
@@ -34,48 +34,48 @@ class DrstoolError(Exception):
     def __init__(self, where: object, what: str, right: str = "") -> None:
         self.where, self.what, self.right = str(where), what, right
         line = f"{where}: {what}" + (f"; {right}" if right else "")
-        # A file name or another library's message may hold line ends; the promise is one line.
+        # A file name or a library's message may hold line breaks.
         super().__init__(" ".join(line.split()))
 
     def __reduce__(self) -> tuple:
-        # Errors come out of worker processes, by way of pickle.
+        # Worker processes pass errors on as pickles.
         return type(self), (self.where, self.what, self.right)
 
 
 class UsageError(DrstoolError):
-    """The command line asks for something that cannot be."""
+    """The command line asks for something impossible."""
 
     exit_code = 2
 
 
 class InputError(DrstoolError):
-    """Something that was to be read is missing, damaged or of another kind."""
+    """An input is missing, damaged or of another kind."""
 
     exit_code = 3
 
 
 class ForeignError(InputError):
-    """An input is another program's, or none of the kinds of file that are read."""
+    """An input is another program's, or of no kind that is read."""
 
 
 class UnfinishedError(InputError):
-    """An input is ours, and the command that was writing it has not come to its end."""
+    """An input is ours, but the command that was writing it has not finished."""
 
 
 class OutputError(DrstoolError):
-    """Something that was to be written cannot be: it exists, the disk is full, no permission."""
+    """An output cannot be written: it exists, the disk is full, there is no permission."""
 
     exit_code = 1
 
 
 class ItemsFailed(DrstoolError):
-    """The work is done, but some images were left out (``--keep-going``)."""
+    """The command finished, but some images failed and were left out (``--keep-going``)."""
 
     exit_code = 4
 
 
-class ToldElsewhere(DrstoolError):
-    """This process ends with others of the same run, one of which tells the user why.
+class ReportedByPeer(DrstoolError):
+    """This process ends with others of the same training, one of which tells the user why.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class ToldElsewhere(DrstoolError):
     """
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("torchrun", "another process tells why this one ends")
+        super().__init__("torchrun", "another process reports why this one ends")
         self.exit_code = exit_code
 
     def __reduce__(self) -> tuple:
@@ -91,10 +91,10 @@ class ToldElsewhere(DrstoolError):
 
 
 def signal_behind(error: BaseException | None) -> int | None:
-    """Exit code for the signal that an error came of; None where it did not come of one.
+    """Exit code of the signal that caused an error; None where none did.
 
-    What a signal raises may arrive as another error: Python 3.11, for one, makes a RuntimeError of
-    whatever is raised while a class that is being made names its attributes.
+    What a signal raises may arrive as another error: Python 3.11, for one, turns whatever is raised in a
+    ``__set_name__`` into a RuntimeError.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -1,14 +1,15 @@
-"""Reading whole files of bounded size, and the error for those that cannot be read."""
+"""Reading files whole, within bounds, and their digests; and what to say of those that cannot be read."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
 
 from drstool.errors import InputError
 
-__all__ = ["read_bytes", "unreadable"]
+__all__ = ["content_digest", "read_bytes", "unreadable"]
 
 # Sixteen times what the largest picture takes uncompressed.
 _MAX_BYTES = 2**31
@@ -80,3 +81,35 @@ def _read_whole(file: int, size: int, most: int, where: object) -> bytes:
     if found > most:
         raise InputError(where, f"has more than {most:,} bytes", "give a smaller file")
     return b"".join(parts)
+
+
+def content_digest(path: str | Path) -> str:
+    """``sha256:`` and the digest of a file's bytes, or of the names, sizes and bytes of a folder's files.
+
+    Hidden files do not count.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        if not os.path.isdir(path):
+            with open(path, "rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        else:
+            for name in sorted(_names_in(Path(path))):
+                with open(os.path.join(path, name), "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+                    hashlib.file_digest(file, lambda: digest)
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror or error}") from error
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Paths of a folder's files, at any depth, relative to it and with ``/``."""
+    return [Path(root, name).relative_to(folder).as_posix()
+            for root, _, names in os.walk(folder) for name in names if not name.startswith(".")]

@@ -1,7 +1,7 @@
-"""Image ids: which strings may be one, and how one becomes a file's name.
+"""Image ids: which strings are valid, and the file names made of them.
 
-An id is free text of the dataset: it may hold ``/``, spaces, dots and any Unicode. It is also the
-name of what is written for the image, so nothing may be an id that could leave the output folder.
+An id is free text of the dataset: it may contain ``/``, spaces, dots and any Unicode. It also names the
+files written for the image, so no id may lead out of the output folder.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from drstool.errors import InputError
 
 __all__ = ["ONE_NAME_RULE", "Names", "check_id", "member_name"]
 
-# 255 bytes is the longest file name of common file systems; room is left for endings.
+# Common file systems take names of up to 255 bytes; this leaves room for suffixes.
 _MAX_COMPONENT_BYTES = 200
-# With the folders above it, a path of common systems may have 4096.
+# A whole path may have 4096 bytes on common systems.
 _MAX_ID_BYTES = 1024
 
 
 def check_id(identifier: object, where: object) -> str:
-    """The id itself, after checking that a file can be named after it.
+    """The id itself, after checking that it can name a file.
 
     Parameters
     ----------
     identifier
-        What the dataset calls the image.
+        The dataset's name for the image.
     where
         Named in the error: the list, the manifest line, the archive.
 
     Raises
     ------
     InputError
-        Empty, not text, absolute, with a part ``.``, ``..`` or nothing between two slashes, with a
-        control character, or with a part too long for a file name, or too long altogether.
+        It is empty, not text, absolute or too long, has a part that is empty, ``.``, ``..`` or too
+        long for a file name, or contains a control character.
 
     Examples
     --------
@@ -40,12 +40,12 @@ def check_id(identifier: object, where: object) -> str:
     'street/2007 000032.ä'
     """
     if not isinstance(identifier, str) or not identifier:
-        raise InputError(where, f"{identifier!r} is no image id", "an id is a non-empty text")
+        raise InputError(where, f"{identifier!r} is not an image id", "an id is a non-empty string")
     shown = f"id {identifier!r}"
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in identifier):
-        raise InputError(where, f"{shown} holds a control character", "use printable characters")
+        raise InputError(where, f"{shown} contains a control character", "use printable characters")
     if len(identifier.encode()) > _MAX_ID_BYTES:
-        raise InputError(where, f"{shown[:60]}… is too long", f"an id takes at most {_MAX_ID_BYTES:,} bytes")
+        raise InputError(where, f"{shown[:60]}… is too long", f"an id has at most {_MAX_ID_BYTES:,} bytes")
     for part in identifier.split("/"):
         if part in ("", ".", ".."):
             raise InputError(
@@ -55,13 +55,13 @@ def check_id(identifier: object, where: object) -> str:
         if len(part.encode()) > _MAX_COMPONENT_BYTES:
             raise InputError(
                 where, f"{shown[:60]}… is too long",
-                f"a part between slashes takes at most {_MAX_COMPONENT_BYTES} bytes",
+                f"a part between slashes has at most {_MAX_COMPONENT_BYTES} bytes",
             )
     return identifier
 
 
 def member_name(identifier: str, suffix: str) -> str:
-    """File name of an image's record, relative to the folder or archive that holds it.
+    """File name of an image's record, relative to its folder or archive.
 
     Examples
     --------
@@ -72,18 +72,17 @@ def member_name(identifier: str, suffix: str) -> str:
 
 
 ONE_NAME_RULE = (
-    "list each image once, and let no id be the folder of another, differ from another in upper and "
-    "lower case or in how Unicode spells it only, or begin a part with '._'"
+    "list each image once; no id may be the folder of another, differ from another only in case or "
+    "Unicode normalization, or have a part that begins with '._'"
 )
 
 
 class Names:
-    """The names that go into one folder, no two of which any file system takes for one.
+    """The names in one folder, no two of which are the same to any file system.
 
     The rule is the same everywhere, so that a folder written here can be copied elsewhere: some file
-    systems do not tell ``A`` from ``a``, and some not a letter with its accent from the letter and the
-    accent. It holds for the folders in a name too. Names that begin with ``._`` are companions of
-    files on one system, and are refused.
+    systems ignore case, and some normalize Unicode. It holds for the folders in a name, too. Names
+    that begin with ``._`` are refused, as macOS gives them to companions of files.
 
     Parameters
     ----------
@@ -97,26 +96,26 @@ class Names:
     >>> names.add("Street/2")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    drstool.errors.InputError: labels: cannot take 'Street/2' beside 'street': its name is taken; ...
+    drstool.errors.InputError: labels: cannot store 'Street/2' next to 'street': its name is already taken; ...
     """
 
     def __init__(self, where: object) -> None:
         self._where = where
-        # As a file system might see a name: as it is written. Folders end in '/'.
+        # Normalized names; those of folders end in '/', and lead to the name as given.
         self._files: set[str] = set()
         self._folders: dict[str, str] = {}
 
     def add(self, name: str) -> None:
-        """Take a name, or refuse it.
+        """Take a name.
 
         Raises
         ------
         InputError
-            It is taken, or would be on another system.
+            It is taken, or would be on some file system.
         """
         *parents, _ = parts = name.split("/")
         if any(part.startswith("._") for part in parts):
-            raise InputError(self._where, f"cannot take '{name}'", ONE_NAME_RULE)
+            raise InputError(self._where, f"cannot store '{name}'", ONE_NAME_RULE)
         folder = ""
         for parent in parents:
             folder += parent + "/"
@@ -130,12 +129,12 @@ class Names:
         self._files.add(seen)
 
     def _refuse(self, name: str, other: str) -> None:
-        beside = f" beside '{other}'" if other and other != name else ""
-        raise InputError(self._where, f"cannot take '{name}'{beside}: its name is taken", ONE_NAME_RULE)
+        beside = f" next to '{other}'" if other and other != name else ""
+        raise InputError(self._where, f"cannot store '{name}'{beside}: its name is already taken", ONE_NAME_RULE)
 
 
 def _seen_as(name: str) -> str:
-    """A name as the least discerning file system sees it.
+    """A name as a file system sees it that ignores case and normalizes Unicode.
 
     Examples
     --------
@@ -144,5 +143,5 @@ def _seen_as(name: str) -> str:
     """
     if name.isascii():
         return name.lower()
-    # Casefolding may leave something to normalise, and the other way round.
+    # Casefolding may leave something to normalize, and vice versa.
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())

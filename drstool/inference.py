@@ -1,37 +1,39 @@
-"""Class maps of images: at several sizes, mirrored or not, fused into one."""
+"""Class maps and class probabilities of images, fused over several input sizes and mirroring."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drstool.models.vgg import NUM_RECTIFIERS, VGG, image_scores
+from drstool.models.convolution import layout
+from drstool.models.vgg import NUM_ACTIVATIONS, VGG, image_scores
 from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
 
 __all__ = [
-    "computing", "fused_maps", "grad_cam", "localization_map", "normalize", "on_device",
+    "Execution", "fused_maps", "grad_cam", "localization_map", "normalize", "on_device",
     "predicted_channels", "refined_map", "segment_probabilities",
 ]
 
-# Class maps (N, C, h, w) of normalised images, given the channels that are wanted of each.
+# Gives class maps (N, C, h, w) of normalised images, and of the channels wanted of each.
 Network = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
-# Chosen class maps (1, P, h, w), of one image or several, brought to a size (H, W).
+# Resizes class maps (1, P, h, w), of one image or several, to (H, W).
 Finish = Callable[[Tensor, tuple[int, int]], Tensor]
 
-# Keeps the division defined where a class map is zero everywhere (authors' code).
+# Avoids a division by zero where a class map is zero everywhere (authors' code).
 _EPSILON = 1e-5
 
-# Pixels a side of which the pooling layers leave something.
+# Smaller inputs vanish in the pooling layers.
 _LEAST_SIDE = 8
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Images as networks take them.
+    """Images normalised by ImageNet's mean and standard deviation, as networks take them.
 
     Parameters
     ----------
@@ -47,56 +49,77 @@ def normalize(images: Tensor) -> Tensor:
 
 @cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation on a device, sent there once: sending would wait for the device's work."""
+    """Mean and standard deviation on a device, copied once, as a copy would wait for the device's other work."""
     with torch.inference_mode(False):
         mean, std = (torch.tensor(values)[:, None, None] for values in (NORMALIZE_MEAN, NORMALIZE_STD))
         return mean.to(device), std.to(device)
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device; to a GPU it travels while the caller goes on."""
+    """A CPU tensor on the device; copied to a GPU asynchronously."""
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
-@contextmanager
-def computing(
-    device: torch.device, precision: str = "float32", *, tf32: bool = True, autotune: bool = False,
-    winograd: bool = True,
-) -> Iterator[None]:
-    """A block without gradients, in which networks compute in the given way.
+@dataclass(frozen=True)
+class Execution:
+    """Where and how networks and CRFs run.
 
-    Parameters
+    Attributes
     ----------
     device
     precision
         ``float32``, ``float16`` or ``bfloat16``; the latter two by autocast, with float32 weights.
     tf32
-        False: products in float32 proper, also on GPUs that would round their factors to TF32.
+        False: matrix products in full float32, also on GPUs that would round factors to TF32.
     autotune
-        On a GPU, have cuDNN try its convolutions at each new size: pays where sizes stay.
+        On a GPU, let cuDNN choose the fastest convolutions where image sizes stay the same.
     winograd
-        False: on a CPU, convolutions by PyTorch's own way; see :mod:`drstool.models.convolution`.
+        On a CPU, use Winograd convolutions; see :mod:`drstool.models.convolution`.
+    workers
+        Threads that read images, or run the CRF on several images; results do not depend on it.
     """
-    dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision)
-    casting = nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
-    if device.type == "cuda":
-        cudnn.benchmark = autotune
-        if not tf32:
-            cudnn.allow_tf32 = products.allow_tf32 = False
-    try:
-        with torch.no_grad(), casting, torch.backends.nnpack.flags(enabled=winograd):
-            yield
-    finally:
-        if device.type == "cuda":
-            cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32 = before
+
+    device: torch.device = torch.device("cpu")
+    precision: str = "float32"
+    tf32: bool = True
+    autotune: bool = True
+    winograd: bool = True
+    workers: int = 1
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory layout in which the device convolves fastest."""
+        return layout(self.device, self.precision, self.winograd)
+
+    @contextmanager
+    def computing(self, *, same_size: bool = False) -> Iterator[None]:
+        """Run a block without gradients, with these settings in force.
+
+        Parameters
+        ----------
+        same_size
+            Whether most batches have the size of this one, so that autotuning pays.
+        """
+        dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(self.precision)
+        casting = nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+        cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
+        if self.device.type == "cuda":
+            cudnn.benchmark = self.autotune and same_size
+            if not self.tf32:
+                cudnn.allow_tf32 = products.allow_tf32 = False
+        try:
+            with torch.no_grad(), casting, torch.backends.nnpack.flags(enabled=self.winograd):
+                yield
+        finally:
+            if self.device.type == "cuda":
+                cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32 = before
 
 
 def localization_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Positive part, upsampled, each class divided by its maximum.
+    """The positive part of class maps, upsampled and divided by each class's maximum.
 
     Parameters
     ----------
@@ -113,7 +136,7 @@ def localization_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def refined_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The refiner's regression, upsampled; negative values are 0.
+    """The refiner's regression, upsampled, with negative values set to 0.
 
     Parameters
     ----------
@@ -142,7 +165,7 @@ def fused_maps(
     sizes: Sequence[int],
     flip: bool = False,
 ) -> list[Tensor]:
-    """Maps of a batch: the element-wise maximum over the sizes (and over the mirrored image).
+    """Maps of a batch: the element-wise maximum over the input sizes, and over the mirrored images if asked.
 
     Parameters
     ----------
@@ -156,17 +179,17 @@ def fused_maps(
     outputs
         (H, W) of each image's maps.
     sizes
-        Sides in pixels at which the images are seen.
+        Sides in pixels of the network's inputs.
     flip
-        Also see the mirrored images.
+        Also use the mirrored images.
 
     Returns
     -------
     list of (K, H, W) float32
         On the images' device.
     """
-    # Only the wanted maps go on, those of one output size side by side: a few large steps instead of
-    # many small ones, and one transfer of numbers to the device, not one for each image.
+    # Only the wanted maps are processed, all those of one output size together: a few large steps
+    # instead of many small ones, and one copy of indices to the device instead of one per image.
     by_output: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for n, (wanted, output) in enumerate(zip(channels, outputs, strict=True)):
         by_output.setdefault(tuple(output), []).extend((n, channel) for channel in wanted)
@@ -198,7 +221,7 @@ def _by_image(
     fused: dict[tuple[int, int], Tensor], channels: Sequence[Sequence[int]],
     outputs: Sequence[tuple[int, int]], images: Tensor,
 ) -> list[Tensor]:
-    """Maps that lie side by side in the images' order, as one tensor an image."""
+    """One tensor per image, from maps that are concatenated in the images' order."""
     taken = dict.fromkeys(fused, 0)
     maps = []
     for wanted, output in zip(channels, map(tuple, outputs), strict=True):
@@ -212,10 +235,10 @@ def _by_image(
 
 
 def grad_cam(model: VGG, layer: int) -> Network:
-    """Grad-CAM at the activations of one layer, as a network.
+    """A network that gives the Grad-CAM maps at the activations of one layer.
 
     The map of class c is ``sum_k w_k A_k`` with ``w_k`` the spatial sum of ``d score_c / d A_k``;
-    its positive part is taken later. At the last layer this is the plain map but for the bias.
+    its positive part is taken later. At the last layer this is the plain map without its bias.
 
     Parameters
     ----------
@@ -234,17 +257,17 @@ def grad_cam(model: VGG, layer: int) -> Network:
     def network(images: Tensor, channels: Sequence[Sequence[int]]) -> Tensor:
         with torch.enable_grad():
             activations = model.features(images, 0, layer + 1).detach().requires_grad_()
-            scores = image_scores(model.output(model.features(activations, layer + 1, NUM_RECTIFIERS)))
+            scores = image_scores(model.output(model.features(activations, layer + 1, NUM_ACTIVATIONS)))
             maps = activations.new_zeros(
                 (len(images), model.output.out_channels, *activations.shape[2:]), dtype=torch.float32)
-            # Images do not influence each other in evaluation mode, so one backward pass serves
-            # one class of every image.
+            # Images do not influence each other in evaluation mode, so that one backward pass is
+            # enough for one class of every image.
             for slot in range(max(map(len, channels), default=0)):
                 chosen = [(n, wanted[slot]) for n, wanted in enumerate(channels) if slot < len(wanted)]
                 total = sum(scores[n, c] for n, c in chosen)
                 (gradient,) = torch.autograd.grad(total, activations, retain_graph=True)
-                # Paper: the mean / here: the sum, because a map as small as the mean makes it would
-                # be visibly lowered by the epsilon of the later division.
+                # Paper: the mean / here: the sum, as the epsilon of the later division would visibly
+                # lower maps as small as the mean makes them.
                 weights = gradient.sum(dim=(2, 3), keepdim=True)
                 weighted = (weights * activations).sum(dim=1).detach()
                 for n, c in chosen:
@@ -255,7 +278,7 @@ def grad_cam(model: VGG, layer: int) -> Network:
 
 
 def predicted_channels(model: VGG, images: Tensor, threshold: float) -> list[list[int]]:
-    """Object channels that the classifier finds in each image, the strongest at least.
+    """Object channels that the classifier finds in each image; the most probable one always counts.
 
     Parameters
     ----------
@@ -281,9 +304,9 @@ def segment_probabilities(
     image : (1, 3, H, W) float32
         Normalised.
     scales
-        Factors at which the image is seen.
+        Factors by which the image is resized.
     flip
-        Also see the mirrored image.
+        Also use the mirrored image.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Class names, label values and colours: the only place that knows them.
 
 A *class name list* holds the object classes only. Object channel ``c`` of a map (counted from 0)
-is label ``c + 1`` of a label image; 0 is background and the highest value is ignored: 255 of one
-byte a pixel, which is enough for 254 object classes, and 65535 of two bytes a pixel beyond.
+is label ``c + 1`` of a label image; 0 is background, and the highest value of the data type is
+ignored: 255 in uint8, for up to 254 object classes, or 65535 in uint16.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ __all__ = [
 ]
 
 BACKGROUND = 0
-# Of label images of one byte a pixel; for both widths see `ignore_label`.
+# Of uint8 label images; `ignore_label` knows both data types.
 IGNORE = 255
 BACKGROUND_NAME = "background"
-# One or two bytes a pixel, less background and ignore.
-_MAX_NARROW_CLASSES = 254
-MAX_OBJECT_CLASSES = 65534
+# Of uint8 and uint16, less background and ignore.
+_MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
 _LONGEST_NAME = 200
 
 
@@ -55,7 +54,7 @@ def channel_of(label: int) -> int:
 
 
 def label_type(num_object_classes: int) -> np.dtype:
-    """Data type of label images of so many object classes: uint8 up to 254, else uint16.
+    """Data type of label images with this many object classes: uint8 up to 254, else uint16.
 
     Examples
     --------
@@ -81,19 +80,18 @@ def ignore_label(dtype: np.dtype | type | str) -> int:
 
 
 def as_label_type(labels: np.ndarray, num_object_classes: int) -> np.ndarray:
-    """A label image in the data type that its classes ask for, its ignore label translated.
+    """A label image in the data type that its number of classes requires, with that type's ignore label.
 
     Parameters
     ----------
     labels : (H, W) uint8 or uint16
     num_object_classes
-        The number of object classes.
 
     Returns
     -------
     (H, W) uint8 or uint16
-        ``labels`` itself where its type is right already, or where it holds a value that the
-        narrow type cannot, which :func:`check_label_values` will name.
+        ``labels`` itself where its type is right already, or where it contains a value too large
+        for uint8, which :func:`check_label_values` will name.
 
     Examples
     --------
@@ -115,7 +113,7 @@ def as_label_type(labels: np.ndarray, num_object_classes: int) -> np.ndarray:
 
 
 def num_classes(class_names: Sequence[str]) -> int:
-    """Number of classes with background counted.
+    """Number of classes, including background.
 
     Examples
     --------
@@ -137,34 +135,32 @@ def label_names(class_names: Sequence[str]) -> list[str]:
 
 
 def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
-    """The names as a tuple, after checking that they can serve as object classes.
+    """The names as a tuple, after checking that they are valid object classes.
 
     Raises
     ------
     InputError
-        No name, an empty name, a name twice, the name of the background, too many names, or a name
-        that cannot be printed.
+        There are none or too many, or a name is empty, repeated, too long, the background's, or not
+        printable.
     """
     names = tuple(names)
     if not names:
-        raise InputError(where, "names no object class", "give at least one")
+        raise InputError(where, "names no object class", "at least one is needed")
     if len(names) > MAX_OBJECT_CLASSES:
         raise InputError(
-            where, f"names {len(names)} object classes",
-            f"a label PNG holds at most {MAX_OBJECT_CLASSES}",
-        )
+            where, f"names {len(names)} object classes", f"a label PNG can have at most {MAX_OBJECT_CLASSES}")
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not name.strip():
-            raise InputError(where, "holds an empty class name", "give every class a name")
+            raise InputError(where, "contains an empty class name", "give every class a name")
         if len(name) > _LONGEST_NAME or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
             raise InputError(
-                where, f"holds the class name {name[:40]!r}", f"up to {_LONGEST_NAME} printable characters")
+                where, f"contains the class name {name[:40]!r}",
+                f"a name has up to {_LONGEST_NAME} printable characters")
         if name == BACKGROUND_NAME:
             raise InputError(
                 where, f"lists '{BACKGROUND_NAME}' as an object class",
-                "leave it out: label 0 is the background by itself",
-            )
+                "leave it out: label 0 is always the background")
         if name in seen:
             raise InputError(where, f"names class '{name}' twice", "list each class once")
         seen.add(name)
@@ -172,7 +168,7 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
 
 
 def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: object) -> None:
-    """Check that a label image holds only 0 .. C and the ignore label.
+    """Check that a label image contains only 0 .. C and the ignore label.
 
     Parameters
     ----------
@@ -190,25 +186,22 @@ def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: ob
     import numpy as np
 
     ignored, highest = ignore_label(labels.dtype), len(class_names)
-    # The ignore label is the highest value of its type, which one more turns into 0.
+    # Adding one turns the ignore label, the highest value of its type, into 0.
     if (labels + labels.dtype.type(1)).max(initial=0) <= highest + 1:
         return
-    wrong = labels > highest
-    wrong &= labels != ignored
-    unknown = np.unique(labels[wrong]) if wrong.any() else np.empty(0)
+    unknown = np.unique(labels[(labels > highest) & (labels != ignored)])
     if unknown.size:
         listed = ", ".join(map(str, unknown[:5])) + (", …" if unknown.size > 5 else "")
         raise InputError(
-            where, f"holds label values that are no class: {listed}",
-            f"with {highest} object classes the values are 0..{highest} and {ignored} (ignored)",
-        )
+            where, f"contains unknown label values: {listed}",
+            f"with {highest} object classes the values are 0..{highest} and {ignored} (ignored)")
 
 
 def palette() -> np.ndarray:
     """The 256 colours of PASCAL VOC's label images, ``(256, 3) uint8``.
 
-    The bits of a label, three at a time from the lowest, are dealt to red, green and blue from
-    the highest bit of each down, so that neighbours in number differ strongly in colour.
+    The bits of a label, three at a time from the lowest, become bits of red, green and blue, from the
+    highest down, so that neighbouring labels differ strongly in colour.
 
     References
     ----------
@@ -236,7 +229,7 @@ def colorize(labels: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     labels : (H, W) uint8 or uint16
-        Of two bytes a pixel, the colours of the objects repeat after 254.
+        In uint16 the colours of the objects repeat after 254.
 
     Returns
     -------

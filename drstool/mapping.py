@@ -1,14 +1,13 @@
 """What stages with networks share: images into square batches, maps and probabilities into records.
 
-On a GPU nothing waits that need not: images are read and results compressed by threads, pixels and
-maps travel while the device computes, and a batch's maps are asked for when the next one has begun.
+A GPU is kept busy: threads read images and compress results, copies to and from the device are
+asynchronous, and a batch's maps are awaited only once the next batch has been started.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -22,18 +21,18 @@ from drstool.data.item import Item
 from drstool.data.transforms import image_tensor, warp
 from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.formats.records import MapRecord, encode_values
-from drstool.inference import normalize, on_device
+from drstool.inference import Execution, normalize, on_device
 from drstool.labels import label_of
 from drstool.recipe import AUTO_BATCH
 
 __all__ = [
-    "LEAST_SCORE", "Loaded", "OnHost", "encoded", "load_square", "map_records", "one_behind", "output_size",
+    "LEAST_SCORE", "Loaded", "OnHost", "encoded", "load_square", "map_records", "pipelined", "output_size",
     "score_record",
 ]
 
 Started = TypeVar("Started")
 
-# Up to this a score is 0 in a map of one byte a pixel.
+# Scores up to this are stored as 0 in uint8 maps.
 LEAST_SCORE = 1 / 510
 
 
@@ -49,7 +48,7 @@ class Loaded:
     size
         (H, W) of the image itself.
     channels
-        Object channels of its tags; empty where it has none, or they are to be predicted.
+        Object channels of its tags, ascending; empty without tags, or where they are to be predicted.
     """
 
     item: Item
@@ -61,7 +60,7 @@ class Loaded:
 def load_square(
     item: Item, *, side: int, class_names: Sequence[str] | None, empty: bool = False
 ) -> Loaded:
-    """The image, read and warped.
+    """The image, read and warped to a square.
 
     Parameters
     ----------
@@ -69,21 +68,21 @@ def load_square(
     side
         S, pixels.
     class_names
-        In which the tags are looked up; None: tags are not needed.
+        The classes that tags may name; None: tags are not needed.
     empty
-        Whether an image may be known to have no class at all.
+        Whether an empty list of tags is allowed.
 
     Raises
     ------
     InputError
-        Unreadable, without a tag, or with a tag that is no class.
+        The image is unreadable, has no tags, or has a tag that names no class.
     """
     channels: list[int] = []
     if class_names is not None:
         if item.tags is None or not (item.tags or empty):
             raise InputError(
                 f"image {item.id!r}", "has no tag",
-                "give it tags, leave it out, or let 'drstool cam --tags predicted' find them")
+                "add tags, remove it from the dataset, or use 'drstool cam --tags predicted'")
         unknown = [tag for tag in item.tags if tag not in class_names]
         if unknown:
             raise InputError(
@@ -95,8 +94,8 @@ def load_square(
 
 
 class Compute(Protocol):
-    """Maps of a batch: from the loaded images and their normalised ``(N, 3, S, S) float32`` pixels
-    on the device, the K object channels of each and its ``(K, H, W) float32`` maps."""
+    """Computes a batch: from the loaded images and their normalised ``(N, 3, S, S) float32`` pixels on
+    the device, the K object channels of each image and its ``(K, H, W) float32`` maps."""
 
     def __call__(
         self, batch: list[Loaded], images: Tensor, /
@@ -106,47 +105,38 @@ class Compute(Protocol):
 def map_records(
     loaded: Iterable[Loaded],
     compute: Compute,
+    execution: Execution,
     *,
     batch_size: int,
     dtype: str,
-    device: torch.device,
-    context: Callable[..., AbstractContextManager],
-    autotune: bool = True,
-    form: torch.memory_format = torch.channels_last,
 ) -> Iterator[MapRecord]:
     """Records of the images' maps, in order.
 
     Parameters
     ----------
     loaded
-        Taken as they come, a batch at a time.
+        Consumed one batch at a time.
     compute
+    execution
     batch_size
-        0: as the device allows; halved whenever its memory does not do.
+        0: chosen for the device, and halved whenever it runs out of memory.
     dtype
         ``uint8`` or ``float16``.
-    device
-    context
-        Makes the block in which ``compute`` runs, given ``autotune=``; see
-        :func:`drstool.inference.computing`.
-    autotune
-        Whether full batches, which are all of one size, are worth tuning for.
-    form
-        Layout of the images in memory; the network's.
 
     Raises
     ------
     DrstoolError
-        The device's memory does not do for one image.
+        The device has too little memory for even one image.
     InputError
-        A map is not finite.
+        A map value is not finite.
     """
+    device, layout = execution.device, execution.layout
     size = batch_size or AUTO_BATCH.get(device.type, 1)
 
     def start(batch: list[Loaded]) -> _Started:
-        with context(autotune=autotune and len(batch) == size):
+        with execution.computing(same_size=len(batch) == size):
             images = normalize(on_device(torch.stack([image.pixels for image in batch]), device))
-            channels, maps = compute(batch, images.contiguous(memory_format=form))
+            channels, maps = compute(batch, images.contiguous(memory_format=layout))
             return _Started(batch, channels, maps, dtype)
 
     def started() -> Iterator[_Started]:
@@ -162,15 +152,15 @@ def map_records(
                     raise
             if len(batch) == 1:
                 raise DrstoolError(
-                    "--batch-size auto", "the device has no memory for even one image at a time",
-                    "lower --sizes or --image-size, or --device cpu")
-            # Outside the handler, so that nothing holds on to what the failed batch had allocated.
+                    "--batch-size auto", "the device has too little memory for even one image",
+                    "lower --sizes or --image-size, or give --device cpu")
+            # Outside the handler, where nothing refers to the failed batch's tensors any more.
             size = len(batch) // 2
             waiting.extendleft(reversed(batch))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    for batch in one_behind(started(), device):
+    for batch in pipelined(started(), device):
         yield from batch.records()
 
 
@@ -179,8 +169,8 @@ def _next_batch(waiting: deque[Loaded], iterator: Iterator[Loaded], size: int) -
     return batch + list(islice(iterator, size - len(batch)))
 
 
-def one_behind(started: Iterable[Started], device: torch.device) -> Iterator[Started]:
-    """What was started on a device, each when the next has been started as well; on a CPU at once."""
+def pipelined(started: Iterable[Started], device: torch.device) -> Iterator[Started]:
+    """The started work; on a GPU, each piece is handed on only once the next one has been started."""
     before: list[Started] = []
     for each in started:
         before.append(each)
@@ -190,7 +180,7 @@ def one_behind(started: Iterable[Started], device: torch.device) -> Iterator[Sta
 
 
 class OnHost:
-    """Tensors on their way from a device to the host; they travel while the device goes on."""
+    """Tensors that are copied to the host asynchronously."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors, self._arrived = list(tensors), None
@@ -203,14 +193,14 @@ class OnHost:
             self._arrived.record(torch.cuda.current_stream(on_gpu[0].device))
 
     def arrays(self) -> list[np.ndarray]:
-        """The tensors as arrays, once they have arrived."""
+        """The tensors as arrays; waits for the copy."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return [tensor.numpy() for tensor in self._tensors]
 
 
 class _Started:
-    """A batch whose maps are being computed, and encoded where they are: a quarter of the bytes travel."""
+    """A batch whose maps are being computed, and encoded on the device, so that fewer bytes are copied."""
 
     def __init__(
         self, batch: list[Loaded], channels: Sequence[Sequence[int]], maps: Sequence[Tensor], dtype: str
@@ -220,14 +210,14 @@ class _Started:
         self._on_host = OnHost([one for pair in values for one in pair])
 
     def records(self) -> Iterator[MapRecord]:
-        """The batch's records, once they have arrived."""
+        """The batch's records; waits for their maps."""
         arrays = self._on_host.arrays()
         for n, (image, channels) in enumerate(zip(self._batch, self._channels, strict=True)):
             values, finite = arrays[2 * n: 2 * n + 2]
             if not finite:
                 raise InputError(
                     f"image {image.item.id!r}", "a map value is not a finite number",
-                    "look for a damaged checkpoint; if not float32, give --precision float32")
+                    "check the checkpoint; with another precision, try --precision float32")
             yield MapRecord(
                 id=image.item.id,
                 values=values,
@@ -237,9 +227,9 @@ class _Started:
 
 
 def encoded(maps: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
-    """Maps as they are stored, and whether all are finite; computed where the maps are.
+    """Maps as they are stored, and whether they are finite; computed on the maps' device.
 
-    The same values as :func:`drstool.formats.map_file.encode_values` gives.
+    The values equal those of :func:`drstool.formats.records.encode_values`.
 
     Parameters
     ----------
@@ -269,16 +259,16 @@ def output_size(map_size: str, square: int, image: tuple[int, int]) -> tuple[int
     Parameters
     ----------
     map_size
-        ``square``, ``image``, or a number of pixels.
+        ``square``, ``image``, or a number of pixels, 1 to 10,000.
     square
-        Side of the warped image.
+        Side of the warped image, pixels.
     image
         (H, W) of the image itself.
 
     Raises
     ------
     UsageError
-        Another text.
+        ``map_size`` is none of these.
 
     Examples
     --------
@@ -290,16 +280,17 @@ def output_size(map_size: str, square: int, image: tuple[int, int]) -> tuple[int
     if map_size == "square":
         return square, square
     if not map_size.isdecimal() or not 1 <= int(map_size) <= 10_000:
-        raise UsageError("--map-size", f"{map_size!r} is no size", "square, image, or a number of pixels")
+        raise UsageError(
+            "--map-size", f"{map_size!r} is not a size", "square, image, or a number of pixels from 1 to 10,000")
     return int(map_size), int(map_size)
 
 
 def score_record(
     identifier: str, probabilities: np.ndarray, labels: Sequence[int], image: str, dtype: str = "uint8"
 ) -> MapRecord:
-    """Object probabilities as a map record of the classes that do not round to zero everywhere.
+    """Object probabilities as a map record, without the classes that round to zero everywhere.
 
-    What the background has is what they leave, and is not stored.
+    The background is not stored: its probability is what the objects leave.
 
     Parameters
     ----------
@@ -307,7 +298,7 @@ def score_record(
     probabilities : (K + 1, H, W) float32 in [0, 1]
         Background first.
     labels
-        Of the K objects, ascending.
+        Label values of the K objects, ascending.
     image
         Path of the image.
     dtype

@@ -1,8 +1,8 @@
-"""Every number of the method, in one place.
+"""All hyperparameters, in one place.
 
-Each dataclass is one stage's settings; each field is an option of its command, with the field's
-help text. ``RECIPES`` holds the named sets: ``default``, the small single-GPU setting, and
-``paper``, the authors' code (qjadud1994/DRS).
+Each dataclass holds the settings of one stage, and each of its fields becomes a command-line
+option with the field's help text. ``RECIPES`` holds the named sets: ``default``, for one small
+GPU, and ``paper``, the authors' code (qjadud1994/DRS).
 """
 
 from __future__ import annotations
@@ -37,68 +37,78 @@ __all__ = [
 NORMALIZE_MEAN = (0.485, 0.456, 0.406)
 NORMALIZE_STD = (0.229, 0.224, 0.225)
 
-# Sizes over which maps are fused, as shares of the image size: 256, 320, 384 for 320 (authors' code).
+# Input sizes whose maps are fused, relative to the image size: 256, 320 and 384 for 320 (authors' code).
 _MAP_SCALES = (0.8, 1.0, 1.2)
 
-# Below, nothing is left behind the pooling layers; above, memory would not do.
-_LEAST_SIDE, _MOST_SIDE = 8, 10_000
-_MOST_IMAGES, _MOST_SCALE = 100_000, 16.0
+# Smaller inputs vanish in the pooling layers; larger ones exceed any memory.
+_MIN_SIDE, _MAX_SIDE = 8, 10_000
+_MAX_BATCH, _MAX_SCALE = 100_000, 16.0
 
-_BATCH = (
-    "Images a step, of all processes of torchrun together; auto: the recipe's, or half and half again until the GPU's "
-    "memory does, with the rates as they are."
+_BATCH_HELP = (
+    "Images per step, summed over torchrun processes. auto: start with the recipe's number and halve it until it fits "
+    "in GPU memory; learning rates stay."
 )
+_EPOCHS_HELP = "Number of training epochs; 0 writes the initialised network."
+_DECAY_EPOCHS_HELP = "Epochs, counted from 1, at whose start the learning rate is multiplied by --decay-factor."
+_DECAY_FACTOR_HELP = "Factor by which the learning rate is multiplied at each of --decay-epochs."
+_FLIP_HELP = "Probability of a random horizontal flip."
 
-# Images that a network looks at together, where the user does not say: enough to fill the device.
+# Default batch size for inference by device type, large enough to keep it busy.
 AUTO_BATCH = {"cpu": 8, "cuda": 32}
-
 
 Settings = TypeVar("Settings", bound="_MapSettings")
 
 
-def _number(default: Any, help: str, **limits: Any) -> Any:
+def _option(default: Any, help: str, **limits: Any) -> Any:
     return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Widths of the random colour changes, as torchvision's ``ColorJitter`` counts them."""
+    """Random colour changes, as in torchvision's ``ColorJitter``."""
 
-    brightness: float = _number(0.3, "Brightness factor in 1 ± this.", min=0.0)
-    contrast: float = _number(0.3, "Contrast factor in 1 ± this.", min=0.0)
-    saturation: float = _number(0.3, "Saturation factor in 1 ± this.", min=0.0)
-    hue: float = _number(0.1, "Hue shift in ± this, of a full turn.", min=0.0, max=0.5)
+    brightness: float = _option(0.3, "Brightness jitter: random factor in 1 ± this value.", min=0.0)
+    contrast: float = _option(0.3, "Contrast jitter: random factor in 1 ± this value.", min=0.0)
+    saturation: float = _option(0.3, "Saturation jitter: random factor in 1 ± this value.", min=0.0)
+    hue: float = _option(0.1, "Hue jitter: random shift within ± this fraction of the colour circle.", min=0.0, max=0.5)
 
 
 @dataclass(frozen=True)
 class ClassifierRecipe(Jitter):
     """``train-cls``: VGG-16 with DRS, multi-label soft margin loss, SGD (paper, section 4.1)."""
 
-    backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
-    suppression: str = _number(
-        "learnable", "DRS after each ReLU, or none for a plain CAM classifier.", choices=("fixed", "learnable", "none")
+    backbone: str = _option("vgg16", "Backbone network.", choices=("vgg16", "vgg16-small"))
+    suppression: str = _option(
+        "learnable",
+        "Bound that DRS puts on the responses after a ReLU: fixed, learnable, or none for a plain CAM classifier.",
+        choices=("fixed", "learnable", "none"),
     )
-    delta: float = _number(0.55, "Fixed DRS: upper bound as a share of the maximum.", min=0.0, max=1.0)
-    drs_layers: str = _number("all", "ReLUs that suppress: all, or numbers 1-16 like 1-10,13.")
-    epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
-    batch_size: int = _number(3, _BATCH, min=1, max=_MOST_IMAGES, auto=True)
-    image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
-    resize_size: int = _number(
-        0, "Side to which the image is warped before the crop; 0: 1.2 × image size.", min=0, max=_MOST_SIDE
+    delta: float = _option(0.55, "Bound of fixed DRS, as a fraction of each channel's maximum.", min=0.0, max=1.0)
+    drs_layers: str = _option("all", "ReLU layers followed by DRS: all, or numbers from 1 to 16, such as 1-10,13.")
+    epochs: int = _option(15, _EPOCHS_HELP, min=0)
+    batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
+    image_size: int = _option(320, "Side of the square training crop, in pixels.", min=32, max=_MAX_SIDE)
+    resize_size: int = _option(
+        0,
+        "Side of the square that images are warped to before cropping, in pixels; 0: 1.2 × --image-size.",
+        min=0,
+        max=_MAX_SIDE,
     )
-    optimizer: str = _number("sgd", "sgd is the method's; adam serves training from scratch.", choices=("sgd", "adam"))
-    lr: float = _number(1e-3, "Learning rate of pretrained weights.", min=0.0)
-    bias_lr_factor: float = _number(2.0, "Learning rate of biases over that of weights.", min=0.0)
-    new_lr_factor: float = _number(10.0, "Learning rate of new layers and DRS controllers over --lr.", min=0.0)
-    momentum: float = _number(0.9, "SGD momentum (Nesterov).", min=0.0, max=1.0)
-    weight_decay: float = _number(5e-4, "L2 penalty.", min=0.0)
-    decay_epochs: tuple[int, ...] = _number((5, 10), "Epochs, from 1, at whose start the rate falls.")
-    decay_factor: float = _number(0.1, "What the rate is multiplied by there.", min=0.0)
-    flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)
+    optimizer: str = _option(
+        "sgd", "Optimizer: sgd, as in the paper, or adam, for training from scratch.", choices=("sgd", "adam")
+    )
+    lr: float = _option(1e-3, "Base learning rate, used for pretrained weights.", min=0.0)
+    bias_lr_factor: float = _option(2.0, "Learning-rate multiplier for biases, relative to weights.", min=0.0)
+    new_lr_factor: float = _option(10.0, "Learning-rate multiplier for new layers and DRS controllers.", min=0.0)
+    momentum: float = _option(0.9, "Nesterov momentum of SGD.", min=0.0, max=1.0)
+    weight_decay: float = _option(5e-4, "Weight decay (L2 penalty).", min=0.0)
+    decay_epochs: tuple[int, ...] = _option((5, 10), _DECAY_EPOCHS_HELP)
+    decay_factor: float = _option(0.1, _DECAY_FACTOR_HELP, min=0.0)
+    flip: float = _option(0.5, _FLIP_HELP, min=0.0, max=1.0)
 
     @property
     def warp_size(self) -> int:
-        """Side of the warped image before the crop, pixels: 384 for a crop of 320."""
+        """Side of the warped image before cropping, in pixels: 384 for a crop of 320."""
         return self.resize_size or round(1.2 * self.image_size)
 
 
@@ -106,82 +116,88 @@ class ClassifierRecipe(Jitter):
 class RefinerRecipe(Jitter):
     """``refine-train``: VGG-16 without DRS regresses the maps, MSE loss, Adam (paper, section 3.3)."""
 
-    backbone: str = _number("vgg16", "Trunk.", choices=("vgg16", "vgg16-small"))
-    epochs: int = _number(15, "Passes over the images; 0 writes the initialised network.", min=0)
-    batch_size: int = _number(3, _BATCH, min=1, max=_MOST_IMAGES, auto=True)
-    image_size: int = _number(320, "Side to which image and maps are warped, pixels.", min=32, max=_MOST_SIDE)
-    lr: float = _number(1e-4, "Learning rate (Adam).", min=0.0)
-    # Authors' code: one rate for all. From a classifier's checkpoint the output alone is new; from
-    # ImageNet's weights so are the three layers before it.
-    new_lr_factor: float = _number(1.0, "Learning rate, over --lr, of the layers that --init does not fill.", min=0.0)
-    decay_epochs: tuple[int, ...] = _number((5, 10), "Epochs, from 1, at whose start the rate falls.")
-    decay_factor: float = _number(0.1, "What the rate is multiplied by there.", min=0.0)
-    flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)
+    backbone: str = _option("vgg16", "Backbone network.", choices=("vgg16", "vgg16-small"))
+    epochs: int = _option(15, _EPOCHS_HELP, min=0)
+    batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
+    image_size: int = _option(
+        320, "Side of the square that images and maps are warped to, in pixels.", min=32, max=_MAX_SIDE
+    )
+    lr: float = _option(1e-4, "Learning rate of Adam.", min=0.0)
+    # Authors' code: one rate for all layers. Starting from a classifier, only the output layer is new; starting
+    # from ImageNet weights, so are the three layers before it.
+    new_lr_factor: float = _option(1.0, "Learning-rate multiplier for layers that --init does not initialise.", min=0.0)
+    decay_epochs: tuple[int, ...] = _option((5, 10), _DECAY_EPOCHS_HELP)
+    decay_factor: float = _option(0.1, _DECAY_FACTOR_HELP, min=0.0)
+    flip: float = _option(0.5, _FLIP_HELP, min=0.0, max=1.0)
 
 
 @dataclass(frozen=True)
 class SegmenterRecipe:
     """``train-seg``: DeepLabV3+, cross-entropy over pseudo labels, SGD with the poly schedule."""
 
-    backbone: str = _number(
-        "resnet50", "Feature network.", choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small")
+    backbone: str = _option(
+        "resnet50", "Backbone network.", choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small")
     )
-    output_stride: int = _number(16, "Input size over feature size before ASPP.", choices=(16, 8))
-    epochs: int = _number(1, "Passes over the images; 0 writes the initialised network.", min=0)
-    steps: int = _number(0, "Number of steps in place of --epochs; 0: as --epochs says.", min=0)
-    batch_size: int = _number(2, _BATCH, min=2, max=_MOST_IMAGES, auto=True)
-    image_size: int = _number(320, "Side of the square crop, pixels.", min=32, max=_MOST_SIDE)
-    # Paper recipe: 0.05 at batch 32; the default keeps its rate per image at batch 2.
-    lr: float = _number(0.003, "Learning rate of the head.", min=0.0)
-    backbone_lr_factor: float = _number(0.1, "Learning rate of the backbone over --lr.", min=0.0)
-    momentum: float = _number(0.9, "SGD momentum.", min=0.0, max=1.0)
-    weight_decay: float = _number(1e-4, "L2 penalty.", min=0.0)
-    poly_power: float = _number(0.9, "Exponent of the poly schedule.", min=0.0)
-    min_lr: float = _number(1e-6, "Learning rate below which the schedule does not go.", min=0.0)
-    scale_min: float = _number(0.5, "Smallest random scale.", min=0.05, max=_MOST_SCALE)
-    scale_max: float = _number(2.0, "Largest random scale.", min=0.05, max=_MOST_SCALE)
-    flip: float = _number(0.5, "Probability of a mirrored image.", min=0.0, max=1.0)
+    output_stride: int = _option(16, "Ratio of input size to feature size before ASPP.", choices=(16, 8))
+    epochs: int = _option(1, _EPOCHS_HELP, min=0)
+    steps: int = _option(0, "Number of training steps, overriding --epochs; 0: use --epochs.", min=0)
+    batch_size: int = _option(2, _BATCH_HELP, min=2, max=_MAX_BATCH, auto=True)
+    image_size: int = _option(320, "Side of the square training crop, in pixels.", min=32, max=_MAX_SIDE)
+    # Paper recipe: 0.05 at batch size 32; the default is scaled down to batch size 2.
+    lr: float = _option(0.003, "Base learning rate, used for the segmentation head.", min=0.0)
+    backbone_lr_factor: float = _option(0.1, "Learning-rate multiplier for the backbone.", min=0.0)
+    momentum: float = _option(0.9, "Momentum of SGD.", min=0.0, max=1.0)
+    weight_decay: float = _option(1e-4, "Weight decay (L2 penalty).", min=0.0)
+    poly_power: float = _option(0.9, "Exponent of the poly learning-rate schedule.", min=0.0)
+    min_lr: float = _option(1e-6, "Minimum learning rate of the schedule.", min=0.0)
+    scale_min: float = _option(0.5, "Minimum of the random scale factor.", min=0.05, max=_MAX_SCALE)
+    scale_max: float = _option(2.0, "Maximum of the random scale factor.", min=0.05, max=_MAX_SCALE)
+    flip: float = _option(0.5, _FLIP_HELP, min=0.0, max=1.0)
 
 
 @dataclass(frozen=True)
 class _MapSettings:
-    """How a network sees the images of which it makes maps."""
+    """How images are fed to a network that makes maps."""
 
-    image_size: int = _number(
-        0, "Side of the square to which the image is warped first; 0: the one of training.", min=0
+    image_size: int = _option(
+        0, "Side of the square that images are warped to first, in pixels; 0: the size used in training.", min=0
     )
-    sizes: tuple[int, ...] = _number(
-        (), "Sizes in pixels at which maps are made and fused; by default 0.8, 1 and 1.2 × the image size."
+    sizes: tuple[int, ...] = _option(
+        (), "Input sizes in pixels whose maps are fused. [default: 0.8, 1 and 1.2 × image size]"
     )
-    flip: bool = _number(False, "Also see the mirrored image, and fuse.")
-    batch_size: int = _number(
-        0, f"Images at a time; auto: {AUTO_BATCH['cpu']} on a CPU, {AUTO_BATCH['cuda']} on a GPU, and fewer where its "
-        "memory is short.", min=0, max=_MOST_IMAGES, auto=True,
+    flip: bool = _option(False, "Also process the horizontally flipped image and fuse the maps.")
+    batch_size: int = _option(
+        0,
+        f"Images per batch. auto: {AUTO_BATCH['cpu']} on a CPU; {AUTO_BATCH['cuda']} on a GPU, halved until they fit "
+        "in its memory.",
+        min=0,
+        max=_MAX_BATCH,
+        auto=True,
     )
 
     @property
     def together(self) -> int:
-        """Images that are never parted: a batch on the CPU."""
+        """Number of images that shards and interruptions never split: one batch on the CPU."""
         return self.batch_size or AUTO_BATCH["cpu"]
 
-    def for_network(self: Settings, trained: dict[str, Any]) -> Settings:
-        """The same settings with sizes filled in from those that the network was trained with.
+    def for_network(self: Settings, recipe: dict[str, Any]) -> Settings:
+        """The same settings, with missing sizes filled in from the network's training.
 
         Parameters
         ----------
-        trained
-            The recipe of the checkpoint; without a size (an imported network), 320.
+        recipe
+            The checkpoint's recipe; where it has no image size (an imported network), 320 is used.
 
         Raises
         ------
         UsageError
-            A size that no network can see.
+            A size is out of range.
         """
-        side = self.image_size or trained.get("image_size") or ClassifierRecipe.image_size
+        side = self.image_size or recipe.get("image_size") or ClassifierRecipe.image_size
         sizes = self.sizes or tuple(round(scale * side) for scale in _MAP_SCALES)
         for option, size in (("--image-size", side), *(("--sizes", size) for size in sizes)):
-            if not _LEAST_SIDE <= size <= _MOST_SIDE:
-                raise UsageError(option, f"{size} pixels a side", f"{_LEAST_SIDE} to {_MOST_SIDE}")
+            if not _MIN_SIDE <= size <= _MAX_SIDE:
+                raise UsageError(option, f"{size} pixels is out of range", f"must be {_MIN_SIDE} to {_MAX_SIDE}")
         return replace(self, image_size=side, sizes=sizes)
 
 
@@ -197,52 +213,53 @@ class RefineSettings(_MapSettings):
 
 @dataclass(frozen=True)
 class CueSettings:
-    """``pseudo-label``: object cues against the background cue (paper, section 3.4)."""
+    """``pseudo-label``: object cues versus the background cue (paper, section 3.4)."""
 
-    alpha: float = _number(0.20, "Map values below this are no object cue.", min=0.0, max=1.0)
-    background: str = _number(
+    alpha: float = _option(0.20, "Lowest map value that counts as an object cue.", min=0.0, max=1.0)
+    background: str = _option(
         "saliency",
-        "Where the background cue comes from: 1 - saliency, a constant, or (1 - strongest map value) ^ power; "
-        "several are joined by +. Also rest: 1 - the sum of the maps, which is what probabilities leave.",
-        parts=("saliency", "constant", "power", "rest"),
+        "Background cue: saliency (1 - saliency), constant, power ((1 - largest map value) ^ --power) or rest (1 - sum "
+        "of the maps, for probabilities); join several with +.",
+        terms=("saliency", "constant", "power", "rest"),
     )
-    combine: str = _number(
+    combine: str = _option(
         "max",
-        "How several background cues become one: max, where an object must be stronger than each, or min, where "
-        "one of them is enough.",
+        "How several background cues combine: max (an object must beat all of them) or min (beating any one is "
+        "enough).",
         choices=("max", "min"),
     )
-    saliency_threshold: int = _number(50, "Grey value above which a pixel is salient.", min=0, max=255)
-    soft: bool = _number(False, "Use the saliency's grey values instead of the threshold.")
-    saliency_scale: float = _number(
+    saliency_threshold: int = _option(50, "Grey value (0 to 255) above which a pixel is salient.", min=0, max=255)
+    soft: bool = _option(False, "Use the grey values of saliency maps instead of thresholding them.")
+    saliency_scale: float = _option(
         1.0,
-        "Soft saliency is multiplied by this first, up to 1; 0: by what makes each image's most salient pixel 1.",
+        "Factor applied to soft saliency, with the result clipped at 1; 0: stretch each map to a maximum of 1.",
         min=0.0,
     )
-    constant: float = _number(0.20, "The constant background cue.", min=0.0, max=1.0)
-    power: float = _number(4.0, "Exponent of the power background cue.", min=0.0)
-    background_below: float = _number(
+    constant: float = _option(0.20, "Value of the constant background cue.", min=0.0, max=1.0)
+    power: float = _option(4.0, "Exponent of the power background cue.", min=0.0)
+    background_below: float = _option(
         1.0,
-        "A pixel that no object claims is background only if no map value there is above this, else ignored: the "
-        "lower of two thresholds; 1 ignores none.",
+        "Lower of two thresholds: pixels that no object claims are ignored where a map value is above it; 1 ignores "
+        "none.",
         min=0.0,
         max=1.0,
     )
-    conflict: float = _number(
+    conflict: float = _option(
         0.9,
-        "A pixel with more than two cues above this is ignored; soft saliency above it is certain.",
+        "Threshold of confident cues: pixels with more than two cues above it are ignored; soft saliency above it "
+        "counts as certain.",
         min=0.0,
         max=1.0,
     )
 
     @property
     def backgrounds(self) -> tuple[str, ...]:
-        """The kinds of background cue that are combined; mostly one."""
+        """The kinds of background cue to combine; usually just one."""
         return tuple(self.background.split("+"))
 
     @property
     def uses_saliency(self) -> bool:
-        """Whether a saliency map goes into the background cue."""
+        """Whether the background cue depends on a saliency map."""
         return "saliency" in self.backgrounds
 
 
@@ -250,52 +267,54 @@ class CueSettings:
 class SegmentSettings:
     """``segment``: full-size label images from a segmenter."""
 
-    scales: tuple[float, ...] = _number(
-        (1.0,), "Factors at which the image is seen, averaged.", min=0.05, max=_MOST_SCALE
+    scales: tuple[float, ...] = _option(
+        (1.0,), "Scale factors of the image; the predictions are averaged.", min=0.05, max=_MAX_SCALE
     )
-    flip: bool = _number(False, "Also see the mirrored image, and average.")
+    flip: bool = _option(False, "Also process the horizontally flipped image and average the predictions.")
 
 
 @dataclass(frozen=True)
 class OverlaySettings:
     """``overlay``: pictures of labels and maps over their images."""
 
-    opacity: float = _number(0.7, "Of the colours over the image.", min=0.0, max=1.0)
+    opacity: float = _option(0.7, "Opacity of the colours drawn over the image.", min=0.0, max=1.0)
 
 
 @dataclass(frozen=True)
 class CrfSettings:
     """``--crf`` and ``crf``: a fully connected CRF over an image's pixels (Krähenbühl and Koltun, NIPS 2011).
 
-    The numbers mean what they mean to pydensecrf. Their options begin with ``--crf-``.
+    All parameters have the same meaning as in pydensecrf. Their options begin with ``--crf-``.
     """
 
-    gaussian_sxy: float = _number(3.0, "Standard deviation of the kernel of place, pixels.", min=0.05)
-    gaussian_compat: float = _number(3.0, "Weight of the kernel of place.", min=0.0, max=1e6)
-    bilateral_sxy: float = _number(50.0, "Standard deviation of place in the kernel of place and colour.", min=0.05)
-    bilateral_srgb: float = _number(
-        5.0, "Standard deviation of colour in the kernel of place and colour, grey values.", min=0.05
+    gaussian_sxy: float = _option(3.0, "Spatial standard deviation of the smoothness kernel, in pixels.", min=0.05)
+    gaussian_compat: float = _option(3.0, "Weight of the smoothness kernel.", min=0.0, max=1e6)
+    bilateral_sxy: float = _option(
+        50.0, "Spatial standard deviation of the bilateral (appearance) kernel, in pixels.", min=0.05
     )
-    bilateral_compat: float = _number(10.0, "Weight of the kernel of place and colour.", min=0.0, max=1e6)
-    iterations: int = _number(10, "Mean-field updates.", min=0, max=10_000)
-    unary: str = _number(
+    bilateral_srgb: float = _option(
+        5.0, "Colour standard deviation of the bilateral (appearance) kernel, in grey levels (0 to 255).", min=0.05
+    )
+    bilateral_compat: float = _option(10.0, "Weight of the bilateral (appearance) kernel.", min=0.0, max=1e6)
+    iterations: int = _option(10, "Number of mean-field iterations.", min=0, max=10_000)
+    unary: str = _option(
         "probabilities",
-        "What the CRF starts from: probabilities, or labels that are right with --crf-confidence.",
+        "Source of the unary potentials: probabilities, or labels that are each correct with --crf-confidence.",
         choices=("probabilities", "labels"),
     )
-    confidence: float = _number(
-        0.7, "Probability that a label is right, for --crf-unary labels.", min=0.01, max=0.9999
+    confidence: float = _option(
+        0.7, "Probability that a label is correct, for --crf-unary labels.", min=0.01, max=0.9999
     )
-    mode: str = _number(
+    mode: str = _option(
         "lattice",
-        "lattice: the approximation that pydensecrf computes; exact: the kernels themselves, for a GPU.",
+        "Evaluation of the kernels: lattice (approximate, as in pydensecrf) or exact (for GPUs).",
         choices=("lattice", "exact"),
     )
-    # Whose settings these were at first: told by provenance, and no option of its own.
+    # Name of the preset that these settings started from; recorded in the provenance, not an option.
     preset: str = ""
 
 
-# By the projects whose published settings they are; irn's CRF looks at labels.
+# Published settings, by project; irn's CRF starts from labels.
 CRF_PRESETS: dict[str, CrfSettings] = {
     "irn": CrfSettings(unary="labels", preset="irn"),
     "deeplab": CrfSettings(bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0, preset="deeplab"),
@@ -321,7 +340,7 @@ RECIPES: dict[str, dict[type, Any]] = {
 
 
 def named_recipe(name: str, kind: type[Recipe]) -> Recipe:
-    """The settings of one stage under a recipe's name; settings without recipes are the same in all.
+    """The settings of one stage in a named recipe; stages without recipes have one set of settings.
 
     Raises
     ------
@@ -334,21 +353,20 @@ def named_recipe(name: str, kind: type[Recipe]) -> Recipe:
     5
     """
     if name not in RECIPES:
-        raise UsageError("--recipe", f"there is no recipe '{name}'", "take one of " + ", ".join(RECIPES))
+        raise UsageError("--recipe", f"{name!r} is not one of {', '.join(RECIPES)}")
     return RECIPES[name].get(kind) or kind()
 
 
-def _check_parts(option: str, value: str, parts: tuple[str, ...]) -> None:
-    """Check a value of one or more words joined by +, each at most once."""
-    words = value.split("+")
-    if len(set(words)) < len(words) or not set(words) <= set(parts):
-        raise UsageError(option, f"{value} is no choice", f"take one of {', '.join(parts)}, or several joined by +")
-
-
 def override(recipe: Recipe, changes: dict[str, Any], prefix: str = "") -> Recipe:
-    """The recipe with the given fields changed, each checked against its limits.
+    """The recipe with some fields changed, each checked against its limits.
 
-    ``prefix`` is what their options begin with.
+    Parameters
+    ----------
+    recipe
+    changes
+        New values by field name.
+    prefix
+        What the names of the options begin with, after the dashes.
 
     Raises
     ------
@@ -361,20 +379,26 @@ def override(recipe: Recipe, changes: dict[str, Any], prefix: str = "") -> Recip
     2
     """
     for spec in fields(recipe):  # type: ignore[arg-type]
-        if spec.name not in changes:
-            continue
-        option, value = "--" + prefix + spec.name.replace("_", "-"), changes[spec.name]
-        low, high = spec.metadata.get("min"), spec.metadata.get("max")
-        choices = spec.metadata.get("choices")
-        if choices and value not in choices:
-            raise UsageError(option, f"{value} is no choice", "take one of " + ", ".join(map(str, choices)))
-        if parts := spec.metadata.get("parts"):
-            _check_parts(option, value, parts)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and not isfinite(number):
-                raise UsageError(option, f"{number} is no finite number", "give one")
-            if low is not None and number < low:
-                raise UsageError(option, f"{number} is too small", f"at least {low}")
-            if high is not None and number > high:
-                raise UsageError(option, f"{number} is too large", f"at most {high}")
+        if spec.name in changes:
+            _check("--" + prefix + spec.name.replace("_", "-"), changes[spec.name], **spec.metadata)
     return replace(recipe, **changes)  # type: ignore[type-var]
+
+
+def _check(
+    option: str, value: Any, *, min: float | None = None, max: float | None = None,
+    choices: tuple = (), terms: tuple[str, ...] = (), **_: Any,
+) -> None:
+    """Check one value, or each of several, against the limits in its field's metadata."""
+    if choices and value not in choices:
+        raise UsageError(option, f"{value!r} is not one of {', '.join(map(str, choices))}")
+    if terms:
+        words = value.split("+")
+        if len(set(words)) < len(words) or not set(words) <= set(terms):
+            raise UsageError(option, f"{value!r} is not one of {', '.join(terms)}, or several of them joined by +")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not isfinite(number):
+            raise UsageError(option, f"{number} is not a finite number")
+        if min is not None and number < min:
+            raise UsageError(option, f"{number} is too small", f"must be at least {min}")
+        if max is not None and number > max:
+            raise UsageError(option, f"{number} is too large", f"must be at most {max}")

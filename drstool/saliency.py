@@ -1,8 +1,8 @@
 """Saliency: where a picture's objects probably are, from the picture alone.
 
-Two published measures that learn nothing and need no model. Both take the picture's border for
-background, mostly, and ask of every other place how well it is told apart from the border: along
-the best path to it (``mbd``), or by how much of its own like touches it (``rbd``).
+Two published methods that need neither training nor a model. Both assume that most of the picture's
+border is background, and measure how well every other place is separated from it: along the best
+path to the border (``mbd``), or by how much of a region of similar colour touches it (``rbd``).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from drstool.errors import UsageError
 
 __all__ = ["METHODS", "barrier_distance", "check_method", "saliency_map"]
 
-# The longer side, in pixels, at which the measures are taken; results come back at full size.
+# The longer side, in pixels, at which saliency is computed; results are resized to full size.
 _WORKING_SIZE = {"mbd": 300, "rbd": 240}
-# Share of the shorter side that counts as the picture's border.
+# Width of the picture's border, as a share of the shorter side.
 _BORDER_SHARE = 0.1
-# Raster scans of the distance transform; three, as in the paper, come close to its limit.
+# Raster scans of the distance transform; three, as in the paper, come close to convergence.
 _SCANS = 3
 # Slope of the final contrast curve, and the smoothing's radius on a 300-pixel map of mean 1.
 _CONTRAST, _SMOOTHING = 10.0, 20.0
 
-# Superpixels of an image and how strongly they keep to compact shapes; colour distances are Lab's.
+# Superpixels of an image, and how compact they are; colour distances are in Lab units.
 _SUPERPIXELS, _COMPACTNESS, _SLIC_ROUNDS = 220, 12.0, 5
 _SIGMA_COLOR, _SIGMA_BOUNDARY, _SIGMA_SPACE, _SMOOTHNESS = 10.0, 1.0, 0.4, 0.1
 
 
 def check_method(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The measure of that name.
+    """The saliency method of that name.
 
     Raises
     ------
@@ -40,13 +40,12 @@ def check_method(name: str) -> Callable[[np.ndarray], np.ndarray]:
         There is none.
     """
     if name not in METHODS:
-        raise UsageError("--method", f"'{name}' is no saliency method",
-                         f"give one of {', '.join(METHODS)}")
+        raise UsageError("--method", f"'{name}' is not one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def saliency_map(image: np.ndarray, method: str = "mbd") -> np.ndarray:
-    """Saliency of each pixel, by a measure that learns nothing.
+    """Saliency of each pixel, by a method without training.
 
     Parameters
     ----------
@@ -59,8 +58,8 @@ def saliency_map(image: np.ndarray, method: str = "mbd") -> np.ndarray:
     Returns
     -------
     (H, W) uint8
-        255 where the most salient place is, 0 where the least is; all 0 for a picture of one
-        colour or without an inside.
+        255 at the most salient place, 0 at the least salient one; all 0 for a picture of one
+        colour or without pixels inside its border.
 
     Raises
     ------
@@ -86,7 +85,7 @@ def saliency_map(image: np.ndarray, method: str = "mbd") -> np.ndarray:
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
-    """Moved and scaled to fill [0, 1]; all 0 if the values are all the same but for rounding."""
+    """Shifted and scaled to fill [0, 1]; all 0 if the values are the same up to rounding."""
     low, high = values.min(), values.max()
     if high - low < 1e-6:
         return np.zeros_like(values)
@@ -100,7 +99,7 @@ def _lab(image: np.ndarray) -> np.ndarray:
     to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375],
                        [0.2126729, 0.7151522, 0.0721750],
                        [0.0193339, 0.1191920, 0.9503041]])
-    # Divided by the sum of its row, white is 1 in all three.
+    # Rows divided by their sums, so that white is 1 in all three.
     xyz = linear[image] @ (to_xyz / to_xyz.sum(1, keepdims=True)).T
     root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(root, -1, 0)
@@ -116,7 +115,7 @@ def _barrier_saliency(lab: np.ndarray) -> np.ndarray:
     """MB+ of a working-size picture: (H, W, 3) Lab to (H, W) float32."""
     distance = barrier_distance(np.moveaxis(lab, -1, 0)).sum(0)
     found = _stretched(_stretched(distance) + _stretched(_boundary_contrast(lab)))
-    # The middle of a picture is likelier to hold its object.
+    # Objects are more likely to be in the middle of a picture.
     down, right = (np.linspace(-1.5, 1.5, n, dtype=np.float32) for n in found.shape)
     found = found * np.exp(-0.5 * (down[:, None] ** 2 + right**2))
     found = _stretched(_smoothed(_stretched(found)))
@@ -126,17 +125,17 @@ def _barrier_saliency(lab: np.ndarray) -> np.ndarray:
 def barrier_distance(channels: np.ndarray, scans: int = _SCANS) -> np.ndarray:
     """Minimum barrier distance of each pixel to the picture's border, by raster scans.
 
-    The barrier of a path is its highest value less its lowest. Each scan goes over the pixels from
-    the upper left, or from the lower right on every second one, and offers each pixel the paths of
-    the two neighbours it has passed. Pixels of one anti-diagonal do not depend on one another, so
-    they are done at once; the result is that of the pixel-by-pixel scan, exactly.
+    The barrier of a path is its highest value minus its lowest. The scans go alternately from the
+    upper left and from the lower right, and offer each pixel the paths of the two neighbours already
+    visited. Pixels of one anti-diagonal do not depend on each other, so they are computed at once;
+    the result is exactly that of a pixel-by-pixel scan.
 
     Parameters
     ----------
     channels : (C, H, W) float32
-        Each is a picture of its own.
+        Each is processed on its own.
     scans
-        How many.
+        Number of scans.
 
     Returns
     -------
@@ -188,10 +187,10 @@ def _scan(
 
 
 def _boundary_contrast(lab: np.ndarray) -> np.ndarray:
-    """How unlike the picture's four edges a pixel's colour is: (H, W) float32, 0 or more.
+    """How much a pixel's colour differs from the picture's four edges: (H, W) float32, 0 or more.
 
-    The distance to each edge's colours, in their own deviations, without the edge it differs from
-    most, which an object may touch.
+    The Mahalanobis distances to the colours of the edges, without the edge of the largest distance,
+    which an object may touch.
     """
     border = max(1, round(_BORDER_SHARE * min(lab.shape[:2])))
     maps = []
@@ -199,14 +198,13 @@ def _boundary_contrast(lab: np.ndarray) -> np.ndarray:
         colors = edge.reshape(-1, 3).astype(np.float64)
         spread = np.cov(colors.T) + np.eye(3)
         away = lab - colors.mean(0)
-        contrast = np.sqrt(np.einsum("hwi,ij,hwj->hw", away, np.linalg.inv(spread), away,
-                                     optimize=True))
+        contrast = np.sqrt(np.einsum("hwi,ij,hwj->hw", away, np.linalg.inv(spread), away, optimize=True))
         maps.append(contrast / (contrast.max() + 1e-6))
     return (np.sum(maps, 0) - np.max(maps, 0)).astype(np.float32)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Opened and closed by reconstruction: small bright and dark places go, edges stay.
+    """Opened and closed by reconstruction: small bright and dark spots vanish, edges stay.
 
     The radius grows with the mean, since bright maps have large objects.
     """
@@ -219,8 +217,8 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 def _rebuilt(marker: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Grey reconstruction by dilation of ``marker`` under ``mask``: both (H, W) float32.
 
-    By raster scans along anti-diagonals, as the distance transform, there and back until nothing
-    changes any more; a winding path needs one for each of its turns.
+    By raster scans along anti-diagonals, as in the distance transform, in both directions until
+    nothing changes; a winding path needs one scan for each of its turns.
     """
     height, width = mask.shape
     rebuilt = np.pad(np.minimum(marker, mask), 1, constant_values=-np.inf).ravel()
@@ -273,8 +271,8 @@ def _distances(points: np.ndarray) -> np.ndarray:
 def _superpixels(lab: np.ndarray) -> np.ndarray:
     """SLIC superpixels: (H, W) int, numbered from 0 without gaps.
 
-    Each pixel chooses among the nine centres around its own cell of a grid. Places cut off from
-    their superpixel stay with it: nothing here needs it to be in one piece.
+    Each pixel chooses among the nine centres around its own cell of a grid. Superpixels may be
+    disconnected, which does not matter here.
 
     References
     ----------
@@ -322,17 +320,17 @@ def _neighbourhood(regions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
 def _background_probability(
     appearance: np.ndarray, neighbours: np.ndarray, on_border: np.ndarray,
 ) -> np.ndarray:
-    """From how much of its region's outline a superpixel has on the border: (n,) in [0, 1].
+    """Probability of background, from the share of a region's outline on the border: (n,) in [0, 1].
 
     References
     ----------
     Zhu et al., CVPR 2014, equations 2-4 and 7.
     """
-    # All of the border is one place: an object may part what belongs together behind it.
+    # All border superpixels are linked: an object may separate parts of the same background.
     linked = neighbours | (on_border[:, None] & on_border)
     np.fill_diagonal(linked, False)
-    # Small steps of colour are free, or they would add up on the way through a smooth region. What
-    # is small depends on the picture: the mean step to the most similar neighbour.
+    # Small colour differences cost nothing, or they would add up along a path through a smooth region.
+    # Small is, in each picture, the mean difference to the most similar neighbour.
     free = np.where(neighbours, appearance, np.inf).min(1)
     free = free[np.isfinite(free)]
     steps = np.maximum(appearance - (free.mean() if free.size else 0), 0)
@@ -347,7 +345,7 @@ def _optimised(
     appearance: np.ndarray, neighbours: np.ndarray, on_border: np.ndarray,
     background: np.ndarray, foreground: np.ndarray,
 ) -> np.ndarray:
-    """Scores that agree with both cues and are alike where neighbours look alike: (n,).
+    """Scores that agree with both cues and are similar for neighbours of similar colour: (n,).
 
     The least of ``sum background s² + sum foreground (s - 1)² + sum w (s_i - s_j)²``.
 
@@ -359,7 +357,7 @@ def _optimised(
     two_steps |= on_border[:, None] & on_border
     np.fill_diagonal(two_steps, False)
     weights = two_steps * (np.exp(-appearance**2 / (2 * _SIGMA_COLOR**2)) + _SMOOTHNESS)
-    # Contrast below its mean says nothing for an object.
+    # Contrast below its mean is no evidence of an object.
     foreground = np.where(foreground >= foreground.mean(), foreground, 0)
     system = np.diag(background + foreground + weights.sum(1) + 1e-6) - weights
     return np.linalg.solve(system, foreground)

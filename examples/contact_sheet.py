@@ -1,9 +1,9 @@
-"""Draw images with their ground truth, maps and labels side by side: one row an image.
+"""Draw images with their ground truth, maps and labels side by side, one row per image.
 
 Example: python examples/contact_sheet.py --data demo --split train \\
              --maps cam.h5 drs.h5 refined.h5 --labels labels -o sheet.png
 
-README's picture is made so in the folder of the quickstart, with
+The picture in README was made in the folder of the quick start, with
 --rows 5 --titles "plain CAM" "DRS maps" "refined maps" "pseudo labels".
 """
 
@@ -31,10 +31,10 @@ def main() -> None:
         known = {item.id: item for item in items}
         unknown = [wanted for wanted in args.ids if wanted not in known]
         if unknown:
-            raise SystemExit(f"no such images in the split: {', '.join(unknown)}")
+            raise SystemExit(f"images not in the split: {', '.join(unknown)}")
         items = [known[wanted] for wanted in args.ids]
     else:
-        # Evenly spread over the split, so that no row is chosen for its looks.
+        # Evenly spaced over the split, so that no row is cherry-picked.
         items = [items[i] for i in np.linspace(0, len(items) - 1, args.rows).astype(int)]
     titles = ["image", "ground truth", *(args.titles or [Path(path).stem for path in args.maps])]
     if labels and len(titles) < 3 + len(args.maps):
@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 
 def pictures(item, sources, labels):
-    """The pictures of one row, ``(H, W, 3) uint8`` each."""
+    """The pictures of one row, each ``(H, W, 3) uint8``."""
     image = load_image(item.image)
     yield image
     yield blend_labels(image, load_target(item), 0.75)
@@ -70,7 +70,7 @@ def pictures(item, sources, labels):
 
 
 def sheet(rows, titles) -> Image.Image:
-    """All pictures in a grid under their titles."""
+    """All pictures in a grid, with titles above the columns."""
     canvas = Image.new("RGB", (len(titles) * (TILE + GAP) - GAP, HEAD + len(rows) * (TILE + GAP) - GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):

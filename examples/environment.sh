@@ -1,5 +1,6 @@
-# Sourced by the scripts that bring their own environment; makes $ENV and installs drstool there.
-# Usage: . examples/environment.sh EXTRA   (EXTRA: "" or "[test]"), from the repository's root.
+# Sourced by scripts that run in a virtual environment of their own: defines make_environment, which creates $ENV
+# and installs drstool in it. Source it in the root of the repository, then run
+#   make_environment EXTRA      (EXTRA: "" or "[test]")
 
 ENV=${DRSTOOL_ENV:-.venv}
 
@@ -10,13 +11,13 @@ find_python() {
             return
         fi
     done
-    echo "needs Python 3.11 or later; set PYTHON to one" >&2
+    echo "no Python 3.11 or later found; set PYTHON to its path" >&2
     exit 1
 }
 
 make_environment() {
     if [ ! -x "$ENV/bin/python" ]; then
-        echo "Making an environment in $ENV (torch and its libraries take several GB) ..." >&2
+        echo "Creating a virtual environment in $ENV (torch and its libraries take several GB) ..." >&2
         "$(find_python)" -m venv "$ENV"
     fi
     "$ENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$1"

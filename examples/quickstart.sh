@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole chain on the demo dataset, from nothing: environment, data, networks, labels, scores.
+# Runs the whole chain on the demo dataset, starting from nothing: environment, data, networks, labels, scores.
 # Usage: sh examples/quickstart.sh [FOLDER]     (default: quickstart)
 set -eu
 here=$(pwd)
@@ -10,19 +10,19 @@ root=$(pwd)
 make_environment ""
 cd "$here"
 if [ -e "$work" ]; then
-    echo "$work exists; name another folder, or remove it" >&2
+    echo "$work exists; remove it, or choose another folder" >&2
     exit 1
 fi
 mkdir -p "$work"
 cd "$work"
 
-# Small networks, small pictures, and training from scratch: other numbers than for a pretrained VGG-16.
-# A classifier without suppression is trained first. It gives the plain CAMs to compare with, and the
-# network with suppression starts from it, as it starts from ImageNet's weights elsewhere: suppressed from
-# the first step on, a network that knows nothing yet learns too slowly for a demonstration. Suppression
-# stands at the last three of the 16 ReLUs: at all of them, what the plain network has learned is lost again.
-# The rate falls often, because the loss falls fastest just after. The colours of the heads tell the classes
-# apart, hence no change of hue.
+# Small networks and images, trained from scratch, need other settings than a pretrained VGG-16.
+# First, a classifier is trained without suppression. It provides plain CAMs for comparison, and the network
+# with suppression starts from it, as it would otherwise start from ImageNet weights: with suppression from
+# the first step, a randomly initialised network learns too slowly for a demo. Suppression is applied at the
+# last three of the 16 ReLU layers, because at all of them the network forgets what it has learned.
+# The learning rate decays often, because the loss drops most right after each decay. Hue jitter is off,
+# because the classes differ in the colours of their heads.
 backbone="--backbone vgg16-small --image-size 128 --batch-size 5 --hue 0 --saturation 0.1 --decay-factor 0.5"
 classifier="$backbone --resize-size 144 --optimizer adam --weight-decay 0 --bias-lr-factor 1"
 
@@ -37,7 +37,7 @@ drstool cam $data --weights plain.pt -o cam.h5
 drstool cam $data --weights cls.pt -o drs.h5
 drstool refine-train $data --maps drs.h5 $backbone --init cls.pt --lr 0.001 --epochs 10 --decay-epochs 5,7,9 \
     -o refiner.pt
-# uint8 cuts the refiner's values off at 1: where it overshoots, it would beat even a background that is certain.
+# uint8 clips the refiner's values at 1; larger ones would beat even a certain background.
 drstool refine $data --weights refiner.pt --dtype uint8 -o refined.h5
 drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels
 drstool train-seg $data --labels labels --backbone vgg16-small --image-size 160 --init refiner.pt \
@@ -56,4 +56,4 @@ drstool overlay --data demo --split val --labels pred -o figures
 python "$root/examples/contact_sheet.py" --data demo --split train --maps cam.h5 drs.h5 refined.h5 --labels labels -o sheet.png
 python "$root/examples/summary.py" scores
 echo
-echo "Pictures, step by step: $(pwd)/sheet.png"
+echo "Contact sheet of all steps: $(pwd)/sheet.png"

@@ -1,4 +1,4 @@
-"""Print the scores of a chain step by step, from the JSON that 'drstool eval --json' printed."""
+"""Print the scores of each step of a chain, read from the output of 'drstool eval --json'."""
 
 import json
 import sys
@@ -36,8 +36,8 @@ def main() -> None:
         scores = read(folder, name)
         print(f"{title:<28}  {object_mean(scores, 'acc'):8.3f}  {'':11}  {scores['mean_iou']:13.3f}")
     print()
-    print("coverage: share of an object's pixels that its own class wins, mean over object classes;")
-    print("for maps at a constant background of 0.2. Pseudo labels are scored where they are not ignored.")
+    print("Object coverage: fraction of an object's pixels labelled as its class, averaged over object classes; for")
+    print("maps, with a constant background cue of 0.2. Pseudo labels are scored only where they are not ignored.")
 
 
 if __name__ == "__main__":

@@ -212,17 +212,17 @@ def zygote():
 def at_step(monkeypatch):
     """Does something in the middle of a step's work, once."""
 
-    from drstool.training import loop as training
+    from drstool.training.state import TrainState
 
     def plan(step, action):
-        count = training._Loop.count
+        count = TrainState.count
 
-        def counted(loop, ids, loss):
-            if loop.step == step - 1:
-                monkeypatch.setattr(training._Loop, "count", count)
+        def counted(state, keys, loss):
+            if state.step == step - 1:
+                monkeypatch.setattr(TrainState, "count", count)
                 action()
-            count(loop, ids, loss)
+            count(state, keys, loss)
 
-        monkeypatch.setattr(training._Loop, "count", counted)
+        monkeypatch.setattr(TrainState, "count", counted)
 
     return plan

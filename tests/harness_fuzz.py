@@ -1,10 +1,10 @@
-"""Feeds every reader with damaged and malicious files by the thousand: ``python tests/harness_fuzz.py``.
+"""Feed thousands of damaged and malicious files to every reader: ``python tests/harness_fuzz.py``.
 
-Each reader gets mutations of small whole files. What must come out is what the file says, or one of
-drstool's own errors; any other exception, a crash of the interpreter, more than ten seconds of the
-processor (or ten minutes of nothing), or too much memory is a failure. Workers are processes of their
-own, so that such a failure is counted and the next file is tried. The same seed gives the same files;
-``--show N`` writes the N-th.
+Each reader gets mutations of small valid files, and must return their contents or raise one of
+drstool's own errors. Any other exception, a crash of the interpreter, more than ten seconds of CPU
+time (or ten minutes without progress), or too much memory is a failure. Workers run in separate
+processes, so that failures are counted and the next file is tried. The same seed gives the same
+files; ``--show N`` writes the N-th.
 """
 
 import argparse
@@ -34,8 +34,9 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from drstool.artifacts.job import Work
-from drstool.artifacts.resume import Journal, KeptFolder
+from drstool.artifacts.job import Job
+from drstool.artifacts.resume import Journal, PartialFolder
+from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data import image_size, load_image, load_saliency, load_target, open_dataset
 from drstool.data.tags import read_class_names
 from drstool.data.voc import object_names
@@ -50,10 +51,10 @@ MEMORY = 2 << 30
 
 HEADER = Header("localization-maps", ("bar", "disc"), ({"command": "drstool cam", "used": {"tags": True}},))
 LABELS = Header("labels", ("bar", "disc"), HEADER.provenance)
-WORK = Work("cam", ("bar", "disc"), {"sizes": (32, 40)}, {"list": "sha256:1"}, {"tags": "the data"}, "cpu", 0)
+WORK = Job("cam", ("bar", "disc"), {"sizes": (32, 40)}, {"list": "sha256:1"}, {"tags": "the data"}, "cpu", 0)
 
 
-# --- whole files -------------------------------------------------------------------------------
+# --- valid files -------------------------------------------------------------------------------
 
 
 def map_records():
@@ -63,7 +64,7 @@ def map_records():
 
 
 def map_files():
-    """A file of ours, and one as other programs lay it out, in which HDF5 keeps no checksums."""
+    """A map file, and one in the older HDF5 format, which has no checksums of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.h5")
         with open_sink(str(path), HEADER) as sink:
@@ -86,10 +87,10 @@ def label_records():
 
 
 def streams():
-    for header, records, what in ((HEADER, map_records(), "maps"), (LABELS, label_records(), "labels")):
+    for header, records in ((HEADER, map_records()), (LABELS, label_records())):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "x.tar")
-            with open_sink(str(path), header, what=what) as sink:
+            with open_sink(str(path), header) as sink:
                 sink.write_all(records)
             yield path.read_bytes()
 
@@ -139,7 +140,7 @@ def pictures():
 def checkpoints():
     import torch
 
-    from drstool.checkpoints.checkpoint import Checkpoint, save_checkpoint
+    from drstool.checkpoints.checkpoint import save_checkpoint
 
     weights = {"a.weight": torch.ones(3, 2), "a.bias": torch.zeros(3).half(), "n": torch.tensor(3)}
     recipe = {"lr": 0.1, "sizes": (256, 320), "epochs": 15}
@@ -153,35 +154,36 @@ def checkpoints():
 
 
 def states():
-    """What is kept of a training of a tiny network after a step."""
+    """The saved state of training a tiny network for one step."""
     with tempfile.TemporaryDirectory() as folder:
-        loop, state = tiny_training(Path(folder, "x.pt"))
-        loop.step = 1
-        state.save(loop.state())
-        yield state.path.read_bytes()
+        state, file = tiny_training(Path(folder, "x.pt"))
+        state.step = 1
+        file.load(TINY)
+        file.save(state.state_dict())
+        yield file.path.read_bytes()
+
+
+TINY = Checkpoint("classifier", HEADER.class_names, {"backbone": "vgg16-small"}, {"lr": 0.1}, {})
 
 
 def tiny_training(output):
-    """The loop of a training that has not begun, and where its state is kept."""
+    """The loop of a training that has not started, and its state file."""
     import torch
 
-    from drstool.checkpoints.checkpoint import Checkpoint
     from drstool.checkpoints.training_state import TrainingState
-    from drstool.training.loop import _Loop
+    from drstool.training.state import TrainState
 
     network = torch.nn.Linear(3, 2)
-    loop = _Loop(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), torch.device("cpu"))
-    state = TrainingState(output, WORK, lambda error: None)
-    state.describe(Checkpoint("classifier", HEADER.class_names, {"backbone": "vgg16-small"}, {"lr": 0.1}, {}))
-    return loop, state
+    state = TrainState(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), torch.device("cpu"))
+    return state, TrainingState(output, WORK, lambda error: None)
 
 
 def journals():
-    """What is kept of an unfinished map file, and of an unfinished stream."""
+    """Journals of an unfinished map file and of an unfinished stream."""
     for name in ("x.h5", "x.tar"):
         with tempfile.TemporaryDirectory() as folder, Path(folder, name).open("w+b") as file:
             journal = Journal(Path(folder, name), WORK)
-            journal.begin()
+            journal.start()
             records = map_records() if name == "x.h5" else label_records()
             writer = MapFileWriter(file, HEADER) if name == "x.h5" else StreamWriter(file, LABELS)
             for record in records:
@@ -193,11 +195,11 @@ def journals():
 
 
 def notes():
-    """What is noted beside an unfinished folder."""
+    """Notes on an unfinished folder."""
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
-            kept = KeptFolder(Path(folder, "labels"), WORK)
-            kept.take_up()
+            kept = PartialFolder(Path(folder, "labels"), WORK)
+            kept.load()
             yield Path(folder, NOTE).read_bytes()
 
 
@@ -263,7 +265,7 @@ def tag_lists():
 
 
 class Place:
-    """A folder with what the files name."""
+    """A folder with the files that the inputs refer to."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -281,7 +283,7 @@ class Place:
         return path
 
     def data(self, name, *arguments, **options):
-        """Open a dataset with a file of that name, and look at all of it."""
+        """Open a dataset that contains a file of that name, and read all of it."""
         dataset = open_dataset(str(self.folder / name), *arguments, **options)
         for item in dataset.items:
             json.dumps(item.to_json(), ensure_ascii=False).encode("utf-8", "surrogateescape")
@@ -291,7 +293,7 @@ class Place:
 
 
 def all_records(source):
-    """Every record that can be had."""
+    """Read all records."""
     with source:
         for attempt in source.attempts():
             with suppress(DrstoolError):
@@ -301,7 +303,7 @@ def all_records(source):
 
 
 def read_folder(place, data):
-    """A folder of labels whose header is the file."""
+    """Read a label folder with the file as its header."""
     folder = place.folder / "labels"
     folder.mkdir(exist_ok=True)
     (folder / "drstool.json").write_bytes(data)
@@ -336,24 +338,22 @@ def read_checkpoint(place, data):
 
 
 def read_state(place, data):
-    loop, state = tiny_training(place.folder / "x.pt")
-    state.path.write_bytes(data)
-    state.left_over()
-    state.last_network()
-    state.take_up()
-    state_of_loop = state.load()
-    loop.take_up(state_of_loop)
-    loop.take_up_random(state_of_loop)
+    state, file = tiny_training(place.folder / "x.pt")
+    file.path.write_bytes(data)
+    file.left_over()
+    file.last_network()
+    file.read()
+    state.load_state_dict(file.load(TINY))
 
 
 def read_journal(place, data):
     output = place.folder / "x.h5"
     place.file(".x.h5.resume", data)
-    Journal(output, WORK).left_over()
+    Journal(output, WORK).leftover()
     journal = Journal(output, WORK)
     try:
-        journal.take_up(["a", "b/c"])
-        for identifier, told, kept in journal.stored():
+        journal.load(["a", "b/c"])
+        for identifier, told, kept in journal.records():
             with suppress(DrstoolError):
                 restored_map(identifier, told, kept, output)
             with suppress(DrstoolError):
@@ -368,8 +368,8 @@ def read_note(place, data):
     folder = place.folder / ".labels.resume"
     folder.mkdir(exist_ok=True)
     (folder / "a.png").write_bytes(next(label_pngs()))
-    KeptFolder(place.folder / "labels", WORK).left_over()
-    KeptFolder(place.folder / "labels", WORK).take_up()
+    PartialFolder(place.folder / "labels", WORK).leftover()
+    PartialFolder(place.folder / "labels", WORK).load()
 
 
 def read_tags(place, data):
@@ -425,7 +425,7 @@ NUMBERS = (0, 1, 2, 3, 7, 8, 127, 128, 255, 256, 1023, 32767, 32768, 65535, 2**2
 
 
 def mutated(random, data, others):
-    """A whole file with some things changed."""
+    """A valid file with some changes."""
     data = bytearray(data)
     for _ in range(random.choice((1, 1, 1, 2, 2, 3, 5, 9, 20))):
         if not data:
@@ -488,7 +488,7 @@ CHANGES = (flip, flip, set_byte, set_number, set_number, count_up, cut, drop, re
 
 
 def repaired(data):
-    """The file with checksums that fit again, so that what lies behind them is reached."""
+    """The file with recomputed checksums, so that the code behind them is reached."""
     if data.startswith(b"\x89PNG"):
         return _png(data)
     if data[257:262] == b"ustar":
@@ -533,7 +533,7 @@ def _tar(data):
 
 
 def mutated_member(random, data, others):
-    """A zip or tar archive in which one member was changed, and the archive is whole."""
+    """A valid zip or tar archive with one changed member."""
     buffer = io.BytesIO()
     if data[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
@@ -566,11 +566,11 @@ def attempt_file(reader, seeds, seed, number):
     return repaired(changed) if chance.random() < 0.6 else changed
 
 
-# --- one process, and its keeper ---------------------------------------------------------------
+# --- workers and their supervisor --------------------------------------------------------------
 
 
 def attempt(read, place, data):
-    """What becomes of a file: ``read``, ``refused`` or the traceback of a failure."""
+    """Outcome of reading a file: ``read``, ``refused`` or the traceback of a failure."""
     try:
         read(place, data)
     except DrstoolError as error:
@@ -582,14 +582,14 @@ def attempt(read, place, data):
 
 
 def work(reader, seed, start, stop):
-    """Try files, and tell on stdout of each before it and of what became of it."""
+    """Try files, and report each one on stdout before it is read, and its outcome afterwards."""
     make, read = READERS[reader]
     seeds = list(make())
     limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tell = sys.stdout
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         place = Place(folder)
-        # What the libraries map once they are loaded, and what a file may take beyond.
+        # The address space of the loaded libraries, plus what a file may take.
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         for number in range(start, stop):
@@ -603,7 +603,7 @@ def work(reader, seed, start, stop):
 
 
 def seconds_of(process):
-    """Processor time of a process so far."""
+    """CPU time of a process so far."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -612,7 +612,7 @@ def seconds_of(process):
 
 
 def keep(reader, seed, times):
-    """Run workers until all files were tried; count what became of them."""
+    """Run workers until all files have been tried, and count the outcomes."""
     counts, failures, number, peak = Counter(), [], 0, 0
     while number < times:
         worker = subprocess.Popen(
@@ -623,7 +623,7 @@ def keep(reader, seed, times):
         while not ended:
             ready, _, _ = select.select([worker.stdout], [], [], 0.5)
             if not ready:
-                # By the processor's time: other work on the machine is no fault of the file's.
+                # CPU time, because other load on the machine is not the file's fault.
                 if begun and seconds_of(worker.pid) - used > SECONDS or time.monotonic() - heard > PATIENCE:
                     kind = "hang"
                     worker.kill()
@@ -651,7 +651,7 @@ def keep(reader, seed, times):
                     number, begun = int(line), True
         error = worker.communicate()[1].decode(errors="replace").strip().splitlines()
         if not begun:
-            raise SystemExit(f"the worker for {reader} does not start: {error[-1:]}")
+            raise SystemExit(f"the worker for {reader} did not start: {error[-1:]}")
         if not ended:
             counts[kind] += 1
             failures.append((number, kind, f"{worker.returncode} {error[-1] if error else ''}"))
@@ -664,10 +664,10 @@ COLUMNS = ("read", "refused", "traceback", "crash", "hang", "memory")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reader", choices=READERS, action="append", help="one or more; by default all")
-    parser.add_argument("--times", type=int, default=1000, help="files for each reader")
+    parser.add_argument("--reader", choices=READERS, action="append", help="reader to test; repeatable; default: all")
+    parser.add_argument("--times", type=int, default=1000, help="number of files per reader")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", type=int, metavar="N", help="write the N-th file to stdout, and try it")
+    parser.add_argument("--show", type=int, metavar="N", help="write the N-th file to stdout, and read it")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.work:

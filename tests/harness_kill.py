@@ -1,9 +1,9 @@
-"""Kills every command at random moments, goes on with --resume, and compares with what was never killed.
+"""Kill every command at random moments, resume it, and compare its output with that of an uninterrupted run.
 
     python tests/harness_kill.py --times 20
 
-prints a table of fault, tries and outcomes, and exits with 1 where a result differs, a file that is not
-whole has a final name, something is left behind, an exit code is another, or there is a traceback.
+prints a table of signals, tries and outcomes. It exits with 1 if an output differs, an incomplete file has
+its final name, anything is left behind, an exit code is wrong, or there is a traceback.
 """
 
 import argparse
@@ -27,11 +27,11 @@ CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--batch-size", "2", "--device", "cpu")
 PLAIN = ("--no-provenance", "-q")
 # State is kept after every epoch, however short.
-OFTEN = "from drstool.training import loop as training\ntraining._Saver._SHARE = 0\n"
+OFTEN = "from drstool.training.state import Saver\nSaver.SHARE = 0\n"
 
 
 def stages(voc, made):
-    """Command lines by name, with their outputs by option."""
+    """Command lines by name, each with its outputs by option."""
     train = ("--data", voc, "--split", "train")
     maps = ("--sizes", "32,40", "--batch-size", "1")
     training = (*train, *SMALL, "--epochs", "4")
@@ -54,7 +54,7 @@ def stages(voc, made):
 
 
 def make(zygote, voc, made):
-    """What the stages read."""
+    """Create the inputs of the stages."""
     train, here = ("--data", voc, "--split", "train"), {"errors": made / "errors"}
     nothing = (*SMALL, "--epochs", "0")
     for line in (
@@ -68,7 +68,7 @@ def make(zygote, voc, made):
 
 
 def contents(path):
-    """Bytes of a file, or of every file of a folder; None of nothing."""
+    """Bytes of a file, or of every file in a folder; None if it does not exist."""
     if not path.exists():
         return None
     if path.is_file():
@@ -77,14 +77,14 @@ def contents(path):
 
 
 class Trial:
-    """One command, to be killed and gone on with.
+    """One command, which is killed and resumed.
 
     Attributes
     ----------
     faults
-        What went wrong, a line each.
+        Descriptions of what went wrong.
     seconds
-        Of the run that nothing happened to.
+        Duration of the uninterrupted run.
     """
 
     def __init__(self, zygote, words, outputs, folder):
@@ -101,9 +101,9 @@ class Trial:
         self._whole = {name: contents(path) for name, path in self._outputs.items()}
 
     def kill(self, number, moment, again):
-        """Kill it after a share of its time, perhaps once more as it goes on, and let it come to its end.
+        """Kill the command after a fraction of its time, perhaps again when resumed, then let it finish.
 
-        Returns whether a kill met it alive; where it was quicker, an earlier moment is tried.
+        Returns whether the command was still running; if it had finished, an earlier moment is tried.
         """
         met = False
         for _ in range(6):
@@ -124,13 +124,13 @@ class Trial:
         return met
 
     def _killed(self, number, moment, *more):
-        """Whether a kill at a share of its time met it alive."""
+        """Whether the command was still running when it was killed after a fraction of its time."""
         code = self._run(*more, number=number, after=moment * self.seconds)
         if code not in (0, *CODES[number]):
             self.faults.append(f"exit code {code} after {number.name}: {self.told}")
         for name, path in self._outputs.items():
             if contents(path) not in (None, self._whole[name]):
-                self.faults.append(f"{name} is there and not whole after {number.name}")
+                self.faults.append(f"{name} exists but is incomplete after {number.name}")
         return code != 0
 
     def _run(self, *more, number=None, after=0.0):
@@ -139,14 +139,14 @@ class Trial:
         pid = self._zygote.start(*self._words, *more, before=OFTEN, errors=errors)
         if number is not None:
             time.sleep(after)
-            # The process is the zygote's child: its number is not given away before it is waited for.
-            # Ctrl-C comes to all processes of a command, as from a terminal; at first it has no group yet.
+            # The process is a child of the zygote, so its number is not reused before it is waited for.
+            # Like a terminal, send Ctrl-C to the whole process group, which at first does not exist yet.
             try:
                 (os.killpg if number == signal.SIGINT else os.kill)(pid, number)
             except ProcessLookupError:
                 os.kill(pid, number)
         code = self._zygote.wait(pid)
-        # It may not even have come to open it.
+        # The command may have been killed before it created the file.
         self.told = errors.read_text() if errors.exists() else ""
         if "Traceback" in self.told or "Exception ignored" in self.told or len(self.told.splitlines()) > 1:
             self.faults.append("stderr: " + self.told[-600:])
@@ -158,7 +158,7 @@ class Trial:
 
 
 def harness(folder, times, only=None, seed=0, tell=print):
-    """Kill each command so many times with each signal; the number of faults."""
+    """Kill each command a number of times with each signal; return the number of faults."""
     randomness = random.Random(seed)
     folder = Path(folder)
     voc, made, zygote = make_voc(folder / "voc"), folder / "made", Zygote()
@@ -179,7 +179,7 @@ def harness(folder, times, only=None, seed=0, tell=print):
                     twice += again is not None
                 found = trial.faults[before:]
                 tell(f"{name:<22} {number.name:<8} {times:>5} {alive:>5} {twice:>5}  "
-                     + (f"{len(found)} faults, such as: {found[0]}" if found else "the same bytes, nothing left"))
+                     + (f"{len(found)} faults, such as: {found[0]}" if found else "identical bytes, no leftovers"))
             faults += len(trial.faults)
     finally:
         zygote.close()
@@ -188,8 +188,8 @@ def harness(folder, times, only=None, seed=0, tell=print):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--times", type=int, default=20, help="tries of each command with each signal")
-    parser.add_argument("--only", nargs="+", help="names of commands")
+    parser.add_argument("--times", type=int, default=20, help="number of tries per command and signal")
+    parser.add_argument("--only", nargs="+", help="commands to test")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

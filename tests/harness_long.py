@@ -1,8 +1,8 @@
-"""Many images through a chain of pipes, and what the processes hold: ``python tests/harness_long.py``.
+"""Send many images through a chain of pipes, and watch memory and open files: ``python tests/harness_long.py``.
 
-A tiny network looks at the same few small pictures under thousands of ids: ``cam | pseudo-label | eval``.
-Memory and open files of each stage are read from ``/proc`` as the images pass; they are to be flat from
-the first thousand on, but for what each id takes (see ``BYTES_AN_ID``).
+A tiny network processes the same few small images under thousands of ids: ``cam | pseudo-label | eval``.
+Memory and open files of each stage are read from ``/proc`` as the images pass. After the first thousand
+images they must not grow, except by what each id takes (see ``BYTES_AN_ID``).
 """
 
 import argparse
@@ -21,15 +21,15 @@ import numpy as np
 from PIL import Image
 
 STAGES = ("cam", "pseudo-label", "eval")
-# Kept for each image, of any size: its row of the dataset, and its id among those seen.
+# Memory per image of any size: its row in the dataset, and its id in the set of those seen.
 BYTES_AN_ID = 1000
 PICTURES = 100
-# Pictures that happen to be open when a sample is taken, one a thread.
+# Files that may be open when a sample is taken, one per thread.
 MOST_OPEN = 16
 
 
 def make_data(folder, images):
-    """A manifest of so many ids on a hundred pictures with masks."""
+    """A manifest of many ids that share a hundred images with masks."""
     random = np.random.default_rng(0)
     rows = []
     for number in range(min(images, PICTURES)):
@@ -50,7 +50,7 @@ def program(*arguments, **pipes):
 
 
 def read_proc(process):
-    """Resident MB and open files of a process; None once it has ended."""
+    """Resident memory in MB and open files of a process; None once it has ended."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
         files = len(os.listdir(f"/proc/{process.pid}/fd"))
@@ -61,7 +61,7 @@ def read_proc(process):
 
 
 def run(images, every, say=lambda line: None):
-    """The chain over so many images: a sample each so many, ``{stage: [(images, MB, files)]}``, and the scores."""
+    """Run the chain; return samples as ``{stage: [(images, MB, files)]}``, and the scores."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = make_data(folder, images)
@@ -73,7 +73,7 @@ def run(images, every, say=lambda line: None):
             raise SystemExit("train-cls failed")
         stages = [program("cam", "--data", data, "--weights", weights, "--sizes", "32", "--batch-size", "8", "-q",
                           stdout=subprocess.PIPE)]
-        # In between goes everything that passes, counted.
+        # This process passes the data on between the first two stages, and counts the records.
         labels = program("pseudo-label", "--background", "power", "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         scores = program("eval", "--data", data, "--json", "-q", stdin=labels.stdout, stdout=subprocess.PIPE)
         stages += [labels, scores]
@@ -95,7 +95,7 @@ def run(images, every, say=lambda line: None):
 
 
 def pumped(source, target):
-    """Pass a tar stream on, and tell the number of records after each."""
+    """Copy a tar stream, and yield the number of records so far after each of them."""
     passed = 0
     while head := read(source, 512):
         size = int(head[124:135] or b"0", 8) if head.strip(b"\0") else 0
@@ -116,7 +116,7 @@ def read(source, size):
 
 
 def growth(samples, start):
-    """MB from the first sample after ``start`` images to the highest later one, and open files likewise."""
+    """Growth in MB and in open files from the first sample after ``start`` images to the highest later one."""
     later = [sample for sample in samples if sample[0] >= start]
     return max(sample[1] for sample in later) - later[0][1], max(sample[2] for sample in later) - later[0][2]
 
@@ -124,7 +124,7 @@ def growth(samples, start):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--every", type=int, default=1000, help="images from sample to sample")
+    parser.add_argument("--every", type=int, default=1000, help="number of images between samples")
     chosen = parser.parse_args()
     print(f"{'images':>7}  " + "  ".join(f"{stage:>20}" for stage in STAGES), flush=True)
     began = time.monotonic()
@@ -135,7 +135,7 @@ def main():
     for stage in STAGES:
         megabytes, files = growth(samples[stage], chosen.every)
         failed |= megabytes > allowed or files > MOST_OPEN
-        print(f"{stage:>13}: {megabytes:.1f} MB (at most {allowed:.1f}) and {files} files more than at first")
+        print(f"{stage:>13}: {megabytes:.1f} MB (at most {allowed:.1f}) and {files} more open files than at first")
     return int(failed)
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from drstool.artifacts.parts import Part, ids_digest, span
+from drstool.artifacts.shard import Shard, ids_digest, shard_slice
 from drstool.errors import InputError, UsageError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
 from drstool.stages.cat import fuse
@@ -70,7 +70,7 @@ def read(path):
 @pytest.mark.parametrize("count", [0, 1, 7, 10])
 @pytest.mark.parametrize("of", [1, 3, 10, 12])
 def test_spans_cover_each_image_once(count, of, unit):
-    spans = [range(count)[span(number, of, count, unit)] for number in range(1, of + 1)]
+    spans = [range(count)[shard_slice(number, of, count, unit)] for number in range(1, of + 1)]
     assert [i for images in spans for i in images] == list(range(count))
     assert [images for images in spans if images and images[0] % unit] == []
     lengths = sorted(map(len, spans))
@@ -161,17 +161,17 @@ def bad_parts(parts, tmp_path_factory):
     """Parts that cannot be merged, and what is to be said of them."""
     tmp = tmp_path_factory.mktemp("bad")
     ids = ids_digest(["p0", "p1"])
-    one = write_maps(tmp / "one.h5", ["p0"], part=Part(1, 2, ids))
+    one = write_maps(tmp / "one.h5", ["p0"], part=Shard(1, 2, ids))
     return {
         "missing": (parts[:2], ["1 of 3", "3/3", "--incomplete"]),
-        "twice": ([parts[0], parts[1], parts[1]], ["cams.2.h5", "2/3", "each part once"]),
+        "twice": ([parts[0], parts[1], parts[1]], ["cams.2.h5", "2/3", "each shard once"]),
         "of another count": ([parts[0], one], ["one.h5", "1/2", "1/3"]),
         "of another list": (
-            [one, write_maps(tmp / "other.h5", ["q1"], part=Part(2, 2, ids_digest(["q0", "q1"])))],
+            [one, write_maps(tmp / "other.h5", ["q1"], part=Shard(2, 2, ids_digest(["q0", "q1"])))],
             ["other.h5", "another list"]),
-        "whole among parts": ([*parts, write_maps(tmp / "whole.h5", ["x"])], ["whole.h5", "no part"]),
+        "whole among parts": ([*parts, write_maps(tmp / "whole.h5", ["x"])], ["whole.h5", "not a shard"]),
         "with the same image": (
-            [one, write_maps(tmp / "two.h5", ["p0"], part=Part(2, 2, ids))], ["two.h5", "'p0'", "one.h5"]),
+            [one, write_maps(tmp / "two.h5", ["p0"], part=Shard(2, 2, ids))], ["two.h5", "'p0'", "one.h5"]),
     }
 
 
@@ -195,7 +195,7 @@ def test_parts_made_in_different_ways_without_history(drs, voc, made, tmp_path):
     assert outcome.code == 3 and not (tmp_path / "result.h5").exists()
     first, last = tmp_path / "1.h5", tmp_path / "3.h5"
     assert outcome.err.splitlines() == [
-        f"drstool: {last}: was made in another way than {first}; make the parts in the same way"]
+        f"drstool: {last}: was made with other settings or inputs than {first}; make all shards in the same way"]
 
 
 def test_parts_made_in_different_ways(drs, voc, made, parts, tmp_path):
@@ -231,7 +231,7 @@ def test_shard_out_of_range(drs, voc, made, tmp_path, name):
 def test_shard_of_what_cannot_be_sharded(drs, voc, made, parts, tmp_path):
     more = ("--background", "constant", "--shard", "1/2", "-o", tmp_path / "result")
     outcome = drs("pseudo-label", parts[0], *more)
-    assert (outcome.code, "is part 1/3 already" in outcome.err) == (2, True)
+    assert (outcome.code, "is shard 1/3 already" in outcome.err) == (2, True)
     assert drs("cat", made.cams, "-o", tmp_path / "cams.tar").code == 0
     outcome = drs("pseudo-label", tmp_path / "cams.tar", *more)
     assert (outcome.code, "drstool cat -o FILE" in outcome.err) == (2, True)
@@ -362,7 +362,7 @@ def test_what_cannot_be_merged(drs, made, tmp_path, name):
 
 
 def test_damaged_part_in_a_header(tmp_path):
-    path = write_maps(tmp_path / "a.h5", ["x"], part=Part(1, 2, "sha256:0"))
+    path = write_maps(tmp_path / "a.h5", ["x"], part=Shard(1, 2, "sha256:0"))
     for told in ("{}", '{"number": 3, "of": 2, "ids": ""}', '{"number": true, "of": 2, "ids": ""}', "[]", "no"):
         with h5py.File(path, "r+") as file:
             file.attrs["part"] = told
@@ -417,7 +417,7 @@ def test_fusing_checks_sizes(drs, tmp_path):
     a = write_maps(tmp_path / "a.h5", ["x"])
     b = write_maps(tmp_path / "b.h5", ["x"], size=(5, 4))
     outcome = drs("cat", a, b, "--fuse", "max", "-o", tmp_path / "result.h5")
-    assert (outcome.code, "5×4" in outcome.err, "4×5" in outcome.err) == (3, True, True)
+    assert (outcome.code, "4 × 5" in outcome.err, "5 × 4" in outcome.err) == (3, True, True)
 
 
 @pytest.mark.parametrize("ids, word", [(["y", "x"], "'y'"), (["x"], "nothing more"), (["x", "y", "z"], "'z'")])
@@ -439,7 +439,7 @@ def test_fusing_streams(drs, tmp_path):
 
 
 def test_fused_parts_stay_parts(drs, tmp_path):
-    part = Part(2, 3, ids_digest(["w", "x", "y"]))
+    part = Shard(2, 3, ids_digest(["w", "x", "y"]))
     a, b = (write_maps(tmp_path / f"{s}.h5", ["x"], part=part, seed=s) for s in (0, 1))
     assert drs("cat", a, b, "--fuse", "max", "-o", tmp_path / "fused.h5").code == 0
     assert drs("info", tmp_path / "fused.h5", "--json").json()["part"] == "2/3"
@@ -449,12 +449,12 @@ def test_fused_parts_stay_parts(drs, tmp_path):
 
 
 def test_label_folders_in_parts_are_marked(tmp_path):
-    part = Part(1, 2, ids_digest(["a", "b"]))
-    with open_sink(str(tmp_path / "labels"), Header("labels", CLASSES, (), part), what="labels") as sink:
+    part = Shard(1, 2, ids_digest(["a", "b"]))
+    with open_sink(str(tmp_path / "labels"), Header("labels", CLASSES, (), part)) as sink:
         sink.write(LabelRecord("a", np.zeros((2, 2), np.uint8)))
     assert json.loads((tmp_path / "labels" / "drstool.json").read_text())["part"] == part.to_json()
     with open_records(tmp_path / "labels") as source:
-        assert source.header.part == part
+        assert source.header.shard == part
 
 
 def test_slurm_example(drs, program, voc, made, tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_existing_file_is_kept(tmp_path):
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"classifier"}))
 def test_another_kind(tmp_path, kind):
     save_checkpoint(tmp_path / "cls.pt", MADE)
-    with pytest.raises(InputError, match=f"holds a classifier, and a {kind} is needed.*drstool {KINDS[kind]}"):
+    with pytest.raises(InputError, match=f"holds a classifier, not a {kind}; .*drstool {KINDS[kind]}"):
         load_checkpoint(tmp_path / "cls.pt", kind)
 
 
@@ -121,14 +121,14 @@ def test_truncated_files(tmp_path):
 def test_other_files_are_not_called_code(tmp_path, content):
     path = tmp_path / "x.pt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is no torch file, or a damaged one"):
+    with pytest.raises(InputError, match="is not a torch file, or is damaged"):
         load_tensors(path)
 
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_checkpoint(tmp_path / "gone.pt")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         load_checkpoint(tmp_path)
 
 

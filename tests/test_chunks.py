@@ -110,7 +110,7 @@ def test_bytes_do_not_depend_on_threads(tmp_path, name):
     for threads in (1, 4):
         target = tmp_path / str(threads) / name
         target.parent.mkdir()
-        with open_sink(str(target), header, what=what, threads=threads) as sink:
+        with open_sink(str(target), header, threads=threads) as sink:
             assert sink.write_all(labels() if what == "labels" else records()) == 12
         files = [target] if target.is_file() else sorted(target.iterdir())
         found.append([(path.name, path.read_bytes()) for path in files])
@@ -122,7 +122,7 @@ def test_two_sinks_at_once_with_threads(tmp_path):
         folder = tmp_path / str(threads)
         folder.mkdir()
         with (
-            open_sink(str(folder / "l"), Header("labels", HEADER.class_names), what="labels", threads=threads) as one,
+            open_sink(str(folder / "l"), Header("labels", HEADER.class_names), threads=threads) as one,
             open_sink(str(folder / "m.h5"), HEADER, threads=threads) as other,
         ):
             assert write_both(one, other, zip(labels(), records())) == 12

@@ -188,7 +188,7 @@ def test_nothing_binary_on_a_terminal(drs, voc, made):
         for line in binary_lines(voc, made):
             outcome = drs(*line, stdout=terminal)
             assert outcome.code == 2
-            assert outcome.err == "drstool: stdout: is a terminal, the output is binary; pipe, or give -o FILE\n"
+            assert outcome.err == "drstool: stdout: is a terminal, but the output is binary; use a pipe or -o FILE\n"
         terminal.write(b"end")
         assert screen.read(100) == b"end"
 
@@ -347,7 +347,7 @@ def test_info_tells_of_every_artefact(drs, voc, made, tmp_path):
             stream.write(path.read_bytes())
         assert must(drs, "info", "--json", stdin=stream.getvalue()).json()["images"] == 4
     foreign = must(drs, "info", voc / "SegmentationClass").out
-    assert "not known" in foreign
+    assert "unknown" in foreign
 
 
 def test_score_maps_can_be_evaluated(drs, voc, made, tmp_path):

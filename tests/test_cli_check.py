@@ -180,7 +180,7 @@ def test_no_flipped_bit_of_a_map_file_goes_unseen(tmp_path):
 def test_no_flipped_bit_of_a_stream_goes_unseen(tmp_path):
     header = Header("labels", ("bar", "disc"), ({"command": "x"},))
     path = tmp_path / "labels.tar"
-    with open_sink(str(path), header, what="labels") as sink:
+    with open_sink(str(path), header) as sink:
         sink.write(LabelRecord("a", np.arange(3, dtype=np.uint8).reshape(1, 3), "a.jpg"))
     data = path.read_bytes()
 
@@ -353,7 +353,7 @@ def test_stream_goes_on_after_a_bad_record(made, tmp_path):
     """What is wrong with two records is told of both."""
     path = tmp_path / "labels.tar"
     header = Header("labels", ("bar", "disc"))
-    with open_sink(str(path), header, what="labels") as sink:
+    with open_sink(str(path), header) as sink:
         for identifier in "abc":
             sink.write(LabelRecord(identifier, np.zeros((9, 9), np.uint8)))
     data = bytearray(path.read_bytes())

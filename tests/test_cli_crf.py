@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from drstool.formats import Header, open_records, open_sink
 from drstool.formats.records import MapRecord, encode_values
 from drstool.recipe import CRF_PRESETS, CueSettings
 from drstool.stages.crf import crf
-from drstool.stages.pseudo_label import pseudo_label
+from drstool.stages.pseudo_label import Relabelling, pseudo_label
 
 CLASSES = ("bar", "disc")
 POWER = ("--background", "power")
@@ -78,7 +79,8 @@ def test_unary_may_be_chosen(made):
     with open_records(made.cams) as source:
         given = list(source.records())
     by_labels, by_cues = (
-        [each.labels for each in pseudo_label(given, SETTINGS, crf=CRF_PRESETS[preset].__class__(unary=unary))]
+        [each.labels for each in pseudo_label(
+            given, SETTINGS, relabelling=Relabelling(replace(CRF_PRESETS[preset], unary=unary)))]
         for preset, unary in (("psa", "labels"), ("irn", "probabilities")))
     assert any((one != other).any() for one, other in zip(by_labels, by_cues, strict=True))
 
@@ -93,8 +95,9 @@ def test_certain_saliency_is_ignored_where_the_crf_says_background(voc, photo, t
     Image.fromarray(saliency).save(tmp_path / "p0.png")
     given = record("p0", photo, values, [1])
     plain, smooth = (
-        next(pseudo_label([given], CueSettings(), saliency_of=cues.saliency_folder(tmp_path), crf=crf_)).labels
-        for crf_ in (None, CRF_PRESETS["irn"]))
+        next(pseudo_label(
+            [given], CueSettings(), saliency_of=cues.saliency_folder(tmp_path), relabelling=relabelling)).labels
+        for relabelling in (None, Relabelling(CRF_PRESETS["irn"])))
     assert plain[3, 3] == 1 and smooth[3, 3] == 255
     assert (np.delete(smooth.ravel(), 3 * width + 3) == 0).all()
 
@@ -202,7 +205,7 @@ def test_data_names_the_images(drs, voc, made, tmp_path):
     for one, other in zip(records(tmp_path / "b")[0].values(), records(tmp_path / "c")[0].values(), strict=True):
         np.testing.assert_array_equal(one.labels, other.labels)
     other = drs("crf", path, *POWER, "--data", voc, "--split", "val", "-o", tmp_path / "d.h5")
-    assert other.code == 3 and "image 'p0': is not among the 2 of" in other.err
+    assert other.code == 3 and "image 'p0': is not one of the 2 images of" in other.err
 
 
 def test_keep_going_leaves_out_what_has_no_photograph(drs, own_voc, made, tmp_path):
@@ -223,8 +226,8 @@ def bad(folder, kind, photo):
     half = np.full((2, *size), 0.5, np.float32)
     small = MapRecord("p0", encode_values(half[:, :8, :9]), (1, 2), (8, 9), str(photo))
     return {
-        "small": (small, f"is {size[1]} x {size[0]} pixels, but image 'p0' is 9 x 8 in its maps"),
-        "nameless": (MapRecord("p0", encode_values(half), (1, 2), size, ""), "do not say where it lies; give --data"),
+        "small": (small, f"is {size[1]} × {size[0]} pixels, but 9 × 8 in its maps"),
+        "nameless": (MapRecord("p0", encode_values(half), (1, 2), size, ""), "do not name its file; give --data"),
         "missing": (MapRecord("p0", encode_values(half), (1, 2), size, str(folder / "no.jpg")), "no.jpg: no such file"),
         "excess": (record("p0", photo, half + 0.2, [1, 2]), "scores sum to 1.4"),
     }[kind]
@@ -246,17 +249,17 @@ def test_bad_input(drs, photo, tmp_path, kind):
 
 @pytest.mark.parametrize(("line", "told"), [
     (("crf", "MAPS", "--crf", "none"), "--crf: none leaves nothing to do"),
-    (("crf", "MAPS", "--crf", "densenet"), "--crf: 'densenet' is no choice; one of irn, deeplab, psa, none"),
+    (("crf", "MAPS", "--crf", "densenet"), "--crf: 'densenet' is not one of irn, deeplab, psa, none"),
     (("crf", "MAPS"), "--background: saliency needs saliency maps"),
-    (("crf", "MAPS", "--split", "val", *POWER), "--split: is a part of --data"),
-    (("crf", "MAPS", "--dtype", "int8"), "--dtype: 'int8' is no choice"),
-    (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: is a setting of the CRF, and there"),
-    (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: is where a CRF finds the images"),
+    (("crf", "MAPS", "--split", "val", *POWER), "--split: needs --data"),
+    (("crf", "MAPS", "--dtype", "int8"), "--dtype: 'int8' is not one of"),
+    (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: has no effect without a CRF"),
+    (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: names the CRF's images"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-confidence", "1"), "--crf-confidence: 1.0 is too large"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-srgb", "0"), "-srgb: 0.0 is too small"),
-    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is no finite number"),
+    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is not a finite number"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-gaussian-compat", "1e39"), "--crf-gaussian-compat"),
-    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-mode", "fast"), "--crf-mode: fast is no choice"),
+    (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-mode", "fast"), "--crf-mode: 'fast' is not one of"),
 ])
 def test_wrong_command_lines(drs, voc, made, tmp_path, line, told):
     words = [{"MAPS": made.cams, "VOC": voc}.get(word, word) for word in line]

@@ -1,4 +1,4 @@
-"""What a user can get wrong: the exit code, one line on stderr, and nothing left behind."""
+"""User errors: the exit code, one line on stderr, and nothing left behind."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ SMALL = ("--backbone", "vgg16-small", "--init", "none", "--epochs", "1", "--imag
 
 
 class World:
-    """Where a case finds the artefacts, and makes its own."""
+    """Paths of the artefacts that tests use, and helpers to create more."""
 
     def __init__(self, voc, made, tmp):
         self.voc, self.made, self.tmp = voc, made, tmp
@@ -30,7 +30,7 @@ class World:
 
     @property
     def out(self):
-        """The final name; nothing may be there in the end."""
+        """Path of the output; nothing may exist there in the end."""
         return self.tmp / "result"
 
     def file(self, name, content=b""):
@@ -39,17 +39,17 @@ class World:
         return path
 
     def manifest(self, *rows):
-        """A manifest of one picture a row, with ``image`` the first training picture where not given."""
+        """A manifest with one image per row; ``image`` defaults to the first training image."""
         image = str(self.voc / "JPEGImages" / "p0.jpg")
         lines = (json.dumps({"image": image, "tags": ["bar"], **row}) for row in rows)
         return self.file("list.jsonl", "".join(line + "\n" for line in lines))
 
     def pictured(self, name, content):
-        """A manifest of two pictures, of which the second is the given file."""
+        """A manifest of two images, the second of which is the given file."""
         return self.manifest({"id": "good"}, {"id": "bad", "image": str(self.file(name, content))})
 
     def labels(self, array, mode="P", name="p4"):
-        """Somebody else's folder of the labels of the validation pictures, of which one is this."""
+        """A foreign folder of labels for the validation images, one of which is the given array."""
         folder = self.tmp / "foreign"
         shutil.copytree(self.voc / "SegmentationClass", folder)
         Image.fromarray(np.asarray(array, np.uint8)).convert(mode).save(folder / f"{name}.png")
@@ -62,7 +62,7 @@ def world(voc, made, tmp_path):
 
 
 def check_failure(outcome, code, folder, *words):
-    """The promise of every failure."""
+    """Check what holds for every failure."""
     lines = outcome.err.splitlines()
     assert outcome.code == code, outcome.err
     assert len(lines) == 1, outcome.err
@@ -86,7 +86,7 @@ def jpeg(width=20, height=20):
 
 
 def bomb_png():
-    """A PNG of a few bytes that claims 30000 x 30000 pixels."""
+    """A PNG of a few bytes that claims 30000 × 30000 pixels."""
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -198,7 +198,7 @@ def test_keep_going_leaves_bad_images_out(drs, world, command):
 
 
 def odd_images(folder):
-    """Pictures that are unusual and whole."""
+    """Write unusual but valid images; return their names."""
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 20, 3)).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -271,7 +271,7 @@ MAP_READERS = {
 @pytest.mark.parametrize("kind", BAD_MAPS)
 def test_bad_maps(drs, world, kind, command):
     if (kind, command) == ("checkpoint", "info"):
-        pytest.skip("info tells of checkpoints")
+        pytest.skip("info reads checkpoints")
     maps = BAD_MAPS[kind](world)
     check_failure(drs(*MAP_READERS[command](world, maps)), INPUT, world.tmp, maps.name)
 
@@ -294,7 +294,7 @@ def test_maps_whose_images_moved(drs, world, own_voc):
 
 
 class Code:
-    """Runs a command when it is unpickled."""
+    """Runs a shell command when unpickled."""
 
     def __init__(self, command):
         self.command = command
@@ -441,7 +441,7 @@ FOLDERS = ("pseudo-label", "segment", "overlay", "saliency", "demo")
 
 
 def occupied(world, command):
-    """What a command writes, already there and somebody else's."""
+    """An existing output that drstool did not write, and a function that checks that it is unchanged."""
     if command not in FOLDERS:
         return world.file("taken", b"mine"), lambda path: path.read_bytes() == b"mine"
     folder = world.tmp / "taken"
@@ -479,7 +479,7 @@ def test_folder_of_the_output_is_missing(drs, world, command):
 
 @contextlib.contextmanager
 def full_disk(size):
-    """No file may grow beyond so many bytes; a full disk looks the same."""
+    """Limit the size of files, which has the same effect as a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

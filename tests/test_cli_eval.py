@@ -84,10 +84,10 @@ def test_best_plateau_and_activation_of_a_sweep(evaluate, maps):
 def test_sweep_says_whose_ground_truth_chose(evaluate, maps, voc):
     same = evaluate(maps, "--sweep", "constant").out
     assert f"constant was chosen on the pixel ground truth of {voc} split train (4 images)" in same
-    assert "of the same images" in same
+    assert "on the same images" in same
     assert "Best constant" in same and "Plateau" in same and "Over-activation" in same
     apart = evaluate(maps, "--sweep", "constant", "--select-on", "train", "--report-on", "val", split=None)
-    assert "split train (4 images); the scores are of" in apart.out and "split val (2 images)" in apart.out
+    assert "split train (4 images); the scores are on" in apart.out and "split val (2 images)" in apart.out
     chosen = evaluate(
         maps, "--sweep", "constant", "--select-on", "train", "--report-on", "val", "--json", split=None).json()
     train, val = (evaluate(maps, "--sweep", "constant", "--json", split=split).json() for split in ("train", "val"))
@@ -97,7 +97,7 @@ def test_sweep_says_whose_ground_truth_chose(evaluate, maps, voc):
     assert chosen["selection"]["common_images"] == 0
     both = ("--select-on", "val", "--report-on", "val")
     equal = evaluate(maps, "--sweep", "constant", *both, "--json", split=None).json()
-    assert "of the same images" in equal["selection"]["said"]
+    assert "on the same images" in equal["selection"]["said"]
     assert equal["rows"] == val["rows"]
 
 
@@ -125,7 +125,7 @@ def test_sweep_of_labels_says_what_is_needed(evaluate, made):
     (("--sweep", "alpha", "--select-on", "train"), ["--report-on"]),
     (("--sweep", "alpha", "--select-on", "train", "--report-on", "val", "--split", "val"), ["--split"]),
     (("--sweep", "alpha", "--boundary"), ["--boundary"]),
-    (("--sweep", "alpha", "other.h5"), ["one input"]),
+    (("--sweep", "alpha", "other.h5"), ["takes one input"]),
     (("--per-image", "other.h5"), ["--per-image"]),
     (("-", "-"), ["stdin"]),
     (("--split", "train", "--saliency-scale", "2"), ["--soft"]),
@@ -169,13 +169,13 @@ def test_runs_are_compared_on_the_same_images(evaluate, runs):
 
 def test_runs_of_unlike_images_are_compared_on_the_common_ones(evaluate, runs, drs, voc):
     (runs / "far" / "p0.png").unlink()
-    assert "1 of 4 images have none: p0" in evaluate(runs / "near", runs / "far", code=3).err
+    assert "missing for 1 of 4 images: p0" in evaluate(runs / "near", runs / "far", code=3).err
     outcome = evaluate(runs / "near", runs / "far", "--keep-going", "--json", code=4)
     assert outcome.json()["bootstrap"]["images"] == 3
     assert [each["evaluation"]["images"] for each in outcome.json()["runs"]] == [3, 3]
     for identifier in TRAIN[1:]:
         (runs / "near" / f"{identifier}.png").unlink()
-    assert "no image in common" in evaluate(runs / "near", runs / "far", "--keep-going", code=3).err
+    assert "no images in common" in evaluate(runs / "near", runs / "far", "--keep-going", code=3).err
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -244,7 +244,7 @@ def test_strict_and_what_is_named_without(evaluate, runs, drs, own_voc):
     assert outcome.code == 0
     assert (outcome.json()["without_target"], outcome.json()["extra_ids"]) == (["p1"], ["other"])
     assert outcome.err.splitlines() == [
-        "eval: 1 images without ground truth: p1", "eval: 1 predictions of other images left out: other"]
+        "eval: 1 image without ground truth: p1", "eval: 1 prediction of other images left out: other"]
     table = drs(*line)
     assert table.err == ""
     assert "without ground truth: p1" in table.out and "left out: other" in table.out
@@ -252,7 +252,7 @@ def test_strict_and_what_is_named_without(evaluate, runs, drs, own_voc):
     assert (strict.code, strict.out) == (3, "")
     assert "1 of 4 images have no ground truth: p1" in strict.err
     extra = evaluate(runs / "near", "--strict", code=3)
-    assert "1 are of no image of the dataset: other" in extra.err
+    assert "1 belong to no image of the dataset: other" in extra.err
 
 
 def test_other_class_names_are_refused(drs, maps, own_voc):

@@ -1,4 +1,4 @@
-"""The helps: what every command takes, examples that run, options for every number, no torch."""
+"""Help texts: common options, examples that parse, an option for every setting, no import of torch."""
 
 import re
 import shlex
@@ -26,13 +26,13 @@ EXAMPLE = re.compile(r"^  Example:\n +(drstool .+)\s*\Z", re.MULTILINE)
 
 
 def options(command):
-    """Every flag that a command knows."""
+    """All flags of a command."""
     params = GROUP.commands[command].params
     return {flag for parameter in params for flag in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def example(drs, command):
-    """The example at the end of a command's help."""
+    """The example at the end of the help of a command."""
     outcome = drs(command, "--help")
     assert outcome.code == 0
     match = EXAMPLE.search(outcome.out)
@@ -73,18 +73,18 @@ def test_example_parses(drs, command):
     ours = [stage[1:] for stage in stages if stage[0] == "drstool"]
     assert ours[0][0] == command
     for name, *arguments in ours:
-        # Parsed to the end, with every type and limit checked, but not run.
+        # Parses everything and checks types and limits, but runs nothing.
         GROUP.commands[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize("command", SETTINGS)
-def test_every_number_is_an_option(command):
+def test_every_setting_is_an_option(command):
     flags = {"--" + spec.name.replace("_", "-") for spec in fields(SETTINGS[command])}
     assert flags <= options(command)
 
 
 @pytest.mark.parametrize("command", SETTINGS)
-def test_every_default_is_told(drs, command):
+def test_every_default_is_shown(drs, command):
     text = " ".join(drs(command, "--help").out.split())
     for name, kinds in recipe.RECIPES.items():
         if SETTINGS[command] in kinds:
@@ -118,7 +118,7 @@ def test_version(drs):
     assert drs("--version").out == f"drstool {__version__}\n"
 
 
-# One process runs all of them: each would be as slow to start as it is quick to run.
+# One process runs all of them, because starting a process takes longer than running most commands.
 _WITHOUT_TORCH = """
 import contextlib, io, json, sys
 from drstool.cli.app import app
@@ -139,7 +139,7 @@ print("no torch")
 """
 
 
-def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
+def test_commands_that_need_no_torch_do_not_import_it(voc, made, program, tmp_path):
     import json
 
     lines = [
@@ -164,7 +164,7 @@ def test_what_needs_no_torch_does_not_import_it(voc, made, program, tmp_path):
 
 
 def test_listing_images_needs_nothing_heavy(voc, program):
-    """What is typed most often starts at once: without NumPy, Pillow and HDF5."""
+    """Frequently typed commands start without NumPy, Pillow and HDF5."""
     script = (
         "import sys\nfrom drstool.cli.app import app\nfrom drstool.cli.commands import register\nregister()\n"
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
@@ -176,7 +176,7 @@ def test_listing_images_needs_nothing_heavy(voc, program):
         assert done.stdout
 
 
-def test_looking_into_files_needs_only_what_is_in_them(made, program):
+def test_info_imports_only_what_the_file_needs(made, program):
     script = (
         "import sys\nfrom drstool.cli.app import app\nfrom drstool.cli.commands import register\nregister('info')\n"
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
@@ -201,7 +201,7 @@ print(*get_command(app).commands)
 """
 
 
-def test_a_command_is_registered_without_the_others_when_it_is_asked_for(program):
+def test_only_the_requested_command_is_registered(program):
     def registered(*asked):
         done = subprocess.run([sys.executable, "-c", _REGISTERED, *asked], env=program.environment,
                               capture_output=True, text=True, timeout=120)
@@ -210,7 +210,7 @@ def test_a_command_is_registered_without_the_others_when_it_is_asked_for(program
 
     everything = registered("")
     assert sorted(everything) == COMMANDS
-    # What was asked for before does not matter.
+    # Earlier requests do not matter.
     assert registered("info", "") == registered("cat", "no command") == everything
     assert registered("info", "cat", "check") == ["check"]
     assert registered("cat") == ["cat"]

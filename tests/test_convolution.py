@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from drstool.inference import computing
+from drstool.inference import Execution
 from drstool.models.convolution import convolved, layout, training_layout
 from drstool.models.vgg import build_classifier
 
@@ -73,11 +73,11 @@ def test_not_while_training(calls):
 
 def test_switched_off(calls):
     conv, x = nn.Conv2d(32, 32, 3, padding=1), torch.randn(1, 32, 24, 24)
-    with computing(CPU, winograd=False):
+    with Execution(winograd=False).computing():
         assert layout(CPU) is torch.channels_last
         convolved(conv, x)
     assert calls == []
-    with computing(CPU):
+    with Execution().computing():
         convolved(conv, x)
     assert len(calls) == 1
 
@@ -88,16 +88,18 @@ def test_layouts():
 
 
 @needs_nnpack
-def test_maps_of_a_network():
+def test_maps_of_a_network(calls):
     torch.manual_seed(0)
     model = build_classifier("vgg16-small", 3).eval()
     images = torch.randn(2, 3, 40, 40)
-    with computing(CPU, winograd=False):
+    with Execution(winograd=False).computing():
         expected = model(images)
-    with computing(CPU):
+    assert calls == []
+    with Execution().computing():
         found = model(images)
-    assert not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    # The one layer wide enough whose input is 20 pixels a side, for each image.
+    assert calls == [(1, 32, 20, 20)] * 2
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(("batch_norm", "device", "precision", "wanted"), [

@@ -1,5 +1,6 @@
 """The dense CRF: against pydensecrf2's recorded results, textbook loops, and brute force."""
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from drstool.crf import DenseCRF, label_unary, mean_field, probability_unary, smooth_labels, smooth_probabilities
+from drstool.crf import (
+    DenseCRF, label_unary, mean_field, one_thread, probability_unary, smooth_labels, smooth_probabilities,
+)
 from drstool.crf.exact import AttentionKernel, GridKernel
-from drstool.crf.lattice import LatticeKernel, LatticeSum
-from drstool.crf.meanfield import _bilateral_features, _places
+from drstool.crf.lattice import LatticeKernel, LatticeSum, _Packing, _corners
+from drstool.crf.meanfield import _bilateral_features, _positions
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CRF_PRESETS, CrfSettings
 
@@ -132,7 +135,7 @@ def test_equals_recorded_pydensecrf(name):
 def test_mean_field_equals_textbook_loops_on_the_expanded_operator():
     image, unary = drawn(8, 9)
     features = _bilateral_features(torch.from_numpy(image), 20, 30)
-    kernels = [LatticeKernel(torch.stack(_places((8, 9), 2, CPU))), LatticeKernel(features)]
+    kernels = [LatticeKernel(torch.stack(_positions((8, 9), 2, CPU))), LatticeKernel(features)]
     rows = torch.from_numpy(unary).flatten(1).t().contiguous()
     found = mean_field(rows, [(2.0, kernels[0]), (4.0, kernels[1])], 5)
     matrices = [(weight, operator(kernel, 72)) for weight, kernel in zip((2, 4), kernels, strict=True)]
@@ -154,7 +157,7 @@ def test_exact_mode_equals_brute_force(preset, kind):
     settings = replace(CRF_PRESETS[preset], mode="exact", iterations=5)
     found = DenseCRF(image, settings)(unary)
     features = _bilateral_features(torch.from_numpy(image), settings.bilateral_sxy, settings.bilateral_srgb)
-    matrices = [(settings.gaussian_compat, gaussian(torch.stack(_places((24, 30), settings.gaussian_sxy, CPU)))),
+    matrices = [(settings.gaussian_compat, gaussian(torch.stack(_positions((24, 30), settings.gaussian_sxy, CPU)))),
                 (settings.bilateral_compat, gaussian(features))]
     rows = unary.reshape(3, -1).T.astype(np.float64)
     marginals = softmax(-rows)
@@ -167,7 +170,7 @@ def test_exact_mode_equals_brute_force(preset, kind):
 
 def test_a_sum_of_lattices_is_the_sum_of_what_they_make():
     image, _ = drawn(9, 13)
-    kernels = [LatticeKernel(torch.stack(_places((9, 13), 2, CPU))),
+    kernels = [LatticeKernel(torch.stack(_positions((9, 13), 2, CPU))),
                LatticeKernel(_bilateral_features(torch.from_numpy(image), 20, 30))]
     values = torch.rand(9 * 13, 3)
     found = LatticeSum([(2.0, kernels[0]), (0.5, kernels[1])])(values)
@@ -186,7 +189,7 @@ def test_attention_in_float64_is_exact():
 
 def test_grid_kernel_is_exact_where_sides_differ():
     values = torch.rand(6 * 11, 4, dtype=torch.float64)
-    expected = gaussian(torch.stack(_places((6, 11), 2, CPU))) @ values.numpy()
+    expected = gaussian(torch.stack(_positions((6, 11), 2, CPU))) @ values.numpy()
     found = GridKernel((6, 11), 2, CPU)(values)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
@@ -240,6 +243,14 @@ def test_huge_weights_stay_finite(mode, num_classes):
     np.testing.assert_array_equal(found.argmax(axis=0), energy.argmin(axis=0))
 
 
+@pytest.mark.parametrize("energy", [50.0, 79.0, 81.0, 90.0, 200.0, 1e4])
+def test_large_energies_neither_overflow_nor_vanish(energy):
+    """exp overflows float32 above 88, and is 0 below -104."""
+    unary = np.float32([[[-energy, energy, energy]], [[energy, energy, energy - 1]]])
+    found = DenseCRF(np.zeros((1, 3, 3), np.uint8), CrfSettings(iterations=0))(unary)
+    np.testing.assert_allclose(found[0, 0], [1, 0.5, 1 / (1 + np.e)], atol=1e-5)
+
+
 def test_any_number_of_threads_gives_the_same():
     image, unary = drawn(60, 80)
     before = torch.get_num_threads()
@@ -287,7 +298,7 @@ def test_probability_unary_is_the_negative_logarithm_with_a_floor():
 
 
 @pytest.mark.parametrize(("values", "told"), [
-    ([0.5, 0.6], "sum to 1.1"), ([0.0, 0.0], "sum to 0"), ([np.nan, 1.0], "no numbers"), ([np.inf, 1.0], "no numbers"),
+    ([0.5, 0.6], "sum to 1.1"), ([0.0, 0.0], "sum to 0"), ([np.nan, 1.0], "not finite"), ([np.inf, 1.0], "not finite"),
     ([-0.5, 1.5], "from -0.5 to 1.5"), ([0.5], "sum to 0.5")])
 def test_what_are_no_probabilities(values, told):
     probabilities = np.tile(np.float32(values)[:, None, None], (1, 2, 2))
@@ -297,7 +308,7 @@ def test_what_are_no_probabilities(values, told):
 
 def test_photograph_of_another_size():
     image = np.zeros((3, 5, 3), np.uint8)
-    with pytest.raises(InputError, match="photograph is 5 x 3 pixels, its maps are of one of 3 x 5"):
+    with pytest.raises(InputError, match="photograph is 5 × 3 pixels, but the maps describe one of 3 × 5"):
         smooth_probabilities(image, np.ones((1, 5, 3), np.float32), CrfSettings())
     with pytest.raises(InputError, match="photograph"):
         smooth_labels(image, np.zeros((5, 3), np.uint8), [0], CrfSettings())
@@ -320,6 +331,62 @@ def test_starting_from_labels_is_starting_from_their_probabilities():
     labels = probabilities.argmax(axis=0).astype(np.uint8)
     by_labels = smooth_labels(image, labels, [0, 1, 2], settings)
     np.testing.assert_array_equal(smooth_probabilities(image, probabilities, settings).argmax(axis=0), by_labels)
+
+
+@pytest.mark.parametrize("total", [0.9995, 1.0005])
+def test_sums_may_be_off_by_rounding(total):
+    probabilities = np.float32([total - 0.25, 0.25]).reshape(2, 1, 1)
+    assert np.isfinite(probability_unary(probabilities)).all()
+    assert probability_unary(np.full((1, 1, 1), total, np.float32)).item() == pytest.approx(max(0, 1 - total), abs=1e-5)
+
+
+@pytest.mark.parametrize("total", [0.995, 1.005])
+def test_sums_may_not_be_off_by_more(total):
+    with pytest.raises(InputError, match=f"sum to {total}"):
+        probability_unary(np.float32([total - 0.25, 0.25]).reshape(2, 1, 1))
+
+
+def test_one_thread_is_for_a_block():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ZeroDivisionError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("count", "vertices"), [(4, 3), (8, 3), (5, 6), (6, 6), (7, 6)])
+def test_points_come_in_fours(count, vertices):
+    """pydensecrf fills the last four up with points at 0, whose three vertices then exist as well."""
+    assert LatticeKernel(torch.full((2, count), 100.0)).num_vertices == vertices
+
+
+@pytest.mark.parametrize("dimensions", [2, 5])
+def test_vertices_are_numbered_within_their_type(dimensions):
+    """Packed coordinates, and those of neighbours, which are a step away, do not overflow."""
+    dtypes = set()
+    for extent in (1, 10, 30, 100, 1000, 10_000, 50_000):
+        if extent > 1000 and dimensions == 5:
+            continue
+        features = extent * torch.rand(dimensions, 500, generator=torch.Generator().manual_seed(0))
+        features[:, :2] = torch.tensor([0.0, extent])
+        packing = _Packing(features)
+        dtypes.add(packing.dtype)
+        wide = copy(packing)
+        wide.dtype = torch.int64
+        keys, _ = _corners(features, wide)
+        step = sum(packing.strides)
+        assert keys.min() - step >= 0
+        assert keys.max() + step <= torch.iinfo(packing.dtype).max // 2
+        # The coordinates are in the keys: no two vertices share one.
+        digits = [keys // stride for stride in packing.strides]
+        for digit, (coarser, stride) in zip(digits[1:], zip(packing.strides, packing.strides[1:])):
+            rest = digit % (coarser // stride)
+            assert rest.min() >= 1 and rest.max() <= coarser // stride - 2
+    assert dtypes == {torch.int32, torch.int64}
 
 
 # --- on a GPU ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from PIL import Image
 
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Dataset, Item
-from drstool.inference import computing
+from drstool.inference import Execution
 from drstool.mapping import OnHost, encoded
 from drstool.models.build import build_network
 from drstool.models.drs import LearnableDRS, suppress
@@ -16,12 +16,18 @@ from drstool.stages.cam import cam
 from drstool.stages.refine import refine
 from drstool.stages.segment import segment
 from drstool.stages.train_cls import train_cls
+from drstool.training.loop import RunConfig
+from drstool.training.reports import Observer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 CLASSES = ("cat", "dog", "cow")
 ARCHITECTURE = {
     "backbone": "vgg16-small", "suppression": "learnable", "delta": 0.55, "drs_layers": list(range(16))}
+
+
+def on(device, **more):
+    return Execution(torch.device(device), **more)
 
 
 @pytest.fixture(autouse=True)
@@ -82,19 +88,30 @@ def test_maps(dataset, method):
     model, _ = build_network("classifier", ARCHITECTURE, CLASSES)
     checkpoint = Checkpoint("classifier", CLASSES, ARCHITECTURE, {"image_size": 48}, model.state_dict())
     on_cpu, on_gpu = (
-        list(cam(dataset.items, checkpoint, CamSettings(), method=method, dtype="float16", device=torch.device(name)))
+        list(cam(dataset.items, checkpoint, CamSettings(), method=method, dtype="float16", execution=on(name)))
         for name in ("cpu", "cuda"))
     for left, right in zip(on_cpu, on_gpu, strict=True):
         assert left.labels == right.labels
         np.testing.assert_allclose(left.values.astype(float), right.values.astype(float), atol=5e-3)
 
 
+class Losses(Observer):
+    """Keeps the losses of the epochs."""
+
+    def __init__(self):
+        self.losses = []
+
+    def epoch_ended(self, report):
+        self.losses.append(report.loss)
+
+
 def test_training_step(dataset):
     recipe = ClassifierRecipe(backbone="vgg16-small", image_size=48, batch_size=3, epochs=1)
     losses, weights = [], []
     for name in ("cpu", "cuda"):
-        found = train_cls(
-            dataset, CLASSES, recipe, device=torch.device(name), on_epoch=lambda report: losses.append(report.loss))
+        watch = Losses()
+        found = train_cls(dataset, CLASSES, recipe, RunConfig(device=torch.device(name), observer=watch))
+        losses += watch.losses
         weights.append({key: value.cpu().float() for key, value in found.weights.items()})
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for key, left in weights[0].items():
@@ -132,7 +149,7 @@ def test_batches_come_in_order(dataset, classifier, batch_size, map_size):
     items = of(dataset)
     settings = CamSettings(batch_size=batch_size)
     on_cpu, on_gpu = (
-        list(cam(items, classifier, settings, map_size=map_size, workers=4, device=torch.device(name)))
+        list(cam(items, classifier, settings, map_size=map_size, execution=on(name, workers=4)))
         for name in ("cpu", "cuda"))
     assert [record.id for record in on_gpu] == [item.id for item in items]
     for left, right in zip(on_cpu, on_gpu, strict=True):
@@ -142,9 +159,9 @@ def test_batches_come_in_order(dataset, classifier, batch_size, map_size):
 
 @pytest.mark.parametrize("precision, tolerance", [("float16", 0.05), ("bfloat16", 0.3)])
 def test_shorter_precisions(dataset, classifier, precision, tolerance):
-    where = {"dtype": "float16", "device": torch.device("cuda")}
     exact, short = (
-        list(cam(dataset.items, classifier, CamSettings(), precision=name, **where)) for name in ("float32", precision))
+        list(cam(dataset.items, classifier, CamSettings(), dtype="float16", execution=on("cuda", precision=name)))
+        for name in ("float32", precision))
     for left, right in zip(exact, short, strict=True):
         np.testing.assert_allclose(left.values.astype(float), right.values.astype(float), atol=tolerance)
 
@@ -160,10 +177,9 @@ def test_refiner_and_segmenter(dataset):
     items = of(dataset, 2)
     found = []
     for name in ("cpu", "cuda"):
-        device = torch.device(name)
         found.append((
-            list(refine(items, refiner, RefineSettings(batch_size=4), device=device)),
-            list(segment(items, segmenter, SegmentSettings(flip=True), scores=True, device=device))))
+            list(refine(items, refiner, RefineSettings(batch_size=4), execution=on(name))),
+            list(segment(items, segmenter, SegmentSettings(flip=True), scores=True, execution=on(name)))))
     for left, right in zip(found[0][0], found[1][0], strict=True):
         np.testing.assert_allclose(left.values.astype(float), right.values.astype(float), atol=5e-3)
     for (left, scores), (right, others) in zip(found[0][1], found[1][1], strict=True):
@@ -194,9 +210,9 @@ def test_memory_that_runs_short(dataset, classifier, monkeypatch):
             torch.empty(1 << 60, dtype=torch.uint8, device="cuda")
         return true(network, images, *rest, **more)
 
-    expected = list(cam(of(dataset), classifier, CamSettings(batch_size=5), device=torch.device("cuda")))
+    expected = list(cam(of(dataset), classifier, CamSettings(batch_size=5), execution=on("cuda")))
     monkeypatch.setattr(stage, "fused_maps", narrow)
-    found = list(cam(of(dataset), classifier, CamSettings(), device=torch.device("cuda")))
+    found = list(cam(of(dataset), classifier, CamSettings(), execution=on("cuda")))
     assert tried[:3] == [21, 10, 5]
     for left, right in zip(expected, found, strict=True):
         assert left.id == right.id
@@ -204,8 +220,7 @@ def test_memory_that_runs_short(dataset, classifier, monkeypatch):
 
 
 def test_computing_restores_settings():
-    device = torch.device("cuda")
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
-    with computing(device, tf32=False, autotune=True):
+    with on("cuda", tf32=False).computing(same_size=True):
         assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == (True, False)
     assert before == (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)

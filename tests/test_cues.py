@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from drstool.cues import (
-    background_cue, certain_saliency, check_saliency_given, object_cue, pseudo_label, resize_maps, saliency_folder,
+    background_cue, certain_saliency, check_saliency_given, cue_probabilities, object_cue, of_probabilities,
+    pseudo_label, resize_maps, saliency_folder,
 )
 from drstool.errors import InputError, UsageError
 from drstool.recipe import CueSettings
@@ -149,6 +150,7 @@ def test_power_counts_values_under_alpha_and_over_one():
 def test_negative_constant_gives_no_label_to_absent_classes():
     settings = CueSettings(background="constant", constant=-1.0)
     assert pseudo_label(column(0.1), [2], settings).item() == 0
+    assert background_cue(column(0.1), settings).item() == 0
 
 
 def test_not_a_number_is_no_cue():
@@ -177,7 +179,7 @@ def test_missing_or_other_sized_saliency_is_an_error():
     with pytest.raises(UsageError, match="--background"):
         check_saliency_given(CueSettings(), given=False)
     check_saliency_given(CueSettings(background="power"), given=False)
-    with pytest.raises(InputError, match="is 3 x 2 pixels, the maps are 1 x 1"):
+    with pytest.raises(InputError, match="has 3 × 2 pixels, but the maps have 1 × 1"):
         pseudo_label(column(0.5), [1], CueSettings(), np.zeros((2, 3), np.uint8))
 
 
@@ -212,3 +214,42 @@ def test_saliency_folder_names_the_file_of_an_id(tmp_path):
     assert "'b'" in str(failure.value)
     with pytest.raises(InputError, match="no such folder"):
         saliency_folder(tmp_path / "none")
+
+
+# --- limits, by hand ------------------------------------------------------------------------------
+
+
+def test_a_cue_equal_to_conflict_is_not_confident():
+    settings = CueSettings(background="constant", constant=0.5, conflict=0.5)
+    assert pseudo_label(column(0.6, 0.75), [3, 7], settings).item() == 7  # the background is 0.5, not above it
+    assert pseudo_label(column(0.5, 0.6, 0.75), [2, 3, 7], settings).item() == 7
+    above = CueSettings(background="constant", constant=0.51, conflict=0.5)
+    assert pseudo_label(column(0.6, 0.75), [3, 7], above).item() == 255
+
+
+def test_conflict_is_the_published_one():
+    """Authors' code: more than two cues above 0.9."""
+    settings = CueSettings(background="constant", constant=0.0)
+    assert pseudo_label(column(0.90, 0.95, 0.96), [1, 2, 3], settings).item() == 3
+    assert pseudo_label(column(0.91, 0.95, 0.96), [1, 2, 3], settings).item() == 255
+
+
+def test_of_probabilities_everything_counts_and_background_is_the_rest():
+    settings = of_probabilities(CueSettings(), ())
+    assert (settings.alpha, settings.background) == (0.0, "rest")
+    assert of_probabilities(CueSettings(alpha=0.3), {"alpha"}).alpha == 0.3
+    assert of_probabilities(CueSettings(background="power"), {"background"}).background == "power"
+
+
+def test_background_is_what_the_maps_leave_and_not_negative():
+    settings = CueSettings(background="rest")
+    assert background_cue(column(0.25, 0.5), settings).tolist() == [[0.25]]
+    assert background_cue(column(0.75, 0.5), settings).tolist() == [[0.0]]
+
+
+def test_shares_of_cues():
+    settings = CueSettings(background="constant", constant=0.0, alpha=0.2)
+    found = cue_probabilities(np.float32([[[0.6, 0.1]], [[0.2, 0.0]], [[0.0, 0.0]]]), settings)
+    np.testing.assert_allclose(found[:, 0, 0], [0, 0.75, 0.25, 0], atol=1e-6)
+    # No cue at all: every class is as likely.
+    np.testing.assert_allclose(found[:, 0, 1], [0.25] * 4)

@@ -118,6 +118,8 @@ def test_scaled_saliency():
     stretched = CueSettings(soft=True, saliency_scale=0.0)
     np.testing.assert_allclose(background_cue(maps, stretched, grey), [[1, 0.5, 0]], atol=1e-6)
     np.testing.assert_array_equal(background_cue(maps, stretched, np.zeros_like(grey)), [[1, 1, 1]])
+    # The share is at most 1, so that the cue is not below 0.
+    assert background_cue(maps[:, :, :1], double, np.uint8([[200]])).item() == 0
     with pytest.raises(UsageError, match="--soft"):
         check_saliency_given(CueSettings(saliency_scale=2.0), given=True)
 
@@ -133,3 +135,15 @@ def test_more_than_255_classes_have_wide_labels():
     maps = np.float32([[[0.7, 0.1, 0.7]]])
     found = pseudo_label(maps, [300], CueSettings(), np.uint8([[255, 255, 0]]), dtype=np.uint16)
     assert found.tolist() == [[300, 65535, 0]]
+
+
+def test_lower_threshold_is_exceeded_not_met():
+    settings = CueSettings(background="constant", constant=0.5, background_below=0.25)
+    assert pseudo_label(np.float32([[[0.25, 0.26]]]), [1], settings).tolist() == [[0, 255]]
+
+
+def test_a_lower_threshold_of_one_ignores_nothing():
+    """Not even where a map is beyond 1 and a CRF says background."""
+    _, ignored = pseudo_label_with_reasons(
+        np.float32([[[1.5]]]), [1], CueSettings(background="constant"), relabel=np.zeros_like)
+    assert set(ignored) == {"conflict"}

@@ -102,9 +102,9 @@ def test_images_that_are_not_found(tmp_path):
     with pytest.raises(InputError, match=r"image 3: image 'a' is missing: .*a\.png"):
         open_dataset(str(path))
     (tmp_path / "val" / "sub" / "b.png").unlink()
-    with pytest.raises(InputError, match="its images are not found"):
+    with pytest.raises(InputError, match="cannot find its images"):
         open_dataset(str(path))
-    with pytest.raises(InputError, match="its images are not found"):
+    with pytest.raises(InputError, match="cannot find its images"):
         open_dataset(str(path), "gone")
 
 
@@ -203,25 +203,25 @@ def test_no_annotations_no_tags(tmp_path):
 
 
 @pytest.mark.parametrize("data, message", [
-    ("{", "is no JSON"),
-    ("[" * 100_000, "is no JSON"),
-    ("[]", "is no COCO file"),
-    ('{"a": 1}', "is no COCO file"),
-    (content(images=[]), "lists no image"),
-    (content(images=[7]), "'images' holds 7"),
+    ("{", "is not JSON"),
+    ("[" * 100_000, "is not JSON"),
+    ("[]", "is not a COCO file"),
+    ('{"a": 1}', "is not a COCO file"),
+    (content(images=[]), "lists no images"),
+    (content(images=[7]), "'images' has 7"),
     (content(images=[{"file_name": "a.png"}]), "an entry without an id"),
     (content(images=[{"id": 1, "file_name": "a.png"}] * 2), "lists id 1 twice"),
     (content(images=[{"id": i, "file_name": "a.png"} for i in (1, 2)]), "lists id 'a' twice"),
     (content(images=[{"id": 1}]), "has no 'file_name'"),
     (content(images=[{"id": 1, "file_name": "../val/a.png"}]), "outside the output folder"),
     (content(categories=[]), "names no object class"),
-    (content(categories=[{"id": 1}]), "category 1 has no name"),
-    (content(categories=[{"id": 1, "name": "a"}, {"id": "2", "name": "b"}]), "numbers and texts"),
+    (content(categories=[{"id": 1}]), "category 1 has no 'name'"),
+    (content(categories=[{"id": 1, "name": "a"}, {"id": "2", "name": "b"}]), "some category ids are numbers"),
     (content(categories=[{"id": i, "name": "a"} for i in (1, 2)]), "'a' twice"),
     (content({"category_id": 99}), "category 99, which is not listed"),
     (content({"category_id": 1, "image_id": 5}), "image 5, which is not listed"),
     (content({"category_id": [1]}), "which is not listed"),
-    (content(annotations={}), "'annotations' is no list"),
+    (content(annotations={}), "'annotations' is not a list"),
 ])
 def test_bad_files(tmp_path, data, message):
     with pytest.raises(InputError, match=message) as caught:
@@ -230,17 +230,17 @@ def test_bad_files(tmp_path, data, message):
 
 
 @pytest.mark.parametrize("segmentation, message", [
-    ([[1, 1, 2]], "broken polygon"), ([[1, 1, 2, 2, 3, "x"]], "broken polygon"),
-    ([[1, 1, 2, 2, 3, float("nan")]], "broken polygon"), ([SQUARE, None], "broken polygon"),
-    ([[[1, 2], [3, 4], [5, 6]]], "broken polygon"), (None, "has no segmentation"),
-    ([[1, 1, 2, 2, 3, 10**400]], "broken polygon"),
-    ({"size": [8, 6], "counts": [48]}, "of size"),
-    ({"size": [6, 8], "counts": [47]}, "broken run-length"),
-    ({"size": [6, 8], "counts": [50, -2]}, "broken run-length"),
-    ({"size": [6, 8], "counts": [24.0, 24.0]}, "broken run-length"),
-    ({"size": [6, 8]}, "broken run-length"),
-    ({"size": [6, 8], "counts": "\x01"}, "broken run-length"),
-    ({"size": [6, 8], "counts": "o" * 500}, "broken run-length"),
+    ([[1, 1, 2]], "invalid polygon"), ([[1, 1, 2, 2, 3, "x"]], "invalid polygon"),
+    ([[1, 1, 2, 2, 3, float("nan")]], "invalid polygon"), ([SQUARE, None], "invalid polygon"),
+    ([[[1, 2], [3, 4], [5, 6]]], "invalid polygon"), (None, "has no segmentation"),
+    ([[1, 1, 2, 2, 3, 10**400]], "invalid polygon"),
+    ({"size": [8, 6], "counts": [48]}, r"'size' \[8, 6\]; its image's height and width are \[6, 8\]"),
+    ({"size": [6, 8], "counts": [47]}, "invalid run-length"),
+    ({"size": [6, 8], "counts": [50, -2]}, "invalid run-length"),
+    ({"size": [6, 8], "counts": [24.0, 24.0]}, "invalid run-length"),
+    ({"size": [6, 8]}, "invalid run-length"),
+    ({"size": [6, 8], "counts": "\x01"}, "invalid run-length"),
+    ({"size": [6, 8], "counts": "o" * 500}, "invalid run-length"),
 ])
 def test_bad_segmentations(tmp_path, segmentation, message):
     with pytest.raises(InputError, match=message) as caught:
@@ -253,5 +253,5 @@ def test_bad_sizes(tmp_path, height):
     data = content({"category_id": 1, "segmentation": [SQUARE]})
     data["images"][0]["height"] = height
     item = open_dataset(str(save(tmp_path, data))).items[0]
-    with pytest.raises(InputError, match="has the size"):
+    with pytest.raises(InputError, match="has the size 8 × "):
         load_target(item)

@@ -44,7 +44,7 @@ def test_splits_number_the_classes_alike(tmp_path):
 def test_one_id_for_two_images(tmp_path):
     picture(tmp_path / "dog" / "1.jpg")
     picture(tmp_path / "dog" / "1.png")
-    with pytest.raises(InputError, match=r"1\.png: would have the id of 1\.jpg: 'dog/1'"):
+    with pytest.raises(InputError, match=r"1\.png: would have the same id as 1\.jpg: 'dog/1'"):
         open_dataset(str(tmp_path))
 
 
@@ -57,7 +57,7 @@ def test_no_dataset(tmp_path):
     picture(tmp_path / "VOC2012" / "JPEGImages" / "1.jpg")
     with pytest.raises(InputError, match="did you mean the VOC folder .*VOC2012"):
         open_dataset(str(tmp_path))
-    with pytest.raises(InputError, match="no dataset of a known layout"):
+    with pytest.raises(InputError, match="not a dataset of a known layout"):
         open_dataset(str(tmp_path / "flat.jpg"))
 
 

@@ -67,7 +67,7 @@ def test_stdin_starts_at_the_current_folder(folder, monkeypatch):
     text = json.dumps(B) + "\n\n" + json.dumps(C)
     dataset = open_dataset("-", "train", stdin=io.StringIO(text))
     assert str(dataset.items[0].image) == "img/b.png" and len(dataset) == 2
-    with pytest.raises(InputError, match="stdin: lists no image"):
+    with pytest.raises(InputError, match="stdin: lists no images"):
         open_dataset("-", stdin=io.StringIO(""))
 
 
@@ -76,7 +76,7 @@ def test_stdin_is_utf8_whatever_the_locale(folder, monkeypatch):
     row = json.dumps({**B, "id": "Größe"}, ensure_ascii=False).encode()
     stdin = io.TextIOWrapper(io.BytesIO(row), encoding="ascii")
     assert open_dataset("-", stdin=stdin).items[0].id == "Größe"
-    with pytest.raises(InputError, match="stdin: line 1 is no UTF-8"):
+    with pytest.raises(InputError, match="stdin: line 1 is not UTF-8"):
         open_dataset("-", stdin=io.TextIOWrapper(io.BytesIO(b"\xff\xff")))
 
 
@@ -111,10 +111,10 @@ def test_splits(folder):
     assert [item.id for item in open_dataset(path, "val").items] == ["b"]
     assert open_dataset(path, "val").class_names == ("cat", "dog")
     assert len(open_dataset(path).items) == 3
-    with pytest.raises(InputError, match="has no split 'test'; there is train, val"):
+    with pytest.raises(InputError, match="has no split 'test'; choose from train, val"):
         open_dataset(path, "test")
     path = str(lines(folder / "n.jsonl", A))
-    with pytest.raises(InputError, match="has no splits, so none is 'train'"):
+    with pytest.raises(InputError, match="has no splits; .*leave out --split train"):
         open_dataset(path, "train")
 
 
@@ -123,33 +123,33 @@ def test_class_names_stated(folder):
     dataset = open_dataset(str(path))
     assert dataset.class_names == ("dog", "cat", "fish")
     assert [item.tags for item in dataset.items] == [("dog", "cat"), ("fish",)]
-    with pytest.raises(InputError, match="'class_names' is no list"):
+    with pytest.raises(InputError, match="'class_names' is not a list"):
         open_dataset(str(lines(folder / "n.jsonl", {"class_names": "dog"}, A)))
 
 
 @pytest.mark.parametrize("rows, message", [
-    (["{"], "line 1: is no JSON"),
-    (["[" * 100_000], "line 1: is no JSON"),
-    (['["a"]'], "line 1: is no JSON object"),
-    ([json.dumps(A), "nonsense"], "line 2: is no JSON"),
+    (["{"], "line 1: is not JSON"),
+    (["[" * 100_000], "line 1: is not JSON"),
+    (['["a"]'], "line 1: is not a JSON object"),
+    ([json.dumps(A), "nonsense"], "line 2: is not JSON"),
     (['{"image": "img/a.png"}'], "has no 'id'"),
     (['{"id": "a"}'], "has no 'image'"),
-    (['{"id": 7, "image": "img/a.png"}'], "7 is no image id"),
-    (['{"id": "", "image": "img/a.png"}'], "is no image id"),
+    (['{"id": 7, "image": "img/a.png"}'], "7 is not an image id"),
+    (['{"id": "", "image": "img/a.png"}'], "is not an image id"),
     (['{"id": "../a", "image": "img/a.png"}'], "outside the output folder"),
     (['{"id": "/a", "image": "img/a.png"}'], "outside the output folder"),
     (['{"id": "a\\u0000", "image": "img/a.png"}'], "control character"),
     (['{"id": "a", "image": "img/gone.png"}'], r"image 'a' is missing: .*img/gone\.png"),
-    (['{"id": "a", "image": 5}'], "'image' is no text"),
-    (['{"id": "a", "image": "img/\\u0000"}'], "'image' is no text"),
-    (['{"id": "a", "image": "img/a.png", "tags": "cat"}'], "'tags' is no list"),
-    (['{"id": "a", "image": "img/a.png", "tags": [true]}'], "'tags' is no list"),
-    (['{"id": "a", "image": "img/a.png", "tags": [3]}'], "no class has a name"),
-    (['{"id": "a", "image": "img/a.png", "tags": ["cat", 3]}'], "tag 3, which is no class"),
+    (['{"id": "a", "image": 5}'], "'image' is not a valid text"),
+    (['{"id": "a", "image": "img/\\u0000"}'], "'image' is not a valid text"),
+    (['{"id": "a", "image": "img/a.png", "tags": "cat"}'], "'tags' is not a list"),
+    (['{"id": "a", "image": "img/a.png", "tags": [true]}'], "'tags' is not a list"),
+    (['{"id": "a", "image": "img/a.png", "tags": [3]}'], "the classes have no names"),
+    (['{"id": "a", "image": "img/a.png", "tags": ["cat", 3]}'], "tag 3, which is not a class"),
     (['{"id": "a", "image": "img/a.png", "tags": ["background"]}'], "'background' as an object"),
     (['{"id": "a", "image": "img/a.png", "tags": [""]}'], "empty class name"),
     ([json.dumps(A), json.dumps(A)], "lists id 'a' twice"),
-    ([], "lists no image"),
+    ([], "lists no images"),
 ])
 def test_bad_json_lines(folder, rows, message):
     path = folder / "m.jsonl"
@@ -163,11 +163,11 @@ def test_bad_json_lines(folder, rows, message):
     ("", "has no column id and no column image"),
     ("a,img/a.png\n", "has no column id and no column image"),
     ("id,tags\na,cat\n", "has no column image"),
-    ("id,image,tags\n", "lists no image"),
+    ("id,image,tags\n", "lists no images"),
     ("id,image\n,img/a.png\n", "line 2: has no 'id'"),
     ("id,image\na\n", "line 2: has no 'image'"),
     ("id,image\na,img/a.png,cat\n", "line 2: has more columns"),
-    ('id,image\na,"img/a.png\n', "is no table row"),
+    ('id,image\na,"img/a.png\n', "is not a valid row"),
     ("id,image\na,img/a.png\na,img/b.png\n", "lists id 'a' twice"),
     ("id;image;tags\na;img/a.png;cat\n", "has no column id"),
 ])
@@ -180,5 +180,5 @@ def test_bad_csv(folder, text, message):
 def test_undecodable(folder):
     for name in ("m.csv", "m.jsonl"):
         (folder / name).write_bytes(b"id,image\na,\xff\xfe\n")
-        with pytest.raises(InputError, match="line 2 is no UTF-8 text"):
+        with pytest.raises(InputError, match="line 2 is not UTF-8 text"):
             open_dataset(str(folder / name))

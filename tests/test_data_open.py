@@ -38,7 +38,7 @@ def test_names_of_a_checkpoint_set_the_order(data):
     dataset = open_dataset(data, class_names=["dog", "emu", "cat"])
     assert dataset.class_names == ("dog", "emu", "cat")
     assert dataset.items[1].tags == ("dog", "cat")
-    with pytest.raises(InputError, match="image 'my b' has the tag 'cat', which is no class"):
+    with pytest.raises(InputError, match="image 'my b' has the tag 'cat', which is not a class"):
         open_dataset(data, class_names=["dog"])
 
 
@@ -69,7 +69,7 @@ def test_tags_of_a_file_replace_those_of_the_data(data, tmp_path):
     dataset = open_dataset(data, tags=tags)
     assert [item.tags for item in dataset.items] == [("cat",), ("dog",), None]
     assert dataset.tags_source == "file"
-    with pytest.raises(InputError, match="image 'c' has no tag"):
+    with pytest.raises(InputError, match="image 'c' has no tags"):
         require_tags(dataset)
     tags = write(tmp_path / "t.txt", "a cat dog cat\nmy b\tdog\nc\n")
     assert [item.tags for item in open_dataset(data, tags=tags).items] == [
@@ -93,14 +93,14 @@ def test_tags_of_a_file_can_name_the_classes(tmp_path):
     tags = write(tmp_path / "t.txt", "a emu\nb cat\n")
     dataset = open_dataset(data, tags=tags)
     assert dataset.class_names == ("cat", "emu") and dataset.items[0].tags == ("emu",)
-    with pytest.raises(InputError, match="no class has a name"):
+    with pytest.raises(InputError, match="the classes have no names"):
         open_dataset(data, tags=write(tmp_path / "n.txt", "a 0\n"))
 
 
 @pytest.mark.parametrize("text, message", [
     ("", "is empty"), ("x 0\n", "has tags for none of the images"), ("a 0\na 1\n", "twice"),
-    ("a 5\n", "tag 5, which is no class"), ("a emu\n", "tag 'emu', which is no class"),
-    ("a -1\n", "tag '-1', which is no class"),
+    ("a 5\n", "tag 5, which is not a class"), ("a emu\n", "tag 'emu', which is not a class"),
+    ("a -1\n", "tag '-1', which is not a class"),
 ])
 def test_bad_tag_files(data, tmp_path, text, message):
     with pytest.raises(InputError, match=message):
@@ -117,7 +117,7 @@ def test_classes_called_by_digits(tmp_path):
 def test_missing_and_unknown(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         open_dataset(str(tmp_path / "gone.jsonl"))
-    with pytest.raises(InputError, match="no dataset of a known layout"):
+    with pytest.raises(InputError, match="not a dataset of a known layout"):
         open_dataset(write(tmp_path / "data.yaml", "x"))
     with pytest.raises(InputError):
         open_dataset("a\0b")

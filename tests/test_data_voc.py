@@ -71,7 +71,7 @@ def test_relative_paths_stay_relative(voc, monkeypatch):
 
 def test_tags_of_a_list_win(voc):
     split_list(voc, "train_cls", "a 0", "b 1")
-    with pytest.raises(InputError, match="do not fit the 3 class names found"):
+    with pytest.raises(InputError, match="do not match the 3 class names found"):
         open_dataset(str(voc), "train")
     split_list(voc, "train_cls", "a 2 1", "b 0", "c 1")
     dataset = open_dataset(str(voc), "train")
@@ -87,7 +87,7 @@ def test_tags_never_come_from_masks(voc):
     dataset = open_dataset(str(voc), "train")
     assert [item.tags for item in dataset.items] == [None, None]
     assert dataset.class_names is None and dataset.tags_source == "none"
-    with pytest.raises(InputError, match="image 'a' has no tag"):
+    with pytest.raises(InputError, match="image 'a' has no tags"):
         require_tags(dataset)
 
 
@@ -103,7 +103,7 @@ def test_split_as_a_file_and_from_other_folders(voc, tmp_path):
 
 
 def test_no_split(voc):
-    with pytest.raises(UsageError, match="has several: train, val") as caught:
+    with pytest.raises(UsageError, match="has several splits: train, val") as caught:
         open_dataset(str(voc))
     assert caught.value.exit_code == 2
     (voc / "ImageSets/Segmentation/val.txt").unlink()
@@ -172,7 +172,7 @@ def test_ids_that_leave_the_folder(voc, identifier):
 def test_missing_things(voc, tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         open_dataset(str(tmp_path / "gone"), "train")
-    with pytest.raises(InputError, match="has no split 'test'; there is train, val"):
+    with pytest.raises(InputError, match="has no split 'test'; choose from train, val"):
         open_dataset(str(voc), "test")
     split_list(voc, "bad", "a", "2007_999999")
     with pytest.raises(InputError, match=r"bad\.txt: names '2007_999999', which has no image"):
@@ -199,18 +199,18 @@ def test_bad_lists(voc):
     with pytest.raises(InputError, match="lists id 'a' twice"):
         open_dataset(str(voc), "twice")
     split_list(voc, "empty")
-    with pytest.raises(InputError, match="lists no image"):
+    with pytest.raises(InputError, match="lists no images"):
         open_dataset(str(voc), "empty")
     (voc / "ImageSets/Segmentation/latin.txt").write_bytes("a\nGröße\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin\.txt: line 2 is no UTF-8 text"):
+    with pytest.raises(InputError, match=r"latin\.txt: line 2 is not UTF-8 text"):
         open_dataset(str(voc), "latin")
 
 
 def test_bad_tag_lists(voc):
     split_list(voc, "train_cls", "a 1 2", "b 7")
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="do not match"):
         open_dataset(str(voc), "train")
-    with pytest.raises(InputError, match="image 'b' has the tag 7, which is no class; .* 0 to 2"):
+    with pytest.raises(InputError, match="image 'b' has the tag 7, which is not a class; .* 0 to 2"):
         open_dataset(str(voc), "train", class_names=NAMES)
     split_list(voc, "train_cls", "a 1 2", "a 1")
     with pytest.raises(InputError, match="lists id 'a' twice"):
@@ -221,13 +221,13 @@ def test_bad_tag_lists(voc):
     split_list(voc, "train_cls", "a 1", "b 0")
     for identifier in "abc":
         (voc / "Annotations" / f"{identifier}.xml").unlink()
-    with pytest.raises(InputError, match="class numbers, but no class has a name; .*--classes"):
+    with pytest.raises(InputError, match="class numbers, but the classes have no names; .*--classes"):
         open_dataset(str(voc), "train")
 
 
 def test_a_tag_that_is_no_class(voc):
     write(voc / "classes.txt", "bird\ncat\n")
-    with pytest.raises(InputError, match="image 'a' has the tag 'dog', which is no class"):
+    with pytest.raises(InputError, match="image 'a' has the tag 'dog', which is not a class"):
         open_dataset(str(voc), "train")
 
 
@@ -258,7 +258,7 @@ def test_an_image_without_objects(voc):
     annotation(voc, "b")
     dataset = open_dataset(str(voc), "train")
     assert dataset.items[1].tags == ()
-    with pytest.raises(InputError, match="image 'b' has no tag"):
+    with pytest.raises(InputError, match="image 'b' has no tags"):
         require_tags(dataset)
 
 

@@ -15,23 +15,30 @@ from harness_kill import OFTEN
 
 from drstool.checkpoints.checkpoint import load_checkpoint
 from drstool.training.distributed import Team
-from drstool.training.loop import Plan, _Batches
+from drstool.training.schedule import Plan
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--epochs", "3", "--batch-size", "3",
          "--device", "cpu", "--no-provenance")
 # Everything in double precision: then sums in another order stay the same for more digits than a fault would leave.
 DOUBLE = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.Tensor.float = torch.Tensor.double\n"
-# The state is kept after every epoch, however short.
+# And without what depends on which images a process has: batch norm normalises by what it has learned, and
+# dropout drops nothing.
+ALIKE = DOUBLE + """
+from torch.nn import functional as F
+torch.nn.BatchNorm2d.forward = lambda norm, x: F.batch_norm(
+    x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+torch.nn.Dropout.forward = lambda dropout, x: x
+"""
 # Something happens to one process in the middle of a step.
 AT_STEP = """
 import os, signal
-from drstool.training import loop as training
-count = training._Loop.count
-def counted(loop, ids, loss):
-    if os.environ.get("RANK", "0") == "{rank}" and loop.step == {step} - 1:
+from drstool.training.state import TrainState
+count = TrainState.count
+def counted(state, keys, loss):
+    if os.environ.get("RANK", "0") == "{rank}" and state.step == {step} - 1:
         {what}
-    count(loop, ids, loss)
-training._Loop.count = counted
+    count(state, keys, loss)
+TrainState.count = counted
 """
 STEPS = 6
 
@@ -90,14 +97,14 @@ def together(zygote, tmp_path):
 
 @pytest.fixture(scope="session")
 def alone(zygote, voc, made, tmp_path_factory):
-    """Weights and told epochs of each training by one process, in double precision; made when first asked for."""
+    """Weights and lines of epochs of each training by one process, with ALIKE; made when first asked for."""
     known = {}
 
     def made_by(command, *more):
         if (command, more) not in known:
             folder = tmp_path_factory.mktemp("alone")
             words = (*line(command, voc, made, *more), "-o", folder / "net.pt")
-            assert zygote.run(*words, before=DOUBLE, errors=folder / "errors") == 0, (folder / "errors").read_text()
+            assert zygote.run(*words, before=ALIKE, errors=folder / "errors") == 0, (folder / "errors").read_text()
             known[command, more] = weights(folder / "net.pt"), epochs((folder / "errors").read_text())
         return known[command, more]
 
@@ -130,11 +137,12 @@ def left_in(folder):
     # The last batch of an epoch is one image: the second process has none.
     ("train-cls", 2, ("--optimizer", "adam")),
     ("refine-train", 3, ("--select-on", "val", "--workers", "1")),
-    ("train-seg", 2, ("--lr", "0.05", "--select-on", "val", "--steps", "4")),
+    ("train-seg", 2, ("--lr", "0.05", "--select-on", "val", "--steps", "4", "--batch-size", "4")),
 ])
 def test_several_processes_train_as_one(together, voc, made, tmp_path, alone, command, size, more):
+    """Where each image is on its own: on CPUs, batch norm and dropout are each process's own."""
     expected, told = alone(command, *more)
-    outcomes = together(*line(command, voc, made, *more), "-o", tmp_path / "net.pt", size=size, before=DOUBLE)
+    outcomes = together(*line(command, voc, made, *more), "-o", tmp_path / "net.pt", size=size, before=ALIKE)
     assert outcomes.codes == [0] * size, outcomes
     assert_same(weights(tmp_path / "net.pt"), expected)
     assert epochs(outcomes.told[0]) == told and len(told) >= 3
@@ -142,18 +150,49 @@ def test_several_processes_train_as_one(together, voc, made, tmp_path, alone, co
     assert left_in(tmp_path) == ["net.pt"]
 
 
+# What a process ends with.
+DIGEST = """
+import hashlib, os
+from drstool.training.state import TrainState
+restore = TrainState.restore_best
+def noted(state):
+    digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes() for value in state._model.parameters()))
+    with open({folder!r} + "/weights-" + os.environ["RANK"], "w") as file:
+        file.write(digest.hexdigest())
+    return restore(state)
+TrainState.restore_best = noted
+"""
+
+
+@pytest.mark.parametrize(("command", "more"), [
+    # The last batch of an epoch is one image: the second process has none.
+    ("train-cls", ("--optimizer", "adam")),
+    ("train-seg", ("--lr", "0.05", "--batch-size", "4"))])
+def test_processes_stay_in_step(together, voc, made, tmp_path, command, more):
+    """With batch norm and dropout as well."""
+    folder = tmp_path / "digests"
+    folder.mkdir()
+    words = (*line(command, voc, made, *more), "-o", tmp_path / "net.pt")
+    outcomes = together(*words, before=DIGEST.format(folder=str(folder)))
+    assert outcomes.codes == [0, 0], outcomes
+    assert len(epochs(outcomes.told[0])) == 3 and outcomes.told[1] == ""
+    first, second = [(folder / f"weights-{rank}").read_text() for rank in range(2)]
+    assert first == second
+    assert all(value.isfinite().all() for value in weights(tmp_path / "net.pt").values())
+
+
 def test_shares_of_a_batch():
     for size in (1, 2, 3, 8):
         for count in range(1, 12):
-            shares = [Team(rank, size, rank, size).share(count) for rank in range(size)]
+            shares = [Team(rank, size).rows(count) for rank in range(size)]
             assert [i for share in shares for i in range(count)[share]] == list(range(count))
             lengths = [share.stop - share.start for share in shares]
             assert max(lengths) - min(lengths) <= 1 and lengths[0] == max(lengths)
 
 
 def test_who_has_no_share_reads_one_image():
-    keys = list(_Batches(4, Plan(1, 3, 0), share=Team(1, 2, 1, 2).share))
-    whole = list(_Batches(4, Plan(1, 3, 0)))
+    plan = Plan(4, 1, 3, 0)
+    keys, whole = list(plan.batches(rows=Team(1, 2).rows)), list(plan.batches())
     assert keys == [whole[0][2:], whole[1]] and [len(batch) for batch in whole] == [3, 1]
 
 
@@ -162,7 +201,8 @@ def test_who_has_no_share_reads_one_image():
 
 @pytest.mark.parametrize(("command", "rank", "number", "code", "step", "more", "going_on"), [
     ("train-cls", 1, signal.SIGTERM, 143, 3, ("--optimizer", "adam"), 2),
-    ("train-seg", 0, signal.SIGINT, 130, 2, ("--lr", "0.05", "--select-on", "val", "--steps", "4"), 1),
+    ("train-seg", 0, signal.SIGINT, 130, 2,
+     ("--lr", "0.05", "--select-on", "val", "--steps", "4", "--batch-size", "4"), 1),
 ])
 def test_a_signal_to_one_ends_all_after_the_same_step(
         together, zygote, voc, made, tmp_path, tmp_path_factory, alone, command, rank, number, code, step, more,
@@ -171,20 +211,20 @@ def test_a_signal_to_one_ends_all_after_the_same_step(
     log = tmp_path_factory.mktemp("log") / "log.jsonl"
     words = (*line(command, voc, made, *more), "-o", tmp_path / "net.pt", "--log", log)
     what = AT_STEP.format(rank=rank, step=step, what=f"signal.raise_signal({int(number)})")
-    first = together(*words, before=DOUBLE + what)
+    first = together(*words, before=ALIKE + what)
     assert first.codes == [code, code], first
-    assert f"{command}: --resume goes on after step {step}\n" in first.told[0] and first.told[1] == ""
+    assert f"{command}: --resume continues after step {step}\n" in first.told[0] and first.told[1] == ""
     assert left_in(tmp_path) == [".net.pt.resume"]
     # By as many processes as before, or another number of them.
     if going_on == 1:
-        assert zygote.run(*words, "--resume", before=DOUBLE, errors=tmp_path / "errors") == 0
+        assert zygote.run(*words, "--resume", before=ALIKE, errors=tmp_path / "errors") == 0
         again = (tmp_path / "errors").read_text()
         (tmp_path / "errors").unlink()
     else:
-        second = together(*words, "--resume", before=DOUBLE)
+        second = together(*words, "--resume", before=ALIKE)
         assert second.codes == [0, 0]
         again = second.told[0]
-    assert again.startswith(f"{command}: going on after step {step}\n")
+    assert again.startswith(f"{command}: resuming after step {step}\n")
     assert epochs(first.told[0]) + epochs(again) == told
     assert_same(weights(tmp_path / "net.pt"), expected)
     assert left_in(tmp_path) == ["net.pt"]
@@ -196,13 +236,9 @@ def test_a_signal_to_one_ends_all_after_the_same_step(
 
 def test_ctrl_c_while_the_first_one_scores(together, voc, made, tmp_path):
     interrupted = """
-from drstool.cli.commands import train
-def scorer(selection):
-    def score(checkpoint):
-        import signal
-        signal.raise_signal(signal.SIGINT)
-    return score
-train._Selection.scorer = scorer
+import signal
+from drstool.cli import training
+training._Selection.score = lambda selection, checkpoint: signal.raise_signal(signal.SIGINT)
 """
     words = (*line("train-cls", voc, made, "--select-on", "val"), "-o", tmp_path / "net.pt")
     outcomes = together(*words, before=interrupted)
@@ -212,13 +248,14 @@ train._Selection.scorer = scorer
 
 
 def test_one_without_memory_ends_all(together, voc, made, tmp_path):
-    """It tells so; those that it leaves in the middle of the step have nothing to add."""
+    """It says so, and those that it leaves in the middle of the step that they lost it."""
     what = 'raise __import__("torch").OutOfMemoryError("CUDA out of memory")'
     words = (*line("train-cls", voc, made), "-o", tmp_path / "net.pt")
     outcomes = together(*words, before=OFTEN + AT_STEP.format(rank=1, step=4, what=what))
     assert outcomes.codes == [1, 1]
-    (error,) = outcomes.errors
+    lost, error = outcomes.errors
     assert error.startswith("drstool: the device is out of memory") and error in outcomes.told[1]
+    assert lost.startswith("drstool: training: process 0 of 2 lost another one (")
     assert left_in(tmp_path) == [".net.pt.resume"]
 
 
@@ -227,16 +264,16 @@ def test_a_lost_process_ends_the_others(together, voc, made, tmp_path, alone, ra
     expected, told = alone("train-cls", "--optimizer", "adam")
     words = (*line("train-cls", voc, made, "--optimizer", "adam"), "-o", tmp_path / "net.pt")
     killed = AT_STEP.format(rank=rank, step=5, what="os.kill(os.getpid(), signal.SIGKILL)")
-    outcomes = together(*words, before=DOUBLE + OFTEN + killed)
+    outcomes = together(*words, before=ALIKE + OFTEN + killed)
     assert outcomes.codes[rank] == -signal.SIGKILL and outcomes.codes[1 - rank] == 1, outcomes
     (error,) = outcomes.errors
     assert re.fullmatch(
         r"drstool: training: process \d of 2 lost another one \((Read error \S+: )?Connection .{1,60}\); "
-        r"--resume goes on from the last state kept", error)
+        r"--resume continues from the last saved state", error)
     assert ".net.pt.resume" in left_in(tmp_path) and "net.pt" not in left_in(tmp_path)
-    again = together(*words, "--resume", before=DOUBLE)
+    again = together(*words, "--resume", before=ALIKE)
     # The first one, where it is left, did that step, and keeps the state after it.
-    assert again.codes == [0, 0] and again.told[0].startswith(f"train-cls: going on after step {4 + rank}\n"), again
+    assert again.codes == [0, 0] and again.told[0].startswith(f"train-cls: resuming after step {4 + rank}\n"), again
     assert epochs(again.told[0]) == told[2:]
     assert_same(weights(tmp_path / "net.pt"), expected)
     assert left_in(tmp_path) == ["net.pt"]
@@ -270,8 +307,13 @@ def test_more_processes_than_images_a_step(together, voc, made, tmp_path):
     assert outcomes.codes == [2, 2]
     (error,) = outcomes.errors
     assert error.startswith(
-        "drstool: --batch-size: 1 images a step cannot be divided over 2 processes; 2 or more (a batch k times")
+        "drstool: --batch-size: 1 images per step cannot be divided over 2 processes; 2 or more (a batch k times")
     assert left_in(tmp_path) == []
+    # On CPUs, batch norm needs two images in each process.
+    outcomes = together(*line("train-seg", voc, made, "--batch-size", "3"), "-o", tmp_path / "net.pt")
+    assert outcomes.codes == [2, 2]
+    (error,) = outcomes.errors
+    assert "3 images per step cannot be divided over 2 processes; 4 or more" in error
     outcomes = together(*line("train-cls", voc, made, "--batch-size", "auto"), "-o", tmp_path / "net.pt")
     assert outcomes.codes == [2, 2]
     assert outcomes.errors == ["drstool: --batch-size: auto is for one process; give a number under torchrun"]
@@ -384,7 +426,7 @@ def test_torchrun_and_its_end(program, voc, made, tmp_path):
     assert process.wait(60) != 0
     told = (tmp_path / "errors").read_text()
     assert told.count("epoch 1/2000") == 1
-    assert told.count("train-cls: --resume goes on after step") == 1
+    assert told.count("train-cls: --resume continues after step") == 1
     assert "drstool: " not in told
     assert left_in(tmp_path) == [".net.pt.resume", "errors"]
 

@@ -58,7 +58,7 @@ def raw_png(values: np.ndarray, depth: int, colour: int = 0) -> bytes:
 
 
 def write(folder, *records: LabelRecord, header: Header = HEADER, **options) -> None:
-    with open_sink(str(folder), header, what="labels", **options) as sink:
+    with open_sink(str(folder), header, **options) as sink:
         sink.write_all(records)
 
 
@@ -116,7 +116,7 @@ def test_other_peoples_pngs_are_read():
     ],
 )
 def test_colours_are_no_labels(picture, told):
-    with pytest.raises(InputError, match=f"{told}.*grey PNG"):
+    with pytest.raises(InputError, match=f"{told}.*greyscale PNG"):
         read_label_png(png(picture), "a.png")
 
 
@@ -152,7 +152,7 @@ def test_a_missing_png_is_told(tmp_path):
 def test_only_labels_are_coded(array, tmp_path):
     with pytest.raises(ValueError):
         encode_label_png(array)
-    with pytest.raises(InputError), open_sink(str(tmp_path / "out"), HEADER, what="labels") as sink:
+    with pytest.raises(InputError), open_sink(str(tmp_path / "out"), HEADER) as sink:
         sink.write(LabelRecord("a", array))
 
 
@@ -165,7 +165,7 @@ def test_a_folder_survives(tmp_path):
         assert source.header == HEADER and source.kind == "labels"
         assert source.ids() == ("a.x", "b/ä 1") and source.read("b/ä 1").image == "b/ä 1.jpg"
         assert source.read("a.x").labels.tolist() == LABELS.T.tolist()
-        with pytest.raises(InputError, match="no labels of 'c'"):
+        with pytest.raises(InputError, match="no labels for 'c'"):
             source.read("c")
 
 
@@ -192,9 +192,9 @@ def test_the_same_labels_are_the_same_bytes(tmp_path):
     ("first", "second"), [("a", "a"), ("a", "a.png/b"), ("a.png/b", "a"), ("a", "a.png/b/c")]
 )
 def test_names_that_clash_are_told_and_the_rest_goes_on(tmp_path, first, second):
-    with open_sink(str(tmp_path / "out"), HEADER, what="labels") as sink:
+    with open_sink(str(tmp_path / "out"), HEADER) as sink:
         sink.write(LabelRecord(first, LABELS))
-        with pytest.raises(InputError, match="its name is taken"):
+        with pytest.raises(InputError, match="its name is already taken"):
             sink.write(LabelRecord(second, LABELS))
         sink.write(LabelRecord("z", LABELS))
         assert sink.count == 2
@@ -205,14 +205,14 @@ def test_names_that_clash_are_told_and_the_rest_goes_on(tmp_path, first, second)
     "record", [LabelRecord("../a", LABELS), LabelRecord("a", np.full((2, 2), 3, np.uint8))]
 )
 def test_a_bad_record_is_told(tmp_path, record):
-    with pytest.raises(InputError), open_sink(str(tmp_path / "out"), HEADER, what="labels") as sink:
+    with pytest.raises(InputError), open_sink(str(tmp_path / "out"), HEADER) as sink:
         sink.write(record)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_no_folder(tmp_path, failure):
-    with pytest.raises(failure), open_sink(str(tmp_path / "out"), HEADER, what="labels") as sink:
+    with pytest.raises(failure), open_sink(str(tmp_path / "out"), HEADER) as sink:
         sink.write(LabelRecord("a", LABELS))
         raise failure
     assert not list(tmp_path.iterdir())
@@ -253,7 +253,7 @@ def test_folders_that_are_not_whole_are_told(tmp_path):
         with pytest.raises(InputError, match="end record"):
             open_records(str(tmp_path / "out"))
     (tmp_path / "out/drstool.end.json").unlink()
-    with pytest.raises(InputError, match=r"lacks 'drstool.end.json'"):
+    with pytest.raises(InputError, match=r"has no end record 'drstool.end.json'"):
         open_records(str(tmp_path / "out"))
     (tmp_path / "out/drstool.json").write_bytes(b"{}")
     with pytest.raises(InputError, match=r"drstool.json: "):
@@ -263,7 +263,7 @@ def test_folders_that_are_not_whole_are_told(tmp_path):
 def test_a_value_that_is_no_class_is_told_on_reading(tmp_path):
     write(tmp_path / "out", LabelRecord("a", LABELS))
     (tmp_path / "out/a.png").write_bytes(encode_label_png(LABELS + np.uint8(2)))
-    with pytest.raises(InputError, match=r"out: a: holds label values that are no class: 3, 4"):
+    with pytest.raises(InputError, match=r"out: a: contains unknown label values: 3, 4"):
         read(tmp_path / "out")
 
 
@@ -276,7 +276,7 @@ from drstool.formats import Header, LabelRecord, open_sink
 resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
 noise = np.random.default_rng(0).integers(0, 2, (200, 200), np.uint8)
 try:
-    with open_sink("out", Header("labels", ("cat",)), what="labels") as sink:
+    with open_sink("out", Header("labels", ("cat",))) as sink:
         sink.write(LabelRecord("a", noise))
 except OutputError as error:
     print(error, file=sys.stderr)

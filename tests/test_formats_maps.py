@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from drstool.artifacts.header import Header
-from drstool.artifacts.job import Work
+from drstool.artifacts.job import Job
 from drstool.artifacts.resume import Journal
 from drstool.errors import InputError, OutputError
 from drstool.formats import load, open_records, open_sink
@@ -372,7 +372,7 @@ def test_an_output_that_fails_ends_the_reading(tmp_path):
 
     with open_records(tmp_path / "m.h5") as source, pytest.raises(InputError, match="twice|two|again|same"), \
             open_sink(str(tmp_path / "out.h5"), HEADER) as sink:
-        sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.lazy_records(), 4, at_hand=True))
+        sink.put_all(ordered_map(lambda one: sink.prepare(twice(one)), source.lazy_records(), 4))
     assert threading.active_count() == threads and not (tmp_path / "out.h5").exists()
 
 
@@ -446,18 +446,18 @@ def test_many_records_give_the_same_bytes_however_they_came_to_be(tmp_path):
     whole, again = tmp_path / "whole.h5", tmp_path / "again.h5"
     with open_sink(str(whole), HEADER) as sink:
         sink.write_all(records)
-    work = Work("cam", HEADER.class_names)
+    work = Job("cam", HEADER.class_names)
     journal = Journal(again, work)
-    journal.begin()
-    with pytest.raises(KeyboardInterrupt), open_sink(str(again), HEADER, kept=journal) as sink:
+    journal.start()
+    with pytest.raises(KeyboardInterrupt), open_sink(str(again), HEADER, resume=journal) as sink:
         sink.write_all(records[:1200])
         raise KeyboardInterrupt
     journal.close()
     journal = Journal(again, work)
-    journal.take_up([record.id for record in records])
-    with open_sink(str(again), HEADER, kept=journal) as sink:
-        sink.write_all(records[len(journal.done):])
-    assert len(journal.done) == 3000
+    journal.load([record.id for record in records])
+    with open_sink(str(again), HEADER, resume=journal) as sink:
+        sink.write_all(records[len(journal.finished):])
+    assert len(journal.finished) == 3000
     assert again.read_bytes() == whole.read_bytes()
 
 

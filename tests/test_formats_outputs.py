@@ -51,7 +51,7 @@ def test_no_file_is_replaced_unasked(tmp_path):
     target = tmp_path / "out.bin"
     target.write_bytes(b"old")
     with (
-        pytest.raises(OutputError, match="exists; give another -o, or --overwrite"),
+        pytest.raises(OutputError, match="already exists; choose another -o, or use --overwrite"),
         new_file(target),
     ):
         pytest.fail("the work began")
@@ -92,10 +92,10 @@ def test_odd_targets_are_refused(tmp_path, overwrite):
     os.mkfifo(tmp_path / "fifo")
     cases = [
         (tmp_path, False, "is a folder"),
-        (tmp_path / "fifo", False, "no regular file"),
+        (tmp_path / "fifo", False, "not a regular file"),
         (tmp_path / "file", True, "is a file"),
-        (tmp_path / "no/x", False, "there is no folder"),
-        (tmp_path / "file/x", False, "there is no folder"),
+        (tmp_path / "no/x", False, "does not exist"),
+        (tmp_path / "file/x", False, "does not exist"),
         ("", False, "empty"),
         (tmp_path / ("n" * 300), False, "too long"),
     ]
@@ -167,7 +167,7 @@ def test_a_folder_is_replaced_only_when_ours(tmp_path):
         if text is not None:
             (theirs / "drstool.json").write_bytes(text)
         with (
-            pytest.raises(OutputError, match="not written by drstool; move it away"),
+            pytest.raises(OutputError, match="not written by drstool; move it, or choose another -o"),
             new_folder(theirs, overwrite=True),
         ):
             pytest.fail("the work began")

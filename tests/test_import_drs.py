@@ -101,7 +101,7 @@ def test_kind_that_cannot_be_seen(tmp_path):
 
 def test_refiner_has_no_controllers(tmp_path):
     path = their_file(tmp_path / "best.pth", their_state(learnable=True))
-    with pytest.raises(UsageError, match="no refiner"):
+    with pytest.raises(UsageError, match="not a refiner"):
         import_drs(path, kind="refiner")
 
 
@@ -117,9 +117,9 @@ def without(name):
     (lambda: without("extra_conv4.weight"), "'extra_conv4.weight'"),
     (lambda: their_state(True) | {"layer1_conv1.weight": filled(1, 64, 4, 3, 3)}, "shapes of VGG-16"),
     (lambda: their_state(True) | {"extra_conv4.bias": filled(1, 21)}, "shapes of VGG-16"),
-    (lambda: {"a": 1}, "is no checkpoint of qjadud1994/DRS"),
-    (lambda: {1: torch.ones(1)}, "is no checkpoint of qjadud1994/DRS"),
-    (dict, "is no checkpoint of qjadud1994/DRS"),
+    (lambda: {"a": 1}, "is not a checkpoint of qjadud1994/DRS"),
+    (lambda: {1: torch.ones(1)}, "is not a checkpoint of qjadud1994/DRS"),
+    (dict, "is not a checkpoint of qjadud1994/DRS"),
 ])
 def test_other_contents(tmp_path, state, words):
     path = their_file(tmp_path / "best.pth", state())
@@ -130,5 +130,5 @@ def test_other_contents(tmp_path, state, words):
 @pytest.mark.parametrize("content", [[1, 2], torch.ones(2), "text"])
 def test_other_torch_files(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="is no checkpoint of qjadud1994/DRS"):
+    with pytest.raises(InputError, match="is not a checkpoint of qjadud1994/DRS"):
         import_drs(str(tmp_path / "x.pth"), kind="classifier")

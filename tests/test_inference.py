@@ -14,7 +14,8 @@ from drstool.data.item import Item
 from drstool.errors import InputError, UsageError
 from drstool.formats.records import MapRecord
 from drstool.inference import (
-    fused_maps, grad_cam, localization_map, normalize, predicted_channels, refined_map, segment_probabilities,
+    Execution, fused_maps, grad_cam, localization_map, normalize, predicted_channels, refined_map,
+    segment_probabilities,
 )
 from drstool.models.build import build_network
 from drstool.models.vgg import build_classifier, build_refiner, without_suppression
@@ -67,6 +68,12 @@ def test_localization_map(size):
     np.testing.assert_allclose(found[0, 0], plain / (plain.max() + 1e-5), atol=1e-5)
     assert not found[0, 1].any()
     assert found.dtype == torch.float32 and found.max() < 1
+
+
+def test_division_by_a_maximum_of_nothing():
+    """Authors' code: 1e-5 is added to the maximum."""
+    assert localization_map(torch.full((1, 1, 2, 2), 1e-5), (3, 3)).flatten().tolist() == pytest.approx([0.5] * 9)
+    assert not localization_map(torch.zeros(1, 1, 2, 2), (3, 3)).any()
 
 
 def test_refined_map_is_cut_after_the_resizing():
@@ -199,6 +206,25 @@ def test_segment_probabilities(scales, flip):
     torch.testing.assert_close(found.sum(dim=0), torch.ones(24, 36))
 
 
+def test_sizes_at_which_a_segmenter_sees_an_image():
+    """The nearest whole number of pixels, and at least 8, of which the pooling layers leave something."""
+    seen = []
+
+    def network(images):
+        seen.append(tuple(images.shape[2:]))
+        return images[:, :2]
+
+    image = torch.randn(1, 3, 31, 90)
+    segment_probabilities(network, image)
+    segment_probabilities(network, image, (0.5, 0.05, 1.25))
+    assert seen == [(31, 90), (16, 45), (8, 8), (39, 112)]
+
+
+def test_execution_is_on_the_cpu_in_float32_if_nothing_is_said():
+    assert Execution() == Execution(
+        torch.device("cpu"), "float32", tf32=True, autotune=True, winograd=True, workers=1)
+
+
 # --- the stages ----------------------------------------------------------------------------------
 
 
@@ -270,7 +296,8 @@ def test_maps_do_not_depend_on_batch_and_threads(pictures, method):
 
     def maps(batch, workers):
         settings = CamSettings(batch_size=batch, flip=True)
-        return list(cam(pictures, checkpoint, settings, method=method, dtype="float16", workers=workers))
+        return list(cam(
+            pictures, checkpoint, settings, method=method, dtype="float16", execution=Execution(workers=workers)))
 
     for left, right in zip(maps(1, 1), maps(3, 3), strict=True):
         assert left.labels == right.labels

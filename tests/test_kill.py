@@ -67,7 +67,7 @@ class Named:
         os.kill(os.getpid(), {number})
 def begin(journal):
     {body}
-unfinished.Journal.begin = begin
+unfinished.Journal.start = begin
 """
 MAKING = "type('Made', (), {'field': Named()})"
 WRAPPING = "\n    ".join((

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from drstool.data.item import Item
-from drstool.errors import DrstoolError, InputError
+from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.formats.records import encode_values
-from drstool.inference import computing
-from drstool.mapping import Loaded, OnHost, encoded, map_records, one_behind
+from drstool.inference import Execution
+from drstool.mapping import Loaded, OnHost, encoded, map_records, output_size, pipelined, score_record
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def recorder(most, seen):
 
 
 def run(compute, count=20, batch_size=0, **more):
-    options = {"dtype": "uint8", "device": CPU, "context": lambda autotune: nullcontext(), **more}
+    options = {"dtype": "uint8", "execution": Execution(), **more}
     return list(map_records(loaded(count), compute, batch_size=batch_size, **options))
 
 
@@ -76,15 +76,33 @@ def test_batch_of_the_user_is_not_changed():
 
 
 def test_only_full_batches_are_tuned_for():
-    told = []
+    full = []
 
-    def context(autotune):
-        told.append(autotune)
-        return nullcontext()
+    class Recorded(Execution):
+        def computing(self, *, same_size=False):
+            full.append(same_size)
+            return nullcontext()
 
-    run(recorder(9, []), context=context)
-    run(recorder(9, []), context=context, autotune=False)
-    assert told == [True, True, False, False, False, False]
+    run(recorder(9, []), execution=Recorded())
+    assert full == [True, True, False]
+
+
+@pytest.mark.parametrize("autotune, same_size", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("tf32", [True, False])
+def test_settings_of_cudnn(autotune, same_size, tf32):
+    """They need no GPU to be set; and are afterwards what they were."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def settings():
+        return cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
+
+    before = settings()
+    execution = Execution(torch.device("cuda"), autotune=autotune, tf32=tf32)
+    with execution.computing(same_size=same_size):
+        assert settings() == (autotune and same_size, tf32 and before[1], tf32 and before[2])
+    assert settings() == before
+    with Execution(autotune=autotune, tf32=tf32).computing(same_size=same_size):
+        assert settings() == before
 
 
 def test_map_that_is_not_finite():
@@ -115,9 +133,9 @@ def test_a_gpu_is_asked_when_the_next_batch_has_begun():
             begun.append(i)
             yield i
 
-    assert [(i, begun[-1]) for i in one_behind(started(), torch.device("cuda"))] == [(0, 1), (1, 2), (2, 2)]
+    assert [(i, begun[-1]) for i in pipelined(started(), torch.device("cuda"))] == [(0, 1), (1, 2), (2, 2)]
     begun.clear()
-    assert [(i, begun[-1]) for i in one_behind(started(), CPU)] == [(0, 0), (1, 1), (2, 2)]
+    assert [(i, begun[-1]) for i in pipelined(started(), CPU)] == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_on_host_of_the_cpu():
@@ -127,7 +145,7 @@ def test_on_host_of_the_cpu():
 
 def test_computing_leaves_no_trace():
     before = torch.is_grad_enabled(), torch.backends.cudnn.benchmark, torch.is_autocast_enabled("cpu")
-    with computing(CPU, "bfloat16", autotune=True):
+    with Execution(precision="bfloat16").computing(same_size=True):
         assert not torch.is_grad_enabled()
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert before == (torch.is_grad_enabled(), torch.backends.cudnn.benchmark, torch.is_autocast_enabled("cpu"))
@@ -135,8 +153,26 @@ def test_computing_leaves_no_trace():
 
 def test_modes_of_the_caller_do_not_change_between_records():
     """Records come one by one, and who takes them may well compute gradients."""
-    for record in map_records(
-        loaded(3), recorder(9, []), batch_size=1, dtype="uint8", device=CPU,
-        context=lambda autotune: computing(CPU, autotune=autotune),
-    ):
+    for record in map_records(loaded(3), recorder(9, []), Execution(), batch_size=1, dtype="uint8"):
         assert torch.is_grad_enabled(), record.id
+
+
+@pytest.mark.parametrize(("given", "size"), [("1", 1), ("10000", 10_000), ("320", 320)])
+def test_map_sizes_in_pixels(given, size):
+    assert output_size(given, 64, (30, 40)) == (size, size)
+
+
+@pytest.mark.parametrize("given", ["0", "10001", "-1", "1.5", "huge", "", "²"])
+def test_wrong_map_sizes(given):
+    with pytest.raises(UsageError, match="--map-size"):
+        output_size(given, 64, (30, 40))
+
+
+def test_scores_that_round_to_nothing_are_not_stored():
+    """A score is 0 in a byte up to half of 1/255."""
+    half = np.float32(1 / 510)
+    probabilities = np.float32([[[0.9, 0.9]], [[half, 0.0]], [[np.nextafter(half, np.float32(1)), 0.0]], [[0.0, 0.1]]])
+    found = score_record("a", probabilities, [1, 2, 5], "a.jpg")
+    assert found.labels == (2, 5)
+    assert found.values.tolist() == [[[1, 0]], [[0, 26]]]
+    assert found.image_size == (1, 2)

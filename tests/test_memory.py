@@ -34,7 +34,7 @@ def peak(work, *arguments):
 
 def label(count, image, folder):
     found = pseudo_label(records(count, image), CueSettings(background="constant"), workers=2)
-    with open_sink(str(folder / f"labels{count}"), Header("labels", ("a",)), what="labels", threads=2) as sink:
+    with open_sink(str(folder / f"labels{count}"), Header("labels", ("a",)), threads=2) as sink:
         sink.write_all(found)
 
 

@@ -47,7 +47,7 @@ def test_a_batch_that_fits_is_found_and_recorded(drs, voc, made, tmp_path, memor
     outcome = drs(*line(command, voc, made, tmp_path / "net.pt", *more, "--batch-size", "auto", "--no-provenance"))
     assert outcome.code == 0, outcome.err
     assert [text for text in outcome.err.splitlines() if "trying" in text] == [
-        f"{command}: {size} images a step are more than the device's memory holds, trying {smaller}"
+        f"{command}: {size} images per step do not fit in the device's memory, trying {smaller}"
         for size, smaller in zip(tried, tried[1:])]
     assert load_checkpoint(tmp_path / "net.pt").recipe["batch_size"] == tried[-1]
     assert (tmp_path / "net.pt").read_bytes() == (tmp_path / "plain.pt").read_bytes()
@@ -65,13 +65,13 @@ def test_gone_on_with_the_size_that_was_found(drs, voc, made, tmp_path, memory_f
     # Not left to the program; too much even for one image; when epochs were trained already.
     ((), 2, None), (("--batch-size", "auto"), 0, None), (("--batch-size", "auto"), 3, 4)])
 def test_too_little_memory_is_one_line(drs, voc, made, tmp_path, memory_for, monkeypatch, more, most, full_at):
-    from drstool.training import loop as training
+    from drstool.training.state import Saver
 
-    monkeypatch.setattr(training._Saver, "_SHARE", 0)
+    monkeypatch.setattr(Saver, "SHARE", 0)
     memory_for("train-cls", most, full_at)
     outcome = drs(*line("train-cls", voc, made, tmp_path / "net.pt", *more, "-q"))
     assert outcome.code == 1
     assert outcome.err == (
-        "drstool: the device is out of memory; lower --batch-size, --image-size or --sizes, or --device cpu\n")
+        "drstool: the device is out of memory; reduce --batch-size, --image-size or --sizes, or use --device cpu\n")
     # What was kept can be gone on with.
     assert sorted(path.name for path in tmp_path.iterdir()) == ([".net.pt.resume"] if full_at else [])

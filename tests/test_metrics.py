@@ -179,13 +179,13 @@ def test_class_only_predicted_has_no_accuracy_but_counts_in_the_mean_iou():
     ([[0, 254]], [[0, 254]], "truth.png"),
 ])
 def test_value_that_is_no_label_is_an_error(target, prediction, named):
-    with pytest.raises(InputError, match=f"^{named}: holds label values that are no class"):
+    with pytest.raises(InputError, match=f"^{named}: contains unknown label values"):
         count_labels(np.uint8(target), np.uint8(prediction), ["cat", "dog"],
                      "truth.png", "guess.png")
 
 
 def test_other_size_is_an_error_that_names_both():
-    with pytest.raises(InputError, match="guess.png: is 3 x 2 pixels, but truth.png is 5 x 4"):
+    with pytest.raises(InputError, match="guess.png: is 3 × 2 pixels, but truth.png is 5 × 4"):
         count_labels(np.zeros((4, 5), np.uint8), np.zeros((2, 3), np.uint8), NAMES,
                      "truth.png", "guess.png")
 
@@ -205,3 +205,20 @@ def test_inputs_need_not_be_contiguous():
     matrix.update(target, blocks(2)[::-1])
     plain.update(blocks(1), blocks(2)[::-1].copy())
     np.testing.assert_array_equal(matrix.counts, plain.counts)
+
+
+def test_a_class_is_counted_once_an_image():
+    matrix = ConfusionMatrix(["cat", "dog"])
+    matrix.update(np.uint8([[0, 1, 1, 255]]), np.uint8([[2, 2, 255, 1]]))
+    matrix.update(np.uint8([[1, 1]]), np.uint8([[1, 2]]))
+    assert matrix.images == 2
+    assert matrix.target_images.tolist() == [1, 2, 0]
+    # Where the target is ignored, and as ignored, nothing is predicted.
+    assert matrix.prediction_images.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("shape", "turned"), [((5, 4), True), ((5, 5), False)])
+def test_a_turned_image_is_told_to_be_one(shape, turned):
+    with pytest.raises(InputError) as failure:
+        count_labels(np.zeros((4, 5), np.uint8), np.zeros(shape, np.uint8), NAMES)
+    assert ("EXIF" in str(failure.value)) == turned

@@ -73,3 +73,14 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say():
         covered += told.low <= truth <= told.high
     # 0.9 with a standard error of 0.025; the percentile interval of few images is a little narrow.
     assert 0.80 <= covered / trials <= 0.97
+
+
+def test_a_class_never_hit_counts_as_zero():
+    """As in the confusion matrix: a class that occurs has an IoU, a class that does not occur has none."""
+    never_hit = [count_labels(np.uint8([[0, 1]]), np.uint8([[0, 2]]), NAMES)]
+    values, draws = bootstrap_mean_ious([run_counts(never_hit, 4)], 3, seed=0)
+    # Background 1, cat and dog 0, sheep in no mean.
+    assert values.tolist() == pytest.approx([1 / 3])
+    assert draws.ravel().tolist() == pytest.approx([1 / 3] * 3)
+    nothing = [count_labels(np.uint8([[255]]), np.uint8([[0]]), NAMES)]
+    assert np.isnan(bootstrap_mean_ious([run_counts(nothing, 4)], 1, seed=0)[0]).all()

@@ -143,3 +143,20 @@ def test_grids_hold_the_published_numbers():
     assert all(len(grid) == 256 and list(grid) == sorted(grid) for grid in GRIDS.values())
     assert {4.0, 16.0, 24.0} <= set(GRIDS["power"])
     assert (GRIDS["alpha"][0], GRIDS["alpha"][51], GRIDS["alpha"][255]) == (0, 0.2, 1)
+
+
+def test_constants_are_the_levels_of_stored_maps():
+    assert (GRIDS["constant"][0], GRIDS["constant"][51], GRIDS["constant"][255]) == (0, 0.2, 1)
+    assert GRIDS["power"][8] == 1
+
+
+@pytest.mark.parametrize("background", ["constant", "saliency+constant"])
+def test_a_constant_equal_to_conflict_is_no_confident_cue(background):
+    """0.2 is a value of the sweep: there the background is not above it yet."""
+    settings = CueSettings(background=background, conflict=0.2, combine="min")
+    maps = np.float32([0.3, 0.9, 0.7, 0.1]).reshape(2, 1, 2)
+    case = [(maps, [1, 2], np.uint8([[0, 0]]), np.uint8([[1, 1]]))]
+    found = swept(case, settings, "constant", True).scores()
+    expected = list(separately(case, settings, "constant", "miss", True, range(256)))
+    assert list(map(repr, found)) == list(map(repr, expected))
+    assert found[51].ignored_share < found[52].ignored_share

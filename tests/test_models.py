@@ -9,7 +9,7 @@ from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network, load_pretrained, parse_layers, restore_network
 from drstool.models.deeplab import build_segmenter
 from drstool.models.drs import FixedDRS, LearnableDRS
-from drstool.models.vgg import NUM_RECTIFIERS, build_classifier, build_refiner, image_scores, without_suppression
+from drstool.models.vgg import NUM_ACTIVATIONS, build_classifier, build_refiner, image_scores, without_suppression
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -102,13 +102,14 @@ def test_refiner_is_the_slow_one_without_suppression(features):
         expected = slow_vgg(features, model, images, lambda x, index: F.relu(x))
         torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     assert all(0.009 < layer.conv.weight.std() < 0.011 for layer in model.layers[13:])
+    assert not any(layer.conv.bias.any() for layer in model.layers[13:])
 
 
 @pytest.mark.parametrize(("suppression", "kind"), [("fixed", FixedDRS), ("learnable", LearnableDRS)])
 def test_rectifiers_stand_where_they_are_asked_for(suppression, kind):
     model = build_classifier("vgg16-small", 3, suppression, 0.4, (1, 14))
     found = [index for index, layer in enumerate(model.layers) if isinstance(layer.rectifier, kind)]
-    assert len(model.layers) == NUM_RECTIFIERS == 16
+    assert len(model.layers) == NUM_ACTIVATIONS == 16
     assert found == [1, 14]
     assert all(isinstance(model.layers[index].rectifier, torch.nn.ReLU) for index in set(range(16)) - {1, 14})
     plain = build_classifier("vgg16-small", 3, "none", 0.4)
@@ -150,6 +151,32 @@ def test_layer_lists(text, layers):
 def test_wrong_layer_lists(text):
     with pytest.raises(UsageError, match="--drs-layers"):
         parse_layers(text)
+
+
+def test_networks_are_as_wide_as_published():
+    """VGG-16, configuration D, with three more layers of 512 channels; the small one is ours."""
+    with torch.device("meta"):
+        large, little = build_classifier("vgg16", 20), build_classifier("vgg16-small", 20)
+    assert [layer.conv.out_channels for layer in large.layers] == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 9
+    assert [layer.conv.out_channels for layer in little.layers] == [16] * 2 + [32] * 2 + [64] * 12
+    assert [layer.norm is not None for layer in (*large.layers, *little.layers)] == [False] * 16 + [True] * 16
+    assert large.output.weight.shape == (20, 512, 1, 1)
+
+
+def test_classifiers_suppress_as_published():
+    """Paper, sections 3.1 and 4.1: learnable at every ReLU; the fixed bound is 0.55."""
+    with torch.device("meta"):
+        model, fixed = build_classifier("vgg16-small", 3), build_classifier("vgg16-small", 3, "fixed")
+    assert all(isinstance(layer.rectifier, LearnableDRS) for layer in model.layers)
+    assert [layer.rectifier.delta for layer in fixed.layers] == [0.55] * 16
+
+
+def test_convolutions_start_by_their_outputs():
+    """He et al. with fan-out: in a wide layer that doubles the channels it differs from fan-in by sqrt(2)."""
+    torch.manual_seed(0)
+    conv = build_classifier("vgg16-small", 3).layers[4].conv
+    assert conv.weight.shape == (64, 32, 3, 3)
+    assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
 
 
 # --- segmenters ----------------------------------------------------------------------------------
@@ -206,6 +233,53 @@ def test_resnet101_takes_its_published_weights():
     load_pretrained(trunk, state, "weights")
     torch.testing.assert_close(model.backbone.low[0].weight, state["conv1.weight"])
     torch.testing.assert_close(model.backbone.high[1][22].conv3.weight, state["layer3.22.conv3.weight"])
+
+
+@pytest.mark.parametrize(("backbone", "stride", "rates", "channels"), [
+    ("resnet50", 16, (6, 12, 18), 256), ("resnet50", 8, (12, 24, 36), 256), ("resnet101", 16, (6, 12, 18), 256),
+    ("mobilenet_v2", 16, (6, 12, 18), 256), ("mobilenet_v2", 8, (12, 24, 36), 256),
+    ("vgg16-small", 16, (3, 6, 9), 64)])
+def test_heads_are_as_published(backbone, stride, rates, channels):
+    """DeepLabV3+ paper: rates 6, 12, 18 at stride 16 and twice that at 8; 256 channels, 48 of low-level features."""
+    with torch.device("meta"):
+        model, _ = build_segmenter(backbone, 21, stride)
+    assert tuple(branch[0].dilation for branch in list(model.aspp.convs)[1:4]) == tuple((rate,) * 2 for rate in rates)
+    assert tuple(branch[0].padding for branch in list(model.aspp.convs)[1:4]) == tuple((rate,) * 2 for rate in rates)
+    assert [branch[0].out_channels for branch in list(model.aspp.convs)[:4]] == [channels] * 4
+    assert model.low_projection[0].weight.shape == (48, model.backbone.low_channels, 1, 1)
+    assert model.decoder[0][0].weight.shape == (channels, channels + 48, 3, 3)
+    assert model.decoder[1].weight.shape == (21, channels, 1, 1)
+    # Before batch norm there is no bias.
+    assert model.low_projection[0].bias is None and model.decoder[0][0].bias is None
+    # Authors' code.
+    assert model.aspp.project[3].p == 0.1
+    norms = [module for module in model.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == ({0.1} if backbone == "vgg16-small" else {0.01})
+    assert model.decoder[0][1].momentum == 0.1
+
+
+def test_segmenter_has_stride_16_if_nothing_is_said():
+    with torch.device("meta"):
+        model, _ = build_segmenter("resnet50", 21)
+    assert model.aspp.convs[1][0].dilation == (6, 6)
+    assert model.backbone.high[1][0].conv2.stride == (2, 2)
+
+
+def test_segmenter_is_the_plain_decoder():
+    """Low-level features beside the upsampled context, then logits at the image's size: pixel areas, not corners."""
+    torch.manual_seed(7)
+    model, trunk = build_segmenter("vgg16-small", 4)
+    model.eval()
+    images = torch.randn(1, 3, 40, 56)
+    with torch.no_grad():
+        low, high = model.backbone(images)
+        # Low-level features are the last of stride 4, the others the last of all.
+        torch.testing.assert_close(low, trunk.features(images, 0, 7), rtol=0, atol=0)
+        torch.testing.assert_close(high, trunk.features(images, 0, 16), rtol=0, atol=0)
+        context = F.interpolate(model.aspp(high), (10, 14), mode="bilinear", align_corners=False)
+        logits = model.decoder(torch.cat([model.low_projection(low), context], dim=1))
+        expected = F.interpolate(logits, (40, 56), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 # --- weights -------------------------------------------------------------------------------------

@@ -3,28 +3,25 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-import types
 
 import pytest
 
 from drstool.errors import DrstoolError, InputError
-from drstool.parallel import _Done, map_items, ordered_map, untracked
+from drstool.parallel import map_items, ordered_map, untracked
 
 
-@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
-def test_results_are_in_order(workers, at_hand):
+def test_results_are_in_order(workers):
     def slow_first(number):
         time.sleep(0.02 if number % 5 == 0 else 0)
         return number * number
 
-    assert list(ordered_map(slow_first, range(20), workers, at_hand)) == [n * n for n in range(20)]
-    assert list(ordered_map(slow_first, [], workers, at_hand)) == []
+    assert list(ordered_map(slow_first, range(20), workers)) == [n * n for n in range(20)]
+    assert list(ordered_map(slow_first, [], workers)) == []
 
 
-@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_items_are_taken_little_ahead(workers, at_hand):
+def test_items_are_taken_little_ahead(workers):
     latest = 0
 
     def items():
@@ -33,35 +30,11 @@ def test_items_are_taken_little_ahead(workers, at_hand):
             yield latest
             latest += 1
 
-    results = ordered_map(lambda number: number, items(), workers, at_hand)
+    results = ordered_map(lambda number: number, items(), workers)
     for expected in range(50):
         assert next(results) == expected
-        assert latest - expected <= 2 * workers * (8 if at_hand else 1)
+        assert latest - expected <= 2 * workers
     results.close()
-
-
-@pytest.mark.parametrize(("seconds", "together"), [(0, 8), (0.001, 8), (0.0051, 3), (0.011, 1), (3.0, 1)])
-def test_short_items_are_handed_over_together(monkeypatch, seconds, together):
-    clock = itertools.count(step=3 * seconds)
-    monkeypatch.setattr("drstool.parallel.time", types.SimpleNamespace(thread_time=lambda: next(clock)))
-    done = _Done.of(str, [1, 2, 3])
-    assert list(done.results()) == ["1", "2", "3"]
-    assert done.fitting() == together
-
-
-@pytest.mark.parametrize("at_hand", [False, True])
-def test_only_items_at_hand_are_handed_over_together(at_hand):
-    """Each is done in no time; the first task is known to be short before the last ones are handed over."""
-    tasks = []
-
-    def items():
-        for number in range(100):
-            tasks.append(number)
-            yield number
-
-    ahead = max(len(tasks) - number for number in ordered_map(lambda number: number, items(), 2, at_hand))
-    assert ahead <= 2 * 2 * (8 if at_hand else 1) + 8
-    assert (ahead > 2 * 2 + 1) is at_hand
 
 
 def test_work_is_done_at_the_same_time():
@@ -90,9 +63,8 @@ def test_result_that_is_ready_does_not_wait_for_a_slow_source():
             first_seen.set()
 
 
-@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_failure_comes_at_its_place(workers, at_hand):
+def test_failure_comes_at_its_place(workers):
     def work(number):
         if number == 5:
             raise InputError(number, "is bad")
@@ -100,20 +72,19 @@ def test_failure_comes_at_its_place(workers, at_hand):
 
     seen = []
     with pytest.raises(InputError, match="5: is bad"):
-        seen.extend(ordered_map(work, itertools.count(), workers, at_hand))
+        seen.extend(ordered_map(work, itertools.count(), workers))
     assert seen == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_failure_of_the_source_comes_after_the_results_before_it(workers, at_hand):
+def test_failure_of_the_source_comes_after_the_results_before_it(workers):
     def items():
         yield from range(5)
         raise InputError("stdin", "ends early")
 
     seen = []
     with pytest.raises(InputError, match="ends early"):
-        seen.extend(ordered_map(lambda number: number, items(), workers, at_hand))
+        seen.extend(ordered_map(lambda number: number, items(), workers))
     assert seen == [0, 1, 2, 3, 4]
 
 
@@ -125,16 +96,15 @@ def test_stopping_early_leaves_no_thread():
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_failed_items_are_told_in_order_and_left_out(workers, at_hand):
+def test_failed_items_are_told_in_order_and_left_out(workers):
     def work(number):
         if number % 3 == 0:
             raise InputError(number, "is bad")
         return number
 
     told = []
-    assert list(map_items(work, range(10), workers, told.append, at_hand)) == [1, 2, 4, 5, 7, 8]
+    assert list(map_items(work, range(10), workers, told.append)) == [1, 2, 4, 5, 7, 8]
     assert [error.where for error in told] == ["0", "3", "6", "9"]
     with pytest.raises(InputError):
         list(map_items(work, range(10), workers))

@@ -70,5 +70,5 @@ def test_files(tmp_path):
     {"format": "drstool", "weights": {}}, {"format": "drstool"}])
 def test_files_that_cannot_serve(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="x.pth: is no state dict"):
+    with pytest.raises(InputError, match="x.pth: is not a state dict"):
         initial_weights(str(tmp_path / "x.pth"), "vgg16")

@@ -1,4 +1,4 @@
-"""The quickstart's command lines: they parse, and each reads only what an earlier one has made."""
+"""Command lines of the quick start: they parse, and each reads only what an earlier one wrote."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 register()
 GROUP = get_command(app)
 
-# Stands for drstool: notes its arguments, a line of JSON each, and does nothing.
+# Replaces drstool: logs its arguments, one JSON line per call, and does nothing else.
 RECORDER = """#!/bin/sh
 exec {python} -c 'import json, sys; print(json.dumps(sys.argv[1:]), file=open("{log}", "a"))' "$@"
 """
@@ -24,7 +24,7 @@ exec {python} -c 'import json, sys; print(json.dumps(sys.argv[1:]), file=open("{
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    """The finished script and the command lines it gave, in an environment where nothing is done."""
+    """The finished script and the command lines it ran, in an environment where commands do nothing."""
     folder = tmp_path_factory.mktemp("quickstart")
     programs = folder / "environment" / "bin"
     programs.mkdir(parents=True)
@@ -40,7 +40,7 @@ def script(tmp_path_factory):
 
 
 def settings(line):
-    """What a command line says, by option; settings that it leaves to the recipe are not there."""
+    """The options of a command line by name, without those left to the recipe."""
     given = GROUP.commands[line[0]].make_context(line[0], line[1:]).params
     return {name.removeprefix("number_"): str(value) for name, value in given.items() if value is not None}
 
@@ -48,7 +48,7 @@ def settings(line):
 def test_it_runs_to_the_end_and_names_its_picture(script):
     done, lines, folder = script
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"Pictures, step by step: {folder}/work/sheet.png"
+    assert done.stdout.splitlines()[-1] == f"Contact sheet of all steps: {folder}/work/sheet.png"
     assert {"demo", "train-cls", "cam", "refine-train", "refine", "pseudo-label", "train-seg", "segment", "eval",
             "overlay"} == {line[0] for line in lines}
 
@@ -57,7 +57,7 @@ def test_each_command_reads_what_an_earlier_one_made(script):
     made = {"none"}
     for line in script[1]:
         given = settings(line)
-        # Pseudo labels, predictions and maps to score come without an option's name.
+        # Maps and labels to score are positional arguments.
         read = {given[name] for name in ("data", "weights", "maps", "labels", "init", "saliency", "prediction")
                 if name in given} - {"imagenet"}
         assert {name.split("/")[0] for name in read} <= made, line

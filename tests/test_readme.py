@@ -1,4 +1,4 @@
-"""What README shows: command lines that parse, files that exist, a snippet that runs."""
+"""README: command lines parse, files exist, the Python example runs."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ def blocks(language):
 
 
 def command_lines():
-    """The drstool commands of the shell blocks, each stage of a pipe by itself."""
+    """The drstool commands in the shell blocks, one per stage of a pipe."""
     for block in blocks("sh"):
         for line in block.replace("|\n", "| ").splitlines():
             for stage in line.split("#")[0].split(" | "):

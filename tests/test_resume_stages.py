@@ -1,5 +1,6 @@
 """Commands that work image by image, interrupted and killed: what is finished is kept, and used once."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ from PIL import Image
 from drstool import formats
 from drstool.artifacts import job as works
 from drstool.artifacts.atomic import clear_away, new_folder
-from drstool.artifacts.job import Work, sampled_digest
-from drstool.artifacts.resume import Journal, KeptFolder
+from drstool.artifacts.job import Job
+from drstool.artifacts.resume import Journal, PartialFolder
 from drstool.errors import InputError, OutputError
+from drstool.files import content_digest
 from drstool.formats import pictures
 
 PLAIN = ("--no-provenance",)
@@ -100,7 +102,7 @@ def after(monkeypatch):
 
             return counted
 
-        for kind in (Journal, KeptFolder):
+        for kind in (Journal, PartialFolder):
             monkeypatch.setattr(kind, "add", counting(kind.add))
 
     return plan
@@ -126,14 +128,14 @@ def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number,
         count = 1
     first = interrupt(drs, after, words, tmp_path / output, count, number)
     assert first.code == code, first.err
-    assert f"{words[0]}: --resume goes on after {count} finished\n" in first.err
+    assert f"{words[0]}: {count} images; continue with --resume\n" in first.err
     assert output not in left_in(tmp_path)
     assert set(left_in(tmp_path)) <= {f".{output}.resume", f".{output}.resume.json"} != set()
     second = drs(*words, "-o", tmp_path / output, "--resume")
     assert second.code == 0, second.err
     # Of what is made in batches, whole batches are.
     kept = count - count % 2 if words[0] in ("cam", "refine") else count
-    assert ("going on after" in second.err) == (kept > 0)
+    assert ("resuming after" in second.err) == (kept > 0)
     assert contents(tmp_path / output) == world.whole(drs, name)
     assert left_in(tmp_path) == [output]
 
@@ -151,7 +153,7 @@ def test_labels_with_scores(drs, voc, made, tmp_path, after):
         assert drs(*words, *both).code == 130
         second = drs(*words, *both, "--resume")
         assert second.code == 0, second.err
-        assert (f"going on after {count // 2} finished" in second.err) == (count > 1)
+        assert (f"resuming after {count // 2} image" in second.err) == (count > 1)
         assert (contents(tmp_path / "labels"), contents(tmp_path / "scores.h5")) == expected
         assert left_in(tmp_path) == ["labels", "scores.h5"]
     # Killed after the scores came to be, and before the labels did.
@@ -172,7 +174,7 @@ def test_interrupted_again_and_again(drs, world, tmp_path, after):
 # Killed after so many were finished.
 KILLED = """
 import os, signal
-from drstool.artifacts.resume import Journal, KeptFolder
+from drstool.artifacts.resume import Journal, PartialFolder
 left = [{count}]
 def counting(function):
     def counted(kept, *arguments):
@@ -181,7 +183,7 @@ def counting(function):
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
     return counted
-for kind in (Journal, KeptFolder):
+for kind in (Journal, PartialFolder):
     kind.add = counting(kind.add)
 """
 
@@ -194,7 +196,7 @@ def test_killed(drs, zygote, world, tmp_path, name):
     assert output not in left_in(tmp_path)
     second = drs(*words, "-o", tmp_path / output, "--resume")
     assert second.code == 0, second.err
-    assert f"going on after {2 if name == 'cam' else 3} finished" in second.err
+    assert f"resuming after {2 if name == 'cam' else 3} " in second.err
     assert contents(tmp_path / output) == world.whole(drs, name)
     assert left_in(tmp_path) == [output]
 
@@ -223,7 +225,7 @@ def test_what_was_finished_before_a_failure_is_kept(drs, own_voc, made, tmp_path
     image.write_bytes(good)
     second = drs(*words, "-o", tmp_path / "m.h5", "--resume")
     assert second.code == 0
-    assert "going on after 2 finished" in second.err
+    assert "resuming after 2 " in second.err
     assert drs(*words, "-o", tmp_path / "n.h5").code == 0
     assert (tmp_path / "m.h5").read_bytes() == (tmp_path / "n.h5").read_bytes()
 
@@ -238,20 +240,20 @@ def test_after_an_image_that_failed_all_is_done_again(drs, own_voc, made, tmp_pa
     assert interrupt(drs, after, words, tmp_path / "m.h5", 2).code == 143
     second = drs(*words, "-o", tmp_path / "m.h5", "--resume")
     assert second.code == 4
-    assert "going on after 1 finished" in second.err and "p1.jpg" in second.err
+    assert "resuming after 1 " in second.err and "p1.jpg" in second.err
     assert (tmp_path / "m.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
 def test_a_full_disk_leaves_little_work_nowhere_and_much_where_it_is(drs, world, tmp_path, monkeypatch):
     words, output = world.line("pseudo-label")
-    add = KeptFolder.add
+    add = PartialFolder.add
 
     def full(kept, name):
         add(kept, name)
-        if len(kept.done) == 2:
+        if len(kept.finished) == 2:
             raise OutputError(output, "cannot be written: No space left on device")
 
-    monkeypatch.setattr(KeptFolder, "add", full)
+    monkeypatch.setattr(PartialFolder, "add", full)
     assert drs(*words, "-o", tmp_path / output).code == 1
     assert left_in(tmp_path) == []
     monkeypatch.setattr(works, "WORTH_KEEPING", 0.0)
@@ -284,7 +286,7 @@ def test_a_journal_counts_as_far_as_it_is_whole(drs, world, tmp_path, after, dam
     journal.write_bytes(bytes(data))
     second = drs(*words, "-o", tmp_path / output, "--resume")
     assert second.code == 0, second.err
-    assert f"going on after {4 if damage == 'grown' else 2} finished" in second.err
+    assert f"resuming after {4 if damage == 'grown' else 2} images" in second.err
     assert contents(tmp_path / output) == world.whole(drs, "cam, stream")
 
 
@@ -297,7 +299,7 @@ def test_pictures_that_were_cut_off_are_made_again(drs, world, tmp_path, after, 
     second.write_bytes(b"")
     outcome = drs(*words, "-o", tmp_path / output, "--resume")
     assert outcome.code == 0, outcome.err
-    assert "going on after 1 finished" in outcome.err
+    assert "resuming after 1 " in outcome.err
     assert contents(tmp_path / output) == world.whole(drs, name)
 
 
@@ -311,7 +313,7 @@ def test_other_files_in_the_place_of_what_is_kept_are_told(drs, world, tmp_path)
             kept.mkdir()
             (tmp_path / f".{output}.resume.json").write_bytes(b"mine")
         outcome = drs(*words, "-o", tmp_path / output, "--resume")
-        assert outcome.code == 3 and "is damaged; --overwrite without --resume begins anew" in outcome.err
+        assert outcome.code == 3 and "is damaged; discard it with --overwrite and without --resume" in outcome.err
         assert drs(*words, "-o", tmp_path / output, "--overwrite").code == 0
         assert contents(tmp_path / output) == world.whole(drs, name)
 
@@ -320,18 +322,18 @@ def test_other_files_in_the_place_of_what_is_kept_are_told(drs, world, tmp_path)
 
 
 OTHER = {
-    "cam": (("--sizes", "40"), "--sizes was 32 and is 40"),
-    "cam, stream": (("--split", "val"), "the list of images and tags is another"),
-    "refine maps": (("--dtype", "uint8"), "--dtype was float16 and is uint8"),
-    "refine data": (("--flip",), "--flip was False and is True"),
-    "pseudo-label": (("--alpha", "0.3"), "--alpha was 0.2 and is 0.3"),
-    "pseudo-label, stream": (("--background", "power"), "--background was saliency and is power"),
-    "crf": (("--crf-bilateral-srgb", "7"), "--crf-bilateral-srgb was 3.0 and is 7.0"),
-    "crf, stream": (("--crf", "irn"), "--crf was deeplab and is irn, --crf-bilateral-sxy was"),
-    "segment": (("--scales", "1,2"), "--scales was 1.0 and is 1.0,2.0"),
-    "saliency": (("--method", "rbd"), "--method was mbd and is rbd"),
-    "overlay labels": (("--no-target",), "--target was True and is False"),
-    "overlay maps": (("--opacity", "0.5"), "--opacity was 0.7 and is 0.5"),
+    "cam": (("--sizes", "40"), "--sizes changed from 32 to 40"),
+    "cam, stream": (("--split", "val"), "the list of images and tags changed"),
+    "refine maps": (("--dtype", "uint8"), "--dtype changed from float16 to uint8"),
+    "refine data": (("--flip",), "--flip changed from False to True"),
+    "pseudo-label": (("--alpha", "0.3"), "--alpha changed from 0.2 to 0.3"),
+    "pseudo-label, stream": (("--background", "power"), "--background changed from saliency to power"),
+    "crf": (("--crf-bilateral-srgb", "7"), "--crf-bilateral-srgb changed from 3.0 to 7.0"),
+    "crf, stream": (("--crf", "irn"), "--crf changed from deeplab to irn, --crf-bilateral-sxy changed"),
+    "segment": (("--scales", "1,2"), "--scales changed from 1.0 to 1.0,2.0"),
+    "saliency": (("--method", "rbd"), "--method changed from mbd to rbd"),
+    "overlay labels": (("--no-target",), "--target changed from True to False"),
+    "overlay maps": (("--opacity", "0.5"), "--opacity changed from 0.7 to 0.5"),
 }
 
 
@@ -344,7 +346,7 @@ def test_other_work_is_refused(drs, world, tmp_path, after, name):
     outcome = drs(*words, *change, "-o", tmp_path / output, "--resume")
     assert outcome.code == 3, outcome.err
     (line,) = outcome.err.splitlines()
-    assert f"is a part of other work: {told}" in line
+    assert f"belongs to a different job: {told}" in line
     assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
 
 
@@ -356,9 +358,9 @@ def test_other_inputs_are_refused(drs, voc, own_voc, made, tmp_path, after):
     shutil.copytree(voc / "saliency_map", tmp_path / "saliency")
     cases = {
         "cam": (("cam", *train, "--weights", made.cls, "--sizes", "32"), ("--weights", tmp_path / "other.pt"),
-                "the checkpoint is another"),
+                "the checkpoint changed"),
         "pseudo-label": (("pseudo-label", "--saliency", voc / "saliency_map"),
-                         ("--saliency", tmp_path / "saliency"), "--saliency is another"),
+                         ("--saliency", tmp_path / "saliency"), "--saliency changed"),
     }
     small = ("--backbone", "vgg16-small", "--init", "none", "--epochs", "0", "--image-size", "32", "--seed", "9")
     assert drs("train-cls", *train, *small, "-o", tmp_path / "other.pt").code == 0
@@ -368,7 +370,7 @@ def test_other_inputs_are_refused(drs, voc, own_voc, made, tmp_path, after):
         interrupt(drs, after, (*words, *given), out[1], 1)
         if name == "pseudo-label":
             # The same maps and saliency maps from another place.
-            assert "going on" in drs(*words, copied, *change, *out, "--resume").err
+            assert "resuming" in drs(*words, copied, *change, *out, "--resume").err
             shutil.rmtree(out[1])
             interrupt(drs, after, (*words, *given), out[1], 1)
             Image.new("L", (64, 48), 255).save(tmp_path / "saliency" / "p0.png")
@@ -376,7 +378,7 @@ def test_other_inputs_are_refused(drs, voc, own_voc, made, tmp_path, after):
         assert outcome.code == 3 and told in outcome.err, outcome.err
     outcome = drs("pseudo-label", made.refined, "--saliency", voc / "saliency_map", "-o", tmp_path / "pseudo-label",
                   "--resume")
-    assert outcome.code == 3 and "the file of maps is another" in outcome.err
+    assert outcome.code == 3 and "the file of maps changed" in outcome.err
 
 
 def test_photographs_from_elsewhere_are_another_work(drs, voc, made, tmp_path, after):
@@ -384,26 +386,40 @@ def test_photographs_from_elsewhere_are_another_work(drs, voc, made, tmp_path, a
     words = ("crf", made.cams, "--background", "power", "--crf-iterations", "1")
     interrupt(drs, after, (*words, "--data", voc, "--split", "train"), tmp_path / "maps.h5", 1)
     outcome = drs(*words, "-o", tmp_path / "maps.h5", "--resume")
-    assert outcome.code == 3 and "the list of images and tags is another" in outcome.err
+    assert outcome.code == 3 and "the list of images and tags changed" in outcome.err
     outcome = drs(*words, "--data", voc, "--split", "train", "-o", tmp_path / "maps.h5", "--resume")
-    assert outcome.code == 0 and "going on after 1 finished" in outcome.err
+    assert outcome.code == 0 and "resuming after 1 " in outcome.err
 
 
-def test_digests_of_large_files_see_all_of_them(tmp_path):
+def test_a_digest_is_of_all_bytes(tmp_path):
     path = tmp_path / "large"
+    path.write_bytes(b"")
+    assert content_digest(path).startswith("sha256:e3b0c442")
     data = bytearray(os.urandom(10_000_000))
     path.write_bytes(data)
-    before = sampled_digest(path)
-    assert sampled_digest(path) == before
-    for place in (0, 9_999_999):
-        changed = bytearray(data)
-        changed[place] ^= 1
-        path.write_bytes(changed)
-        assert sampled_digest(path) != before
-    path.write_bytes(data + b"x")
-    assert sampled_digest(path) != before
-    with pytest.raises(InputError, match="cannot be read"):
-        sampled_digest(tmp_path / "none")
+    before = content_digest(path)
+    assert before == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    for place in (0, 5_000_001, 9_999_999):
+        data[place] ^= 1
+        path.write_bytes(data)
+        assert content_digest(path) != before
+        data[place] ^= 1
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        content_digest(tmp_path / "none")
+
+
+def test_a_folders_digest_is_of_names_and_bytes(tmp_path):
+    def digest(files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return content_digest(folder)
+
+    plain = {"a": b"1234", "b/c": b"5"}
+    assert digest(plain) == digest(dict(reversed(plain.items()))) == digest(plain | {".hidden": b"x"})
+    others = [{"a": b"1234", "b/d": b"5"}, {"a": b"1235", "b/c": b"5"}, {"a": b"123", "b/c": b"45"}, {"a": b"1234"}]
+    assert len({digest(files) for files in (plain, *others)}) == 5
 
 
 def test_without_resume_little_is_dropped_and_much_is_not(drs, world, tmp_path, after, monkeypatch):
@@ -414,11 +430,11 @@ def test_without_resume_little_is_dropped_and_much_is_not(drs, world, tmp_path, 
             patch.setattr(works, "WORTH_KEEPING", 0.0)
             outcome = drs(*words, "-o", tmp_path / output)
         assert outcome.code == 1
-        assert "an unfinished run left 2 finished" in outcome.err
-        assert outcome.err.endswith("--resume goes on with it, --overwrite begins anew\n")
+        assert "an interrupted run finished 2 images" in outcome.err
+        assert outcome.err.endswith("continue it with --resume, or discard it with --overwrite\n")
         outcome = drs(*words, "-o", tmp_path / output)
         assert outcome.code == 0
-        assert "beginning anew, without 2 finished" in outcome.err
+        assert "starting from scratch, discarding 2 images of an interrupted run" in outcome.err
         assert contents(tmp_path / output) == world.whole(drs, name)
         assert left_in(tmp_path) == [output]
         shutil.rmtree(tmp_path / output) if (tmp_path / output).is_dir() else (tmp_path / output).unlink()
@@ -432,7 +448,7 @@ def test_finished_work_is_not_done_again(drs, world, tmp_path, name, history):
     target = tmp_path / output
     outcome = drs(*words, "-o", target, "--resume")
     assert outcome.code == 0, outcome.err
-    assert "nothing to go on with, starting from the beginning" in outcome.err
+    assert "nothing to resume, starting from scratch" in outcome.err
     before = contents(target)
     for more in ((), ("--overwrite",)):
         outcome = drs(*words, "-o", target, "--resume", *more)
@@ -463,11 +479,11 @@ def test_pipes_cannot_be_gone_on_with(drs, world, made, tmp_path):
     words, _ = world.line("cam")
     outcome = drs(*words, "--resume")
     assert outcome.code == 2
-    assert outcome.err == "drstool: --resume: stdout is no file to go on with; give -o FILE, or leave --resume out\n"
+    assert outcome.err == "drstool: --resume: stdout is not a file that can be resumed; give -o FILE, or omit --resume\n"
     outcome = drs("pseudo-label", "--background", "power", "-o", tmp_path / "labels", "--resume",
                   stdin=stream_of(made.cams))
     assert outcome.code == 2
-    assert "the input comes through a pipe, which is read only once" in outcome.err
+    assert "the input comes through a pipe, which can only be read once" in outcome.err
     assert left_in(tmp_path) == []
 
 
@@ -485,8 +501,8 @@ def stream_of(path):
 
 WAITING = """
 import os, time
-from drstool.artifacts.resume import Journal, KeptFolder
-for kind in (Journal, KeptFolder):
+from drstool.artifacts.resume import Journal, PartialFolder
+for kind in (Journal, PartialFolder):
     def wait(kept, *arguments, add=kind.add):
         add(kept, *arguments)
         open({mark!r}, "w").close()
@@ -510,8 +526,8 @@ def test_of_two_commands_the_second_is_told(drs, zygote, world, tmp_path, name):
     for more in ((), ("--overwrite",), ("--resume",)):
         outcome = drs(*words, "-o", folder / output, *more)
         assert outcome.code == 1
-        assert outcome.err == (f"drstool: {folder / output}: is being written by process {pid}; wait for it, "
-                               "or give another -o\n")
+        assert outcome.err == (f"drstool: {folder / output}: is already being written; wait for that command, "
+                               "or choose another -o\n")
     assert not (folder / output).exists()
     os.kill(pid, signal.SIGKILL)
     zygote.wait(pid)
@@ -550,26 +566,26 @@ def test_clearing_away_is_no_danger_to_what_is_there(tmp_path):
 
 
 def test_a_journal_keeps_what_it_was_given(tmp_path):
-    work = Work("cam", ("a",))
+    work = Job("cam", ("a",))
     journal = Journal(tmp_path / "out", work)
-    journal.take_up()
+    journal.load()
     for number in range(5):
         journal.add(f"i{number}", {"n": number}, bytes([number]) * number)
     journal.close()
     again = Journal(tmp_path / "out", work)
-    assert again.left_over()[0] == 5
-    again.take_up([f"i{n}" for n in range(9)], unit=2)
-    assert again.done == ["i0", "i1", "i2", "i3"]
-    assert [(i, told["n"], data) for i, told, data in again.stored()] == [
+    assert again.leftover()[0] == 5
+    again.load([f"i{n}" for n in range(9)], unit=2)
+    assert again.finished == ["i0", "i1", "i2", "i3"]
+    assert [(i, told["n"], data) for i, told, data in again.records()] == [
         (f"i{n}", n, bytes([n]) * n) for n in range(4)]
     again.keep_only(["i0"])
     again.add("i1", {"n": 7}, b"seven")
     again.close()
     last = Journal(tmp_path / "out", work)
-    last.take_up(["i0", "i1"], unit=4)
-    assert last.done == ["i0", "i1"]
-    assert [told["n"] for _, told, _ in last.stored()] == [0, 7]
-    assert [sitting["done"] for sitting in last.sittings] == [1, 2]
+    last.load(["i0", "i1"], unit=4)
+    assert last.finished == ["i0", "i1"]
+    assert [told["n"] for _, told, _ in last.records()] == [0, 7]
+    assert [sitting["done"] for sitting in last.runs] == [1, 2]
     last.remove()
     assert left_in(tmp_path) == []
 
@@ -581,8 +597,8 @@ def frame(told, length=None):
 
 FORGED = {
     "work of one word": [{"work": "cam", "seconds": 1.0}],
-    "work without settings": [{"work": {**Work("cam", ("a",)).to_json(), "settings": None}, "seconds": 1.0}],
-    "seconds of text": [{"work": Work("cam", ("a",)).to_json(), "seconds": "1"}],
+    "work without settings": [{"work": {**Job("cam", ("a",)).to_json(), "settings": None}, "seconds": 1.0}],
+    "seconds of text": [{"work": Job("cam", ("a",)).to_json(), "seconds": "1"}],
     "no text": [b"\xff\n"],
     "endless seconds": [b'{"work": {}, "seconds": Infinity}\n'],
     "negative seconds": [b'{"work": {}, "seconds": -1.0}\n'],
@@ -592,24 +608,24 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_journal_is_refused(tmp_path, name):
-    journal = Journal(tmp_path / "out", Work("cam", ("a",)))
+    journal = Journal(tmp_path / "out", Job("cam", ("a",)))
     journal.path.write_bytes(b"drstool unfinished 1\n" + b"".join(map(frame, FORGED[name])))
-    assert journal.left_over()[1] in (0.0, 1.0)
+    assert journal.leftover()[1] in (0.0, 1.0)
     with pytest.raises(InputError, match="is damaged"):
-        journal.take_up()
+        journal.load()
 
 
 def test_a_journal_that_was_hardly_begun_is_begun_anew(tmp_path):
     """Whatever part of its first lines the program came to write before it was killed."""
-    work = Work("cam", ("a",))
+    work = Job("cam", ("a",))
     journal = Journal(tmp_path / "out", work)
-    journal.begin()
+    journal.start()
     journal.close()
     whole = journal.path.read_bytes()
     for size in range(len(whole)):
         journal.path.write_bytes(whole[:size])
         again = Journal(tmp_path / "out", work)
-        again.take_up(["a"])
+        again.load(["a"])
         again.add("a", {}, b"x")
         again.close()
         assert [identifier for identifier, _, _ in reread(tmp_path / "out", work)] == ["a"]
@@ -618,66 +634,66 @@ def test_a_journal_that_was_hardly_begun_is_begun_anew(tmp_path):
     length = struct.pack("<Q", struct.unpack_from("<Q", whole, place)[0] | 1 << 20)
     journal.path.write_bytes(whole[:place] + length + whole[place + 8:] + frame({"id": "a"}))
     with pytest.raises(InputError, match="is damaged"):
-        Journal(tmp_path / "out", work).take_up(["a"])
+        Journal(tmp_path / "out", work).load(["a"])
     # One bit of the same, with all of it there, is damage.
     for place in range(0, len(whole), 7):
         journal.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1:] + frame({"id": "a"}))
         with pytest.raises(InputError, match="is damaged"):
-            Journal(tmp_path / "out", work).take_up(["a"])
+            Journal(tmp_path / "out", work).load(["a"])
 
 
 def reread(output, work):
     journal = Journal(output, work)
-    journal.take_up()
+    journal.load()
     try:
-        return list(journal.stored())
+        return list(journal.records())
     finally:
         journal.close()
 
 
 def test_a_journal_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
-    work = Work("cam", ("a",))
+    work = Job("cam", ("a",))
     journal = Journal(tmp_path / "out", work)
     whole = frame({"work": work.to_json(), "seconds": 1.0}) + frame({"sitting": 3, "seconds": 1.0})
     journal.path.write_bytes(b"drstool unfinished 1\n" + whole + frame({"id": "a", "seconds": 1.0}, 1 << 32))
     tracemalloc.start()
     try:
-        journal.take_up()
+        journal.load()
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
         journal.close()
-    assert journal.done == [] and len(journal.sittings) == 1
+    assert journal.finished == [] and len(journal.runs) == 1
 
 
 @pytest.mark.parametrize("part", ["settings", "sittings"])
 def test_a_forged_note_is_refused(tmp_path, part):
-    kept = KeptFolder(tmp_path / "out", Work("cam", ("a",)))
-    kept.begin()
+    kept = PartialFolder(tmp_path / "out", Job("cam", ("a",)))
+    kept.start()
     (note,) = tmp_path.glob(".*.json")
     noted = json.loads(note.read_text())
     (noted["work"] if part == "settings" else noted)[part] = [3]
     note.write_text(json.dumps(noted))
-    assert kept.left_over()[0] == 0
+    assert kept.leftover()[0] == 0
     with pytest.raises(InputError, match="is damaged"):
-        kept.take_up()
+        kept.load()
 
 
 def test_a_difference_of_work_is_named():
-    work = Work("cam", ("a", "b"), {"lr": 0.1, "sizes": (1, 2)}, {"list": "x"}, {"tags": "list"}, "cpu", 3, "1.0")
+    work = Job("cam", ("a", "b"), {"lr": 0.1, "sizes": (1, 2)}, {"list": "x"}, {"tags": "list"}, "cpu", 3, version="1.0")
     told = json.loads(json.dumps(work.to_json()))
     assert work.difference(told) is None
     cases = [
-        ({"command": "refine"}, "the command was refine and is cam"),
-        ({"version": "0.9"}, "the version of drstool was 0.9 and is 1.0"),
-        ({"seed": None}, "--seed was None and is 3"),
-        ({"device": "cuda"}, "--device was cuda and is cpu"),
-        ({"classes": ["b", "a"]}, "the classes were b,a and are a,b"),
-        ({"settings": {"lr": 0.1}}, "--sizes was not given and is 1,2"),
-        ({"settings": {**told["settings"], "more": 1}}, "--more was 1 and is not given"),
-        ({"inputs": {}}, "the list of images and tags is another"),
-        ({"used": {"tags": "predicted"}}, "--tags was predicted and is list"),
+        ({"command": "refine"}, "the command changed from refine to cam"),
+        ({"version": "0.9"}, "the version of drstool changed from 0.9 to 1.0"),
+        ({"seed": None}, "--seed changed from not given to 3"),
+        ({"device": "cuda"}, "--device changed from cuda to cpu"),
+        ({"classes": ["b", "a"]}, "the classes changed from b,a to a,b"),
+        ({"settings": {"lr": 0.1}}, "--sizes changed from not given to 1,2"),
+        ({"settings": {**told["settings"], "more": 1}}, "--more changed from 1 to not given"),
+        ({"inputs": {}}, "the list of images and tags changed"),
+        ({"used": {"tags": "predicted"}}, "--tags changed from predicted to list"),
     ]
     for change, expected in cases:
         assert work.difference({**told, **change}) == expected
-    assert pictures.write_pictures.__kwdefaults__["kept"] is None
+    assert pictures.write_pictures.__kwdefaults__["resume"] is None

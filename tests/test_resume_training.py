@@ -14,7 +14,7 @@ from drstool.artifacts import job as works
 from drstool.checkpoints import training_state
 from drstool.checkpoints.checkpoint import load_checkpoint
 from drstool.errors import OutputError
-from drstool.training import loop as training
+from drstool.training.state import Saver, TrainState
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32", "--epochs", "3", "--batch-size", "2",
          "--device", "cpu", "--no-provenance")
@@ -69,11 +69,11 @@ def test_interrupted_and_gone_on_with(
     at_step(step, lambda: signal.raise_signal(number))
     first = drs(*words)
     assert first.code == code, first.err
-    assert f"{command}: --resume goes on after step {step}\n" in first.err
+    assert f"{command}: --resume continues after step {step}\n" in first.err
     assert left_in(tmp_path) == [".net.pt.resume"]
     second = drs(*words, "--resume")
     assert second.code == 0, second.err
-    assert second.err.startswith(f"{command}: going on after step {step}\n")
+    assert second.err.startswith(f"{command}: resuming after step {step}\n")
     assert log(first.err) + log(second.err) == expected_log
     assert (tmp_path / "net.pt").read_bytes() == expected
     assert left_in(tmp_path) == ["net.pt"]
@@ -119,14 +119,14 @@ def test_interrupted_while_the_epoch_is_scored(drs, voc, made, tmp_path, uninter
 # Killed in the middle of a step, with the state kept after every epoch.
 KILLED = """
 import os, signal
-from drstool.training import loop as training
-training._Saver._SHARE = 0
-count = training._Loop.count
-def counted(loop, ids, loss):
-    if loop.step == {step} - 1:
+from drstool.training.state import Saver, TrainState
+Saver.SHARE = 0
+count = TrainState.count
+def counted(state, keys, loss):
+    if state.step == {step} - 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    count(loop, ids, loss)
-training._Loop.count = counted
+    count(state, keys, loss)
+TrainState.count = counted
 """
 
 
@@ -139,7 +139,7 @@ def test_killed(drs, zygote, voc, made, tmp_path, uninterrupted, step):
     assert "net.pt" not in left_in(tmp_path)
     outcome = drs(*words, "--resume")
     assert outcome.code == 0, outcome.err
-    assert ("going on after step 4" if step == 5 else "starting from the beginning") in outcome.err
+    assert ("resuming after step 4" if step == 5 else "starting from scratch") in outcome.err
     assert log(outcome.err) == expected_log[2 if step == 5 else 0:]
     assert (tmp_path / "net.pt").read_bytes() == expected
     assert left_in(tmp_path) == ["err", "net.pt"]
@@ -153,7 +153,7 @@ def test_a_second_signal_to_end_waits_for_the_state(drs, voc, made, tmp_path, at
         save(path, *arguments, **more)
 
     monkeypatch.setattr(training_state, "save_torch", told_again)
-    monkeypatch.setattr(training._Saver, "epoch_ended", lambda saver: None)
+    monkeypatch.setattr(Saver, "save_if_due", lambda saver: None)
     at_step(3, lambda: signal.raise_signal(signal.SIGTERM))
     assert drs(*line("train-cls", voc, made, "-o", tmp_path / "net.pt")).code == 143
     assert left_in(tmp_path) == [".net.pt.resume"]
@@ -161,7 +161,7 @@ def test_a_second_signal_to_end_waits_for_the_state(drs, voc, made, tmp_path, at
 
 def test_who_does_not_want_to_wait_interrupts_twice(drs, voc, made, tmp_path, at_step, monkeypatch):
     monkeypatch.setattr(training_state, "save_torch", lambda *a, **k: signal.raise_signal(signal.SIGINT))
-    monkeypatch.setattr(training._Saver, "epoch_ended", lambda saver: None)
+    monkeypatch.setattr(Saver, "save_if_due", lambda saver: None)
     at_step(3, lambda: signal.raise_signal(signal.SIGINT))
     assert drs(*line("train-cls", voc, made, "-o", tmp_path / "net.pt")).code == 130
     assert left_in(tmp_path) == []
@@ -214,13 +214,13 @@ def interrupted(drs, own_voc, made, tmp_path, at_step):
 
 
 OTHER = {
-    "setting": ("train-cls", lambda t: ("--lr", "0.5"), "--lr was 0.001 and is 0.5"),
-    "two settings": ("train-seg", lambda t: ("--flip", "0", "--seed", "7"), "--seed was 0 and is 7, --flip was 0.5"),
-    "list": ("train-cls", lambda t: ("--split", "val"), "the list of images and tags is another"),
-    "choice": ("train-cls", lambda t: ("--select-on", "val"), "the use of ground truth was False and is epoch chosen"),
-    "init": ("train-cls", lambda t: ("--init", t.cls), "--init was none and is not given"),
-    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the file of maps is another"),
-    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the folder of labels is another"),
+    "setting": ("train-cls", lambda t: ("--lr", "0.5"), "--lr changed from 0.001 to 0.5"),
+    "two settings": ("train-seg", lambda t: ("--flip", "0", "--seed", "7"), "--seed changed from 0 to 7, --flip changed"),
+    "list": ("train-cls", lambda t: ("--split", "val"), "the list of images and tags changed"),
+    "choice": ("train-cls", lambda t: ("--select-on", "val"), "the use of ground truth changed from False to epoch chosen"),
+    "init": ("train-cls", lambda t: ("--init", t.cls), "--init changed from none to not given"),
+    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the file of maps changed"),
+    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the folder of labels changed"),
 }
 
 
@@ -251,7 +251,7 @@ def test_classes_in_another_order_are_refused(drs, own_voc, interrupted):
     (own_voc / "classes.txt").write_text("disc\nbar\n")
     outcome = drs(*words, "--resume")
     assert outcome.code == 3
-    assert "the classes were bar,disc and are disc,bar" in outcome.err
+    assert "the classes changed from bar,disc to disc,bar" in outcome.err
 
 
 def test_a_damaged_state_is_refused(drs, tmp_path, interrupted):
@@ -281,8 +281,8 @@ def test_a_forged_state_is_refused(drs, tmp_path, interrupted, change):
     torch.save(state, path)
     outcome = drs(*words, "--resume")
     assert outcome.code == 3
-    (line,) = [line for line in outcome.err.splitlines() if "going on after" not in line]
-    assert "begin" in line and ("is damaged" in line or "cannot be taken up" in line), line
+    (line,) = [line for line in outcome.err.splitlines() if "resuming after" not in line]
+    assert "from scratch" in line and ("is damaged" in line or "cannot be loaded" in line), line
 
 
 def test_a_state_holds_no_code_and_is_no_checkpoint(drs, voc, tmp_path, interrupted):
@@ -302,13 +302,13 @@ def test_without_resume_little_is_dropped_and_much_is_not(drs, tmp_path, interru
     outcome = drs(*words)
     assert outcome.code == 1
     (told,) = outcome.err.splitlines()
-    assert "an unfinished run left the state after step 3" in told
-    assert told.endswith("--resume goes on with it, --overwrite begins anew")
+    assert "an interrupted run finished the state after step 3" in told
+    assert told.endswith("continue it with --resume, or discard it with --overwrite")
     assert ".net.pt.resume" in left_in(tmp_path)
     monkeypatch.undo()
     outcome = drs(*words)
     assert outcome.code == 0
-    assert outcome.err.startswith("train-cls: beginning anew, without the state after step 3 ")
+    assert outcome.err.startswith("train-cls: starting from scratch, discarding the state after step 3 ")
     assert ".net.pt.resume" not in left_in(tmp_path)
 
 
@@ -325,7 +325,7 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
     words += ["--epochs", "1", "-o", tmp_path / "net.pt"]
     outcome = drs(*words, "--resume")
     assert outcome.code == 0
-    assert outcome.err.startswith("train-cls: nothing to go on with, starting from the beginning\n")
+    assert outcome.err.startswith("train-cls: nothing to resume, starting from scratch\n")
     before = (tmp_path / "net.pt").read_bytes()
     for more in ((), ("--overwrite",)):
         outcome = drs(*words, "--resume", *more)
@@ -333,7 +333,7 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
         assert (tmp_path / "net.pt").read_bytes() == before
     outcome = drs(*words, "--resume", "--lr", "0.5")
     assert outcome.code == 1
-    assert "exists, and --lr was 0.001 and is 0.5; give another -o, or --overwrite" in outcome.err
+    assert "exists, and --lr changed from 0.001 to 0.5; give another -o, or --overwrite" in outcome.err
     assert drs(*words).code == 1
     assert (tmp_path / "net.pt").read_bytes() == before
 
@@ -375,7 +375,7 @@ def spoil_loss(monkeypatch, step):
 def test_a_loss_that_is_no_number_leaves_the_last_good_network(drs, voc, made, tmp_path, monkeypatch):
     words = line("train-cls", voc, made, "-o", tmp_path / "net.pt")
     with monkeypatch.context() as patch:
-        patch.setattr(training._Saver, "_SHARE", 0)
+        patch.setattr(Saver, "SHARE", 0)
         spoil_loss(patch, 6)
         outcome = drs(*words, "-q")
     assert outcome.code == 1
@@ -395,20 +395,20 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_network(drs, voc, made, t
 
 
 def test_weights_that_are_no_numbers_are_not_kept(drs, voc, made, tmp_path, monkeypatch, at_step):
-    monkeypatch.setattr(training._Saver, "_SHARE", 0)
+    monkeypatch.setattr(Saver, "SHARE", 0)
     spoilt = []
 
     def spoil():
         (model,) = spoilt
         next(model.parameters()).data.fill_(float("inf"))
 
-    take = training._Loop.__init__
+    init = TrainState.__init__
 
-    def noted(loop, model, *more):
+    def noted(state, model, *more):
         spoilt.append(model)
-        take(loop, model, *more)
+        init(state, model, *more)
 
-    monkeypatch.setattr(training._Loop, "__init__", noted)
+    monkeypatch.setattr(TrainState, "__init__", noted)
     at_step(4, spoil)
     outcome = drs(*line("train-cls", voc, made, "-o", tmp_path / "net.pt", "-q"))
     assert outcome.code == 1

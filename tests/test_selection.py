@@ -5,8 +5,9 @@ import torch
 
 from drstool.recipe import ClassifierRecipe
 from drstool.stages.train_cls import _optimizer
-from drstool.training.loop import EpochReport, Plan, fit
-
+from drstool.training.loop import RunConfig, fit
+from drstool.training.reports import EpochReport
+from drstool.training.schedule import Plan
 
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32")
 
@@ -30,7 +31,10 @@ class _Steps:
         return 2
 
     def __getitem__(self, key):
-        return f"{key[1]}", torch.ones(1)
+        return self.id_of(key[1]), torch.ones(1)
+
+    def id_of(self, index):
+        return str(index)
 
 
 def _fitted(scores):
@@ -39,14 +43,14 @@ def _fitted(scores):
     torch.nn.init.zeros_(model.weight)
     seen, told = [], iter(scores)
 
-    def score():
+    def select(snapshot):
         seen.append(model.weight.item())
         return next(told)
 
     report = fit(
         model, lambda m, batch: -m.weight.sum() * batch[0].mean(), _Steps(),
-        torch.optim.SGD(model.parameters(), lr=1.0), lambda step, epoch: 1.0, Plan(len(scores), 2, 0),
-        device=torch.device("cpu"), score=score)
+        torch.optim.SGD(model.parameters(), lr=1.0), lambda step, epoch: 1.0, Plan(2, len(scores), 2, 0),
+        RunConfig(select=select))
     return seen, model.weight.item(), report
 
 
@@ -62,8 +66,8 @@ def test_without_a_score_the_last_epoch_is_the_result():
     model = torch.nn.Linear(1, 1, bias=False)
     report = fit(
         model, lambda m, batch: (m.weight * 0).sum() + batch[0].mean(), _Steps(),
-        torch.optim.SGD(model.parameters(), lr=1.0), lambda step, epoch: 1.0, Plan(3, 2, 0),
-        device=torch.device("cpu"))
+        torch.optim.SGD(model.parameters(), lr=1.0), lambda step, epoch: 1.0, Plan(2, 3, 2, 0),
+        RunConfig())
     assert (report.epoch, report.score) == (3, None)
 
 

@@ -16,7 +16,7 @@ from drstool.errors import InputError, UsageError
 from drstool.formats.records import LabelRecord, MapRecord
 from drstool.metrics import ConfusionMatrix
 from drstool.recipe import CueSettings
-from drstool.stages.eval import as_csv, as_json, as_table, evaluate
+from drstool.stages.eval import Scoring, as_csv, as_json, as_table, evaluate
 from drstool.stages.pseudo_label import pseudo_label
 
 NAMES = ("cat", "potted plant", "zebra")
@@ -65,7 +65,7 @@ def expected_scores(targets, records, ignored="miss"):
 @pytest.mark.parametrize("ignored", ["miss", "skip", "background"])
 def test_scores_are_those_of_one_confusion_matrix(dataset, targets, workers, ignored):
     records = predictions(targets)
-    result = evaluate(iter(records), dataset, header=HEADER, workers=workers, ignored=ignored)
+    result = evaluate(iter(records), dataset, header=HEADER, workers=workers, scoring=Scoring(ignored=ignored))
     assert repr(result.scores) == repr(expected_scores(targets, records, ignored))
     coverage = result.coverage
     assert (result.protocol.kind, coverage.images, coverage.extra, coverage.missing) == ("labels", 5, 0, ())
@@ -94,7 +94,7 @@ def test_maps_are_scored_by_the_strongest_cue_without_ignoring(dataset, targets,
         save = folder / f"{identifier}.png"
         save.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full(labels.shape, 255, np.uint8)).save(save)
-    result = evaluate(maps_of(targets), dataset, saliency_of=saliency_folder(folder))
+    result = evaluate(maps_of(targets), dataset, scoring=Scoring(saliency_of=saliency_folder(folder)))
     labelled = []
     for record in maps_of(targets):
         maps = record.as_float()
@@ -109,7 +109,7 @@ def test_maps_are_scored_by_the_strongest_cue_without_ignoring(dataset, targets,
 
 def test_maps_of_another_size_are_scored_at_full_size(dataset, targets):
     settings = CueSettings(background="constant", constant=0.3)
-    result = evaluate(maps_of(targets, size=(3, 3)), dataset, settings=settings)
+    result = evaluate(maps_of(targets, size=(3, 3)), dataset, scoring=Scoring(settings))
     counted = result.confusion.counts.sum()
     assert counted == sum(np.count_nonzero(labels != 255) for labels in targets.values())
 
@@ -133,7 +133,7 @@ def test_predictions_of_other_images_are_counted_and_left_out(dataset, targets):
 def test_missing_predictions_are_an_error_or_are_told(dataset, targets, known):
     records = predictions(targets)[2:]
     ids = [record.id for record in records] if known else None
-    with pytest.raises(InputError, match="2 of 5 images have none: part/0, part/1;"):
+    with pytest.raises(InputError, match="missing for 2 of 5 images: part/0, part/1;"):
         evaluate(records, dataset, ids=ids)
     told = []
     result = evaluate(records, dataset, ids=ids, on_error=told.append)
@@ -147,7 +147,7 @@ def test_known_ids_tell_a_lack_before_the_work(dataset):
         raise AssertionError("no record is needed to see that one is missing")
         yield
 
-    with pytest.raises(InputError, match="4 of 5 images have none"):
+    with pytest.raises(InputError, match="missing for 4 of 5 images"):
         evaluate(records(), dataset, ids=["part/3", "other"])
 
 
@@ -164,7 +164,7 @@ def test_images_without_ground_truth_are_counted_and_named(dataset, targets):
     records = predictions(targets)
     result = evaluate(records, lacking)
     assert (result.coverage.without_target, result.coverage.images, result.coverage.extra) == (("part/1",), 4, 0)
-    assert "1 images without ground truth: part/1" in as_table(result)
+    assert "1 image without ground truth: part/1" in as_table(result)
     with pytest.raises(InputError, match="5 of 5 images have no ground truth"):
         evaluate(records, without_mask(dataset, *targets), on_error=[].append)
 
@@ -172,14 +172,14 @@ def test_images_without_ground_truth_are_counted_and_named(dataset, targets):
 @pytest.mark.parametrize("on_error", [None, [].append])
 def test_strict_wants_the_same_images_on_both_sides(dataset, targets, on_error):
     records = predictions(targets)
-    strict = {"strict": True, "on_error": on_error}
+    strict = {"scoring": Scoring(strict=True), "on_error": on_error}
     assert evaluate(records, dataset, **strict).coverage.warnings() == []
     with pytest.raises(InputError, match="1 of 5 images have no ground truth: part/1;"):
         evaluate(records, without_mask(dataset, "part/1"), **strict)
-    with pytest.raises(InputError, match="1 of 5 images have none: part/0;"):
+    with pytest.raises(InputError, match="missing for 1 of 5 images: part/0;"):
         evaluate(records[1:], dataset, **strict)
     extra = LabelRecord(id="other", labels=np.zeros((1, 1), np.uint8))
-    with pytest.raises(InputError, match="1 are of no image of the dataset: other;"):
+    with pytest.raises(InputError, match="1 belong to no image of the dataset: other;"):
         evaluate([*records, extra], dataset, **strict)
 
 
@@ -191,7 +191,7 @@ def test_no_common_image_is_an_error(dataset, keep_going, known):
     with pytest.raises(InputError, match=r"none of the 1 predicted images.*'part/0'"):
         evaluate(records, dataset, ids=["x"] if known else None,
                  on_error=told.append if keep_going else None)
-    with pytest.raises(InputError, match="not one prediction"):
+    with pytest.raises(InputError, match="no prediction"):
         evaluate([], dataset, on_error=told.append if keep_going else None)
 
 
@@ -225,9 +225,9 @@ def bad_record(kind, targets):
 
 
 @pytest.mark.parametrize("kind, message", [
-    ("size", r"'part/2': is 6 x 8 pixels, but ground truth .*part/2.png is 8 x 6; .*EXIF"),
-    ("value", r"'part/2': holds label values that are no class: 4"),
-    ("twice", r"'part/2': comes twice"),
+    ("size", r"'part/2': is 6 × 8 pixels, but ground truth .*part/2.png is 8 × 6; .*EXIF"),
+    ("value", r"'part/2': contains unknown label values: 4"),
+    ("twice", r"'part/2': appears twice"),
 ])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bad_predictions_are_errors_or_are_told(dataset, targets, kind, message, workers):
@@ -246,7 +246,7 @@ def test_bad_predictions_are_errors_or_are_told(dataset, targets, kind, message,
 
 def test_bad_ground_truth_is_named(dataset, targets, tmp_path):
     save_mask(tmp_path / "part/1.png", np.full((6, 8), 99))
-    with pytest.raises(InputError, match=r"part/1\.png: holds label values that are no class: 99"):
+    with pytest.raises(InputError, match=r"part/1\.png: contains unknown label values: 99"):
         evaluate(predictions(targets), dataset)
     (tmp_path / "part/1.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"part/1\.png"):
@@ -255,13 +255,13 @@ def test_bad_ground_truth_is_named(dataset, targets, tmp_path):
 
 def test_all_failed_is_an_error(dataset, targets):
     records = [LabelRecord(id=i, labels=np.zeros((1, 1), np.uint8)) for i in targets]
-    with pytest.raises(InputError, match="not one prediction could be scored"):
+    with pytest.raises(InputError, match="no prediction could be scored"):
         evaluate(records, dataset, on_error=[].append)
 
 
 def test_json_says_how_the_scores_were_made(dataset, targets):
     records = predictions(targets)[1:]
-    result = evaluate(records, dataset, header=HEADER, ignored="skip", on_error=[].append)
+    result = evaluate(records, dataset, header=HEADER, scoring=Scoring(ignored="skip"), on_error=[].append)
     text = as_json(result)
     found = json.loads(text)
     assert "NaN" not in text
@@ -280,7 +280,7 @@ def test_json_says_how_the_scores_were_made(dataset, targets):
     assert protocol["dataset"] == "the-data"
     assert protocol["cues"] is None
     assert found["provenance"] == [{"program": "drstool"}]
-    maps = evaluate(maps_of(targets), dataset, settings=CueSettings(background="power"))
+    maps = evaluate(maps_of(targets), dataset, scoring=Scoring(CueSettings(background="power")))
     assert maps.to_json()["protocol"]["cues"]["background"] == "power"
     assert maps.to_json()["protocol"]["predictions"] == "maps"
     assert "alpha 0.2, background power" in as_table(maps)
@@ -415,7 +415,7 @@ def test_ground_truth_digest_is_of_what_was_scored(dataset, targets, tmp_path):
 
 
 def test_boundary_iou_stands_beside_iou(dataset, targets):
-    result = evaluate(predictions(targets), dataset, boundary_ratio=0.02)
+    result = evaluate(predictions(targets), dataset, scoring=Scoring(boundary_ratio=0.02))
     told = result.to_json()
     assert told["mean_boundary_iou"] == pytest.approx(
         np.mean([row["boundary_iou"] for row in told["classes"] if row["boundary_iou"] is not None]))
@@ -430,6 +430,6 @@ def test_ignore_rules_make_scores_those_of_pseudo_labels(dataset, targets):
     labelled = list(pseudo_label(maps_of(targets), settings))
     assert any((record.labels == 255).any() for record in labelled)
     for ignored in ("miss", "skip", "background"):
-        result = evaluate(maps_of(targets), dataset, settings=settings, ignore_rules=True, ignored=ignored)
+        result = evaluate(maps_of(targets), dataset, scoring=Scoring(settings, ignore_rules=True, ignored=ignored))
         assert repr(result.scores) == repr(expected_scores(targets, labelled, ignored))
-    assert "the ignore rules applied" in as_table(result)
+    assert "with ignore rules" in as_table(result)

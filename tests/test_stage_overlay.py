@@ -62,7 +62,7 @@ def test_ground_truth_is_not_opened_unless_asked(dataset):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_labels_give_prediction_and_overlay(dataset, workers):
-    records = [labels_record("part/b"), labels_record("not there"), labels_record("a")]
+    records = [labels_record("part/b"), labels_record("does not exist"), labels_record("a")]
     pictures = dict(overlay(dataset, records, settings=OverlaySettings(opacity=0.5),
                             workers=workers))
     assert list(pictures) == [
@@ -118,9 +118,9 @@ def test_failures_are_raised_or_told(dataset):
     small = LabelRecord(id="a", labels=np.zeros((2, 3), np.uint8))
     odd = MapRecord("a", np.zeros((1, 2, 2), np.uint8), (1,), (60, 80), "")
     for record, message in [
-        (small, "a: the label image is 3 x 2 pixels, but the image is 8 x 6"),
-        (LabelRecord(id="a", labels=np.full((6, 8), 77, np.uint8)), "a: holds label values that are no class: 77"),
-        (odd, "a: the map's image is 80 x 60 pixels, but the image is 8 x 6"),
+        (small, "a: the label image is 3 × 2 pixels, but the image is 8 × 6"),
+        (LabelRecord(id="a", labels=np.full((6, 8), 77, np.uint8)), "a: contains unknown label values: 77"),
+        (odd, "a: the map's image is 80 × 60 pixels, but the image is 8 × 6"),
     ]:
         with pytest.raises(InputError, match=message):
             list(overlay(dataset, [record]))

@@ -118,7 +118,7 @@ def test_progress_is_tracked():
 
 @pytest.mark.parametrize(("workers", "few"), [(1, 10), (3, 10), (3, 0)])
 def test_report_is_of_what_was_ignored(tmp_path, monkeypatch, workers, few):
-    monkeypatch.setattr("drstool.stages.pseudo_label._FEW", few)
+    monkeypatch.setattr("drstool.stages.pseudo_label._FEW_LABELS", few)
     names = ("cat", "dog", "sheep")
     settings = CueSettings(alpha=0.4, background_below=0.1, background="saliency+constant", conflict=0.6)
     records = [random_record(str(i), i, count=1 + i % 3) for i in range(6)]
@@ -127,8 +127,7 @@ def test_report_is_of_what_was_ignored(tmp_path, monkeypatch, workers, few):
         save_grey(tmp_path / f"{identifier}.png", values)
     report = IgnoreReport()
     found = list(pseudo_label(
-        records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report,
-        at_hand=workers > 1))
+        records, settings, saliency_of=cues.saliency_folder(tmp_path), workers=workers, report=report))
     plain = pseudo_label(records, settings, saliency_of=cues.saliency_folder(tmp_path))
     labels = np.stack([each.labels for each in found])
     np.testing.assert_array_equal(labels, np.stack([each.labels for each in plain]))
@@ -165,7 +164,7 @@ def test_command_tells_what_was_ignored(drs, made, voc, tmp_path):
     assert told["ignored_share_by_rule"]["certain saliency"] > 0
     assert [row["name"] for row in told["classes"]] == ["background", "bar", "disc"]
     assert f"4 label images to {tmp_path / 'labels'}, {ignored:.1%} of the pixels ignored (" in outcome.err
-    assert "since going on" not in outcome.err
+    assert "since resuming" not in outcome.err
     refused = drs(*line, "--json")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "-o" in refused.err

@@ -80,14 +80,16 @@ def test_the_log_of_an_interrupted_training_is_that_of_a_whole_one(drs, words, t
 def test_a_failure_is_told(drs, words, tmp_path):
     assert drs(*words, "--lr", "1e30").code == 1
     stopped = lines(tmp_path / "log.jsonl")[-1]
-    assert stopped["event"] == "stopped" and "loss is nan" in stopped["reason"]
+    assert stopped["event"] == "stopped"
+    # What becomes of such weights, and where first, is the processor's to say.
+    assert re.search(r"loss is (nan|inf)|weight is not finite", stopped["reason"])
 
 
 def test_a_log_replaces_nothing(drs, words, tmp_path, at_step):
     log = tmp_path / "log.jsonl"
     log.write_text("dear diary\n")
     outcome = drs(*words)
-    assert (outcome.code, outcome.err) == (1, f"drstool: {log}: exists; give another -o, or --overwrite\n")
+    assert (outcome.code, outcome.err) == (1, f"drstool: {log}: already exists; choose another -o, or use --overwrite\n")
     outcome = drs(*words, "--resume")
     assert (outcome.code, outcome.err.splitlines()[-1]) == (
         1, f"drstool: {log}: is not the log of this training; give another --log, or --overwrite")

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from drstool.artifacts.header import Header
+from drstool.data import transforms
 from drstool.data.item import Dataset, Item
 from drstool.data.transforms import (
     ClassifierSamples, RefinerSamples, SegmenterSamples, image_tensor, strongest_only, tag_vector, warp,
@@ -98,6 +99,49 @@ def test_jitter_changes_colours_only_as_far_as_asked(dataset):
     assert max(ratios) < 1.31 and min(ratios) > 0.69
 
 
+@pytest.fixture
+def factors(monkeypatch):
+    """What images are changed by, as (name, amount), in the order of the changes."""
+    seen = []
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        def change(image, amount, name=name):
+            seen.append((name, amount))
+            return image
+
+        monkeypatch.setattr(transforms.tv, f"adjust_{name}", change)
+    return seen
+
+
+@pytest.mark.parametrize(("name", "width", "low", "high"), [
+    ("brightness", 0.3, 0.7, 1.3), ("contrast", 0.2, 0.8, 1.2), ("saturation", 1.5, 0.0, 2.5), ("hue", 0.1, -0.1, 0.1)])
+def test_jitter_is_even_between_its_limits(dataset, factors, name, width, low, high):
+    """torchvision's ColorJitter: factors in 1 ± width, not below 0; a shift of hue in ± width."""
+    recipe = replace(ClassifierRecipe(image_size=32, resize_size=32, **CALM), **{name: width})
+    samples = ClassifierSamples(dataset, CLASSES, recipe, 0)
+    for epoch in range(200):
+        samples[(epoch, 0)]
+    assert [found for found, _ in factors] == [name] * 200
+    amounts = np.array([amount for _, amount in factors])
+    margin = 0.04 * (high - low)
+    assert low <= amounts.min() < low + margin and high - margin < amounts.max() <= high
+    assert abs(np.median(amounts) - (low + high) / 2) < 3 * margin
+
+
+def test_jitter_comes_in_any_order(dataset, factors):
+    samples = ClassifierSamples(dataset, CLASSES, ClassifierRecipe(image_size=32), 0)
+    for epoch in range(100):
+        samples[(epoch, 0)]
+    orders = {tuple(name for name, _ in factors[i:i + 4]) for i in range(0, 400, 4)}
+    assert all(len(set(order)) == 4 for order in orders)
+    assert len(orders) > 15
+
+
+def test_warping_mixes_neighbours():
+    image = Image.fromarray(np.uint8([[[0] * 3, [200] * 3]] * 2))
+    row = image_tensor(warp(image, 4))[0, 0].tolist()
+    assert row == sorted(row) and 0 < row[1] < row[2] < 200
+
+
 # --- refiner -------------------------------------------------------------------------------------
 
 
@@ -157,6 +201,34 @@ def test_refiner_needs_every_map(tmp_path, dataset):
         RefinerSamples(more, path, RefinerRecipe(), seed=0)
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_mirroring_never_and_always(tmp_path, dataset, labels, flip):
+    """Of image and target alike, in all three trainings."""
+    image = image_tensor(Image.open(dataset.items[0].image))
+    turned = image.flip(2) if flip else image
+    values = np.uint8([scene() * 80])
+    path = map_file(tmp_path / "maps.h5", values, (1,))
+    for samples in (
+        ClassifierSamples(dataset, CLASSES, ClassifierRecipe(image_size=32, resize_size=32, flip=flip, **CALM), 0),
+        RefinerSamples(dataset, path, RefinerRecipe(image_size=32, flip=flip, **CALM), 0),
+    ):
+        expected = image_tensor(warp(Image.open(dataset.items[0].image), 32))
+        for epoch in range(8):
+            pixels = samples[(epoch, 0)][1]
+            # Mirroring and resizing may differ by a rounding.
+            assert (pixels.int() - (expected.flip(2) if flip else expected).int()).abs().max() <= 1
+    target = samples[(0, 0)][2][0].int()
+    expected = F.interpolate(
+        torch.from_numpy(values[None].astype(np.float32)), (32, 32), mode="bilinear", align_corners=True)[0, 0]
+    assert (target - (expected.flip(1) if flip else expected)).abs().max() <= 0.51
+    recipe = SegmenterRecipe(image_size=64, scale_min=1.0, scale_max=1.0, flip=flip)
+    for epoch in range(8):
+        _, pixels, label = SegmenterSamples(dataset, labels, CLASSES, recipe, 0)[(epoch, 0)]
+        inside = (label[0] != 255).nonzero().flatten()
+        assert torch.equal(pixels[:, :, inside], turned)
+        assert np.array_equal(label[:, inside], scene()[:, ::-1] if flip else scene())
+
+
 # --- segmenter -----------------------------------------------------------------------------------
 
 
@@ -201,6 +273,49 @@ def test_small_image_lies_whole_in_its_padding(dataset, labels):
         assert np.array_equal(pixels[(slice(None), *inside)].permute(1, 2, 0), COLORS[scene()])
         assert (label != 255).sum() == 64 * 48
     assert len(corners) > 4
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 2.0), (0.75, 1.25)])
+def test_scales_are_even_between_their_limits(dataset, labels, monkeypatch, low, high):
+    """Authors' code: side lengths are cut off, not rounded."""
+    sizes, true = [], transforms._window
+    monkeypatch.setattr(transforms, "_window", lambda size, *rest: sizes.append(size) or true(size, *rest))
+    samples = SegmenterSamples(
+        dataset, labels, CLASSES, SegmenterRecipe(image_size=40, scale_min=low, scale_max=high), seed=0)
+    for epoch in range(200):
+        samples[(epoch, 0)]
+    scales = np.array([height / 64 for _, height in sizes])
+    margin = 0.04 * (high - low) + 1 / 64
+    assert low <= scales.min() + 1 / 64 and scales.min() < low + margin
+    assert high - margin < scales.max() <= high
+    assert abs(np.median(scales) - (low + high) / 2) < 3 * margin
+    assert {width - int(height * 48 / 64) for width, height in sizes} <= {0, 1}
+
+
+def test_scaled_sides_are_cut_off(dataset, labels, monkeypatch):
+    sizes, true = [], transforms._window
+    monkeypatch.setattr(transforms, "_window", lambda size, *rest: sizes.append(size) or true(size, *rest))
+    for scale in (0.99, 0.01):
+        recipe = SegmenterRecipe(image_size=40, scale_min=scale, scale_max=scale)
+        SegmenterSamples(dataset, labels, CLASSES, recipe, seed=0)[(0, 0)]
+    assert sizes == [(47, 63), (1, 1)]
+
+
+def test_scaled_labels_are_labels(dataset, labels):
+    recipe = SegmenterRecipe(image_size=40, scale_min=0.7, scale_max=0.7)
+    samples = SegmenterSamples(dataset, labels, CLASSES, recipe, seed=0)
+    found = torch.cat([samples[(epoch, 0)][2].flatten() for epoch in range(5)]).unique().tolist()
+    assert found == [0, 1, 2, 3, 255]
+
+
+@pytest.mark.parametrize(("length", "places"), [
+    (43, {0, 1, 2, 3}), (41, {0, 1}), (40, {0}), (39, {-1, 0}), (37, {-3, -2, -1, 0})])
+def test_windows_reach_both_edges(length, places):
+    """Of images larger than the window, and in the padding of smaller ones."""
+    random = np.random.default_rng(0)
+    windows = [transforms._window((length, 40), 40, random) for _ in range(60)]
+    assert {left for left, *_ in windows} == places
+    assert {(top, right - left, bottom - top) for left, top, right, bottom in windows} == {(0, 40, 40)}
 
 
 def test_padding_teaches_nothing(dataset, labels):

@@ -25,18 +25,18 @@ from drstool.artifacts.header import FORMAT, HEADER_NAME
 from drstool.errors import OutputError
 
 __all__ = [
-    "check_writable", "clear_away", "hidden_beside", "new_file", "new_folder", "output_error", "unfinished_path",
+    "check_writable", "clear_away", "sidecar", "new_file", "new_folder", "output_error", "unfinished_path",
     "write_fully", "writing",
 ]
 
 _RIGHT = {
     errno.ENOSPC: "free some space, or write elsewhere",
     errno.EDQUOT: "free some space, or write elsewhere",
-    errno.EFBIG: "raise the limit of the file size, or write elsewhere",
+    errno.EFBIG: "raise the file size limit, or write elsewhere",
     errno.EROFS: "write elsewhere",
-    errno.EACCES: "write where you may, or change the permissions",
-    errno.EPERM: "write where you may, or change the permissions",
-    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EACCES: "change the permissions, or write elsewhere",
+    errno.EPERM: "change the permissions, or write elsewhere",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EIO: "check the disk",
     errno.ESTALE: "check the network disk",
     errno.ENOLCK: "check the network disk",
@@ -81,7 +81,7 @@ def check_writable(
         It exists and may not be replaced, or its folder is missing or not writable.
     """
     if not os.fspath(path):
-        raise OutputError("-o", "the name is empty", "give a name")
+        raise OutputError("-o", "is empty", "name a file or folder")
     target = Path(os.path.realpath(path))
     with writing(path, target):
         if folder:
@@ -163,7 +163,7 @@ def clear_away(path: str | Path) -> None:
     What they moved aside to replace it comes back where nothing took its place.
     """
     target = Path(os.path.realpath(path))
-    makers = (target, unfinished_path(target), hidden_beside(target, "resume.json"))
+    makers = (target, unfinished_path(target), sidecar(target, "resume.json"))
     owners = "|".join(re.escape(_distinct(owner.name)) for owner in makers)
     leavings = re.compile(rf"\.(?:{owners})\.(?:partial|replaced)-[0-9a-f]{{8}}", re.DOTALL)
     with suppress(OSError):
@@ -187,10 +187,10 @@ def unfinished_path(output: str | Path) -> Path:
     >>> unfinished_path("/data/cls.pt").name
     '.cls.pt.resume'
     """
-    return hidden_beside(Path(os.path.realpath(output)), "resume")
+    return sidecar(Path(os.path.realpath(output)), "resume")
 
 
-def hidden_beside(target: Path, role: str) -> Path:
+def sidecar(target: Path, role: str) -> Path:
     """The hidden name of a role beside a target; another one for each target, however long its name."""
     return target.with_name(f".{_distinct(target.name)}.{role}")
 
@@ -248,7 +248,7 @@ def _check_file(path: object, target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not target.is_file():
-        raise OutputError(path, "is no regular file", "name a file")
+        raise OutputError(path, "is not a regular file", "name a file")
     if not overwrite:
         raise _exists(path)
 
@@ -268,22 +268,22 @@ def _check_folder(path: object, target: Path, overwrite: bool, dataset: bool) ->
         raise _exists(path)
     kind = _kind_of(target)
     if kind is None:
-        raise OutputError(path, "was not written by drstool", "move it away")
+        raise OutputError(path, "was not written by drstool", "move it, or choose another -o")
     if not dataset and "dataset" in (kind, _kind_of(target.parent)):
         what = "is a dataset" if kind == "dataset" else "is part of a dataset"
-        raise OutputError(path, what, "give another -o: only 'drstool demo' replaces one")
+        raise OutputError(path, what, "choose another -o; only 'drstool demo' replaces a dataset")
 
 
 def _check_parent(path: object, target: Path) -> None:
     parent = target.parent
     if not parent.is_dir():
-        raise OutputError(path, f"there is no folder '{parent}'", "make it first")
+        raise OutputError(path, f"folder '{parent}' does not exist", "create it first")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(path, f"the folder '{parent}' cannot be written", _RIGHT[errno.EACCES])
+        raise OutputError(path, f"folder '{parent}' is not writable", _RIGHT[errno.EACCES])
 
 
 def _exists(path: object) -> OutputError:
-    return OutputError(path, "exists", "give another -o, or --overwrite")
+    return OutputError(path, "already exists", "choose another -o, or use --overwrite")
 
 
 def _kind_of(folder: Path) -> str | None:

@@ -43,7 +43,7 @@ def check_end_file(folder: Path, count: int, head: bytes | None, where: object) 
     """
     end = folder / END_NAME
     if not os.path.exists(end):
-        raise UnfinishedError(where, f"lacks '{END_NAME}'", "copy or make it again")
+        raise UnfinishedError(where, f"has no end record '{END_NAME}'", "copy it again or recreate it")
     check_end_record(read_bytes(end, most=MAX_END_BYTES), count, where, head)
 
 
@@ -71,9 +71,9 @@ def check_end_record(data: bytes, count: int, where: object, head: bytes | None 
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get("complete") is not True or type(record.get("count")) is not int:
-        raise InputError(where, f"its end record '{END_NAME}' is damaged", "copy or make it again")
+        raise InputError(where, f"its end record '{END_NAME}' is damaged", "copy it again or recreate it")
     if head is not None and record.get("header_crc32", zlib.crc32(head)) != zlib.crc32(head):
-        raise InputError(where, f"'{HEADER_NAME}' was changed or damaged", "copy or make it again")
+        raise InputError(where, f"'{HEADER_NAME}' was changed or damaged", "copy it again or recreate it")
     if record["count"] != count:
         raise InputError(
-            where, f"holds {count} records where its end record says {record['count']}", "copy or make it again")
+            where, f"holds {count} records where its end record says {record['count']}", "copy it again or recreate it")

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from drstool.artifacts.parts import Part
+from drstool.artifacts.shard import Shard
 from drstool.errors import ForeignError, InputError
 from drstool.labels import check_class_names
 
 __all__ = [
     "END_NAME", "FORMAT", "HDF5_SIGNATURE", "HEADER_NAME", "KINDS", "MAX_HEADER_BYTES", "VERSION",
-    "Header", "carrier", "check_plain", "json_bytes",
+    "Header", "record_type", "check_plain", "json_bytes",
 ]
 
 FORMAT = "drstool"
@@ -59,8 +59,8 @@ class Header:
         and figures, which know no classes.
     provenance
         One entry a step, the oldest first (see :mod:`drstool.artifacts.provenance`).
-    part
-        Which part of a whole it is; None: it is whole.
+    shard
+        Which shard of a whole it is; None: it is whole.
 
     Examples
     --------
@@ -72,13 +72,13 @@ class Header:
     kind: str
     class_names: tuple[str, ...]
     provenance: tuple[dict, ...] = ()
-    part: Part | None = None
+    shard: Shard | None = None
 
     def to_json(self) -> dict:
         """The header as a JSON object, format and version included."""
-        part = {} if self.part is None else {"part": self.part.to_json()}
+        shard = {} if self.shard is None else {"part": self.shard.to_json()}
         return {
-            "format": FORMAT, "version": VERSION, "kind": self.kind, **part,
+            "format": FORMAT, "version": VERSION, "kind": self.kind, **shard,
             "class_names": list(self.class_names), "provenance": list(self.provenance),
         }
 
@@ -103,24 +103,24 @@ class Header:
             value = _loaded(value, where)
         if not isinstance(value, Mapping) or value.get("format") != FORMAT:
             raise ForeignError(
-                where, "does not say it is drstool's", f'its "format" is to be "{FORMAT}"')
+                where, "was not written by drstool", f'its "format" should be "{FORMAT}"')
         _check_version(value.get("version"), where)
         kind = value.get("kind")
         if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(
-                where, f"is of an unknown kind {kind!r}", "kinds are " + ", ".join(KINDS))
-        part = value.get("part")
+                where, f"has an unknown kind {kind!r}", "expected one of " + ", ".join(KINDS))
+        shard = value.get("part")
         return cls(
             kind, _class_names(value, kind, where), _provenance(value, where),
-            None if part is None else Part.from_json(part, where))
+            None if shard is None else Shard.from_json(shard, where))
 
 
-def carrier(kind: str) -> str:
-    """What records of a kind are: ``"maps"``, ``"labels"`` (PNGs) or ``"figures"``.
+def record_type(kind: str) -> str:
+    """What the records of a kind are: ``"maps"``, ``"labels"`` (PNGs) or ``"figures"``.
 
     Examples
     --------
-    >>> carrier("refined-maps")
+    >>> record_type("refined-maps")
     'maps'
     """
     return KINDS[kind]
@@ -145,14 +145,14 @@ def check_plain(value: object, where: object) -> None:
         item, depth = pending.pop()
         seen += 1
         if depth > _DEEPEST or seen + len(pending) > _MOST_VALUES:
-            raise InputError(where, "holds values in values without end", "it is damaged")
+            raise InputError(where, "is nested too deeply", "it is damaged")
         if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
             pending += [(inner, depth + 1) for inner in item.values()]
         elif isinstance(item, (list, tuple)):
             pending += [(inner, depth + 1) for inner in item]
         elif not (item is None or isinstance(item, (str, bool, float))
                   or isinstance(item, int) and abs(item) < _LARGEST_WHOLE):
-            raise InputError(where, f"holds a {type(item).__name__} that is no plain value", "it is damaged")
+            raise InputError(where, f"holds a {type(item).__name__} that is not a plain value", "it is damaged")
 
 
 def json_bytes(value: object) -> bytes:
@@ -166,27 +166,27 @@ def json_bytes(value: object) -> bytes:
 
 def _loaded(text: str | bytes, where: object) -> object:
     if len(text) > MAX_HEADER_BYTES:
-        raise InputError(where, f"has {len(text):,} bytes", f"a header takes at most {MAX_HEADER_BYTES:,}")
+        raise InputError(where, f"has {len(text):,} bytes", f"a header has at most {MAX_HEADER_BYTES:,}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(where, "is no JSON", "it is damaged or somebody else's") from error
+        raise InputError(where, "is not valid JSON", "it is damaged or not drstool's") from error
 
 
 def _check_version(version: object, where: object) -> None:
     if type(version) is not int or version < 1:
-        raise InputError(where, f"has no format version ({version!r})", f"it is to be 1..{VERSION}")
+        raise InputError(where, f"has an invalid format version ({version!r})", f"expected 1 to {VERSION}")
     if version > VERSION:
         raise InputError(
             where, f"was written by a newer drstool (format version {version})",
-            f"this one reads up to version {VERSION}: update it",
+            f"this one reads versions up to {VERSION}; update drstool",
         )
 
 
 def _class_names(value: Mapping, kind: str, where: object) -> tuple[str, ...]:
     names = value.get("class_names")
     if not isinstance(names, (list, tuple)):
-        raise InputError(where, "holds no list of class names", "it is damaged")
+        raise InputError(where, "has no list of class names", "it is damaged")
     if not names and kind in _CLASSLESS:
         return ()
     return check_class_names(names, where)
@@ -195,6 +195,6 @@ def _class_names(value: Mapping, kind: str, where: object) -> tuple[str, ...]:
 def _provenance(value: Mapping, where: object) -> tuple[dict, ...]:
     chain = value.get("provenance", ())
     if not isinstance(chain, (list, tuple)) or not all(isinstance(entry, dict) for entry in chain):
-        raise InputError(where, "has a provenance that is no list of objects", "it is damaged")
+        raise InputError(where, "has a provenance that is not a list of objects", "it is damaged")
     check_plain(chain, f"{where}: its provenance")
     return tuple(chain)

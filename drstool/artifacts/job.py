@@ -1,59 +1,59 @@
-"""What a command does, told so that it can be compared: only the same work may be gone on with."""
+"""What a command does: the one record that resuming, shards and histories share."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from drstool import __version__
-from drstool.artifacts.provenance import without_home
-from drstool.files import unreadable
+from drstool.artifacts.provenance import timestamp, without_home
 
-__all__ = ["WORTH_KEEPING", "Work", "is_duration", "is_work", "sampled_digest", "told_work", "without_outcome"]
+__all__ = ["WORTH_KEEPING", "Job", "is_duration", "is_job", "recorded_job", "without_outcome"]
 
-# Unfinished work of fewer seconds is no loss.
+# Seconds of unfinished work that are not thrown away without asking.
 WORTH_KEEPING = 60.0
 
 # Three hundred years.
 _MOST_SECONDS = 1e10
 
-# Of a file no more is looked at than this many pieces of this many bytes, evenly spread.
-_PIECES, _PIECE_BYTES = 256, 1 << 14
-# Of each of a folder's files; the end of a PNG holds its checksum.
-_END_BYTES = 1 << 12
-# Settings that a checkpoint has only afterwards.
+# Settings that a checkpoint gains by its training.
 _OUTCOMES = ("selected_epoch", "selected_score")
-# Where a message would grow long.
+# Characters of a value in a message.
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
-class Work:
-    """Everything on which a command's result depends.
+class Job:
+    """Everything a command's result depends on.
+
+    This one record is what ``--resume`` compares, what shards must have in common, and what the
+    history of an artifact tells.
 
     Attributes
     ----------
     command
-        Its name.
+        Name of the command.
     classes
-        The object classes.
+        Object class names.
     settings
-        The numbers of the method, by option name with ``_``.
+        Numbers and choices of the method, by option name with ``_``.
     inputs
-        Digests of what is read, by what it is.
+        Digests of what is read, by what it is: ``{"checkpoint": "sha256:…"}``.
     used
-        Kinds of knowledge that go in.
+        Kinds of supervision that go in: tags, saliency, pixel ground truth.
     device
-        Kind of device on which networks run; None where none do.
+        Where networks run, such as ``cuda:0``; None where none do.
     seed
-        None where nothing is drawn.
+        None where nothing is random.
+    shard
+        ``2/4``: the shard of the images that is worked on; None: all of them.
     version
-        Of the program.
+        Of drstool.
     """
 
     command: str
@@ -63,80 +63,108 @@ class Work:
     used: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     seed: int | None = None
+    shard: str | None = None
     version: str = __version__
 
     def to_json(self) -> dict[str, Any]:
-        """The work as plain values."""
-        return without_home(asdict(self))  # type: ignore[return-value]
+        """The job as plain values, of the device only its type."""
+        values = asdict(self)
+        shard, device = values.pop("shard"), self.device
+        values["settings"] = values["settings"] | ({} if shard is None else {"shard": shard})
+        values["device"] = device and device.partition(":")[0]
+        return without_home(values)  # type: ignore[return-value]
 
     def digest(self) -> str:
-        """``sha256:`` and a digest of what all parts of a whole have alike: settings, inputs, what was used.
+        """``sha256:`` and a digest of what all shards of a whole have in common.
 
-        But not the maps that they were made of, which may be parts too.
+        The maps they were made from are left out, as these may be shards too.
         """
-        told = self.to_json()
-        inputs = {name: value for name, value in told["inputs"].items() if name != "maps"}
-        alike = {"command": self.command, "settings": told["settings"], "inputs": inputs, "used": told["used"]}
-        return f"sha256:{hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()}"
+        job = replace(self, shard=None).to_json()
+        inputs = {name: value for name, value in job["inputs"].items() if name != "maps"}
+        common = {"command": self.command, "settings": job["settings"], "inputs": inputs, "used": job["used"]}
+        return f"sha256:{hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()}"
+
+    def entry(self, command_line: Sequence[str], runs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """The job as one step of a history, ready for JSON; see :mod:`drstool.artifacts.provenance`.
+
+        Parameters
+        ----------
+        command_line
+            Program first.
+        runs
+            When an interrupted job was resumed, and how much was finished by then.
+        """
+        program, *arguments = command_line or ["drstool"]
+        step = {
+            "program": "drstool",
+            "version": self.version,
+            "command": shlex.join([os.path.basename(program), *arguments]),
+            "time": timestamp(),
+            "device": self.device,
+            "seed": self.seed,
+            "inputs": dict(self.inputs),
+            "used": dict(self.used),
+            "settings": dict(self.settings),
+        }
+        if runs:
+            step["resumed"] = [dict(run) for run in runs]
+        return without_home(step)  # type: ignore[return-value]
 
     def difference(self, other: Mapping[str, Any]) -> str | None:
-        """How another work, as :meth:`to_json` gives it, differs; None where it is the same.
+        """How another job, as :meth:`to_json` gives it, differs; None where it is the same.
 
         Parameters
         ----------
         other
-            May lack parts and settings, about which nothing is then said.
+            May lack fields and settings; those are not compared.
 
         Examples
         --------
-        >>> work = Work("cam", settings={"batch_size": 8}, inputs={"list": "sha256:1"})
-        >>> work.difference({"settings": {"batch_size": 4}, "inputs": {"list": "sha256:1"}})
-        '--batch-size was 4 and is 8'
-        >>> work.difference({"inputs": {"list": "sha256:2"}})
-        'the list of images and tags is another'
+        >>> job = Job("cam", settings={"batch_size": 8}, inputs={"list": "sha256:1"})
+        >>> job.difference({"settings": {"batch_size": 4}, "inputs": {"list": "sha256:1"}})
+        '--batch-size changed from 4 to 8'
+        >>> job.difference({"inputs": {"list": "sha256:2"}})
+        'the list of images and tags changed'
         """
-        told = list(self._differences(other))
-        return ", ".join(told[:3]) + (", …" if len(told) > 3 else "") if told else None
+        differences = list(self._differences(other))
+        return ", ".join(differences[:3]) + (", …" if len(differences) > 3 else "") if differences else None
 
     def _differences(self, other: Mapping[str, Any]) -> Iterator[str]:
         own = self.to_json()
-        for name, told in (("command", "the command"), ("version", "the version of drstool")):
+        for name in ("command", "version", "seed", "device", "classes"):
             if name in other and other[name] != own[name]:
-                yield f"{told} was {other[name]} and is {own[name]}"
-        for name in ("seed", "device"):
-            if name in other and other[name] != own[name]:
-                yield f"--{name} was {other[name]} and is {own[name]}"
-        if "classes" in other and other["classes"] != own["classes"]:
-            yield f"the classes were {_shown(other['classes'])} and are {_shown(own['classes'])}"
-        for part in ("settings", "used"):
-            if part in other:
-                theirs, ours = _flat(other[part]), _flat(own[part])
-                names = dict.fromkeys((*theirs, *ours)) if "version" in other else theirs
-                for name in names:
-                    if theirs.get(name) != ours.get(name):
-                        yield f"{_NAMES.get(name, '--' + name.replace('_', '-'))} was " \
-                              f"{_shown(theirs.get(name))} and is {_shown(ours.get(name))}"
-        if "inputs" in other:
-            theirs, ours = other["inputs"], own["inputs"]
-            for name in dict.fromkeys((*theirs, *ours)):
-                if theirs.get(name) != ours.get(name):
-                    yield f"{_NAMES.get(name, 'the ' + name)} is another"
+                yield f"{_NAMES.get(name, '--' + name)} changed from {_shown(other[name])} to {_shown(own[name])}"
+        for name in ("settings", "used"):
+            if name in other:
+                theirs, ours = _flat(other[name]), _flat(own[name])
+                # What a finished artifact does not tell cannot differ.
+                for key in dict.fromkeys((*theirs, *ours)) if "version" in other else theirs:
+                    if theirs.get(key) != ours.get(key):
+                        label = _NAMES.get(key, "--" + key.replace("_", "-"))
+                        yield f"{label} changed from {_shown(theirs.get(key))} to {_shown(ours.get(key))}"
+        theirs, ours = other.get("inputs", own["inputs"]), own["inputs"]
+        for key in dict.fromkeys((*theirs, *ours)):
+            if theirs.get(key) != ours.get(key):
+                yield f"{_NAMES.get(key, 'the ' + key)} changed"
 
 
 _NAMES = {
+    "command": "the command",
+    "version": "the version of drstool",
+    "classes": "the classes",
     "list": "the list of images and tags",
     "crf_preset": "--crf",
-    "select_list": "the list of --select-on",
+    "select_list": "the image list of --select-on",
     "init": "--init",
-    "maps": "the file of maps",
-    "labels": "the folder of labels",
+    "maps": "the map file",
+    "labels": "the label folder",
     "saliency": "--saliency",
     "pixel_ground_truth": "the use of ground truth",
 }
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as options are called: those of the CRF, a mapping of its own, each with ``crf_`` before."""
+    """Settings by option name; those of the CRF, a mapping of their own, get the prefix ``crf_``."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         # The preset first: it says the most.
@@ -152,71 +180,30 @@ def _shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def is_work(told: object) -> bool:
-    """Whether something read from a file is a whole work, as :meth:`Work.to_json` gives it."""
-    return isinstance(told, dict) and "version" in told and all(
-        isinstance(told.get(part), dict) for part in ("settings", "inputs", "used"))
+def is_job(value: object) -> bool:
+    """Whether a value read from a file is a whole job, as :meth:`Job.to_json` gives it."""
+    return isinstance(value, dict) and "version" in value and all(
+        isinstance(value.get(name), dict) for name in ("settings", "inputs", "used"))
 
 
 def is_duration(seconds: object) -> bool:
-    """Whether something read from a file is a number of seconds that a work may have taken."""
+    """Whether a value read from a file is a number of seconds that a job may have taken."""
     return isinstance(seconds, float) and 0 <= seconds < _MOST_SECONDS
 
 
-def told_work(entry: Mapping[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
-    """What a provenance entry tells of the work it is about, for :meth:`Work.difference`."""
-    told = {name: entry[name] for name in ("version", "seed") if name in entry}
-    told |= {name: entry[name] for name in ("inputs", "used") if isinstance(entry.get(name), Mapping)}
+def recorded_job(entry: Mapping[str, Any], classes: tuple[str, ...], shard: object = None) -> dict[str, Any]:
+    """What a step of a history tells of its job, for :meth:`Job.difference`."""
+    job = {name: entry[name] for name in ("version", "seed") if name in entry}
+    job |= {name: entry[name] for name in ("inputs", "used") if isinstance(entry.get(name), Mapping)}
     if isinstance(entry.get("device"), str):
-        told["device"] = entry["device"].partition(":")[0]
+        job["device"] = entry["device"].partition(":")[0]
     if isinstance(entry.get("settings"), Mapping):
-        told["settings"] = without_outcome(entry["settings"])
-    return told | {"classes": list(classes)}
+        job["settings"] = without_outcome(entry["settings"])
+    if shard is not None:
+        job["settings"] = job.get("settings", {}) | {"shard": str(shard)}
+    return job | {"classes": list(classes)}
 
 
 def without_outcome(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's settings without what only its training could tell."""
+    """A checkpoint's settings without those that its training added."""
     return {name: value for name, value in settings.items() if name not in _OUTCOMES}
-
-
-def sampled_digest(path: str | Path) -> str:
-    """A digest by which a file or folder is known again, whatever its place and time.
-
-    Of a large file only pieces all over it are read (4 MB), and its size; of a folder the names, the
-    sizes and the end of each file. What is made anew with other values differs in these.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        if os.path.isdir(path):
-            for file in sorted(_files(Path(path))):
-                digest.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape") + b"\0")
-                _add(digest, file, 1, _END_BYTES)
-        else:
-            _add(digest, Path(path), _PIECES, _PIECE_BYTES)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return f"sampled-sha256:{digest.hexdigest()}"
-
-
-def _add(digest: Any, path: Path, pieces: int, length: int) -> None:
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(size.to_bytes(8, "little"))
-        if size <= pieces * length:
-            digest.update(file.read(size))
-            return
-        last = size - length
-        for number in range(pieces):
-            # The end is among them, and where there are several the beginning.
-            file.seek(last - last * number // max(1, pieces - 1))
-            digest.update(file.read(length))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(folder):
-        yield from (Path(root, name) for name in names if not name.startswith("."))

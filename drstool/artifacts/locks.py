@@ -1,40 +1,32 @@
-"""Who is writing an output: of two commands that want the same one, the second learns it at once.
+"""Only one command at a time writes an output; a second one fails at its start.
 
-The mark is a lock on the file ``.NAME.lock`` beside the output. The system takes it away when its
-owner dies, however that happens, and worker processes do not inherit it. Where the file system has
-no locks, the file itself is the mark, with the number and the starting time of the process in it.
+The lock is on the file ``.NAME.lock`` beside the output. The system drops it when its owner dies,
+however that happens, and worker processes do not inherit it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import os
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from drstool.artifacts.atomic import hidden_beside, output_error
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from drstool.artifacts.atomic import output_error, sidecar
 from drstool.errors import OutputError
 
 __all__ = ["claimed"]
 
-# A network disk whose server is gone may never answer.
-_PATIENCE = 20.0
-_TAKEN = (errno.EACCES, errno.EAGAIN)
+# Long enough to try again where the owner before is just removing its lock file.
+_SECONDS = 0.1
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-
-# What this process has claimed: a process does not lock itself out.
-_held: set[tuple[int, Path]] = set()
-_guard = threading.Lock()
 
 
 @contextmanager
 def claimed(path: str | Path) -> Iterator[None]:
-    """In the block no other process that asks may write an output.
+    """In the block nobody else who asks, this process included, may write an output.
 
     Parameters
     ----------
@@ -44,170 +36,43 @@ def claimed(path: str | Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        Another command, or this one already, is writing it; or its folder's locks cannot be had.
+        It is being written already, or cannot be locked.
     """
-    target = Path(os.path.realpath(path))
-    key = (os.getpid(), target)
-    with _guard:
-        if key in _held:
-            raise _taken(path, f"process {os.getpid()}")
-        _held.add(key)
-    mark = hidden_beside(target, "lock")
-    descriptor = None
+    owner, lock = os.getpid(), _acquired(path, FileLock)
     try:
-        descriptor = _locked(path, mark)
         yield
     finally:
-        with _guard:
-            _held.discard(key)
-        if descriptor is not None and os.getpid() == key[0]:
-            # While it is still locked, so that nobody's but our own mark goes.
-            with suppress(OSError):
-                mark.unlink()
-            with suppress(OSError):
-                os.close(descriptor)
-
-
-def _locked(path: str | Path, mark: Path) -> int:
-    """The descriptor of the mark, locked."""
-    while True:
-        descriptor, made = _opened(path, mark)
-        taken = False
-        try:
-            failure = _within_patience(descriptor)
-            by_file = failure is not None and failure.errno in _NO_LOCKS
-            # Without a lock, who made the file has it; with one, it may have been removed as we came.
-            if made if by_file else failure is None and _is_at(descriptor, mark):
-                _sign(descriptor)
-                return descriptor
-            if by_file:
-                _clear_away(path, mark, descriptor)
-            elif failure is not None:
-                if failure.errno in _TAKEN:
-                    taken = True
-                    raise _taken(path, _told(_read(descriptor)))
-                raise OutputError(
-                    path, f"its folder's locks cannot be had: {failure.strerror}",
-                    "check the network disk, or write elsewhere")
-        except BaseException:
-            # Whoever locked it between our making and our asking has it now, and removes it.
-            if made and not taken:
+        # A forked process that comes by here has nothing to release.
+        if os.getpid() == owner:
+            if not isinstance(lock, SoftFileLock):
+                # While it is still locked, so that it is nobody else's.
                 with suppress(OSError):
-                    mark.unlink()
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+                    os.unlink(lock.lock_file)
+            lock.release()
 
 
-def _opened(path: str | Path, mark: Path) -> tuple[int, bool]:
-    """The descriptor of the mark, and whether the file was made here and now."""
-    while True:
-        for flags, made in ((os.O_CREAT | os.O_EXCL, True), (0, False)):
-            try:
-                return os.open(mark, os.O_RDWR | os.O_CLOEXEC | flags, 0o666), made
-            except OSError as error:
-                # There as it was to be made, or gone as it was to be opened: the owner comes or goes just now.
-                if mark.is_symlink():
-                    raise OutputError(path, f"its lock '{mark}' is a link, and none of ours", "remove it") from None
-                if isinstance(error, FileExistsError if made else FileNotFoundError):
-                    continue
-                raise output_error(path, error) from error
-
-
-def _within_patience(descriptor: int) -> OSError | None:
-    """Lock it; what the system has against that."""
-    answers: list[OSError | None] = []
-
-    def ask() -> None:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            answers.append(None)
-        except OSError as error:
-            answers.append(error)
-
-    # The lock is the process's, whichever thread asks for it; a thread can be left waiting.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    return answers[0] if answers else OSError(errno.ETIMEDOUT, f"no answer for {_PATIENCE:.0f} s")
-
-
-def _clear_away(path: str | Path, mark: Path, descriptor: int) -> None:
-    """Remove a mark that is one by being there, if its owner is dead."""
-    owner = _read(descriptor)
-    if not owner and time.time() - os.fstat(descriptor).st_mtime < _PATIENCE:
-        raise _taken(path, "another command")
-    if owner and owner.get("machine") != _machine():
+def _acquired(path: str | Path, kind: type[BaseFileLock]) -> BaseFileLock:
+    """A held lock; a soft one, for file systems without locks, is a file with its owner's process number."""
+    soft = kind is SoftFileLock
+    file = sidecar(Path(os.path.realpath(path)), "lock-owner" if soft else "lock")
+    if file.is_symlink():
+        raise OutputError(path, f"its lock file '{file}' is a symbolic link", "remove it")
+    is_new = not file.exists()
+    lock = kind(str(file), timeout=_SECONDS, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(poll_interval=_SECONDS / 4)
+    except Timeout:
+        if not file.exists():
+            raise OutputError(path, "cannot be written: its folder takes no lock file", "write elsewhere") from None
+        advice = f"; if no command writes it, remove '{file}'" if soft else ""
         raise OutputError(
-            path, "is being written on another machine, or was before this one was started",
-            f"if it is not, remove '{mark}'")
-    if owner and _is_alive(owner):
-        raise _taken(path, _told(owner))
-    if _is_at(descriptor, mark):
-        with suppress(FileNotFoundError):
-            mark.unlink()
-
-
-def _sign(descriptor: int) -> None:
-    """Write into a mark whose it is."""
-    owner = {"pid": os.getpid(), "started": _started(os.getpid()), "machine": _machine()}
-    with suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
-
-
-def _read(descriptor: int) -> dict:
-    try:
-        owner = json.loads(os.pread(descriptor, 1 << 12, 0))
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def _told(owner: dict) -> str:
-    pid = owner.get("pid")
-    return f"process {pid}" if isinstance(pid, int) and owner.get("machine") == _machine() else "another command"
-
-
-def _taken(path: str | Path, owner: str) -> OutputError:
-    return OutputError(path, f"is being written by {owner}", "wait for it, or give another -o")
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(owner: dict) -> bool:
-    pid = owner.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    # The number may be another process's by now.
-    return _started(pid) == owner.get("started")
-
-
-def _started(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine was; None where that is not known."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            # The name in brackets may hold anything.
-            return file.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-def _machine() -> str | None:
-    """A number that tells this machine, since it was started, from others; it names none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return None
+            path, "is already being written", f"wait for that command, or give another -o{advice}") from None
+    except OSError as error:
+        without_locks = not soft and error.errno in _NO_LOCKS
+        # Where there are no locks nobody has it; elsewhere it is removed by whoever made it.
+        if is_new or without_locks:
+            file.unlink(missing_ok=True)
+        if without_locks:
+            return _acquired(path, SoftFileLock)
+        raise output_error(path, error) from error
+    return lock

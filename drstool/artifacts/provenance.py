@@ -1,74 +1,22 @@
-"""Where an artefact came from: a chain of entries, one a step, the oldest first."""
+"""Where an artifact came from: a chain of steps, oldest first.
+
+A step is made by :meth:`drstool.artifacts.job.Job.entry`. It names no user and no machine; the home
+folder is written ``~``.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, UTC
-from pathlib import Path
 
-from drstool import __version__
-from drstool.files import unreadable
-
-__all__ = ["entry", "file_digest", "merge", "method_of", "timestamp", "without_home"]
+__all__ = ["merge", "method_of", "timestamp", "without_home"]
 
 
 def timestamp() -> str:
     """The time in UTC, to the second, as all files of drstool tell it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def entry(
-    *,
-    command: list[str],
-    device: str | None = None,
-    seed: int | None = None,
-    inputs: Mapping[str, str] | None = None,
-    used: Mapping[str, object] | None = None,
-    settings: Mapping[str, object] | None = None,
-    resumed: Sequence[Mapping[str, object]] = (),
-) -> dict:
-    """One step of a provenance chain, ready for JSON.
-
-    Parameters
-    ----------
-    command
-        The command line, program first.
-    device
-        Where the networks ran; None where none did.
-    seed
-        Of the random numbers; None where none were drawn.
-    inputs
-        Digests of what was read, by what it is: ``{"checkpoint": "sha256:…"}``.
-    used
-        Which kinds of knowledge went in: tags, saliency, pixel ground truth.
-    settings
-        The numbers of the method.
-    resumed
-        When the work was gone on with after an interruption, and what was done by then.
-
-    Notes
-    -----
-    No user and no machine is named; the home folder is written ``~`` throughout.
-    """
-    program, *arguments = command or ["drstool"]
-    told = {
-        "program": "drstool",
-        "version": __version__,
-        "command": shlex.join([os.path.basename(program), *arguments]),
-        "time": timestamp(),
-        "device": device,
-        "seed": seed,
-        "inputs": dict(inputs or {}),
-        "used": dict(used or {}),
-        "settings": dict(settings or {}),
-    }
-    if resumed:
-        told["resumed"] = [dict(sitting) for sitting in resumed]
-    return without_home(told)  # type: ignore[return-value]
 
 
 def merge(*chains: Iterable[dict]) -> tuple[dict, ...]:
@@ -83,24 +31,6 @@ def merge(*chains: Iterable[dict]) -> tuple[dict, ...]:
     for chain in chains:
         merged += [step for step in chain if step not in merged]
     return tuple(merged)
-
-
-def file_digest(path: str | Path) -> str:
-    """``sha256:`` and the digest of a file's bytes.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return f"sha256:{digest.hexdigest()}"
 
 
 def without_home(value: object) -> object:

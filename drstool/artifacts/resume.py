@@ -1,8 +1,8 @@
-"""What is finished of an output of many records, kept beside it until the whole is.
+"""What is finished of an output of many records, kept beside it until the output is whole.
 
-Of a map file or a stream a *journal* is kept, ``.NAME.resume``: one record after the other, each with
-its checksum, so that whatever ends the program costs the last one at most. HDF5 itself promises
-nothing of a file that was not closed. Of a folder the files are kept, in a folder ``.NAME.resume``
+For a map file or a stream this is a *journal*, ``.NAME.resume``: one record after the other, each with
+its checksum, so that whatever ends the program costs the last one at most. HDF5 itself guarantees
+nothing for a file that was not closed. For a folder these are its files, in a folder ``.NAME.resume``
 with ``.NAME.resume.json`` beside it.
 """
 
@@ -20,144 +20,145 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from drstool.artifacts import job as works
-from drstool.artifacts.atomic import hidden_beside, new_file, unfinished_path, writing
+from drstool.artifacts import job as job_module
+from drstool.artifacts.atomic import new_file, sidecar, unfinished_path, writing
 from drstool.artifacts.header import END_NAME, FORMAT, HEADER_NAME, json_bytes
-from drstool.artifacts.job import Work
+from drstool.artifacts.job import Job, is_duration, is_job
 from drstool.artifacts.provenance import timestamp
 from drstool.errors import InputError, OutputError
 from drstool.files import unreadable
 from drstool.png import is_whole_png
 
-__all__ = ["Journal", "KeptFolder", "keeping"]
+__all__ = ["Journal", "PartialFolder", "keeping"]
 
 _MAGIC = b"drstool unfinished 1\n"
 # Checksum of what follows, and its length.
 _FRAME = struct.Struct("<IQ")
 # The description of a record, and the largest record.
 _MAX_FRAME_BYTES = (1 << 32) + (1 << 24)
-# What a work's description takes at most: class names by the ten thousand.
-_MAX_WORK_BYTES = 16 << 20
+# A job's description at most: class names by the ten thousand.
+_MAX_JOB_BYTES = 16 << 20
 
 
-class _Kept:
+class _Resume:
     """What both kinds have in common.
 
     Attributes
     ----------
-    done : list of str
-        What is finished: image ids in their order, or in a folder of figures file names.
-    sittings : list of dict
-        When the work was gone on with, and how much was finished by then.
+    finished : list of str
+        Image ids in their order, or for figures file names.
+    runs : list of dict
+        When the job was resumed, and how much was finished by then.
     """
 
-    def __init__(self, output: str | Path, work: Work) -> None:
-        self.output, self.path, self.work = output, unfinished_path(output), work
-        self.done: list[str] = []
-        self.sittings: list[dict[str, Any]] = []
+    def __init__(self, output: str | Path, job: Job) -> None:
+        self.output, self.path, self.job = output, unfinished_path(output), job
+        self.finished: list[str] = []
+        self.runs: list[dict[str, Any]] = []
         self._seconds, self._started = 0.0, time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Seconds of work so far, in all sittings."""
+        """Seconds of work so far, in all runs."""
         return self._seconds + time.monotonic() - self._started
 
-    def _check_work(self, other: object) -> None:
-        if not works.is_work(other):
+    def _check_job(self, other: object) -> None:
+        if not is_job(other):
             raise self._damaged()
-        difference = self.work.difference(other)
+        difference = self.job.difference(other)  # type: ignore[arg-type]
         if difference is not None:
             raise InputError(
-                self.path, f"is a part of other work: {difference}",
-                "the same settings and data, or --overwrite without --resume to begin anew")
+                self.path, f"belongs to a different job: {difference}",
+                "use the same settings and data, or discard it with --overwrite and without --resume")
 
     def _damaged(self) -> InputError:
-        return InputError(self.path, "is damaged", "--overwrite without --resume begins anew")
+        return InputError(self.path, "is damaged", "discard it with --overwrite and without --resume")
 
-    def _sat_down(self) -> dict[str, Any]:
-        sitting = {"time": timestamp(), "done": len(self.done)}
-        self.sittings.append(sitting)
-        return sitting
+    def _new_run(self) -> dict[str, Any]:
+        run = {"time": timestamp(), "done": len(self.finished)}
+        self.runs.append(run)
+        return run
 
     def close(self) -> None:
-        """Let go of what is open; what is kept stays."""
+        """Close what is open; what is finished stays on disk."""
 
     def remove(self) -> None:
-        """Let it go: the output is whole, or is begun anew."""
+        """Delete it: the output is whole, or starts from scratch."""
         raise NotImplementedError
 
     @contextmanager
     def kept_on_failure(self) -> Iterator[None]:
-        """In the block the output is made; what is kept goes after it, or if it is next to nothing."""
+        """In the block the output is made; then this is deleted, unless the block failed and it is worth keeping."""
         try:
             yield
         except BaseException as error:
             # On a full disk a little work is worth less than the room it takes.
-            if not self.done or isinstance(error, OutputError) and self.seconds < works.WORTH_KEEPING:
+            if not self.finished or isinstance(error, OutputError) and self.seconds < job_module.WORTH_KEEPING:
                 self.remove()
             raise
         self.remove()
 
 
-class Journal(_Kept):
-    """Of a map file or stream: each finished record, in their order.
+class Journal(_Resume):
+    """For a map file or stream: each finished record, in order.
 
     Parameters
     ----------
     output
         The file to be.
-    work
-        What is done; a journal of other work is not taken up.
+    job
+        A journal of a different job is refused.
     """
 
-    def __init__(self, output: str | Path, work: Work) -> None:
-        super().__init__(output, work)
+    def __init__(self, output: str | Path, job: Job) -> None:
+        super().__init__(output, job)
         self._file: BinaryIO | None = None
-        # Where the first record begins, and where those that were taken up end.
+        # Where the first record begins, and where those that were loaded end.
         self._start, self._ends = 0, []
-        self._sitting: dict[str, Any] | None = None
+        self._run: dict[str, Any] | None = None
 
-    def left_over(self) -> tuple[int, float] | None:
-        """Number of records in the journal that lies there, and seconds of work; None where there is none."""
+    def leftover(self) -> tuple[int, float] | None:
+        """Number of records in the journal on disk, and seconds of work; None where there is none."""
         if not os.path.lexists(self.path):
             return None
         count, seconds = 0, 0.0
         with suppress(InputError):
-            for told, _, _ in self._frames():
-                count += "id" in told
-                seconds = told["seconds"]
+            for frame, _, _ in self._frames():
+                count += "id" in frame
+                seconds = frame["seconds"]
         return count, seconds
 
-    def take_up(self, expected: Sequence[str] | None = None, unit: int = 1) -> None:
-        """Go on with the journal that lies there, or begin one.
+    def load(self, expected: Sequence[str] | None = None, unit: int = 1) -> None:
+        """Resume the journal on disk, or start one.
 
         Parameters
         ----------
         expected
-            Ids of the records to come, in their order. What does not begin like it is done again: an
+            Ids of the records to come, in order. What does not begin like it is made again: an
             image that failed would otherwise change who shares a batch with whom.
         unit
-            Records of one batch of the network; none is kept in part.
+            Records of one batch of the network; only whole batches are kept.
 
         Raises
         ------
         InputError
-            It is damaged, or of other work: the difference is named.
+            It is damaged, or belongs to a different job: the difference is named.
         """
         if os.path.lexists(self.path) and not self._hardly_begun():
             self._read(expected, unit)
         else:
-            self.begin()
+            self.start()
 
-    def begin(self) -> None:
-        """Begin a journal, in place of what lies there."""
+    def start(self) -> None:
+        """Start a journal, replacing the one on disk."""
         with writing(self.output, self.path):
             self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115
             self._file.write(_MAGIC)
-            self._write({"work": self.work.to_json()})
+            self._write({"work": self.job.to_json()})
+            self._start = self._file.tell()
 
     def _hardly_begun(self) -> bool:
-        """Whether the program was killed before it had said what it does: there is nothing to lose."""
+        """Whether the program was killed before it had described its job: there is nothing to lose."""
         try:
             with open(self.path, "rb") as file:
                 magic, head = file.read(len(_MAGIC)), file.read(_FRAME.size)
@@ -166,26 +167,26 @@ class Journal(_Kept):
                 if len(head) < _FRAME.size:
                     return True
                 _, length = _FRAME.unpack(head)
-                told = file.read(min(length, _MAX_WORK_BYTES))
+                content = file.read(min(length, _MAX_JOB_BYTES))
         except OSError as error:
             raise unreadable(self.path, error) from error
-        # By the length alone, which may be what is damaged, a whole journal could look so too; with the end of
-        # its first line it has begun.
-        return len(told) < length <= _MAX_WORK_BYTES and b"\n" not in told
+        # A damaged length can make a whole journal look like this too; but one that holds the end of its
+        # first line has begun.
+        return len(content) < length <= _MAX_JOB_BYTES and b"\n" not in content
 
     def _read(self, expected: Sequence[str] | None, unit: int) -> None:
         ids: list[str] = []
         ends: list[int] = []
-        for told, end, _ in self._frames():
-            if "work" in told:
-                self._check_work(told["work"])
+        for frame, end, _ in self._frames():
+            if "work" in frame:
+                self._check_job(frame["work"])
                 self._start = end
-            elif isinstance(told.get("sitting"), dict):
-                self.sittings.append(told["sitting"])
-            elif isinstance(told.get("id"), str):
-                ids.append(told["id"])
+            elif isinstance(frame.get("sitting"), dict):
+                self.runs.append(frame["sitting"])
+            elif isinstance(frame.get("id"), str):
+                ids.append(frame["id"])
                 ends.append(end)
-            self._seconds = told["seconds"]
+            self._seconds = frame["seconds"]
         if not self._start:
             raise self._damaged()
         count = len(ids)
@@ -193,39 +194,38 @@ class Journal(_Kept):
             count = next((n for n, (a, b) in enumerate(zip(ids, expected)) if a != b), min(len(ids), len(expected)))
             if count < len(expected):
                 count -= count % unit
-        self.done, self._ends = ids, ends
+        self.finished, self._ends = ids, ends
         with writing(self.output, self.path):
             self._file = open(self.path, "r+b", buffering=0)  # noqa: SIM115
         self.keep_only(ids[:count])
 
-    def keep_only(self, done: Sequence[str]) -> None:
-        """Let go of all records but the first that were taken up."""
-        count = len(done)
-        self.done, self._ends = self.done[:count], self._ends[:count]
-        if self.sittings and self.sittings[-1] is self._sitting:
-            self.sittings.pop()
-        self._sitting = self._sat_down()
+    def keep_only(self, finished: Sequence[str]) -> None:
+        """Drop all records but the first that were loaded."""
+        count = len(finished)
+        self.finished, self._ends = self.finished[:count], self._ends[:count]
+        if self.runs and self.runs[-1] is self._run:
+            self.runs.pop()
+        self._run = self._new_run()
         with writing(self.output, self.path):
             self._file.truncate(self._ends[-1] if count else self._start)  # type: ignore[union-attr]
             self._file.seek(0, os.SEEK_END)  # type: ignore[union-attr]
-            self._write({"sitting": self._sitting})
+            self._write({"sitting": self._run})
 
-    def add(self, identifier: str, told: dict[str, Any], data: bytes) -> None:
-        """Keep a finished record: how it is described, and its bytes."""
+    def add(self, identifier: str, description: dict[str, Any], data: bytes) -> None:
+        """Append a finished record: its description, and its bytes."""
         with writing(self.output, self.path):
-            self._write({"id": identifier, **told}, data)
-        self.done.append(identifier)
+            self._write({"id": identifier, **description}, data)
+        self.finished.append(identifier)
 
-    def stored(self) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-        """Ids, descriptions and bytes of the records that were taken up, in their order."""
+    def records(self) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+        """Ids, descriptions and bytes of the records that were loaded, in order."""
         left = len(self._ends)
-        for told, _, data in self._frames(data=True):
-            if left and "id" in told:
+        for frame, _, data in self._frames(data=True):
+            if left and "id" in frame:
                 left -= 1
-                yield told["id"], told, data
+                yield frame["id"], frame, data
 
     def close(self) -> None:
-        """Let go of the file; the journal stays."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -235,10 +235,9 @@ class Journal(_Kept):
         with suppress(FileNotFoundError):
             self.path.unlink()
 
-    def _write(self, told: dict[str, Any], data: bytes = b"") -> None:
-        text = json.dumps({**told, "seconds": round(self.seconds, 1)}).encode() + b"\n"
-        content = text + data
-        # In one call: what has left the process is safe from its end.
+    def _write(self, frame: dict[str, Any], data: bytes = b"") -> None:
+        content = json.dumps({**frame, "seconds": round(self.seconds, 1)}).encode() + b"\n" + data
+        # In one call: what has left the process survives it.
         rest = memoryview(_FRAME.pack(zlib.crc32(content), len(content)) + content)
         while rest:
             rest = rest[self._file.write(rest):]  # type: ignore[union-attr]
@@ -252,69 +251,72 @@ class Journal(_Kept):
                 size = os.fstat(file.fileno()).st_size
                 while len(head := file.read(_FRAME.size)) == _FRAME.size:
                     crc, length = _FRAME.unpack(head)
-                    # Told before the room for it is taken.
+                    # Checked before memory is allocated.
                     if length > min(_MAX_FRAME_BYTES, size - file.tell()):
                         return
                     content = file.read(length)
                     if len(content) < length or zlib.crc32(content) != crc:
-                        # Cut off as it was written; nothing comes after.
+                        # Cut off while it was written; nothing follows.
                         return
                     text, _, rest = content.partition(b"\n")
-                    try:
-                        told = json.loads(text)
-                    except (ValueError, RecursionError):
-                        raise self._damaged() from None
-                    if not isinstance(told, dict) or not works.is_duration(told.get("seconds")):
-                        raise self._damaged()
-                    yield told, file.tell(), rest if data else b""
+                    yield self._parsed(text), file.tell(), rest if data else b""
         except OSError as error:
             raise unreadable(self.path, error) from error
 
+    def _parsed(self, text: bytes) -> dict[str, Any]:
+        try:
+            frame = json.loads(text)
+        except (ValueError, RecursionError):
+            raise self._damaged() from None
+        if not isinstance(frame, dict) or not is_duration(frame.get("seconds")):
+            raise self._damaged()
+        return frame
 
-class KeptFolder(_Kept):
-    """Of a folder: the files that are finished; with :func:`drstool.artifacts.atomic.new_folder`.
+
+class PartialFolder(_Resume):
+    """For a folder: the files that are finished; with :func:`drstool.artifacts.atomic.new_folder`.
 
     Parameters
     ----------
     output
         The folder to be.
-    work
-        What is done; a folder of other work is not taken up.
+    job
+        A folder of a different job is refused.
     suffix
-        What is cut off a file's name to have its id; nothing where names are what counts.
+        Removed from a file's name to give its id; empty where names are what counts.
     """
 
-    def __init__(self, output: str | Path, work: Work, suffix: str = ".png") -> None:
-        super().__init__(output, work)
-        self._note = hidden_beside(Path(os.path.realpath(output)), "resume.json")
+    def __init__(self, output: str | Path, job: Job, suffix: str = ".png") -> None:
+        super().__init__(output, job)
+        self._note = sidecar(Path(os.path.realpath(output)), "resume.json")
         self._suffix = suffix
 
-    def left_over(self) -> tuple[int, float] | None:
-        """Number of files in the folder that lies there, and seconds of work; None where there is none."""
+    def leftover(self) -> tuple[int, float] | None:
+        """Number of files in the folder on disk, and seconds of work; None where there is none."""
         if not os.path.lexists(self.path) and not os.path.lexists(self._note):
             return None
         files = list(self._files())
         try:
-            noted = self._noted()
+            note = self._read_note()
         except InputError:
             return len(files), 0.0
-        return len(files), self._worked(noted, files)
+        return len(files), self._worked(note, files)
 
-    def take_up(self) -> None:
-        """Go on with the folder that lies there, or begin one.
+    def load(self) -> None:
+        """Resume the folder on disk, or start one.
 
         Raises
         ------
         InputError
-            It is of other work: the difference is named.
+            It belongs to a different job: the difference is named.
         """
         if not os.path.lexists(self._note) or not os.path.lexists(self.path):
-            self.begin()
+            self.start()
             return
-        noted = self._noted()
-        self._check_work(noted["work"])
+        note = self._read_note()
+        self._check_job(note["work"])
         files = list(self._files())
-        self._seconds, self.sittings = self._worked(noted, files), noted["sittings"]
+        self._seconds, self.runs = self._worked(note, files), note["sittings"]
         with writing(self.output, self.path):
             whole = []
             for file in files:
@@ -322,33 +324,35 @@ class KeptFolder(_Kept):
                     whole.append(file)
                 else:
                     file.unlink()
-            self._clear_marks()
-        self.done = sorted(self._name(file) for file in whole)
-        self._sat_down()
+            # They are about the run that was interrupted.
+            for name in (HEADER_NAME, END_NAME):
+                (self.path / name).unlink(missing_ok=True)
+        self.finished = sorted(self._name(file) for file in whole)
+        self._new_run()
         self._write_note()
 
-    def begin(self) -> None:
-        """Begin a folder, in place of what lies there."""
+    def start(self) -> None:
+        """Start a folder, replacing the one on disk."""
         self.remove()
         with writing(self.output, self.path):
             self._write_note()
             self.path.mkdir()
 
-    def keep_only(self, done: Iterable[str]) -> None:
-        """Let go of all files but some."""
-        wanted = set(done)
+    def keep_only(self, finished: Iterable[str]) -> None:
+        """Delete all files but these."""
+        wanted = set(finished)
         with writing(self.output, self.path):
-            for name in self.done:
+            for name in self.finished:
                 if name not in wanted:
                     (self.path / (name + self._suffix)).unlink()
-        self.done = [name for name in self.done if name in wanted]
+        self.finished = [name for name in self.finished if name in wanted]
 
     def add(self, name: str) -> None:
         """A file is finished."""
-        self.done.append(name)
+        self.finished.append(name)
 
     def remove(self) -> None:
-        # The note last: a folder without one is nobody's.
+        # The note last: a folder without one belongs to nobody.
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(FileNotFoundError, NotADirectoryError):
             self._note.unlink()
@@ -360,41 +364,35 @@ class KeptFolder(_Kept):
         for root, _, names in os.walk(self.path):
             yield from (Path(root, name) for name in names if name not in (HEADER_NAME, END_NAME))
 
-    def _clear_marks(self) -> None:
-        # They tell of the run that was interrupted.
-        for name in (HEADER_NAME, END_NAME):
-            with suppress(FileNotFoundError):
-                (self.path / name).unlink()
-
-    def _noted(self) -> dict[str, Any]:
+    def _read_note(self) -> dict[str, Any]:
         try:
-            noted = json.loads(self._note.read_bytes())
+            note = json.loads(self._note.read_bytes())
         except (OSError, ValueError, RecursionError):
             raise self._damaged() from None
-        parts = {"format": str, "work": dict, "sittings": list, "seconds": float, "begun": float}
-        if not isinstance(noted, dict) or not all(isinstance(noted.get(name), t) for name, t in parts.items()):
+        fields = {"format": str, "work": dict, "sittings": list, "seconds": float, "begun": float}
+        if not isinstance(note, dict) or not all(isinstance(note.get(name), kind) for name, kind in fields.items()):
             raise self._damaged()
-        if not all(isinstance(sitting, dict) for sitting in noted["sittings"]) or not works.is_duration(
-                noted["seconds"]) or not math.isfinite(noted["begun"]):
+        if not all(isinstance(run, dict) for run in note["sittings"]) or not is_duration(
+                note["seconds"]) or not math.isfinite(note["begun"]):
             raise self._damaged()
-        return noted
+        return note
 
-    def _worked(self, noted: dict[str, Any], files: list[Path]) -> float:
+    def _worked(self, note: dict[str, Any], files: list[Path]) -> float:
         """Seconds of work, up to the last file."""
-        last = noted["begun"]
+        last = note["begun"]
         for file in files:
             with suppress(OSError):
                 last = max(last, file.stat().st_mtime)
-        return noted["seconds"] + last - noted["begun"]
+        return note["seconds"] + last - note["begun"]
 
     def _write_note(self) -> None:
-        noted = {
-            "format": FORMAT, "work": self.work.to_json(), "sittings": self.sittings, "seconds": float(self._seconds),
+        note = {
+            "format": FORMAT, "work": self.job.to_json(), "sittings": self.runs, "seconds": float(self._seconds),
             "begun": time.time()}
         with new_file(self._note, overwrite=True) as partial:
-            partial.write_bytes(json_bytes(noted))
+            partial.write_bytes(json_bytes(note))
 
 
-def keeping(kept: Journal | KeptFolder | None) -> AbstractContextManager[None]:
-    """As :meth:`Journal.kept_on_failure`; nothing where nothing is kept."""
-    return nullcontext() if kept is None else kept.kept_on_failure()
+def keeping(resume: Journal | PartialFolder | None) -> AbstractContextManager[None]:
+    """As ``kept_on_failure``; nothing where nothing can be resumed."""
+    return nullcontext() if resume is None else resume.kept_on_failure()

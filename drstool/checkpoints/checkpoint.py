@@ -1,8 +1,9 @@
-"""Checkpoints: one ``.pt`` file that says how its own network is built."""
+"""Checkpoints: a ``.pt`` file with a network's weights, and all it takes to build the network."""
 
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,20 +12,21 @@ from typing import Any
 
 from drstool.artifacts.atomic import new_file
 from drstool.artifacts.header import FORMAT, check_plain
-from drstool.artifacts.job import Work, told_work, without_outcome
+from drstool.artifacts.job import Job, recorded_job, without_outcome
 from drstool.artifacts.provenance import without_home
-from drstool.checkpoints.torch_file import check_torch_file
+from drstool.checkpoints.torch_file import AGAIN, CODE, check_torch_file
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.labels import check_class_names
-from drstool.training.stop import Shield
+from drstool.training.stop import Stop
 
 __all__ = [
-    "KINDS", "Checkpoint", "check_same_work", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
+    "KINDS", "Checkpoint", "job_difference", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
     "with_selection",
 ]
 
 VERSION = 1
-# The command that makes each kind, for messages.
+_TYPES = {"architecture": dict, "recipe": dict, "weights": dict, "provenance": list, "class_names": list}
+# The command that writes each kind.
 KINDS = {"classifier": "train-cls", "refiner": "refine-train", "segmenter": "train-seg"}
 
 
@@ -39,13 +41,13 @@ class Checkpoint:
     class_names
         The C object classes, in label order.
     architecture
-        The arguments from which the network is built: names and numbers only.
+        The arguments that build the network: names and numbers only.
     recipe
-        The settings it was trained with.
+        The training settings.
     weights
         The network's state dict; tensors on the CPU.
     provenance
-        The chain of commands that led here, oldest first.
+        The commands that led here, oldest first.
     """
 
     kind: str
@@ -57,18 +59,18 @@ class Checkpoint:
 
 
 def with_selection(checkpoint: Checkpoint, report: Any) -> Checkpoint:
-    """The checkpoint, its recipe told which epoch was selected by which score, if one was.
+    """The checkpoint with the selected epoch and its score in the recipe; unchanged where none was selected.
 
     Parameters
     ----------
     checkpoint
     report
-        Of the epoch whose weights it holds (with ``epoch`` and ``score``), or None.
+        With the ``epoch`` whose weights these are and its ``score``, or None.
     """
     if report is None or report.score is None:
         return checkpoint
-    chosen = {"selected_epoch": report.epoch, "selected_score": report.score}
-    return replace(checkpoint, recipe=checkpoint.recipe | chosen)
+    selection = {"selected_epoch": report.epoch, "selected_score": report.score}
+    return replace(checkpoint, recipe=checkpoint.recipe | selection)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
@@ -77,7 +79,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, *, overwrite: bool
     Raises
     ------
     OutputError
-        The file exists and is not to be overwritten, or cannot be written.
+        The file exists without ``overwrite``, or cannot be written.
     """
     content = {
         "format": FORMAT,
@@ -101,86 +103,79 @@ def save_torch(path: str | Path, content: Any, *, overwrite: bool = False) -> No
     Raises
     ------
     OutputError
-        The file exists and is not to be overwritten, or cannot be written.
+        The file exists without ``overwrite``, or cannot be written.
     """
     import torch
 
-    with Shield() as shield, shield.closed(), new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
+    with Stop(), new_file(path, overwrite) as temporary, open(temporary, "wb") as file:
         # Through a file object torch does not write the file's own name into the archive.
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # A full disk: torch tells of its own confusion that follows.
+            # The disk is full; torch reports what follows from that.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
-    """Read a checkpoint; no code in it is ever run.
+    """Read a checkpoint; nothing in it is executed.
 
     Parameters
     ----------
     path
     kind
-        The kind that is needed, or ``None`` for any.
+        The expected kind; None accepts any.
 
     Raises
     ------
     InputError
-        There is no such file, it is none of ours, holds code, or is of another kind.
+        The file is missing, damaged, not a drstool checkpoint or of another kind, or could run code.
     """
     content = load_tensors(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT and "loop" in content:
+    is_ours = isinstance(content, dict) and content.get("format") == FORMAT
+    if is_ours and "loop" in content:
         raise UnfinishedError(path, "is the state of an unfinished training", "finish it with --resume")
-    if not isinstance(content, dict) or content.get("format") != FORMAT or "weights" not in content:
+    if not is_ours or "weights" not in content:
         raise ForeignError(
             path, "is not a drstool checkpoint",
-            "use one that train-cls, refine-train or train-seg wrote, or 'drstool import' for others")
-    version = content.get("version")
+            "use one that train-cls, refine-train or train-seg wrote, or convert others with 'drstool import'")
+    version, found = content.get("version"), content.get("kind")
     if version != VERSION:
-        raise InputError(path, f"is a checkpoint of version {version}", f"this drstool reads version {VERSION}")
-    found = content.get("kind")
+        raise InputError(path, f"has format version {version}", f"this version of drstool reads {VERSION}")
     if not isinstance(found, str) or found not in KINDS:
-        raise InputError(path, f"holds an unknown kind of network: {found!r}", "one of " + ", ".join(KINDS))
+        raise InputError(path, f"holds an unknown kind of network: {found!r}", "expected one of " + ", ".join(KINDS))
     if kind is not None and found != kind:
-        raise InputError(
-            path, f"holds a {found}, and a {kind} is needed", f"use one that 'drstool {KINDS[kind]}' wrote")
-    shapes = (("architecture", dict), ("recipe", dict), ("weights", dict), ("provenance", list), ("class_names", list))
-    for name, expected in shapes:
+        raise InputError(path, f"holds a {found}, not a {kind}", f"use one written by 'drstool {KINDS[kind]}'")
+    for name, expected in _TYPES.items():
         if not isinstance(content.get(name), expected):
-            raise InputError(path, f"is damaged: '{name}' is missing or of another type", "make it again")
+            raise InputError(path, f"is damaged: '{name}' is missing or has the wrong type", "recreate it")
     _check_weights(content["weights"], path)
     for name in ("architecture", "recipe", "provenance"):
         check_plain(content[name], f"{path}: '{name}'")
     if not all(isinstance(entry, dict) for entry in content["provenance"]):
-        raise InputError(path, "is damaged: 'provenance' is no list of objects", "make it again")
+        raise InputError(path, "is damaged: 'provenance' is not a list of objects", "recreate it")
     return Checkpoint(
-        kind=found,
-        class_names=check_class_names(content["class_names"], path),
-        architecture=content["architecture"],
-        recipe=content["recipe"],
-        weights=content["weights"],
-        provenance=tuple(content["provenance"]),
-    )
+        found, check_class_names(content["class_names"], path), content["architecture"], content["recipe"],
+        content["weights"], tuple(content["provenance"]))
 
 
-def check_same_work(path: str | Path, work: Work) -> str | None:
+def job_difference(path: str | Path, job: Job) -> str | None:
     """How the work that a checkpoint came of differs from another; None where it is the same.
 
-    What a checkpoint without provenance does not tell cannot differ.
+    Nothing differs in what a checkpoint without provenance does not record.
     """
     try:
         checkpoint = load_checkpoint(path)
     except InputError as error:
         return error.what
-    if KINDS[checkpoint.kind] != work.command:
+    if KINDS[checkpoint.kind] != job.command:
         return f"holds a {checkpoint.kind}"
     if checkpoint.provenance:
-        told = told_work(checkpoint.provenance[-1], checkpoint.class_names)
+        told = recorded_job(checkpoint.provenance[-1], checkpoint.class_names)
     else:
         told = {"classes": list(checkpoint.class_names), "settings": without_home(without_outcome(checkpoint.recipe))}
-    return work.difference(told)
+    return job.difference(told)
 
 
 def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
@@ -190,58 +185,51 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
     ----------
     path
     allowed
-        Further types that the file may name, as ``torch.serialization.safe_globals`` takes them.
+        Further types that the file may hold, as ``torch.serialization.safe_globals`` takes them.
 
     Raises
     ------
     InputError
-        There is no such file, it is damaged or no torch file, or it holds code.
+        The file is missing, damaged or not torch's, or could run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "no such file" if not path.exists() else "is no file", "name a checkpoint file")
-    # Before torch, which is slow to import and believes what a file says of itself.
+        raise InputError(path, "is not a file" if path.exists() else "no such file", "give a checkpoint file")
+    # First, as torch is slow to import.
     check_torch_file(path, {_pickled_name(entry) for entry in allowed or ()})
     import torch
 
     try:
         with torch.serialization.safe_globals(allowed or []), warnings.catch_warnings():
-            # About pickle protocols, which are no matter of the user's.
+            # About pickle protocols, which do not concern the user.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if any(word in str(error) for word in ("Unsupported", "WeightsUnpickler", "GLOBAL")):
-            raise InputError(
-                path, "holds more than tensors and plain values, and could run code when read",
-                "save a state dict") from None
-        raise InputError(path, "is no torch file, or a damaged one", "copy or make it again") from None
-    except PermissionError:
-        raise InputError(path, "may not be read", "check its permissions") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … on damaged files
-        raise InputError(
-            path, f"is no torch file, or a damaged one ({type(error).__name__})", "copy or make it again") from None
+        if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|WeightsUnpickler|GLOBAL", str(error)):
+            raise InputError(path, *CODE) from None
+        raise InputError(path, f"is not a torch file, or is damaged ({type(error).__name__})", AGAIN) from None
 
 
 def _pickled_name(entry: Any) -> str:
-    """How a pickle names a type; an entry is the type, or it and its dotted name."""
+    """How a pickle names a type, given the type, or a pair of it and its dotted name."""
     if isinstance(entry, tuple):
         return " ".join(entry[1].rsplit(".", 1))
     return f"{entry.__module__} {entry.__qualname__}"
 
 
 def _stored(value: Any) -> Any:
-    """A tensor on the CPU; one that repeats few numbers has them all, which readers insist on."""
+    """A tensor on the CPU; an expanded one is copied in full, as :func:`_check_weights` demands."""
     value = value.detach().cpu()
     return value.contiguous() if 0 in value.stride() else value
 
 
 def _check_weights(weights: dict, path: object) -> None:
-    """Check that a state dict is one: names and tensors that lie in memory as a whole."""
+    """Check that a state dict maps names to dense tensors, each stored in full."""
     import torch
 
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-            raise InputError(path, f"is damaged: its weights hold {name!r:.60}, which is no tensor", "make it again")
+            raise InputError(path, f"is damaged: its weights hold {name!r:.60}, which is not a tensor", "recreate it")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            # A view that repeats few numbers; whoever copies it would need memory for all.
-            raise InputError(path, f"is damaged: '{name:.60}' is larger than what is stored", "make it again")
+            # An expanded view: whoever copies it would need far more memory than the file.
+            raise InputError(path, f"is damaged: '{name:.60}' is larger than what is stored", "recreate it")

@@ -1,8 +1,8 @@
 """The log of a training: a line of JSON for every few steps, every epoch, and its beginning and end.
 
 Unlike an artefact it grows while the training goes on, each line whole and in the file at once. A
-training that is gone on with continues the file, from which what came after the state that it takes
-up is cut off first: so it tells each step and each epoch once.
+training that is resumed continues the file, from which what came after the saved state is cut off
+first: so each step and each epoch is in it once.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _LONGEST_LINE = 1 << 20
 
 
 class TrainingLog:
-    """Appends the lines of one training to a file.
+    """Appends the lines of one training to a file, or nothing to none.
 
     Parameters
     ----------
     path
+        None: nothing is written.
     on_failure
-        Told once when the file cannot be written; the training goes on without.
+        Called once when the file cannot be written; the training goes on without.
     """
 
-    def __init__(self, path: str | Path, on_failure: Callable[[OutputError], None]) -> None:
+    def __init__(self, path: str | Path | None, on_failure: Callable[[OutputError], None]) -> None:
         self._path, self._on_failure = path, on_failure
         self._descriptor: int | None = None
 
@@ -49,7 +50,7 @@ class TrainingLog:
         OutputError
             It is something else, and not to be replaced.
         """
-        if not os.path.lexists(self._path):
+        if self._path is None or not os.path.lexists(self._path):
             return
         first = next((line for _, line in self._lines()), None)
         if first is None and os.path.getsize(self._path) == 0:
@@ -59,15 +60,17 @@ class TrainingLog:
             raise OutputError(self._path, "is not the log of this training", "give another --log, or --overwrite")
 
     def begin(self, start: Mapping[str, Any], step: int, epochs: int) -> None:
-        """Open the file, cut off what it tells beyond a step and so many epochs, and tell the beginning if it is new.
+        """Open the file, cut off the lines beyond a step and so many epochs, and add the first line if it is new.
 
         Parameters
         ----------
         start
-            What to tell of the training.
+            What to say of the training.
         step, epochs
-            After which it goes on; 0 of both: it begins.
+            After which it is resumed; 0 of both: it begins.
         """
+        if self._path is None:
+            return
         self.close()
         end = self._end_of(step, epochs) if step else 0
         try:
@@ -127,8 +130,8 @@ class TrainingLog:
                 yield end, line
 
 
-def _start(told: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps({"format": FORMAT, "kind": KIND, "version": VERSION, **told}))
+def _start(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({"format": FORMAT, "kind": KIND, "version": VERSION, **values}))
 
 
 def _at_most(number: Any, most: int) -> bool:

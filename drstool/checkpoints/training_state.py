@@ -12,7 +12,7 @@ from typing import Any
 
 from drstool.artifacts.atomic import unfinished_path
 from drstool.artifacts.header import FORMAT
-from drstool.artifacts.job import Work, is_duration, is_work
+from drstool.artifacts.job import Job, is_duration, is_job
 from drstool.artifacts.provenance import timestamp
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors, save_torch
 from drstool.errors import InputError, OutputError
@@ -30,56 +30,56 @@ _LOOP_PARTS = {"step": int, "loss_sum": float, "images": int, "reports": list, "
 
 
 class TrainingState:
-    """Keeps the loop's state of one training; a :class:`drstool.training.loop.Keeper`.
+    """Keeps the state of one training; a :class:`drstool.training.state.Checkpointer`.
 
     Parameters
     ----------
     output
         The checkpoint to be.
-    work
-        What is done; a state of other work is not taken up.
+    job
+        The state of a different job is refused.
     on_failure
-        Told when a state cannot be written; the training goes on without.
+        Called when a state cannot be written; the training goes on without.
 
     Attributes
     ----------
     path : Path
         Where the state lies.
-    sittings : list of dict
-        When, and after which step, the training went on.
+    runs : list of dict
+        When, and after which step, the training was resumed.
     step : int or None
         Of the state that lies there, as far as this object has read or written it.
     """
 
-    def __init__(self, output: str | Path, work: Work, on_failure: Callable[[OutputError], None]) -> None:
+    def __init__(self, output: str | Path, job: Job, on_failure: Callable[[OutputError], None]) -> None:
         self.path = unfinished_path(output)
-        self.sittings: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
         self.step: int | None = None
-        self._work, self._on_failure = work, on_failure
+        self._job, self._on_failure = job, on_failure
         self._content: dict[str, Any] | None = None
         self._network: Checkpoint | None = None
         self._seconds, self._started = 0.0, time.monotonic()
 
-    def take_up(self) -> int | None:
+    def read(self) -> int | None:
         """Read the state that is there; its step, or None where there is none.
 
         Raises
         ------
         InputError
-            It is damaged, or of other work: the difference is named.
+            It is damaged, or belongs to a different job: the difference is named.
         """
         if not os.path.lexists(self.path):
             return None
         content = check_state(load_tensors(self.path), self.path)
-        difference = self._work.difference(content["work"])
+        difference = self._job.difference(content["work"])
         if difference is not None:
             raise InputError(
-                self.path, f"is the state of other work: {difference}",
-                "the same settings and data, or --overwrite without --resume to begin anew")
+                self.path, f"belongs to a different job: {difference}",
+                "give the same settings and data, or --overwrite without --resume to start from scratch")
         self._content = content
         self.step = content["loop"]["step"]
         self._seconds = content["seconds"]
-        self.sittings = [*content["sittings"], {"time": timestamp(), "step": self.step}]
+        self.runs = [*content["sittings"], {"time": timestamp(), "step": self.step}]
         return self.step
 
     def left_over(self) -> tuple[int | None, float] | None:
@@ -93,12 +93,12 @@ class TrainingState:
         return (None, 0.0) if content is None else (content["loop"]["step"], content["seconds"])
 
     def settings(self) -> dict[str, Any] | None:
-        """The settings of the work whose state lies there; None where there is none, or it is damaged."""
+        """The settings of the job whose state is on disk; None where there is none, or it is damaged."""
         content = self._readable()
         return None if content is None else content["work"]["settings"]
 
     def last_network(self) -> tuple[Checkpoint | None, int]:
-        """The network as it was when the state that lies there was kept, and after which step; or None."""
+        """The network as it was when the state that lies there was saved, and after which step; or None."""
         content = self._readable()
         return (None, 0) if content is None else (unfinished_checkpoint(content), content["loop"]["step"])
 
@@ -109,24 +109,27 @@ class TrainingState:
         except InputError:
             return None
 
-    def describe(self, network: Checkpoint) -> None:
-        """Say what network is trained; its weights come with each state."""
-        self._network = replace(network, weights={})
+    def load(self, network: Checkpoint) -> Mapping[str, Any] | None:
+        """The state that was read, without a copy of it being left here.
 
-    def load(self) -> Mapping[str, Any] | None:
-        """The loop's state that was taken up; once, as it is large."""
+        Parameters
+        ----------
+        network
+            What is trained; its weights come with each state.
+        """
+        self._network = replace(network, weights={})
         content, self._content = self._content, None
         return None if content is None else content["loop"]
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keep a state in place of the one before, whole or not at all."""
+        """Save a state in place of the one before, whole or not at all."""
         if self._network is None:
             raise ValueError("nothing says what network this is")
         content = {
-            "format": FORMAT, "version": VERSION, "work": self._work.to_json(),
+            "format": FORMAT, "version": VERSION, "work": self._job.to_json(),
             "kind": KIND, "network": self._network.kind, "class_names": list(self._network.class_names),
             "architecture": self._network.architecture, "recipe": self._network.recipe,
-            "sittings": self.sittings, "seconds": self._seconds + time.monotonic() - self._started,
+            "sittings": self.runs, "seconds": self._seconds + time.monotonic() - self._started,
             "loop": dict(state) | {"model": dict(state["model"])},
         }
         try:
@@ -136,7 +139,7 @@ class TrainingState:
             self._on_failure(error)
 
     def remove(self) -> None:
-        """Let the state go: the training is finished, or begins anew."""
+        """Remove the state: the training is finished, or starts from scratch."""
         with suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -155,19 +158,20 @@ def check_state(content: Any, where: object) -> dict[str, Any]:
         It is something else, damaged, or of another version.
     """
     if not is_state(content):
-        raise InputError(where, "is not the state of a training", "remove it, and begin anew")
+        raise InputError(where, "is not the state of a training", "remove it, and start from scratch")
     if content.get("version") != VERSION:
         raise InputError(
             where, f"is a state of version {content.get('version')}", f"this drstool reads version {VERSION}")
     for name, expected in _PARTS.items():
         if not isinstance(content.get(name), expected):
-            raise InputError(where, f"is damaged: '{name}' is missing or of another type", "remove it, and begin anew")
-    told = is_duration(content["seconds"]) and is_work(content["work"])
-    if not told or not all(isinstance(sitting, dict) for sitting in content["sittings"]):
-        raise InputError(where, "is damaged: it does not say what was done", "remove it, and begin anew")
+            raise InputError(
+                where, f"is damaged: '{name}' is missing or of another type", "remove it, and start from scratch")
+    described = is_duration(content["seconds"]) and is_job(content["work"])
+    if not described or not all(isinstance(run, dict) for run in content["sittings"]):
+        raise InputError(where, "is damaged: it does not say what was done", "remove it, and start from scratch")
     loop = content["loop"]
     if not all(isinstance(loop.get(name), expected) for name, expected in _LOOP_PARTS.items()):
-        raise InputError(where, "is damaged: the state of its loop lacks parts", "remove it, and begin anew")
+        raise InputError(where, "is damaged: parts of the state are missing", "remove it, and start from scratch")
     check_class_names(content["class_names"], where)
     return content
 

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from drstool.cli.shards import is_first
-from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ToldElsewhere, signal_behind
+from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ReportedByPeer, signal_behind
 
 __all__ = ["app"]
 
@@ -51,7 +51,7 @@ class _Group(TyperGroup):
                 code = self._run(sys.argv[1:] if args is None else args)
                 if sys.stdout is not None:
                     sys.stdout.flush()
-        except ToldElsewhere as error:
+        except ReportedByPeer as error:
             _leave(error.exit_code)
         except DrstoolError as error:
             _leave(error.exit_code, str(error))
@@ -71,7 +71,7 @@ class _Group(TyperGroup):
         except OSError as error:
             _leave(EXIT_FAILED, _system_line(error))
         except MemoryError:
-            _leave(EXIT_FAILED, "out of memory; lower --batch-size, --image-size, --workers or --sizes")
+            _leave(EXIT_FAILED, "out of memory; reduce --batch-size, --image-size, --workers or --sizes")
         except Exception as error:
             if _told_to_stop:
                 # A data loader may notice that its workers got the signal too before we do.
@@ -79,10 +79,10 @@ class _Group(TyperGroup):
             if not isinstance(error, RuntimeError):
                 raise
             if "DataLoader worker" in str(error):
-                _leave(EXIT_FAILED, "a worker process was killed, perhaps for want of memory; lower --workers")
+                _leave(EXIT_FAILED, "a worker process was killed, possibly for lack of memory; reduce --workers")
             if not any(words in str(error) for words in _NO_MEMORY):
                 raise
-            right = "lower --batch-size, --image-size or --sizes, or --device cpu"
+            right = "reduce --batch-size, --image-size or --sizes, or use --device cpu"
             _leave(EXIT_FAILED, f"the device is out of memory; {right}")
         sys.exit(code)
 
@@ -179,15 +179,9 @@ def _stdout_failures_named() -> Iterator[None]:
 
 def _parser_line(error: Any) -> str:
     context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "drstool"
-    message = error.format_message().rstrip(".")
-    if where.startswith("drstool "):
-        where = where.removeprefix("drstool ")
-    return (
-        f"{where}: {message}; see 'drstool {where} --help'"
-        if where != "drstool"
-        else f"{message}; see 'drstool --help'"
-    )
+    command = context.command_path if context is not None else "drstool"
+    where = f"{command.removeprefix('drstool ')}: " if command != "drstool" else ""
+    return f"{where}{error.format_message().rstrip('.')}; see '{command} --help'"
 
 
 def _system_line(error: OSError) -> str:

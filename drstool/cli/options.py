@@ -5,144 +5,205 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any, Optional
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 
 import typer
 
 from drstool.cli.app import app
-from drstool.cli.parameters import option
-from drstool.cli.run import Run
+from drstool.cli.parameters import check_choice
+from drstool.cli.run import CommonOptions, Run
 from drstool.errors import UsageError
 
+if TYPE_CHECKING:
+    from drstool.inference import Execution
+
 __all__ = [
-    "Autotune",
-    "Classes",
-    "Data",
-    "DataOrNone",
-    "Init",
-    "Labels",
-    "LabelsOrNone",
-    "MapPrecision",
-    "MapsIn",
-    "Output",
-    "OutputOrStdout",
-    "Precision",
-    "Saliency",
-    "Split",
-    "Tags",
-    "Tf32",
-    "Weights",
-    "Winograd",
-    "command",
+    "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "Init", "Labels", "LabelsOrNone", "MapOptions", "MapSize",
+    "MapsIn", "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions", "Saliency", "Split",
+    "Tags", "Weights", "command",
 ]
 
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        help="Images: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
-        "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
-        show_default=False,
-    ),
+Data = Annotated[str, typer.Option(
+    "--data",
+    help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
+    "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
+    show_default=False)]
+DataOrNone = Annotated[Optional[str], typer.Option(
+    "--data", help="Dataset, as in the other commands; by default, the images named in the input.")]
+Split = Annotated[
+    Optional[str], typer.Option("--split", help="Split of the dataset: its name or, for VOC, a file of image ids.")
 ]
-DataOrNone = Annotated[
-    Optional[str],
-    typer.Option("--data", help="Images, as in the other commands; by default those that the input names."),
-]
-Split = Annotated[Optional[str], typer.Option("--split", help="Part of the data: a name, or for VOC a file of ids.")]
-Tags = Annotated[
-    Optional[str],
-    typer.Option("--tags", help="File of image-level tags, 'id class class…' a line, in place of the data's own."),
-]
+Tags = Annotated[Optional[str], typer.Option(
+    "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags.")]
 Classes = Annotated[
-    Optional[str], typer.Option("--classes", help="File of object class names, one a line, in label order.")
+    Optional[str], typer.Option("--classes", help="File of object class names, one per line, in label order.")
 ]
-Weights = Annotated[str, typer.Option("--weights", help="Checkpoint.", show_default=False)]
-Init = Annotated[
-    str,
-    typer.Option(
-        "--init",
-        help="Weights to start from: imagenet (torchvision's download), none, or a file: a "
-        "state dict of torchvision's network, or a drstool checkpoint.",
-    ),
-]
+Weights = Annotated[str, typer.Option("--weights", help="Checkpoint to use.", show_default=False)]
+Init = Annotated[str, typer.Option(
+    "--init",
+    help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
+    "torchvision state dict or a drstool checkpoint.")]
 Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
-LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder, or a stream.")]
-MapsIn = Annotated[
-    Optional[str],
-    typer.Argument(
-        metavar="INPUT", help="Map file, stream or folder; by default what comes on stdin.", show_default=False
-    ),
-]
-Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency PNGs, ID.png each.")]
+LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder or a stream.")]
+MapsIn = Annotated[Optional[str], typer.Argument(
+    metavar="INPUT", help="Map file, stream or folder; by default, a stream on stdin.", show_default=False)]
+Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency maps, one ID.png per image.")]
 Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
-OutputOrStdout = Annotated[
-    Optional[str],
-    typer.Option("-o", "--output", help="File or folder to write; by default a stream on stdout, for a pipe."),
-]
-Precision = Annotated[
-    str, typer.Option("--precision", help="float32, bfloat16, or auto: bfloat16 where the device has it.")
-]
-# Of results from networks, unlike of training: they must be the same on every device.
-MapPrecision = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        help="float32; on a GPU also float16 (faster, and maps differ by about 1/100) and bfloat16 (by up to 1/10); "
-        "auto: float16 on a GPU.",
-    ),
-]
-Tf32 = Annotated[
-    bool, typer.Option("--tf32/--no-tf32", help="On a GPU, round float32 factors to TF32 where it does so: as float16.")
-]
-Winograd = Annotated[
-    bool,
-    typer.Option("--winograd/--no-winograd", help="On a CPU, convolve by Winograd's way: equal but for last digits."),
-]
-Autotune = Annotated[
-    bool, typer.Option("--autotune/--no-autotune", help="On a GPU, try which convolution is fastest, once a size.")
-]
+OutputOrStdout = Annotated[Optional[str], typer.Option(
+    "-o", "--output", help="File or folder to write; by default, a stream on stdout, for a pipe.")]
+Precision = Annotated[str, typer.Option(
+    "--precision", help="Floating-point precision: float32, bfloat16, or auto (bfloat16 if the device supports it).")]
+# Unlike in training, the default is float32: maps must be the same on every device.
+MapPrecision = Annotated[str, typer.Option(
+    "--precision",
+    help="Floating-point precision: float32; on a GPU also float16 (faster; maps differ by about 0.01) or bfloat16 "
+    "(differ by up to 0.1); auto: float16 on a GPU.")]
+Tf32 = Annotated[bool, typer.Option(
+    "--tf32/--no-tf32", help="On a GPU, allow TF32 in float32 products (faster; as exact as float16).")]
+Winograd = Annotated[bool, typer.Option(
+    "--winograd/--no-winograd", help="On a CPU, use Winograd convolutions: about twice as fast, last digits differ.")]
+MapSize = Annotated[str, typer.Option(
+    "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels.")]
+DTYPES = ("uint8", "float16")
+Dtype = Annotated[str, typer.Option(
+    "--dtype", metavar="|".join(DTYPES),
+    help="How values are stored: uint8 is round(255 x); float16 is finer and larger.")]
+Autotune = Annotated[bool, typer.Option(
+    "--autotune/--no-autotune", help="On a GPU, find the fastest convolution algorithm once per input size.")]
 
 
-def _common(keep_going: bool, resume: bool) -> list[inspect.Parameter]:
-    """The options that every command has, and ``--keep-going`` and ``--resume`` where they mean something."""
-    workers = "Images read or written at the same time; by default as the machine allows."
-    options = [
-        option("device", str, "auto", "--device", help="auto, cpu, cuda or cuda:N."),
-        option("seed", int, 0, "--seed", help="Of everything random.", min=0, max=2**32 - 1),
-        option("workers", Optional[int], None, "--workers", help=workers, min=0, max=1024),
-        option("overwrite", bool, False, "--overwrite", help="Replace an existing output."),
-        option("resume", bool, False, "--resume", help="Go on with the same work where it was interrupted."),
-        option("keep_going", bool, False, "--keep-going", help="Leave out images that fail; the exit code is then 4."),
-        option(
-            "no_provenance",
-            bool,
-            False,
-            "--no-provenance",
-            help="Write no history, so that the same work gives the same bytes.",
-        ),
-        option("quiet", bool, False, "-q", "--quiet", help="Say nothing but errors."),
-        option("verbose", bool, False, "-v", "--verbose", help="Also say the settings, and where networks run."),
-    ]
-    wanted = {"keep_going": keep_going, "resume": resume}
-    return [each for each in options if wanted.get(each.name, True)]
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """In which precision a network computes that is not trained."""
+
+    precision: MapPrecision = "float32"
+    tf32: Tf32 = True
+
+    def execution(self, run: Run, precision: str | None = None) -> Execution:
+        """Where and how the network runs; ``precision`` replaces the one that was given."""
+        from drstool.inference import Execution
+
+        ways = {name: value for name, value in vars(self).items() if name != "precision"}
+        return Execution(run.device, run.map_precision(precision or self.precision), workers=run.threads, **ways)
 
 
-_COMMON_NAMES = ("device", "seed", "workers", "overwrite", "resume", "keep_going", "no_provenance", "quiet", "verbose")
+@dataclass(frozen=True)
+class NetworkOptions(PrecisionOptions):
+    """How a network computes maps."""
+
+    autotune: Autotune = True
+    winograd: Winograd = True
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How maps are stored."""
+
+    map_size: MapSize = "square"
+    dtype: Dtype = "uint8"
+
+    def check(self) -> None:
+        """Check what is not checked with the images.
+
+        Raises
+        ------
+        UsageError
+            There is no such dtype.
+        """
+        check_choice("--dtype", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True)
+class _Command:
+    """How a function becomes a command; the fields are the parameters of :func:`command`."""
+
+    name: str
+    example: str
+    settings: type | None
+    keep_going: bool
+    resume: bool
+    shards: bool
+    crf: str | None
+    crf_labels: bool
+    joint: bool
+
+    def register(self, function: Callable) -> Callable:
+        """Register the function, and return it as it is."""
+        taken = inspect.signature(function, eval_str=True).parameters
+        groups = {
+            key: each.annotation for key, each in taken.items()
+            if key not in _SUPPLIED and is_dataclass(each.annotation)
+        }
+        own = [
+            each for parameter in taken.values() if parameter.name not in _SUPPLIED for each in _expanded(parameter)]
+        wanted = {"shard": self.shards, "resume": self.resume, "keep_going": self.keep_going}
+        common = [each for each in _fields_as_parameters(CommonOptions) if wanted.get(each.name, True)]
+        parameters = [*own, *self._method_parameters(), *common]
+
+        @functools.wraps(function)
+        def call(**values: Any) -> None:
+            _check_filled(own, values)
+            for key, kind in groups.items():
+                values[key] = kind(**{spec.name: values.pop(spec.name) for spec in fields(kind)})
+            options = CommonOptions(**{each.name: values.pop(each.name) for each in common})
+            with Run(self.name, sys.argv, options, joint=self.joint, shards=self.shards) as run:
+                function(run=run, **self._with_settings(run, values, taken))
+
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        # \b: the example stays one line, fit to be copied.
+        app.command(
+            self.name, epilog=f"\b\nExample:\n  {self.example}", short_help=inspect.getdoc(function).splitlines()[0],
+        )(call)
+        return function
+
+    def _method_parameters(self) -> list[inspect.Parameter]:
+        """Parameters made of the fields of the settings, and of the CRF's."""
+        if self.settings is None and self.crf is None:
+            return []
+        # Its import takes as long as that of all others together.
+        from drstool.cli import numbers
+
+        own = numbers.options(self.settings) if self.settings is not None else []
+        return own + (numbers.crf_options(self.crf) if self.crf is not None else [])
+
+    def _with_settings(self, run: Run, values: dict[str, Any], taken: Collection[str]) -> dict[str, Any]:
+        """The values with settings in place of the parameters made of their fields."""
+        if self.settings is None and self.crf is None:
+            return values
+        from drstool.cli import numbers
+
+        if "given" in taken:
+            values["given"] = numbers.given(self.settings, values)
+        if "automatic" in taken:
+            values["automatic"] = numbers.automatic(self.settings, values)
+        if self.settings is not None:
+            values["settings"] = numbers.chosen(self.settings, values)
+        if self.crf is not None:
+            values["crf"] = numbers.chosen_crf(values, self.crf_labels)
+        if self.settings is not None:
+            run.detail(numbers.summary(values["settings"]))
+        return values
+
+
+# Parameters of a command's function that are made of options, or of what the user typed.
+_SUPPLIED = ("run", "settings", "given", "automatic", "crf")
 
 
 def command(
     name: str, *, example: str, settings: type | None = None, keep_going: bool = True, resume: bool = False,
-    crf: str | None = None, crf_labels: bool = False, joint: bool = False,
+    shards: bool = False, crf: str | None = None, crf_labels: bool = False, joint: bool = False,
 ) -> Callable:
     """Register a function as a command.
 
     The function is called with ``run`` (the common options at work), with ``settings`` (an
     instance of the given dataclass, each of whose fields has become an option), ``given`` (names
-    of those fields that the user has set), ``automatic`` (names of those that are to be lowered
-    where they do not do) and ``crf`` (settings of the CRF, or None) if it takes them, and with its
-    own parameters.
+    of those fields that the user has set), ``automatic`` (names of those whose value drstool should
+    find) and ``crf`` (settings of the CRF, or None) if it takes them, and with its own parameters. A
+    parameter of a dataclass's type stands for the parameters that its fields are, annotated and with
+    defaults as parameters are; the function is given an instance.
 
     Parameters
     ----------
@@ -155,59 +216,43 @@ def command(
     keep_going
         Whether single images may fail and be left out.
     resume
-        Whether the work can be gone on with after an interruption.
+        Whether an interrupted job can be resumed.
+    shards
+        Whether several calls, or the processes of ``torchrun``, do a shard of the images each.
     crf
-        What ``--crf`` is by default; None where there is no such option.
+        Default of ``--crf``; None: there is no such option.
     crf_labels
         Whether the CRF may start from labels because the named settings say so.
     joint
-        Whether the processes of ``torchrun`` do the work together.
+        Whether the processes of ``torchrun`` do one job together.
     """
+    return _Command(
+        name, example, settings, keep_going, resume, shards, crf, crf_labels, joint).register
 
-    def register(function: Callable) -> Callable:
-        own = [
-            p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for p in inspect.signature(function, eval_str=True).parameters.values()
-            if p.name not in ("run", "settings", "given", "automatic", "crf")
-        ]
-        takes_given, takes_automatic = (
-            name in inspect.signature(function).parameters for name in ("given", "automatic"))
-        # Whose import takes as long as that of all others together.
-        if settings is not None or crf is not None:
-            from drstool.cli import numbers
 
-        @functools.wraps(function)
-        def call(**values: Any) -> None:
-            for parameter in own:
-                value = values[parameter.name]
-                if value == "" or isinstance(value, (list, tuple)) and "" in value:
-                    raise UsageError(_shown_name(parameter), "is empty", "give a value, or leave it out")
-            common = {key: values.pop(key, False) for key in _COMMON_NAMES}
-            if takes_given:
-                values["given"] = numbers.given(settings, values)
-            with Run(command=name, arguments=sys.argv, joint=joint, **common) as run:
-                if takes_automatic:
-                    values["automatic"] = numbers.automatic(settings, values)
-                if settings is not None:
-                    values["settings"] = numbers.chosen(settings, values)
-                if crf is not None:
-                    values["crf"] = numbers.chosen_crf(values, crf_labels)
-                if settings is not None:
-                    run.detail(numbers.told(values["settings"]))
-                function(run=run, **values)
+def _expanded(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The parameter itself; for one of a dataclass's type, a parameter for each field."""
+    if is_dataclass(parameter.annotation):
+        return _fields_as_parameters(parameter.annotation)
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
 
-        chosen = numbers.options(settings) if settings is not None else []
-        smoothing = numbers.crf_options(crf) if crf is not None else []
-        parameters = [*own, *chosen, *smoothing, *_common(keep_going, resume)]
-        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
-        # \b: the example stays one line, fit to be copied.
-        app.command(name, epilog=f"\b\nExample:\n  {example}", short_help=inspect.getdoc(function).splitlines()[0])(
-            call
-        )
-        return function
 
-    return register
+def _fields_as_parameters(kind: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            spec.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[spec.name],
+            default=inspect.Parameter.empty if spec.default is MISSING else spec.default)
+        for spec in fields(kind)
+    ]
+
+
+def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -> None:
+    """Check that no value is an empty text."""
+    for parameter in parameters:
+        value = values[parameter.name]
+        if value == "" or isinstance(value, (list, tuple)) and "" in value:
+            raise UsageError(_shown_name(parameter), "is empty", "give a value, or drop it")
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:

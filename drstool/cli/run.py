@@ -1,114 +1,129 @@
-"""One run of a command: what the common options mean, progress and messages, provenance."""
+"""One run of a command: what the common options mean for devices, outputs, failures and history."""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
+import typer
+
+from drstool.artifacts.shard import ShardChoice
+from drstool.cli.console import Console, duration
 from drstool.cli.shards import is_first, is_one_of_several, pick_shard
-from drstool.errors import DrstoolError, ItemsFailed, OutputError, ToldElsewhere, UsageError
+from drstool.errors import DrstoolError, ItemsFailed, OutputError, ReportedByPeer, UsageError
 
 if TYPE_CHECKING:
     import torch
 
-    from drstool.artifacts.job import Work
-    from drstool.artifacts.parts import Part
-    from drstool.artifacts.resume import Journal, KeptFolder
-    from drstool.data import Dataset
+    from drstool.artifacts.job import Job
+    from drstool.artifacts.resume import Journal, PartialFolder
+    from drstool.recipe import CrfSettings
     from drstool.training.distributed import Team
-    from drstool.training.loop import EpochReport
 
-__all__ = ["Run", "asdict_plain", "check_left_over", "list_of"]
+__all__ = ["CommonOptions", "Run", "check_leftover", "plain", "plain_crf"]
 
 # Beyond this many threads the disk or the interpreter is the limit.
 _MOST_WORKERS = 16
 
 
-class Run:
+@dataclass(frozen=True)
+class CommonOptions:
+    """The options that commands have in common; ``shard``, ``resume`` and ``keep_going`` only some."""
+
+    device: Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda or cuda:N.")] = "auto"
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=2**32 - 1)] = 0
+    workers: Annotated[
+        Optional[int],
+        typer.Option(help="Number of images to read or write in parallel; by default, chosen to suit the machine.",
+                     min=0, max=1024),
+    ] = None
+    shard: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="I/N",
+            help="Work on the I-th of N shards of the images; merge them with 'drstool cat'. By default all images, "
+            "or under torchrun the rank's shard, whose output is then named like NAME.1-of-4.h5.",
+        ),
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run of the same command.")] = False
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Skip images that fail; the exit code is then 4.")
+    ] = False
+    no_provenance: Annotated[
+        bool,
+        typer.Option(
+            "--no-provenance", help="Record no history in the output, so that identical runs give identical bytes."),
+    ] = False
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also print the settings and the device.")] = False
+
+
+class Run(Console):
     """The common options at work; ends with exit code 4 when images were left out.
 
     Parameters
     ----------
     command, arguments
         Name of the command, and the whole command line.
-    device, seed, workers, overwrite, resume, keep_going, no_provenance, quiet, verbose
-        As the options of the same names.
+    options
     joint
-        Whether several processes, under ``torchrun``, do one piece of work: the first writes and speaks.
+        Whether several processes, under ``torchrun``, do one job: the first writes and speaks.
+    shards
+        Whether they work on a shard each.
     """
 
     def __init__(
-        self,
-        *,
-        command: str,
-        arguments: list[str],
-        device: str,
-        seed: int,
-        workers: int | None,
-        overwrite: bool,
-        resume: bool,
-        keep_going: bool,
-        no_provenance: bool,
-        quiet: bool,
-        verbose: bool,
-        joint: bool = False,
+        self, command: str, arguments: Sequence[str], options: CommonOptions, *, joint: bool = False,
+        shards: bool = False,
     ) -> None:
-        self.command, self.seed, self.overwrite, self.resume = command, seed, overwrite, resume
-        self.verbose = verbose and not quiet
-        self._arguments, self._device_name, self._device = arguments, device, None
-        self._workers, self._quiet, self._provenance = workers, quiet, not no_provenance
-        self._keep_going, self._failures = keep_going, 0
-        self._started = time.monotonic()
-        self._claims = ExitStack()
-        self._kept: Journal | KeptFolder | None = None
-        # Of a training: the loss of the last steps, where it is known.
-        self.loss: float | None = None
-        self._images, self._trained = 0, 0.0
-        self._joint, self._team = joint and is_one_of_several(), None
+        self._joint = joint and is_one_of_several()
+        self._team: Team | None = None
         # Whether this process leaves files and messages to another one.
         self.follows = self._joint and not is_first()
+        super().__init__(command, options.quiet or self.follows, options.verbose)
+        self.seed, self.overwrite, self.resume = options.seed, options.overwrite, options.resume
+        self._options, self._arguments, self._device = options, arguments, None
+        self._failures, self._claims = 0, ExitStack()
+        self._unfinished: Journal | PartialFolder | None = None
+        self.shard = pick_shard(options.shard) if shards else ShardChoice()
         if self._joint:
-            # Where a process is lost, torch tells pages of its sockets; we tell a line.
+            # Where a process is lost, torch prints pages about its sockets; we print a line.
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        self._quiet = self._quiet or self.follows
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._kept is not None and self._kept.done and isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.say(f"{self.command}: --resume goes on after {len(self._kept.done):,} finished")
+        unfinished = self._unfinished
+        if unfinished is not None and unfinished.finished and isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.say(f"{self.command}: {len(unfinished.finished):,} finished; continue with --resume")
         self._claims.close()
         if self._joint:
-            self._part(error)
+            self._end_together(error)
         if error is None and self._failures:
-            raise ItemsFailed(self.command, f"{self._failures} failed and were left out", "see the lines above")
+            raise ItemsFailed(self.command, f"{self._failures} failed and were skipped", "see the messages above")
 
-    def _part(self, error: BaseException | None) -> None:
-        """End together with the processes of the same work."""
-        if not self.team.is_mustered:
-            if error is None or isinstance(error, DrstoolError):
-                self.team.muster(error=error, finished=error is None)
-        elif isinstance(error, Exception) and not isinstance(error, ToldElsewhere):
-            # Others that are cut off by this have nothing to add.
-            self.team.may_speak()
+    def _end_together(self, error: BaseException | None) -> None:
+        """End together with the processes of the same training."""
+        if not self.team.started and (error is None or isinstance(error, DrstoolError)):
+            # The others wait to begin.
+            self.team.start(error=error or ReportedByPeer(0))
         if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.team.leave()
 
     # --- the machine ---------------------------------------------------------------------------
 
     @property
-    def team(self) -> Team | None:
-        """The processes of this work, where there are several; torch is loaded on first use."""
-        if self._joint and self._team is None:
+    def team(self) -> Team:
+        """The processes of this training; torch is loaded on first use."""
+        if self._team is None:
             from drstool.training.distributed import Team
 
-            shard = pick_shard(None)
+            shard = pick_shard(None) if self._joint else ShardChoice()
             self._team = Team(shard.number - 1, shard.of, _count("LOCAL_RANK", 0), _count("LOCAL_WORLD_SIZE", 1))
         return self._team
 
@@ -116,9 +131,9 @@ class Run:
     def device(self) -> torch.device:
         """Where networks run; looked up, and torch loaded, on first use."""
         if self._device is None:
-            from drstool.training.loop import pick_device
+            from drstool.training.device import pick_device
 
-            device = pick_device(self._device_name)
+            device = pick_device(self._options.device)
             # Under torchrun each process of a machine takes its own GPU, unless the user names one.
             rank = os.environ.get("LOCAL_RANK", "")
             if device.type == "cuda" and device.index is None and rank.isdecimal():
@@ -132,22 +147,30 @@ class Run:
     @property
     def threads(self) -> int:
         """Threads that read, decode and write images."""
-        if self._workers is not None:
-            return max(1, self._workers)
-        return min(
-            _MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        if self._options.workers is not None:
+            return max(1, self._options.workers)
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(_MOST_WORKERS, available)
 
     @property
     def loader_processes(self) -> int:
         """Processes that prepare training samples; on the CPU none, as the network needs its cores."""
-        if self._workers is not None:
-            return self._workers
+        if self._options.workers is not None:
+            return self._options.workers
         return min(self.threads, 8) if self.device.type == "cuda" else 0
+
+    @property
+    def memory(self) -> int:
+        """Peak memory so far, in bytes: of the GPU where networks run on one, else of this process."""
+        if self._device is not None and self._device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self._device)
+        return super().memory
 
     def precision(self, name: str) -> str:
         """The precision that ``--precision`` names, on this device."""
-        from drstool.training.loop import pick_precision
+        from drstool.training.device import pick_precision
 
         return pick_precision(name, self.device)
 
@@ -157,23 +180,23 @@ class Run:
             return "float16" if self.device.type == "cuda" else "float32"
         if name == "float16":
             if self.device.type != "cuda":
-                raise UsageError("--precision", "float16 is for GPUs", "float32")
+                raise UsageError("--precision", "float16 needs a GPU", "use float32")
             return name
         return self.precision(name)
 
     # --- outputs -------------------------------------------------------------------------------
 
     def reserve(self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False) -> None:
-        """Check that an output may be written, and keep other commands from it until this one ends.
+        """Check that a file or folder may be written, and lock it until this run ends.
 
-        Nothing where another process writes it.
+        Does nothing where another process writes it.
         """
         if self.follows:
             return
         from drstool.artifacts.atomic import check_writable, clear_away
         from drstool.artifacts.locks import claimed
 
-        # What is there already may be what --resume is to find finished.
+        # What exists already may be what --resume finds finished.
         may_exist = self.overwrite or self.resume
         check_writable(output, may_exist, folder=folder, dataset=dataset)
         self._claims.enter_context(claimed(output))
@@ -181,8 +204,15 @@ class Run:
         # Once more: another command may have finished it just before.
         check_writable(output, may_exist, folder=folder, dataset=dataset)
 
-    def reserve_sink(self, output: str | None, *, what: str) -> None:
-        """As :meth:`reserve`, of what may also be a pipe.
+    def claim(self, output: str | None, what: str) -> str | None:
+        """The name of this shard's output, checked and locked; it may also be a pipe.
+
+        Parameters
+        ----------
+        output
+            As the user named it; None: stdout.
+        what
+            ``maps``, ``labels`` or ``figures``.
 
         Raises
         ------
@@ -191,237 +221,74 @@ class Run:
         """
         from drstool.formats import check_sink, goes_to_disk
 
+        output = self.shard.output(output)
         on_disk = goes_to_disk(output)
         if self.resume and not on_disk:
             raise UsageError(
-                "--resume", f"{output or 'stdout'} is no file to go on with", "give -o FILE, or leave --resume out")
+                "--resume", f"{output or 'stdout'} is not a file that can be resumed", "give -o FILE, or omit --resume")
         check_sink(output, self.overwrite or self.resume, what=what)
         if on_disk:
             self.reserve(output, folder=what != "maps" and not str(output).endswith(".tar"))
+        return output
 
-    def keep(self, kept: Journal | KeptFolder) -> None:
-        """Keep what is finished of an output beyond this run's end, unless that is nothing."""
-        self._kept = kept
-        self._claims.callback(lambda: kept.close() if kept.done else kept.remove())
-
-    # --- messages ------------------------------------------------------------------------------
-
-    def say(self, message: str) -> None:
-        """A line for the user, on stderr."""
-        if not self._quiet:
-            print(message, file=sys.stderr, flush=True)
-
-    def detail(self, message: str) -> None:
-        """A line for who wants to know more (``--verbose``), on stderr."""
-        if self.verbose:
-            self.say(f"{self.command}: {message}")
-
-    def write(self, text: str) -> None:
-        """Text that is the command's result, on stdout."""
-        if sys.stdout is None:
-            raise OutputError("stdout", "is closed", "redirect it, or give it a terminal")
-        try:
-            sys.stdout.write(text)
-        except UnicodeEncodeError:
-            # A file name that is no Unicode, or a terminal that knows few letters.
-            sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
-
-    def answer(self, text: str) -> None:
-        """As :meth:`write`, for what the exit code tells in short: not said with ``-q``."""
-        if not self._quiet:
-            self.write(text)
-
-    def done(self, what: str) -> None:
-        """The line at the end: what was made, and how long it took."""
-        self.say(f"{self.command}: {what} in {_duration(time.monotonic() - self._started)}")
+    def keep(self, unfinished: Journal | PartialFolder) -> None:
+        """Keep what is finished of an output when this run ends early, unless that is nothing."""
+        self._unfinished = unfinished
+        self._claims.callback(lambda: unfinished.close() if unfinished.finished else unfinished.remove())
 
     @property
     def on_error(self) -> Any:
-        """What to do with an image that fails: nothing known (it is raised), or report it and go on."""
-        return self._report if self._keep_going else None
+        """What to do with an image that fails: None (the error is raised), or report it and go on."""
+        return self._report if self._options.keep_going else None
 
     def _report(self, error: DrstoolError) -> None:
         self._failures += 1
-        print(f"drstool: {error}", file=sys.stderr, flush=True)
+        self.report_failure(error)
 
-    def on_epoch(self, report: EpochReport) -> None:
-        """One line an epoch."""
-        self.say(
-            f"{self.command}: epoch {report.epoch}/{report.epochs}  loss {report.loss:.4f}  "
-            + ("" if report.score is None else f"mIoU {report.score:.4f}  ")
-            + (f"{self._images / self._trained:.1f} images/s  " if self._trained else "")
-            + f"{_size(self.memory)}  {_duration(time.monotonic() - self._started)}"
-        )
-        self._images, self._trained = 0, 0.0
+    # --- history -------------------------------------------------------------------------------
 
-    def on_steps(self, loss: float, images: int, seconds: float) -> None:
-        """What some steps of a training came to, for who watches."""
-        self.loss = loss
-        self._images += images
-        self._trained += seconds
-
-    @property
-    def memory(self) -> int:
-        """Bytes used at the most so far: of the GPU where networks run on one, else of this machine."""
-        if self._device is not None and self._device.type == "cuda":
-            import torch
-
-            return torch.cuda.max_memory_allocated(self._device)
-        import resource
-
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # Linux counts in kilobytes.
-        return most if sys.platform == "darwin" else most * 1024
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether there is somebody to see progress: stderr is a terminal, and not to be quiet."""
-        return not self._quiet and sys.stderr.isatty()
-
-    def track(self, items: Iterable, description: str, total: int | None = None, images: int = 1) -> Iterator:
-        """The items, with a progress bar where stderr is a terminal.
+    def job(
+        self, classes: Sequence[str] = (), *, settings: Mapping[str, object] | None = None,
+        inputs: Mapping[str, str] | None = None, used: Mapping[str, object] | None = None, device: bool = False,
+        seed: bool = False, shard: object = None,
+    ) -> Job:
+        """What this run does; see :class:`drstool.artifacts.job.Job`.
 
         Parameters
         ----------
-        items, description, total
-            See :data:`drstool.parallel.Track`.
-        images
-            In each item.
+        classes, settings, inputs, used, shard
+            As there.
+        device, seed
+            Whether the result depends on them.
         """
-        if not self.shows_progress:
-            yield from items
-            return
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.text import Text
+        from drstool.artifacts.job import Job
 
-        class State(ProgressColumn):
-            def render(column, task: Any) -> Text:  # noqa: N805
-                told = [f"{task.speed * images:.1f} images/s"] if task.speed else []
-                told += [f"loss {self.loss:.3f}"] if self.loss is not None else []
-                return Text("  ".join([*told, _size(self.memory)]), style="progress.data.speed", no_wrap=True)
+        return Job(
+            self.command, tuple(classes), dict(settings or {}), dict(inputs or {}), dict(used or {}),
+            str(self.device) if device else None, self.seed if seed else None, None if shard is None else str(shard))
 
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            # What is left beside the numbers.
-            BarColumn(bar_width=max(4, min(40, console.width - 76))),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            State(),
-        )
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(
-                f"{self.command}: {description}" if description != self.command else description, total=total
-            )
-            for item in items:
-                yield item
-                progress.advance(task)
-
-    # --- provenance ----------------------------------------------------------------------------
-
-    def provenance(
-        self,
-        *upstream: Iterable[dict],
-        inputs: Mapping[str, str] | None = None,
-        used: Mapping[str, object] | None = None,
-        settings: Mapping[str, object] | None = None,
-        device: bool = False,
-        seed: bool = False,
-        resumed: Sequence[Mapping[str, object]] = (),
-    ) -> tuple[dict, ...]:
-        """The chains of what went in, and this run's own entry; empty with ``--no-provenance``.
+    def history(self, job: Job, *upstream: Iterable[dict], runs: Sequence[Mapping[str, object]] = ()) -> tuple:
+        """The chains of what went in, and this run's own step; empty with ``--no-provenance``.
 
         Parameters
         ----------
+        job
         upstream
             Chains of the inputs.
-        inputs
-            Digests of the inputs by what they are.
-        used
-            Kinds of knowledge that went in: tags, saliency, pixel ground truth.
-        settings
-            The numbers of the method.
-        device, seed
-            Whether this command's result depends on them.
-        resumed
-            When the work was gone on with.
+        runs
+            When an interrupted job was resumed.
         """
-        if not self._provenance:
+        if self._options.no_provenance:
             return ()
-        from drstool.artifacts.provenance import entry, merge
+        from drstool.artifacts.provenance import merge
 
-        own = entry(
-            command=["drstool", *self._arguments[1:]],
-            device=str(self.device) if device else None,
-            seed=self.seed if seed else None,
-            inputs=inputs,
-            used=used,
-            settings=settings,
-            resumed=resumed,
-        )
-        return merge(*upstream, [own])
-
-    def work(
-        self,
-        classes: Sequence[str],
-        *,
-        inputs: Mapping[str, str] | None = None,
-        used: Mapping[str, object] | None = None,
-        settings: Mapping[str, object] | None = None,
-        device: bool = False,
-        seed: bool = False,
-        part: object = None,
-    ) -> Work:
-        """What this run does, so that only the same is gone on with; arguments as of :meth:`provenance`.
-
-        Parameters
-        ----------
-        part
-            Which part of the images is worked on, if not all are.
-        """
-        from drstool.artifacts.job import Work
-
-        return Work(
-            self.command,
-            tuple(classes),
-            dict(settings or {}) | ({} if part is None else {"shard": str(part)}),
-            dict(inputs or {}),
-            dict(used or {}),
-            self.device.type if device else None,
-            self.seed if seed else None,
-        )
-
-    def marked(self, part: Part | None, classes: Sequence[str], **told: Any) -> Part | None:
-        """A part that says also how it is made, so that only parts made alike become one; arguments as of work."""
-        return None if part is None else replace(part, made=self.work(classes, **told).digest())
-
-    def digests_of(self, **inputs: str | None) -> tuple[dict[str, str], bool]:
-        """Digests of inputs that are large, by what they are, and whether one of them is a pipe.
-
-        Parameters
-        ----------
-        inputs
-            Files or folders; None or ``-`` is the standard input.
-        """
-        from drstool.artifacts.job import sampled_digest
-
-        known = {name: path for name, path in inputs.items() if path not in (None, "-") and not _is_pipe(str(path))}
-        return {name: sampled_digest(str(path)) for name, path in known.items()}, len(known) < len(inputs)
+        return merge(*upstream, [job.entry(["drstool", *self._arguments[1:]], runs)])
 
     def digest(self, path: str) -> str:
-        """Digest of a file that goes in."""
-        from drstool.artifacts.provenance import file_digest
+        """Digest of a file that is read."""
+        from drstool.files import content_digest
 
-        return file_digest(path)
+        return content_digest(path)
 
 
 def _count(variable: str, default: int) -> int:
@@ -429,44 +296,31 @@ def _count(variable: str, default: int) -> int:
     return int(text) if text.isdecimal() else default
 
 
-def _is_pipe(path: str) -> bool:
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
-
-
-def check_left_over(run: Run, output: str, what: str, seconds: float) -> None:
-    """Let what an interrupted run left go only if it is little, or --overwrite says so; and say it.
+def check_leftover(run: Run, output: str, what: str, seconds: float) -> None:
+    """Discard what an interrupted run left only if it is little, or with --overwrite; and say so.
 
     Raises
     ------
     OutputError
         It took long to make.
     """
-    from drstool.artifacts import job as work
+    from drstool.artifacts import job
 
     if not what:
         return
-    if seconds >= work.WORTH_KEEPING and not run.overwrite:
+    if seconds >= job.WORTH_KEEPING and not run.overwrite:
         raise OutputError(
-            output, f"an unfinished run left {what}, {_duration(seconds)} of work",
-            "--resume goes on with it, --overwrite begins anew")
-    run.say(f"{run.command}: beginning anew, without {what} that an unfinished run left (see --resume)")
+            output, f"an interrupted run finished {what} ({duration(seconds)} of work)",
+            "continue it with --resume, or discard it with --overwrite")
+    run.say(f"{run.command}: starting from scratch, discarding {what} of an interrupted run (see --resume)")
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
-
-
-def list_of(dataset: Dataset | None) -> dict[str, str]:
-    """The digest of a dataset's list as provenance tells it; nothing of no dataset."""
-    return {} if dataset is None else {"list": f"sha256:{dataset.digest()}"}
-
-
-def asdict_plain(recipe: Any) -> dict[str, Any]:
-    """A recipe as plain JSON values."""
-    values = recipe if isinstance(recipe, dict) else asdict(recipe)
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings as plain JSON values."""
+    values = settings if isinstance(settings, dict) else asdict(settings)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def plain_crf(crf: CrfSettings | None) -> dict[str, Any]:
+    """The CRF among a job's settings; empty without one."""
+    return {} if crf is None else {"crf": plain(crf)}

@@ -1,7 +1,7 @@
-"""Dense CRF: labels and probabilities of an image made to follow its edges.
+"""Dense CRF: aligns an image's labels and probabilities with its edges.
 
-:class:`DenseCRF` is the model on one image; :func:`smooth_probabilities` and :func:`smooth_labels`
-take and give arrays of the classes that are present in it.
+:class:`DenseCRF` is the model of one image; :func:`smooth_probabilities` and :func:`smooth_labels`
+apply it to arrays of the classes that are present in the image.
 """
 
 from __future__ import annotations

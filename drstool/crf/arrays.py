@@ -1,4 +1,4 @@
-"""The CRF on arrays of the classes present in an image: probabilities, or labels."""
+"""The CRF applied to arrays of the classes present in an image: to probabilities, or to labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from drstool.crf.meanfield import DenseCRF, label_unary, probability_unary
 from drstool.errors import InputError
+from drstool.pixels import shown_size
 from drstool.recipe import CrfSettings
 
 __all__ = ["check_size", "one_thread", "smooth_labels", "smooth_probabilities"]
@@ -27,7 +28,7 @@ def smooth_probabilities(
     probabilities : (K, H, W) float32 in [0, 1]
         Of the classes present, summing to 1.
     settings
-        With ``unary="labels"`` the CRF starts from the most probable class of each pixel.
+        With ``unary="labels"``, the CRF starts from the most probable class of each pixel.
     device
     where
         Named in errors.
@@ -40,7 +41,7 @@ def smooth_probabilities(
     Raises
     ------
     InputError
-        Image and probabilities differ in size, or these are none.
+        Image and probabilities differ in size, or the values are not probabilities.
     """
     check_size(image, probabilities.shape[1:], where)
     unary = probability_unary(probabilities, where)
@@ -53,14 +54,14 @@ def smooth_labels(
     image: np.ndarray, labels: np.ndarray, present: Sequence[int], settings: CrfSettings, *,
     device: torch.device = torch.device("cpu"), where: object = "CRF",
 ) -> np.ndarray:
-    """A label image after the CRF, each label taken to be right with ``settings.confidence``.
+    """A label image after the CRF, given that each label is right with probability ``settings.confidence``.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
     labels : (H, W) int
     present
-        The label values that are classes of the image; elsewhere nothing is known.
+        The label values of the image's classes; pixels with other values are unknown.
     settings, device, where
         As in :func:`smooth_probabilities`.
 
@@ -82,34 +83,31 @@ def smooth_labels(
     return np.asarray(present, dtype=labels.dtype)[found.argmax(axis=0)]
 
 
-def check_size(image: np.ndarray, size: Sequence[int], where: object) -> None:
-    """Check that an image is of the size of what is said about its pixels.
+def check_size(image: np.ndarray, size: tuple[int, ...], where: object) -> None:
+    """Check that a photograph has the size of the image that its maps or labels describe.
 
     Raises
     ------
     InputError
-        It is not.
+        It does not.
     """
     if image.shape[:2] != tuple(size):
         raise InputError(
-            where, f"its photograph is {_shown(image.shape[:2])} pixels, its maps are of one of {_shown(size)}",
-            "they must be of the same image")
+            where,
+            f"the photograph is {shown_size(image.shape[:2])} pixels, but the maps describe one of {shown_size(size)}",
+            "both must be of the same image")
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let the block's tensor work use one thread: for workers that each have an image of their own.
+    """Limit torch to one thread in a block, for workers that each process an image of their own.
 
-    Several workers with several threads each would wait for one another most of the time.
+    Several workers of several threads each would mostly wait for one another.
     """
     before = torch.get_num_threads()
-    # Counts for the calling thread, and for threads that begin meanwhile.
+    # Holds for the calling thread, and for threads that are started meanwhile.
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _shown(size: Sequence[int]) -> str:
-    return f"{size[1]} x {size[0]}"

@@ -1,16 +1,16 @@
-"""Gaussian kernels between all pairs of pixels, computed exactly and without holding the matrix.
+"""Gaussian kernels between all pairs of pixels, computed exactly and without storing the matrix.
 
 A dense Gaussian filter is attention. With queries ``[f_i, -|f_i|²/2, 1]`` and keys
 ``[f_j, 1, -|f_j|²/2]`` their product is ``-|f_i - f_j|²/2``; the softmax over j is then the kernel
 with its rows divided by their sums, and the log-sum-exp that attention computes anyway gives the
 sums back. So torch's fused attention does the work, in memory linear in the number of pixels.
 
-On a GPU the fused kernels multiply 16-bit numbers, and give such back, while the exponent, whose
-terms reach the thousands, needs 32. So each feature is the sum of two float16 parts, high and low,
-and the four products of parts lie side by side along the head dimension, where the hardware adds
-them up in float32. Values are split likewise. What is left are the roundings of attention itself,
-of the weights and of the results, 2^-12 of each; float16 and not bfloat16, whose range is not
-needed once all is scaled, and whose roundings are eight times as large.
+On a GPU the fused kernels multiply and return 16-bit numbers, while the exponent, whose terms reach
+the thousands, needs 32 bits. So each feature is the sum of two float16 parts, high and low, and the
+four products of parts are placed along the head dimension, where the hardware sums them in float32.
+Values are split likewise. There remain the rounding errors of attention itself, of weights and
+results, 2^-12 each. The parts are float16, not bfloat16, whose range is not needed once everything
+is scaled and whose rounding errors are eight times as large.
 
 References
 ----------
@@ -29,23 +29,24 @@ from drstool.errors import UsageError
 
 __all__ = ["AttentionKernel", "GridKernel"]
 
-# Parts of a feature in queries and keys, by size: high and low; and of the halved squares, whose
-# error counts in full.
+# Products of high (0) and low (1) parts of features. Halved squares, whose errors add up fully, have
+# one part more.
 _PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))
 _PARTS, _SQUARE_PARTS = 2, 3
 
-# Columns of queries, keys and values: fused kernels come in few widths, and in multiples of 8.
+# Columns of queries, keys and values: fused kernels exist for few widths, all multiples of 8.
 _SPLIT_WIDTH, _PLAIN_WIDTH = 32, 8
 
-# Float16 ends at 65504; halved squares and values are scaled to these, so that low parts, too, are
-# far from its smallest numbers.
+# The largest float16 is 65504; halved squares and values are scaled to these, so that their low
+# parts, too, are far above its smallest numbers.
 _LARGEST_SQUARE, _LARGEST_VALUE = 2.0**14, 2.0**10
 
-# Exponents are differences of half the squares of distances from the middle: beyond, their rounding in float32
-# is above one part in a hundred of the kernel.
+# Exponents are differences of halved squared distances from the centre; beyond this distance, their
+# rounding in float32 changes the kernel by more than 1 %.
 _MOST_DEVIATIONS = 1000
 
-# Scaled copies of values, each rounded in its own way, whose mean is nearer than any of them.
+# Number of differently scaled copies of the values: they are rounded differently, and their mean is
+# more accurate than each of them.
 _MOST_COPIES = 4
 
 
@@ -60,12 +61,12 @@ class AttentionKernel:
     features : (d, N) float32 or float64
         The points' coordinates, each divided by its standard deviation.
     split
-        Whether to multiply float16 parts: as is needed, and the default, on a GPU.
+        Whether to multiply float16 parts, as is needed, and the default, on a GPU.
 
     Raises
     ------
     UsageError
-        The points span more standard deviations than can be told apart.
+        The points span too many standard deviations for float32.
 
     Examples
     --------
@@ -76,15 +77,15 @@ class AttentionKernel:
 
     def __init__(self, features: Tensor, *, split: bool | None = None) -> None:
         self._split = features.device.type == "cuda" if split is None else split
-        # Small numbers lose least; distances do not depend on the origin.
+        # Distances do not depend on the origin, and small numbers are rounded least.
         points = (features.double() - features.double().mean(dim=1, keepdim=True)).t()
         self._scale = 1.0
         extent = math.sqrt(float(points.square().sum(dim=1).max()))
         if extent > _MOST_DEVIATIONS:
             raise UsageError(
-                "CRF", f"the image spans {extent:,.0f} standard deviations of its kernel on each side, beyond what the "
-                f"exact mode can tell apart ({_MOST_DEVIATIONS:,})",
-                "raise --crf-bilateral-sxy or --crf-bilateral-srgb, or take --crf-mode lattice")
+                "CRF", f"the image extends {extent:,.0f} standard deviations of its bilateral kernel to each side of "
+                f"the mean, and the exact mode computes up to {_MOST_DEVIATIONS:,}",
+                "raise --crf-bilateral-sxy or --crf-bilateral-srgb, or use --crf-mode lattice")
         if self._split:
             unit = _unit(points)
             points, self._scale = points * unit, unit**-2
@@ -106,9 +107,9 @@ class AttentionKernel:
         """
         columns = self._queries.shape[1] // (_PARTS if self._split else 1)
         means = self._split_means if self._split else self._means
-        # Classes beyond the width wait for a second round.
+        # Classes beyond the width are filtered in further rounds.
         filtered = [means(part) for part in (values * self._norm).split(columns, dim=1)]
-        # The sum is the mean times norm^-2; once more the norm itself remains.
+        # Attention gives the sum times norm², and the symmetric kernel is the sum times norm.
         return torch.cat(filtered, dim=1) / self._norm
 
     def _means(self, values: Tensor) -> Tensor:
@@ -131,9 +132,9 @@ class AttentionKernel:
 
 
 class GridKernel:
-    """A normalised Gaussian kernel between all pixels by their places: exact, since it separates.
+    """A normalised Gaussian kernel between all pixels by their positions; exact, as it is separable.
 
-    Its products are float64's, which costs little, and which TF32 leaves alone.
+    It computes in float64, which costs little and is not subject to TF32.
 
     Parameters
     ----------
@@ -149,7 +150,7 @@ class GridKernel:
         self._rows, self._columns = (_line_kernel(length, sigma, device) for length in size)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The filtered values, ``(N, K)`` as they came, pixels row by row."""
+        """The filtered values, ``(N, K)`` of the same type, pixels row by row."""
         height, width = self._size
         grid = torch.matmul(self._rows, values.double().reshape(height, -1)).reshape(height, width, -1)
         return torch.matmul(self._columns, grid).reshape(values.shape).to(values.dtype)
@@ -163,7 +164,7 @@ def _line_kernel(length: int, sigma: float, device: torch.device) -> Tensor:
 
 
 def _unit(points: Tensor) -> float:
-    """The power of 2 that brings points ``(N, d)`` to the size that suits float16 best."""
+    """The power of 2 that scales points ``(N, d)`` to the range where float16 is most accurate."""
     largest = float(points.square().sum(dim=1).max()) / 2
     return 2.0 ** math.floor(math.log2(_LARGEST_SQUARE / largest) / 2) if largest else 1.0
 
@@ -181,14 +182,14 @@ def _split_columns(points: Tensor) -> tuple[Tensor, Tensor]:
     parts = _float16_parts(points, _PARTS)
     biases = _float16_parts(-points.square().sum(dim=1, keepdim=True) / 2, _SQUARE_PARTS)
     ones = [torch.ones_like(bias) for bias in biases]
-    # What is largest, and nearly cancels, comes first.
+    # The largest terms, which nearly cancel, come first.
     queries = torch.cat([*biases, *ones, *(parts[one] for one, _ in _PAIRS)], dim=1)
     keys = torch.cat([*ones, *biases, *(parts[other] for _, other in _PAIRS)], dim=1)
     return _padded(queries, _SPLIT_WIDTH), _padded(keys, _SPLIT_WIDTH)
 
 
 def _float16_parts(values: Tensor, count: int) -> list[Tensor]:
-    """Float16 tensors that add up to float64 values, but for 2^-11 of the last of them at most."""
+    """Float16 tensors whose sum is the float64 values, up to 2^-11 of the last tensor."""
     parts = []
     for _ in range(count):
         parts.append(values.half())
@@ -197,14 +198,14 @@ def _float16_parts(values: Tensor, count: int) -> list[Tensor]:
 
 
 def _padded(columns: Tensor, width: int) -> Tensor:
-    """Columns filled up with zeros to a multiple of a width."""
+    """Columns padded with zero columns to a multiple of ``width``."""
     return torch.nn.functional.pad(columns, (0, -columns.shape[1] % width))
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Attention of one head: means of the values ``(N, D)``, and the log-sum-exp of each row.
 
-    torch's public function keeps the latter to itself; these are the two operators behind it.
+    torch's public function does not return the latter; these are the two operators behind it.
     """
     heads = (queries[None, None], keys[None, None], values[None, None])
     if queries.device.type == "cuda":

@@ -1,12 +1,12 @@
 """Gaussian filtering of many points in linear time, by the permutohedral lattice.
 
-The points' values are spread over the corners of the simplices they lie in (*splat*), smoothed
-along the lattice's d + 1 directions (*blur*), and collected again (*slice*). Each of the three is
-a weighted gather (``embedding_bag``): no atomics, so that results repeat to the bit on every
-device.
+The points' values are distributed to the vertices of the simplices around them (*splat*), smoothed
+along the lattice's d + 1 directions (*blur*), and interpolated at the points again (*slice*). Each of
+the three is a weighted gather (``embedding_bag``) without atomics, so that results are reproducible
+to the bit on every device.
 
-Placement, direction order and constants are those of Krähenbühl and Koltun's code, which the field
-uses as pydensecrf, so that settings tuned with it keep their meaning.
+Embedding, order of directions and constants are those of Krähenbühl and Koltun's code, known as
+pydensecrf, so that settings tuned with it keep their meaning.
 
 References
 ----------
@@ -29,18 +29,18 @@ from drstool.errors import UsageError
 
 __all__ = ["LatticeKernel", "LatticeSum"]
 
-# Points worked on at a time while the lattice is built: what they need stays in the cache.
+# Points processed at a time while the lattice is built, few enough to stay in the cache.
 _PORTION = 32_768
 
-# pydensecrf takes points four at a time and fills the last four up with points at 0, whose
-# corners then belong to the lattice, and to the results.
+# pydensecrf takes points four at a time and pads the last four with points at 0, whose vertices then
+# are part of the lattice and affect the results.
 _POINTS_AT_A_TIME = 4
 
-# Keeps the norm of a point that nothing reaches defined (pydensecrf).
+# Avoids a division by zero for a point that nothing reaches (pydensecrf).
 _TINY = 1e-20
 
-# Packed coordinates are integers of 32 bits where that is enough, otherwise of 64; a bit is left
-# for the sign, one for sums.
+# Packed coordinates are 32-bit integers if these are enough, otherwise 64-bit; one bit is reserved
+# for the sign and one for sums.
 _LARGEST_KEYS = {torch.int32: 2**30, torch.int64: 2**62}
 
 
@@ -63,7 +63,7 @@ class LatticeKernel:
     Raises
     ------
     UsageError
-        The points lie so many standard deviations apart that the lattice cannot be numbered.
+        The points are so many standard deviations apart that 64 bits cannot number the lattice.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class LatticeKernel:
         keys, weights = _corners(features, packing)
         vertices, slots = self._build_splat(keys, weights)
         self.num_vertices = sum(map(len, vertices))
-        # One more vertex, always 0, is the neighbour of those that lack one.
+        # One more vertex, always 0, stands for missing neighbours.
         dimensions = len(keys)
         self._blur = [self._neighbours(vertices, packing, direction) for direction in range(dimensions)]
         self._slice_index = slots[:, : self._num_points].t().reshape(-1)
@@ -104,24 +104,24 @@ class LatticeKernel:
         return _gather(self.spread(values), self._slice_index, self._slice_offset, self._slice_weight)
 
     def spread(self, values: Tensor) -> Tensor:
-        """The values (N, K) splatted and blurred, for each vertex and the one that is always 0."""
+        """The values (N, K), splatted and blurred: a row for each vertex, the last for the one that is always 0."""
         spread = _gather(values, self._splat_index, self._splat_offset, self._splat_weight)
         for index in self._blur:
             spread = _gather(spread, index, self._blur_offset, self._blur_weight)
         return spread
 
     def corners(self) -> tuple[Tensor, Tensor]:
-        """Each point's vertices and their weights in its result, ``(N, d + 1)`` int32 and float32."""
+        """Each point's vertices and their slicing weights, ``(N, d + 1)`` int32 and float32."""
         return self._slice_index.view(self._num_points, -1), self._slice_weight.view(self._num_points, -1)
 
     def _build_splat(self, keys: Tensor, weights: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Sort the corners by vertex; the vertices' keys of each colour, and each corner's vertex."""
+        """Sort the corners by vertex; gives the keys of each colour's vertices, and each corner's vertex number."""
         vertices: list[Tensor] = []
         slots = torch.empty(keys.shape, dtype=torch.int32, device=keys.device)
         index, weight, offset = torch.empty_like(slots), torch.empty_like(weights), []
         count = 0
-        # The corners of a simplex have different colours (coordinates modulo d + 1), and a vertex
-        # has one: each colour is sorted by itself, which is a smaller thing than all at once.
+        # A vertex has one colour (its coordinates modulo d + 1), and the corners of a simplex have
+        # different ones: colours are sorted separately, which is cheaper than all at once.
         for color, row in enumerate(keys):
             ordered, order = torch.sort(row, stable=True)
             first = torch.ones_like(ordered, dtype=torch.bool)
@@ -136,9 +136,9 @@ class LatticeKernel:
             count += len(start)
         self._splat_index, self._splat_weight = index.flatten(), weight.flatten()
         if keys.shape[1] > self._num_points:
-            # The point that only fills up carries no value.
-            filling = self._splat_index == self._num_points
-            self._splat_index[filling], self._splat_weight[filling] = 0, 0
+            # The padding point has no value.
+            padding = self._splat_index == self._num_points
+            self._splat_index[padding], self._splat_weight[padding] = 0, 0
         # The empty last bag is the vertex that is always 0.
         end = torch.full((2,), keys.numel(), dtype=torch.int32, device=keys.device)
         self._splat_offset = torch.cat([*offset, end])
@@ -146,7 +146,7 @@ class LatticeKernel:
 
     def _neighbours(self, vertices: list[Tensor], packing: _Packing, direction: int) -> Tensor:
         """Each vertex and its two neighbours along a direction, as rows of three vertex numbers."""
-        nobody, device = self.num_vertices, vertices[0].device
+        missing, device = self.num_vertices, vertices[0].device
         begin = [0]
         for keys in vertices:
             begin.append(begin[-1] + len(keys))
@@ -156,18 +156,18 @@ class LatticeKernel:
             wanted = keys + packing.steps(color)[direction]
             place = _search(vertices[other], wanted).clamp_(max=len(vertices[other]) - 1)
             found = vertices[other].index_select(0, place) == wanted
-            before.append(torch.where(found, place + begin[other], nobody))
-        before.append(torch.full((1,), nobody, device=device))
-        self_, before_ = torch.arange(nobody + 1, device=device), torch.cat(before)
-        # Whoever has somebody before him comes after that one.
-        after = torch.full_like(self_, nobody).scatter_(0, before_, self_)
-        after[nobody] = nobody
+            before.append(torch.where(found, place + begin[other], missing))
+        before.append(torch.full((1,), missing, device=device))
+        self_, before_ = torch.arange(missing + 1, device=device), torch.cat(before)
+        # The inverse: a vertex comes after the one before it.
+        after = torch.full_like(self_, missing).scatter_(0, before_, self_)
+        after[missing] = missing
         return torch.stack([self_, before_, after], dim=1).int().flatten()
 
     def _normalise(self, dimensions: int) -> None:
-        """Take the norms into the weights, so that applying the kernel needs no more steps."""
-        # The magic constant of the reference code. It falls out with the norms, but for the tiny
-        # number that is added to them.
+        """Multiply the norms into the weights, so that applying the kernel needs no further step."""
+        # A constant of the reference code; the norms cancel it, except for the tiny number that is
+        # added to them.
         self._slice_weight *= 1 / (1 + 2.0**-dimensions)
         ones = torch.ones((self._num_points, 1), device=self._slice_weight.device)
         norm = (self(ones).flatten() + _TINY).rsqrt()
@@ -176,12 +176,12 @@ class LatticeKernel:
 
 
 class LatticeSum:
-    """A weighted sum of lattice kernels over the same points, whose results are collected in one go.
+    """A weighted sum of lattice kernels over the same points, sliced in a single step.
 
     Parameters
     ----------
     terms
-        Weights with the kernels that belong to them.
+        Pairs of weight and kernel.
     """
 
     def __init__(self, terms: Sequence[tuple[float, LatticeKernel]]) -> None:
@@ -197,56 +197,55 @@ class LatticeSum:
         self._offset = _offsets(*index.shape, index.device)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The weighted sum of what the kernels make of values ``(N, K) float32``."""
+        """The weighted sum of the kernels' results for values ``(N, K) float32``."""
         spread = torch.cat([kernel.spread(values) for kernel in self._kernels])
         return _gather(spread, self._index, self._offset, self._weight)
 
 
 class _Packing:
-    """How a lattice point's d coordinates become one integer, in mixed radix.
+    """Packs a lattice point's d coordinates into one integer, in mixed radix.
 
-    Integers and not tuples, because they can be sorted and searched; and a step along the lattice
-    is the addition of one number. The coordinates of a vertex are equal modulo d + 1, which is its
-    colour; what is packed are their quotients.
+    Integers can be sorted and searched, and a step along the lattice is the addition of a constant.
+    The coordinates of a vertex are all equal modulo d + 1; the remainder is the vertex's colour, and
+    the quotients are packed.
 
     Attributes
     ----------
     dtype
-        Of the packed numbers.
+        Of the packed integers.
     origin, strides
         A vertex with quotients a is packed as ``sum((a - origin) * strides)``.
     """
 
     def __init__(self, features: Tensor) -> None:
         self._dimensions = len(features)
-        # Row by row, which takes a tenth of the time.
+        # Row by row, which is ten times as fast.
         low, high = zip(*(map(float, torch.aminmax(row)) for row in features), strict=True)
         colors = self._dimensions + 1
         bounds = [_elevated_bounds(low, high, axis) for axis in range(self._dimensions)]
-        # Rounding, the other corners of a simplex, and their neighbours: each less than d + 1 away.
+        # Margins for rounding, the other corners of a simplex, and their neighbours: each less than d + 1.
         self.origin = [math.floor(lowest / colors) - 3 for lowest, _ in bounds]
         radices = [math.ceil(highest / colors) + 4 - origin
                    for (_, highest), origin in zip(bounds, self.origin, strict=True)]
         fitting = [dtype for dtype, largest in _LARGEST_KEYS.items() if math.prod(radices) < largest]
         if not fitting:
-            raise UsageError(
-                "CRF", "the standard deviations are too small for this image", "give larger ones")
+            raise UsageError("CRF", "the standard deviations are too small for this image", "increase them")
         self.dtype = fitting[0]
         self.strides = [math.prod(radices[axis + 1:]) for axis in range(self._dimensions)]
 
     def steps(self, color: int) -> list[int]:
-        """What leads from a vertex of a colour to the one before it, along each of d + 1 directions.
+        """What to add to a vertex of a colour for the vertex before it, along each of d + 1 directions.
 
-        A step takes 1 off every coordinate and adds d + 1 to one of them, or to the last, which
-        is not packed as it follows from the others.
+        A step subtracts 1 from every coordinate and adds d + 1 to one of them; the last coordinate
+        is not packed, as it follows from the others.
         """
-        # Below colour 0 comes colour d of the quotient below.
+        # From colour 0 a step leads to colour d, with quotients that are less by 1.
         back = 0 if color else -sum(self.strides)
         return [back + stride for stride in (*self.strides, 0)]
 
 
 def _elevated_bounds(low: Sequence[float], high: Sequence[float], axis: int) -> tuple[float, float]:
-    """Bounds of one lattice coordinate, given bounds of the features."""
+    """Bounds of one lattice coordinate, given the bounds of the features."""
     scales = _scales(len(low))
     later = range(axis, len(low))
     lowest = sum(low[i] * scales[i] for i in later)
@@ -258,7 +257,7 @@ def _elevated_bounds(low: Sequence[float], high: Sequence[float], axis: int) -> 
 
 
 def _scales(dimensions: int) -> list[float]:
-    """What each feature is multiplied by so that blurring has unit standard deviation; float32.
+    """Factors of the features with which blurring has unit standard deviation, rounded to float32.
 
     Adams et al. 2010, sections 3 and 4: the diagonal of the elevation, times the lattice's width.
     """
@@ -288,7 +287,7 @@ def _corners(features: Tensor, packing: _Packing) -> tuple[Tensor, Tensor]:
 
 
 def _place(features: Tensor, packing: _Packing, keys: Tensor, weights: Tensor) -> None:
-    """As :func:`_corners`, into the given arrays."""
+    """As :func:`_corners`, into the given tensors."""
     dimensions = len(features)
     colors = dimensions + 1
     inverse = float(torch.tensor(1 / colors, dtype=torch.float32))
@@ -296,7 +295,7 @@ def _place(features: Tensor, packing: _Packing, keys: Tensor, weights: Tensor) -
     # The nearest point of colour 0, in units of d + 1.
     nearest = torch.round(elevated * inverse)
     rank = _ranks(elevated - nearest * colors) + nearest.sum(dim=0).to(torch.int8)
-    # Where it is off the plane, the coordinates that were rounded most move on by one.
+    # Where that point is off the plane, the coordinates that were rounded most are shifted by one.
     shift = (rank < 0).to(torch.int8) - (rank > dimensions).to(torch.int8)
     rank += shift * colors
     nearest += shift
@@ -307,8 +306,8 @@ def _place(features: Tensor, packing: _Packing, keys: Tensor, weights: Tensor) -
     keys[0] = -sum(o * s for o, s in zip(packing.origin, packing.strides, strict=True))
     for axis, stride in enumerate(packing.strides):
         keys[0].add_(nearest[axis].to(keys.dtype), alpha=stride)
-    # From one corner to the next every coordinate grows by 1, and the one of the next rank falls
-    # by d + 1 beside: its quotient by 1.
+    # From one corner to the next, every coordinate increases by 1, and the one of the next rank also
+    # decreases by d + 1: its quotient by 1.
     strides = torch.tensor([*packing.strides, 0], dtype=keys.dtype, device=keys.device)
     by_rank = torch.empty_like(keys).scatter_(0, rank, strides[:, None].expand(rank.shape))
     for color in range(1, colors):
@@ -316,10 +315,10 @@ def _place(features: Tensor, packing: _Packing, keys: Tensor, weights: Tensor) -
 
 
 def _elevate(features: Tensor) -> Tensor:
-    """The points in the lattice's plane, ``(d + 1, N) float32``, whose coordinates sum to 0."""
+    """The points embedded in the lattice's plane, where coordinates sum to 0; ``(d + 1, N) float32``."""
     elevated = features.new_empty((len(features) + 1, features.shape[1]))
     total = torch.zeros_like(features[0])
-    # In this order of additions the reference's coordinates come out to the bit.
+    # This order of additions gives the reference's coordinates to the bit.
     for axis, scale in reversed(list(enumerate(_scales(len(features)), start=1))):
         scaled = features[axis - 1] * scale
         torch.sub(total, scaled * axis, out=elevated[axis])
@@ -329,10 +328,7 @@ def _elevate(features: Tensor) -> Tensor:
 
 
 def _ranks(rest: Tensor) -> Tensor:
-    """Place of each coordinate among a point's, the largest first, ``(d + 1, N) int8``.
-
-    Of equal ones the first comes first.
-    """
+    """Rank of each coordinate among its point's, the largest first, ``(d + 1, N) int8``; ties in order."""
     rank = torch.arange(len(rest), dtype=torch.int8, device=rest.device)[:, None].repeat(1, rest.shape[1])
     for one in range(len(rest)):
         for other in range(one + 1, len(rest)):
@@ -343,15 +339,15 @@ def _ranks(rest: Tensor) -> Tensor:
 
 
 def _search(ordered: Tensor, wanted: Tensor) -> Tensor:
-    """Where in an ordered list each of another ordered list is, or would be, int64."""
+    """Positions in a sorted tensor at which the values of another sorted tensor are, or would be inserted; int64."""
     if ordered.device.type != "cpu":
         return torch.searchsorted(ordered, wanted)
-    # It begins each search where the last one ended, which takes half of torch's time.
+    # NumPy begins each search where the last one ended, and so is twice as fast as torch here.
     return torch.from_numpy(np.searchsorted(ordered.numpy(), wanted.numpy()))
 
 
 def _offsets(bags: int, length: int, device: torch.device) -> Tensor:
-    """Beginnings of bags of one length, and the end."""
+    """Offsets of bags of one length, and the end."""
     return torch.arange(0, bags * length + 1, length, dtype=torch.int32, device=device)
 
 

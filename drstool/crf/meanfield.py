@@ -1,8 +1,8 @@
 """A fully connected CRF over the pixels of an image, by mean-field inference.
 
-Energies, kernels and updates are pydensecrf's: a Gaussian kernel of place and one of place and
-colour, Potts compatibility, symmetric normalisation, parallel updates, and messages in which a
-pixel also hears itself.
+Energies, kernels and updates are pydensecrf's: a spatial Gaussian kernel and a bilateral one, of
+position and colour, Potts compatibility, symmetric normalisation, parallel updates, and messages
+that include a pixel's own.
 
 References
 ----------
@@ -23,22 +23,23 @@ from torch import Tensor
 from drstool.crf.exact import AttentionKernel, GridKernel
 from drstool.crf.lattice import LatticeKernel, LatticeSum
 from drstool.errors import InputError
+from drstool.pixels import shown_size
 from drstool.recipe import CrfSettings
 
 __all__ = ["DenseCRF", "label_unary", "mean_field", "probability_unary"]
 
-# Filters the columns of (N, K) values.
+# Filters each column of (N, K) values.
 Kernel = Callable[[Tensor], Tensor]
 
-# Probabilities below this are taken for it: the logarithm of 0 is no energy (pydensecrf).
+# Smaller probabilities are raised to this, as the energy of 0 would be infinite (pydensecrf).
 _LEAST_PROBABILITY = 1e-5
-# How far the probabilities of a pixel may add up to something else than 1.
+# How far the sum of a pixel's probabilities may be from 1.
 _SUM_TOLERANCE = 1e-3
 
-# Within these energies exp neither overflows nor leaves a row without a sum.
+# Between minus this and this, exp neither overflows nor makes a row's sum 0.
 _SAFE_ENERGY = 80.0
 
-# Lattices of places are the same for all images of a size; a few sizes make most of a dataset.
+# Spatial kernels are the same for all images of a size, and few sizes make up most of a dataset.
 _SIZES_KEPT = 8
 
 
@@ -48,7 +49,7 @@ class DenseCRF:
     Parameters
     ----------
     image : (H, W, 3) uint8
-        RGB, as the labels' image is.
+        RGB.
     settings
     device
 
@@ -86,7 +87,7 @@ class DenseCRF:
             Summing to 1 over the classes.
         """
         if unary.shape[1:] != self._size:
-            raise ValueError(f"unaries of {unary.shape[1:]} pixels on an image of {self._size}")
+            raise ValueError(f"unary of {shown_size(unary.shape[1:])} pixels for an image of {shown_size(self._size)}")
         rows = torch.from_numpy(unary).to(self._device).flatten(1).t().contiguous()
         with torch.no_grad():
             found = mean_field(rows, self._terms, self._iterations)
@@ -94,16 +95,16 @@ class DenseCRF:
 
 
 def mean_field(unary: Tensor, terms: list[tuple[float, Kernel]], iterations: int) -> Tensor:
-    """Marginals after so many parallel updates.
+    """Marginals after a number of parallel updates.
 
     Parameters
     ----------
     unary : (N, K) float
         Energies.
     terms
-        Weights with the kernels that belong to them.
+        Pairs of weight and kernel.
     iterations
-        0 gives the softmax of the unaries.
+        0 gives the softmax of the negative unary energies.
 
     Returns
     -------
@@ -120,7 +121,7 @@ def mean_field(unary: Tensor, terms: list[tuple[float, Kernel]], iterations: int
 
 
 def probability_unary(probabilities: np.ndarray, where: object = "CRF") -> np.ndarray:
-    """Energies of class probabilities.
+    """Unary energies of class probabilities: their negative logarithms.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ def probability_unary(probabilities: np.ndarray, where: object = "CRF") -> np.nd
     Raises
     ------
     InputError
-        Not a number, not in [0, 1], or not summing to 1.
+        Values are not finite, not in [0, 1], or do not sum to 1.
 
     Examples
     --------
@@ -144,26 +145,26 @@ def probability_unary(probabilities: np.ndarray, where: object = "CRF") -> np.nd
     [11.51..., -0.0]
     """
     if not np.isfinite(probabilities).all():
-        raise InputError(where, "has probabilities that are no numbers", "give numbers from 0 to 1")
+        raise InputError(where, "has probabilities that are not finite", "give numbers from 0 to 1")
     low, high = probabilities.min(initial=0), probabilities.max(initial=0)
     if low < 0 or high > 1 + _SUM_TOLERANCE:
-        raise InputError(where, f"has probabilities from {low:.3g} to {high:.3g}", "give numbers from 0 to 1")
+        raise InputError(where, f"has probabilities from {low:.3g} to {high:.3g}", "expected 0 to 1")
     total = probabilities.sum(axis=0)
     worst = total.flat[np.abs(total - 1).argmax()]
     if abs(worst - 1) > _SUM_TOLERANCE:
         raise InputError(
-            where, f"has a pixel whose probabilities sum to {worst:.3g}",
-            "over the classes, background counted, they sum to 1")
+            where, f"has a pixel whose probabilities sum to {worst:.4g}",
+            "over all classes, background included, they must sum to 1")
     return -np.log(np.clip(probabilities, _LEAST_PROBABILITY, 1).astype(np.float32))
 
 
 def label_unary(index: np.ndarray, num_classes: int, confidence: float) -> np.ndarray:
-    """Energies of a label image that is right with some probability.
+    """Unary energies of a label image whose labels are right with a given probability.
 
     Parameters
     ----------
     index : (H, W) int
-        0 .. K - 1; negative where nothing is known, and every class is as likely.
+        0 .. K - 1; negative where the label is unknown and every class equally likely.
     num_classes
         K.
     confidence
@@ -180,7 +181,6 @@ def label_unary(index: np.ndarray, num_classes: int, confidence: float) -> np.nd
     """
     if num_classes == 1:
         return np.zeros((1, *index.shape), np.float32)
-    # Above one half the rest is smaller; below the label would count for less than the others.
     wrong = -np.log((1 - confidence) / (num_classes - 1))
     unary = np.full((num_classes, *index.shape), wrong, np.float32)
     for number in range(num_classes):
@@ -190,11 +190,11 @@ def label_unary(index: np.ndarray, num_classes: int, confidence: float) -> np.nd
 
 
 def _terms(image: np.ndarray, settings: CrfSettings, device: torch.device) -> list[tuple[float, Kernel]]:
-    """The kernels of an image, (H, W, 3) uint8, with their weights."""
+    """Pairs of weight and kernel for an image, (H, W, 3) uint8."""
     exact, size = settings.mode == "exact", image.shape[:2]
     terms: list[tuple[float, Any]] = []
     if settings.gaussian_compat:
-        make = _grid_kernel if exact else _place_lattice
+        make = _grid_kernel if exact else _spatial_lattice
         terms.append((settings.gaussian_compat, make(size, settings.gaussian_sxy, device)))
     if settings.bilateral_compat:
         features = _bilateral_features(
@@ -204,20 +204,20 @@ def _terms(image: np.ndarray, settings: CrfSettings, device: torch.device) -> li
 
 
 def _softmax(energy: Tensor) -> Tensor:
-    """Softmax of rows, perhaps into the same memory; on a CPU torch's own is slow for rows as short as these."""
+    """Softmax of rows, which may overwrite them; on a CPU torch's own is slow for rows as short as these."""
     if energy.device.type != "cpu" or not energy.numel():
         return torch.softmax(energy, dim=1)
     low, high = torch.aminmax(energy)
     if float(low) < -_SAFE_ENERGY or float(high) > _SAFE_ENERGY:
         return torch.softmax(energy, dim=1)
     raised = energy.exp_()
-    # A product with ones is the quickest sum.
+    # A product with ones is the fastest sum.
     return raised.div_(raised @ raised.new_ones((raised.shape[1], 1)))
 
 
 @lru_cache(maxsize=_SIZES_KEPT)
-def _place_lattice(size: tuple[int, int], sigma: float, device: torch.device) -> LatticeKernel:
-    return LatticeKernel(torch.stack(_places(size, sigma, device)))
+def _spatial_lattice(size: tuple[int, int], sigma: float, device: torch.device) -> LatticeKernel:
+    return LatticeKernel(torch.stack(_positions(size, sigma, device)))
 
 
 @lru_cache(maxsize=_SIZES_KEPT)
@@ -225,19 +225,19 @@ def _grid_kernel(size: tuple[int, int], sigma: float, device: torch.device) -> G
     return GridKernel(size, sigma, device)
 
 
-def _places(size: tuple[int, int], sigma: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Columns and rows of the pixels in standard deviations, each ``(N,) float32``: x comes first."""
+def _positions(size: tuple[int, int], sigma: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the pixels in standard deviations: x, then y, each ``(N,) float32``."""
     rows, columns = (torch.arange(length, dtype=torch.float32, device=device) / _float32(sigma) for length in size)
     return columns.repeat(size[0]), rows.repeat_interleave(size[1])
 
 
 def _bilateral_features(image: Tensor, sxy: float, srgb: float) -> Tensor:
-    """Place and colour of the pixels in standard deviations, ``(5, N) float32``: x, y, R, G, B."""
-    places = _places(tuple(image.shape[:2]), sxy, image.device)
+    """Positions and colours of the pixels in standard deviations, ``(5, N) float32``: x, y, R, G, B."""
+    positions = _positions(tuple(image.shape[:2]), sxy, image.device)
     colors = image.reshape(-1, 3).t().float() / _float32(srgb)
-    return torch.cat([torch.stack(places), colors])
+    return torch.cat([torch.stack(positions), colors])
 
 
 def _float32(value: float) -> float:
-    """A number as float32 holds it: the reference divides by such."""
+    """A number rounded to float32, as the reference divides by float32 numbers."""
     return float(np.float32(value))

@@ -1,7 +1,8 @@
 """Datasets: which images, and what is known about them.
 
-Their pictures as arrays are in :mod:`drstool.data.decoding` and may be had from here too. It needs
-NumPy and Pillow, lists of images do not, and ``drstool ids`` starts in half the time without.
+The functions of :mod:`drstool.data.decoding`, which reads pictures as arrays, are also available
+here, but imported only when asked for: lists of images need neither NumPy nor Pillow, and without
+them ``drstool ids`` starts in half the time.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ from drstool.data.tags import gather_names, read_class_names, read_tag_list, res
 from drstool.data.voc import is_voc, read_voc
 from drstool.errors import InputError
 
-__all__ = [
-    "CocoMask", "Dataset", "Item", "open_dataset", "require_tags", "saliency_of_items",
-]
+__all__ = ["CocoMask", "Dataset", "Item", "open_dataset", "require_tags", "saliency_of_items"]
 
 _STDIN = "-"
 _PICTURES = ("image_size", "load_image", "load_pil", "load_saliency", "load_target")
 
 
 def __getattr__(name: str) -> Callable:
-    """The functions about pictures, imported when they are first asked for."""
+    """The functions that read pictures, imported when first asked for."""
     if name not in _PICTURES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from drstool.data import decoding
@@ -39,10 +38,9 @@ def __getattr__(name: str) -> Callable:
 
 def open_dataset(
     data: str, split: str | None = None, *, tags: str | None = None, classes: str | None = None,
-    class_names: Sequence[str] | None = None, images_only: bool = False,
-    stdin: TextIO | None = None,
+    class_names: Sequence[str] | None = None, images_only: bool = False, stdin: TextIO | None = None,
 ) -> Dataset:
-    """The images of a dataset of any known layout, every file of an image checked to be there.
+    """The images of a dataset of any known layout, each image file checked to exist.
 
     Parameters
     ----------
@@ -56,19 +54,19 @@ def open_dataset(
         File of tags to use instead of the data's own: lines ``id class class …``, or a manifest.
         Images it leaves out have none.
     classes
-        Text file of the class names in label order, one a line.
+        Text file of the class names in label order, one per line.
     class_names
         Names of a checkpoint or map file; the data must fit them.
     images_only
-        Leave out what the data say about classes, which may then be any: for networks that look
-        at the images alone.
+        Leave out tags and masks, and with them any check of class names: for networks that need
+        only the images.
     stdin
         Read instead of the process's own.
 
     Raises
     ------
     InputError
-        Something is missing, damaged, listed twice, or does not fit.
+        Something is missing, damaged, listed twice or inconsistent.
     UsageError
         The folder has several splits and none is named.
     """
@@ -96,8 +94,8 @@ def require_tags(dataset: Dataset) -> None:
     """
     for item in dataset.items:
         if not item.tags:
-            raise InputError(dataset.source, f"image {item.id!r} has no tag",
-                             "give tags with the data or with --tags, or leave the image out")
+            raise InputError(dataset.source, f"image {item.id!r} has no tags",
+                             "add tags to the dataset, use --tags, or remove the image")
 
 
 def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) -> RawDataset:
@@ -115,9 +113,9 @@ def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) 
         return manifest.read_manifest(path, split)
     if suffix == ".json":
         return read_coco(path, split)
-    raise InputError(data, "is no dataset of a known layout",
-                     "give a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or "
-                     ".tsv manifest, or a COCO .json")
+    raise InputError(
+        data, "is not a dataset of a known layout",
+        "expected a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or .tsv manifest, or COCO .json")
 
 
 def _with_tags(found: RawDataset, path: Path) -> RawDataset:
@@ -128,16 +126,14 @@ def _with_tags(found: RawDataset, path: Path) -> RawDataset:
         known = read_tag_list(path, {row.id for row in found.rows})
     rows = [replace(row, tags=known.get(row.id), where=str(path)) for row in found.rows]
     if all(row.tags is None for row in rows):
-        raise InputError(path, "has tags for none of the images",
-                         f"its ids must be the data's, such as {rows[0].id!r}")
+        raise InputError(
+            path, "has tags for none of the images", f"its ids must be those of the data, such as {rows[0].id!r}")
     if found.class_names is None:
         found = replace(found, class_names=gather_names(known.values(), path), stated=False)
     return replace(found, rows=rows, tags_source="file")
 
 
-def _item(
-    row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None,
-) -> Item:
+def _item(row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None) -> Item:
     mask = row.mask
     if isinstance(mask, CocoMask):
         mask = replace(mask, class_names=class_names or ())
@@ -145,12 +141,12 @@ def _item(
 
 
 def saliency_of_items(dataset: Dataset) -> Callable[[str], Path] | None:
-    """Path of an image id's saliency map as the dataset names it; None where it names none.
+    """A function that gives the path of an image id's saliency map; None if the dataset has no saliency maps.
 
     Raises
     ------
     InputError
-        By the function: the dataset names no saliency map of this image.
+        By the function: the dataset has no saliency map of this image.
     """
     paths = {item.id: item.saliency for item in dataset.items if item.saliency is not None}
     if not paths:
@@ -159,8 +155,8 @@ def saliency_of_items(dataset: Dataset) -> Callable[[str], Path] | None:
     def saliency_of(identifier: str) -> Path:
         if identifier not in paths:
             raise InputError(
-                f"image '{identifier}'", f"{dataset.source} names no saliency map of it",
-                "add it, give a folder with --saliency, or take --background constant or power")
+                f"image '{identifier}'", f"has no saliency map in {dataset.source}",
+                "add it, give a folder with --saliency, or use --background constant or power")
         return paths[identifier]
 
     return saliency_of

@@ -22,7 +22,7 @@ from drstool.errors import InputError
 from drstool.files import unreadable
 from drstool.identifiers import check_id
 from drstool.labels import BACKGROUND, check_class_names, ignore_label, label_of, label_type
-from drstool.pixels import MAX_PIXELS
+from drstool.pixels import MAX_PIXELS, shown_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["CocoMask", "category_names", "rasterize_polygon", "read_coco", "read_rle"]
 
 _INSTANCES = "instances_"
-# Kept as bits until the objects' order is known: 2 GiB.
-_MOST_PAINTED = 2**34
+# Kept as bits until the objects are ordered by size: 2 GiB.
+_MAX_DRAWN = 2**34
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class CocoMask:
     def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray:
         """The label image.
 
-        A crowd is ignored. Where objects overlap, the one of fewer pixels lies on top.
+        Crowds are ignored. Where objects overlap, the smaller one lies on top.
 
         Parameters
         ----------
         expected : (H, W), optional
-            Size of the image itself. Where the file tells another, nothing is drawn: the label image
-            is empty and of the size it tells.
+            Size of the image itself. Where the file has another, nothing is drawn: the label image
+            is empty and of the file's size.
 
         Returns
         -------
-        (H, W) uint8, or uint16 of more than 254 classes
+        (H, W) uint8, or uint16 for more than 254 classes
 
         Raises
         ------
@@ -88,17 +88,17 @@ class CocoMask:
         if expected is not None and size != tuple(expected):
             return np.full(size, BACKGROUND, dtype)
         annotations = coco.annotations.get(image["id"], ())
-        if len(annotations) * size[0] * size[1] > _MOST_PAINTED:
+        if len(annotations) * size[0] * size[1] > _MAX_DRAWN:
             raise InputError(
-                str(self), f"has {len(annotations):,} annotations on {size[0]} x {size[1]} pixels",
-                f"at most {_MOST_PAINTED:,} pixels in all are drawn")
+                str(self), f"has {len(annotations):,} annotations of {shown_size(size)} pixels",
+                f"at most {_MAX_DRAWN:,} pixels are drawn in all")
         painted = []
         for annotation in annotations:
             where = f"{self.path} annotation {annotation.get('id')}"
             name = coco.categories[annotation["category_id"]]
             value = ignored if annotation.get("iscrowd") else labels.get(name, ignored)
             region = _region(annotation.get("segmentation"), size, where)
-            # By bits: an image may have many objects, each as large as itself.
+            # As bits: an image may have many objects, each as large as itself.
             painted.append((int(region.sum()), value, np.packbits(region)))
         target = np.full(size, BACKGROUND, dtype)
         for _, value, bits in sorted(painted, key=lambda entry: -entry[0]):
@@ -116,14 +116,14 @@ def read_coco(path: Path, split: str | None) -> RawDataset:
     Raises
     ------
     InputError
-        The file is no COCO file, an image is missing or listed twice, the folder is not found.
+        It is not a COCO file, an image is missing or listed twice, or the folder is not found.
     """
     coco = _load(path)
     if not coco.images:
-        raise InputError(path, "lists no image", "give a COCO file with images")
-    folder = _image_folder(path, split, _file_name(next(iter(coco.images.values())), path))
-    has_masks = any("segmentation" in annotation
-                    for known in coco.annotations.values() for annotation in known)
+        raise InputError(path, "lists no images", "give a COCO file with images")
+    first = next(iter(coco.images.values()))
+    folder = _image_folder(path, split, _text_of(first, "file_name", "image", path))
+    has_masks = any("segmentation" in annotation for known in coco.annotations.values() for annotation in known)
     rows, seen = [], set()
     for image_id, image in coco.images.items():
         row = _row(coco, image_id, image, folder, has_masks)
@@ -140,7 +140,7 @@ def category_names(path: Path) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        It is no COCO file.
+        It is not a COCO file.
     """
     return _load(path).class_names
 
@@ -159,12 +159,11 @@ class _Coco:
 
     def image(self, image_id: str) -> dict:
         """The image of an id given as text."""
-        # Ids are numbers in COCO itself and texts in some files made after it.
+        # Ids are numbers in COCO itself, and strings in some files of its format.
         known = self.images.get(int(image_id)) if _is_number(image_id) else None
         known = known or self.images.get(image_id)
         if known is None:
-            raise InputError(self.path, f"has no image with the id {image_id}",
-                             "a mask is FILE.json#IMAGE_ID")
+            raise InputError(self.path, f"has no image with the id {image_id}", "a mask is FILE.json#IMAGE_ID")
         return known
 
 
@@ -173,7 +172,7 @@ def _is_number(text: str) -> bool:
 
 
 def _load(path: Path) -> _Coco:
-    """The parsed file, kept while it does not change: the masks are asked for one by one."""
+    """The parsed file, cached while it does not change: masks are rasterised one by one."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -186,12 +185,13 @@ def _parse(path: Path, modified: int, length: int) -> _Coco:
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(path, f"is no JSON: {error}", "give a COCO instances file") from None
+        raise InputError(path, f"is not JSON: {error}", "expected a COCO instances file") from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise InputError(path, "is no COCO file: it has no list 'images'",
-                         "a manifest of JSON lines ends in .jsonl")
+        raise InputError(
+            path, "is not a COCO file: it has no list 'images'",
+            "the name of a manifest of JSON lines must end in .jsonl")
     categories = _by_id(content, "categories", path)
-    names = {key: _name_of(categories[key], path) for key in _sorted(categories, path)}
+    names = {key: _text_of(categories[key], "name", "category", path) for key in _sorted(categories, path)}
     images = _by_id(content, "images", path)
     annotations = _by_image(content, images, names, path)
     return _Coco(path, images, names, annotations, "annotations" in content)
@@ -200,11 +200,11 @@ def _parse(path: Path, modified: int, length: int) -> _Coco:
 def _entries(content: dict, name: str, path: Path) -> Iterator[dict]:
     entries = content.get(name, [])
     if not isinstance(entries, list):
-        raise InputError(path, f"'{name}' is no list", "give a COCO instances file")
+        raise InputError(path, f"'{name}' is not a list", "expected a COCO instances file")
     for entry in entries:
         if not isinstance(entry, dict):
-            raise InputError(path, f"'{name}' holds {entry!r:.40}, which is no object",
-                             "give a COCO instances file")
+            raise InputError(
+                path, f"'{name}' has {entry!r:.40}, which is not an object", "expected a COCO instances file")
         yield entry
 
 
@@ -213,8 +213,7 @@ def _by_id(content: dict, name: str, path: Path) -> dict[object, dict]:
     for entry in _entries(content, name, path):
         key = entry.get("id")
         if type(key) not in (int, str):
-            raise InputError(path, f"'{name}' holds an entry without an id",
-                             "give each entry a number as its 'id'")
+            raise InputError(path, f"'{name}' has an entry without an id", "give each entry a number as its 'id'")
         if key in found:
             raise InputError(path, f"'{name}' lists id {key} twice", "list each once")
         found[key] = entry
@@ -225,14 +224,14 @@ def _sorted(categories: dict[object, dict], path: Path) -> list:
     try:
         return sorted(categories)
     except TypeError:
-        raise InputError(path, "category ids are numbers and texts", "use numbers") from None
+        raise InputError(path, "some category ids are numbers and some are strings", "use numbers") from None
 
 
-def _name_of(category: dict, path: Path) -> str:
-    name = category.get("name")
-    if not isinstance(name, str):
-        raise InputError(path, f"category {category['id']} has no name", "give it a 'name'")
-    return name
+def _text_of(entry: dict, key: str, what: str, path: Path) -> str:
+    text = entry.get(key)
+    if not isinstance(text, str) or not text:
+        raise InputError(path, f"{what} {entry['id']} has no '{key}'", "add it")
+    return text
 
 
 def _by_image(
@@ -240,26 +239,14 @@ def _by_image(
 ) -> dict[object, list[dict]]:
     found: dict[object, list[dict]] = {}
     for annotation in _entries(content, "annotations", path):
-        image_id, category = annotation.get("image_id"), annotation.get("category_id")
-        if not _is_key_of(image_id, images):
-            raise InputError(path, f"annotation {annotation.get('id')} is of image "
-                             f"{image_id!r:.40}, which is not listed", "list the image")
-        if not _is_key_of(category, categories):
-            raise InputError(path, f"annotation {annotation.get('id')} is of category "
-                             f"{category!r:.40}, which is not listed", "list the category")
-        found.setdefault(image_id, []).append(annotation)
+        for name, known in (("image", images), ("category", categories)):
+            key = annotation.get(f"{name}_id")
+            if type(key) not in (int, str) or key not in known:
+                raise InputError(
+                    path, f"annotation {annotation.get('id')} is of {name} {key!r:.40}, which is not listed",
+                    f"list the {name}")
+        found.setdefault(annotation["image_id"], []).append(annotation)
     return found
-
-
-def _is_key_of(key: object, known: dict) -> bool:
-    return type(key) in (int, str) and key in known
-
-
-def _file_name(image: dict, path: Path) -> str:
-    name = image.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise InputError(path, f"image {image['id']} has no 'file_name'", "name its file")
-    return name
 
 
 def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
@@ -268,29 +255,28 @@ def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
     if path.stem.startswith(_INSTANCES):
         names.append(path.stem.removeprefix(_INSTANCES))
     here, above = path.parent, path.parent / ".."
-    folders = [place / name for name in names
-               for place in (above, above / "images", here, here / "images")]
+    folders = [place / name for name in names for place in (above, above / "images", here, here / "images")]
     if split is None:
         folders += [here, here / "images", above, above / "images"]
     for folder in folders:
         if os.path.isfile(folder / file_name):
             return folder
-    raise InputError(path, f"its images are not found: no {file_name} in any of "
-                     + ", ".join(str(folder) for folder in folders),
-                     "put the images beside it, or name their folder with --split")
+    raise InputError(
+        path, f"cannot find its images: no {file_name} in any of {', '.join(map(str, folders))}",
+        "put the images next to it, or name their folder with --split")
 
 
 def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bool) -> RawItem:
-    file_name = _file_name(image, coco.path)
+    file_name = _text_of(image, "file_name", "image", coco.path)
     where = f"{coco.path} image {image_id}"
     identifier = check_id(os.path.splitext(PurePosixPath(file_name))[0], where)
     if not os.path.isfile(folder / file_name):
         raise InputError(where, f"image {identifier!r} is missing: {folder / file_name}",
-                         "put it there, or take it from the list")
+                         "put it there, or remove it from the list")
     tags = None
     if coco.annotated:
-        tags = tuple(coco.categories[annotation["category_id"]]
-                     for annotation in coco.annotations.get(image_id, ()))
+        known = coco.annotations.get(image_id, ())
+        tags = tuple(coco.categories[annotation["category_id"]] for annotation in known)
     mask = CocoMask(coco.path, str(image_id)) if has_masks else None
     return RawItem(identifier, folder / file_name, tags, mask, where=where)
 
@@ -298,8 +284,8 @@ def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bo
 def _size_of(image: dict, where: str) -> tuple[int, int]:
     size = image.get("height"), image.get("width")
     if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
-        raise InputError(where, f"has the size {size[0]!r} x {size[1]!r}",
-                         f"'height' and 'width' are numbers, at most {MAX_PIXELS:,} pixels")
+        raise InputError(where, f"has the size {shown_size(tuple(map(repr, size)))}",
+                         f"'width' and 'height' are numbers, at most {MAX_PIXELS:,} pixels")
     return size
 
 
@@ -310,7 +296,7 @@ def _region(segmentation: object, size: tuple[int, int], where: str) -> np.ndarr
     if isinstance(segmentation, dict):
         return read_rle(segmentation, size, where)
     if not isinstance(segmentation, list):
-        raise InputError(where, "has no segmentation", "give polygons or a run-length code")
+        raise InputError(where, "has no segmentation", "give polygons or a run-length encoding")
     region = np.zeros(size, bool)
     for polygon in segmentation:
         region |= rasterize_polygon(polygon, size, where)
@@ -335,7 +321,7 @@ def rasterize_polygon(polygon: Sequence[float], size: tuple[int, int], where: ob
     Raises
     ------
     InputError
-        The polygon is no list of at least three points.
+        The polygon is not a list of at least three points.
 
     Examples
     --------
@@ -347,7 +333,7 @@ def rasterize_polygon(polygon: Sequence[float], size: tuple[int, int], where: ob
 
     points = _points(polygon, where)
     height, width = size
-    # Walking along a row, each edge that crosses the line of its centres changes inside to outside.
+    # Along a row of pixel centres, each edge crossed switches between outside and inside.
     crossings = np.zeros((height, width + 1), bool)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
         if y0 > y1:
@@ -368,22 +354,21 @@ def _points(polygon: object, where: object) -> np.ndarray:
         values = np.array(polygon, np.float64)
     except (TypeError, ValueError, OverflowError):
         values = np.empty(0)
-    # Far outside of any picture, differences would overflow.
+    # Differences of coordinates far outside of any picture would overflow.
     if values.ndim != 1 or values.size < 6 or values.size % 2 or not (np.abs(values) < 1e9).all():
-        raise InputError(where, "holds a broken polygon",
-                         "a polygon is [x0, y0, x1, y1, x2, y2, …]")
+        raise InputError(where, "has an invalid polygon", "a polygon is [x0, y0, x1, y1, x2, y2, …]")
     return values.reshape(-1, 2)
 
 
 def read_rle(code: dict, size: tuple[int, int], where: object) -> np.ndarray:
-    """Pixels of COCO's run-length code: runs of outside and inside by turns, column by column.
+    """Pixels of COCO's run-length encoding: alternate runs of outside and inside, column by column.
 
     Parameters
     ----------
     code
         ``size`` [H, W] and ``counts``: a list of run lengths, or their compressed text.
     size : (H, W)
-        Size the code must have.
+        Size that the code must have.
     where
         Named in the error.
 
@@ -405,20 +390,19 @@ def read_rle(code: dict, size: tuple[int, int], where: object) -> np.ndarray:
     import numpy as np
 
     if code.get("size") != list(size):
-        raise InputError(where, f"has a run-length code of size {code.get('size')!r:.40}",
-                         f"its image has [{size[0]}, {size[1]}]")
+        raise InputError(where, f"has a run-length encoding with 'size' {code.get('size')!r:.40}",
+                         f"its image's height and width are {list(size)}")
     counts = code.get("counts")
     runs = _uncompress(counts) if isinstance(counts, str) else counts
     if (not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs)
             or sum(runs) != size[0] * size[1]):
-        raise InputError(where, "has a broken run-length code",
-                         "the runs must add up to the number of pixels")
+        raise InputError(where, "has an invalid run-length encoding", "the runs must add up to the number of pixels")
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(size[1], size[0]).T
 
 
 def _uncompress(text: str) -> list[int] | None:
-    """Run lengths from their compressed text; None where it is broken.
+    """Run lengths from their compressed text; None where it is invalid.
 
     Each character carries five bits of a number, the lowest first, and a sixth that says whether
     more follow; the last one's highest bit is the sign. From the fourth run on the number is the

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import numpy as np
 from PIL import Image
 
-import drstool.pillow  # noqa: F401 - it silences what Pillow says of large and of odd pictures
+import drstool.pillow  # noqa: F401 - silences Pillow's warnings of large and of odd pictures
 from drstool.errors import DrstoolError, InputError
-from drstool.pixels import MAX_PIXELS
+from drstool.pixels import MAX_PIXELS, shown_size
 from drstool.png import chunk_kinds
 
 if TYPE_CHECKING:
     from drstool.data.item import Item
 
-__all__ = [
-    "image_size", "load_image", "load_pil", "load_saliency", "load_target",
-]
+__all__ = ["image_size", "load_image", "load_pil", "load_saliency", "load_target"]
 
 # Pillow opens some forty formats, one of them by running another program (EPS). These are enough.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -45,8 +43,8 @@ _UPRIGHT = {
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
 
-# Where a scan of a JPEG begins; encoders make ten or so.
-_SCAN, _MOST_SCANS, _PART = b"\xff\xda", 100, 1 << 20
+# Marks the start of a scan in a JPEG; encoders make about ten.
+_SCAN, _MAX_SCANS, _READ_SIZE = b"\xff\xda", 100, 1 << 20
 
 _PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 
@@ -109,8 +107,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     def upright_size(image: Image.Image) -> tuple[int, int]:
         if image.format == "TIFF" and _orientation(image) in _SWAPS_SIDES:
             image.load()  # Turns the image and drops the tag: Pillow does so for TIFF alone.
-        height, width = image.height, image.width
-        return (width, height) if _orientation(image) in _SWAPS_SIDES else (height, width)
+        return image.size if _orientation(image) in _SWAPS_SIDES else image.size[::-1]
 
     return _decode(path, upright_size)
 
@@ -136,14 +133,13 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
         The item has no mask, it cannot be read, or its size differs.
     """
     if item.mask is None:
-        raise InputError(item.id, "has no ground truth mask",
-                         "give masks with the data, or leave the image out")
-    # Imported here: with it come the map files and h5py, which who only lists images does not need.
+        raise InputError(item.id, "has no ground truth mask", "add the mask, or remove the image from the dataset")
+    # Imported here: it brings h5py, which listing images does not need.
     from drstool.formats.label_png import read_label_png
 
     is_file = isinstance(item.mask, Path)
     target = read_label_png(item.mask) if is_file else item.mask.rasterize(size)
-    _check_size(target, size, item.mask, "the mask", item.image)
+    _check_size(target, size, item.mask, "the mask")
     return target
 
 
@@ -180,22 +176,22 @@ def _decode(path: str | os.PathLike, use: Callable[[Image.Image], _T]) -> _T:
     """What ``use`` makes of the opened picture, with every failure as an :class:`InputError`."""
     with _open(path) as image:
         if image.width * image.height > MAX_PIXELS:
-            raise InputError(path, f"claims {image.width} x {image.height} pixels",
-                             f"at most {MAX_PIXELS:,} pixels are read")
+            raise InputError(
+                path, f"has {shown_size(image.size[::-1])} pixels", f"at most {MAX_PIXELS:,} pixels are read")
         _check_scans(image, path)
         return use(image)
 
 
 def _check_scans(image: Image.Image, path: str | os.PathLike) -> None:
-    """Check a JPEG that comes in passes over all of its pixels: a few bytes can ask for thousands."""
+    """Check the number of scans of a progressive JPEG: a few bytes can ask for thousands of them."""
     if "progressive" not in image.info or image.fp is None:
         return
     position = image.fp.tell()
     image.fp.seek(0)
-    scans = sum(part.count(_SCAN) for part in iter(lambda: image.fp.read(_PART), b""))
+    scans = sum(part.count(_SCAN) for part in iter(lambda: image.fp.read(_READ_SIZE), b""))
     image.fp.seek(position)
-    if scans > _MOST_SCANS:
-        raise InputError(path, f"is a JPEG of {scans} scans", f"at most {_MOST_SCANS} are read")
+    if scans > _MAX_SCANS:
+        raise InputError(path, f"is a JPEG with {scans} scans", f"at most {_MAX_SCANS} are read")
 
 
 @contextmanager
@@ -204,26 +200,25 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
         # Before opening: a named pipe would block, a device never end.
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(path, "is no file", "give a picture file")
+            raise InputError(path, "is not a file", "give a picture file")
         if status.st_size == 0:
-            raise InputError(path, "is empty (0 bytes)", "make or download it again")
+            raise InputError(path, "is empty (0 bytes)", "recreate or download it again")
         with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             yield image
     except DrstoolError:
         raise
     except FileNotFoundError:
         raise InputError(
-            path, "no such file", "check the path; one that maps name is as seen from where they were made") from None
+            path, "no such file",
+            "check the path; a relative one in a map file starts at the folder where the maps were made") from None
     except Image.UnidentifiedImageError:
-        raise InputError(path, "is no picture that can be read",
-                         "give a JPEG, PNG, GIF, BMP, TIFF, WebP or PPM file") from None
+        raise InputError(
+            path, "is not a readable picture", "give a JPEG, PNG, GIF, BMP, TIFF, WebP or PPM file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(path, "claims too many pixels",
-                         f"at most {MAX_PIXELS:,} pixels are read") from None
+        raise InputError(path, "has too many pixels", f"at most {MAX_PIXELS:,} pixels are read") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(path, f"cannot be read: {reason}",
-                         "the file may be damaged or cut short") from None
+        raise InputError(path, f"cannot be read: {reason}", "the file may be damaged or truncated") from None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -261,11 +256,10 @@ def _to_rgb(image: Image.Image, where: object) -> Image.Image:
     if image.mode in _MODES_16_BIT:
         return Image.fromarray(_scale_16_bit(image, where)).convert("RGB")
     if image.mode == "F":
-        raise InputError(where, "holds floating-point pixels", "give 8 or 16 bits a channel")
+        raise InputError(where, "has floating-point pixels", "use 8 or 16 bits per channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, _WHITE)
-        return Image.alpha_composite(white, image).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
     return image.convert("RGB")
 
 
@@ -273,45 +267,29 @@ def _to_grey(image: Image.Image, where: object) -> np.ndarray:
     if image.mode in _MODES_16_BIT:
         return _scale_16_bit(image, where)
     if image.mode == "F":
-        raise InputError(where, "holds floating-point pixels", "give 8 or 16 bits, 0 to the most")
+        raise InputError(where, "has floating-point pixels", "use 8 or 16 bits")
     if image.mode in ("L", "1", "LA", "La"):
         return np.array(image.convert("L"))
     color = np.asarray(image.convert("RGB"))
-    # Rounding of a lossy file may part equal channels by one.
+    # Rounding in a lossy file may make equal channels differ by one.
     if np.ptp(color.astype(np.int16), axis=2).max() > 2:
-        raise InputError(where, "is a colour picture", "a saliency map is grey, 0 to 255")
+        raise InputError(where, "is a colour image", "expected a greyscale saliency map, 0 to 255")
     return color[..., 0].copy()
 
 
 def _scale_16_bit(image: Image.Image, where: object) -> np.ndarray:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 255 * _STEP_16_BIT:
-        raise InputError(where, "holds grey values of 32 bits", "give 8 or 16 bits")
-    # By a table: arithmetic would take eight times the picture's memory.
+        raise InputError(where, "has 32-bit grey values", "use 8 or 16 bits")
+    # A lookup table, because arithmetic would take eight times the picture's memory.
     table = (np.arange(255 * _STEP_16_BIT + 1) + _STEP_16_BIT // 2) // _STEP_16_BIT
     return table.astype(np.uint8)[values]
 
 
-def _check_size(
-    found: np.ndarray, size: tuple[int, int] | None, where: object, what: str,
-    image: Path | None = None,
-) -> None:
-    if size is None or found.shape == tuple(size):
-        return
-    right = f"{what} must have the image's size"
-    if found.shape == tuple(size)[::-1] and (image is None or _is_turned(image)):
-        right = f"the image is rotated by EXIF, {what} is not: rotate it like the image"
-        if image is None:
-            right = f"if the image is rotated by EXIF, rotate {what} like it"
-    raise InputError(where, f"is {_shown(found.shape)}, its image is {_shown(size)}", right)
+def _check_size(found: np.ndarray, size: tuple[int, int] | None, where: object, what: str) -> None:
+    if size is not None and found.shape != tuple(size):
+        turned = found.shape == tuple(size)[::-1]
+        raise InputError(
+            where, f"is {shown_size(found.shape)} pixels, but its image is {shown_size(size)}",
+            f"if the image is rotated by EXIF, rotate {what} too" if turned else f"{what} must have the image's size")
 
-
-def _is_turned(path: Path) -> bool:
-    try:
-        return _decode(path, _orientation) in _SWAPS_SIDES
-    except InputError:
-        return False
-
-
-def _shown(size: tuple[int, ...]) -> str:
-    return f"{size[0]} high and {size[1]} wide"

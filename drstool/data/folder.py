@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 from drstool.data.item import RawDataset, RawItem
@@ -13,20 +14,19 @@ from drstool.labels import check_class_names
 
 __all__ = ["IMAGE_SUFFIXES", "read_folder"]
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
 
 
 def read_folder(root: Path, split: str | None) -> RawDataset:
     """The images of ``ROOT/CLASS/*``, or of ``ROOT/SPLIT/CLASS/*``; ids are ``CLASS/STEM``.
 
-    Classes are sorted by name. Those of the other splits count, so that all splits number the
-    classes alike.
+    Classes are sorted by name. Those of the other splits are included, so that the class numbers
+    are the same in all splits.
 
     Raises
     ------
     InputError
-        No such split, no image, or two images with one id.
+        No such split, no image, or two images with the same id.
     """
     try:
         return _read(root, split)
@@ -49,28 +49,26 @@ def _read(root: Path, split: str | None) -> RawDataset:
 
 def _rows(folder: Path, name: str) -> list[RawItem]:
     images = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry))
-    rows = [RawItem(check_id(f"{name}/{Path(image).stem}", folder), folder / image, (name,))
-            for image in images]
-    for row, other in zip(rows, rows[1:], strict=False):
+    rows = [RawItem(check_id(f"{name}/{Path(image).stem}", folder), folder / image, (name,)) for image in images]
+    for row, other in pairwise(rows):
         if row.id == other.id:
-            raise InputError(other.image, f"would have the id of {row.image.name}: {row.id!r}",
-                             "give each image its own name before the ending")
+            raise InputError(
+                other.image, f"would have the same id as {row.image.name}: {row.id!r}",
+                "give the images different names, not only different endings")
     return rows
 
 
 def _classes(folder: Path) -> list[str]:
-    return [path.name for path in _subfolders(folder)
-            if any(_is_image(entry) for entry in os.scandir(path))]
+    return [path.name for path in _subfolders(folder) if any(_is_image(entry) for entry in os.scandir(path))]
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(folder, entry.name) for entry in entries
-                      if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(
+        Path(folder, entry.name) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    # Not hidden: some systems drop '._name.jpg' beside each file.
+    # No hidden files: some systems put '._name.jpg' beside each file.
     suffix = os.path.splitext(entry.name)[1].lower()
     return suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
 
@@ -82,4 +80,4 @@ def _advice(folder: Path) -> str:
     splits = [path.name for path in _subfolders(folder) if _classes(path)]
     if splits:
         return f"did you mean --split {' or --split '.join(splits)}?"
-    return "give a VOC folder, one subfolder of images per class, or a manifest"
+    return "expected a VOC folder, one subfolder of images per class, or a manifest"

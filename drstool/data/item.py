@@ -1,4 +1,4 @@
-"""One image of a dataset with what is known about it, and the dataset: an ordered list of them."""
+"""The images of a dataset and what is known about each of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Dataset", "RawDataset", "Item", "Rasterizable", "RawItem"]
+__all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem"]
 
 
 class Rasterizable(Protocol):
-    """Ground truth that is drawn when it is asked for; as text, where it comes from."""
+    """Ground truth that is rasterised on demand; its ``str()`` says where it comes from."""
 
     def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray: ...
 
@@ -27,7 +27,7 @@ class Item:
     Attributes
     ----------
     id
-        Unique in its dataset, and fit to name a file (:func:`drstool.identifiers.check_id`).
+        Unique in its dataset, and usable as a file name (:func:`drstool.identifiers.check_id`).
     image
         As the user gave it: a relative path stays relative.
     tags
@@ -55,11 +55,8 @@ class Item:
         known: dict[str, object] = {"id": self.id, "image": str(self.image)}
         if self.tags is not None:
             known["tags"] = list(self.tags)
-        if self.mask is not None:
-            known["mask"] = str(self.mask)
-        if self.saliency is not None:
-            known["saliency"] = str(self.saliency)
-        return known
+        paths = {"mask": self.mask, "saliency": self.saliency}
+        return known | {name: str(path) for name, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Dataset:
     items
         At least one.
     class_names
-        Object classes in label order; None where nothing says them.
+        Object classes in label order; None if unknown.
     source
         What the user typed, for messages.
     tags_source
@@ -102,7 +99,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class RawItem:
-    """An image as a reader of one dataset layout found it: its tags are not checked yet.
+    """An image as the reader of a dataset layout finds it, its tags not checked yet.
 
     A tag is a class name, or a class number counted from 0.
     """
@@ -117,7 +114,7 @@ class RawItem:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """What a reader of one dataset layout found.
+    """What the reader of a dataset layout finds.
 
     Attributes
     ----------
@@ -127,11 +124,11 @@ class RawDataset:
         In label order, or None.
     stated
         The dataset itself lists the class names, so that the list is complete. Otherwise they
-        are gathered from the tags of this part of the data.
+        are gathered from the tags of these images.
     tags_source
         See :class:`Dataset`.
     reorder
-        The masks name their classes, so that another order of the same names does them no harm.
+        The masks name their classes, so that the same names may have another order.
     """
 
     rows: list[RawItem]

@@ -1,9 +1,9 @@
 """Manifests: a table of images as JSON lines, CSV or TSV.
 
 A row has ``id`` and ``image``, and optionally ``tags``, ``mask``, ``saliency`` and ``split``. In
-JSON lines the tags are a list; in CSV and TSV they stand in one column, parted by ``;``. A JSON
-line ``{"class_names": [...]}`` without an image states the classes in label order. Relative paths
-start at the manifest's folder, those of a manifest on stdin at the current one. A mask is a label
+JSON lines the tags are a list; in CSV and TSV they are in one column, separated by ``;``. A JSON
+line ``{"class_names": [...]}`` without an image lists the classes in label order. Relative paths
+start at the manifest's folder; for a manifest on stdin, at the current one. A mask is a label
 PNG, or ``FILE.json#IMAGE_ID`` for an image of a COCO file.
 """
 
@@ -14,7 +14,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -31,23 +31,23 @@ __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_ta
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 _TAG_SEPARATOR = ";"
-_REQUIRED = ("id", "image")
+_COLUMNS = ("id", "image", "tags", "mask", "saliency", "split")
 
 
 def read_manifest(path: Path, split: str | None) -> RawDataset:
-    """The images of a manifest file, or of one split where it has a column of splits.
+    """The images of a manifest file, or of one split if it has a ``split`` column.
 
     Raises
     ------
     InputError
-        It cannot be read, lacks a column, lists an id twice or an image that is not there, or has
-        no such split.
+        It cannot be read, lacks a column, lists an id twice or a missing image, or has no such
+        split.
     """
-    return _found(_table(path), path.parent, split, path)
+    return _dataset(_read_table(path), split, path)
 
 
 def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
-    """The images of a JSON-lines manifest on stdin; without splits in it ``split`` is ignored.
+    """The images of a JSON-lines manifest on stdin; ``split`` is ignored if it has no splits.
 
     Raises
     ------
@@ -57,88 +57,129 @@ def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
     stdin = sys.stdin if stdin is None else stdin
     if stdin is None:
         raise InputError("stdin", "is closed", "pipe a manifest into it")
-    # Past the locale's encoding: a manifest is UTF-8.
+    # Whatever the locale's encoding, a manifest is UTF-8.
     buffer = getattr(stdin, "buffer", None)
     text = stdin.read() if buffer is None else decode_text(buffer.read(), "stdin")
-    table = _json_table(text, "stdin")
-    if not any(record.split for record in table.records):
-        split = None
-    return _found(table, Path(), split, "stdin")
+    table = _table(_json_rows(text, "stdin"), Path(), "stdin")
+    return _dataset(table, split if table.splits else None, "stdin")
 
 
 def read_manifest_tags(path: Path) -> dict[str, tuple[str | int, ...]]:
-    """Tags by image id from a manifest; its images need not be there.
+    """Tags by image id from a manifest; its images need not exist.
 
     Raises
     ------
     InputError
         It cannot be read, lacks a column, has no tags, or lists an id twice.
     """
-    table = _table(path, required=("id", "tags"))
-    _check_unique(table.records, path)
-    return {record.id: record.tags for record in table.records if record.tags is not None}
-
-
-@dataclass(frozen=True)
-class _Record:
-    where: str
-    id: str
-    image: str | None
-    tags: tuple[str | int, ...] | None
-    mask: str | None
-    saliency: str | None
-    split: str | None
+    items = _read_table(path, required=("id", "tags")).items
+    return {identifier: item.tags for identifier, item in items.items() if item.tags is not None}
 
 
 @dataclass(frozen=True)
 class _Table:
-    records: list[_Record]
-    class_names: tuple[str, ...] | None = None
+    """Images and, where given, their splits, by id; the class names if a line lists them."""
+
+    items: dict[str, RawItem]
+    splits: dict[str, str]
+    class_names: tuple[str, ...] | None
 
 
-def _found(table: _Table, base: Path, split: str | None, where: object) -> RawDataset:
-    records = table.records
-    if not records:
-        raise InputError(where, "lists no image", "one image a line")
-    _check_unique(records, where)
-    chosen = records if split is None else _of_split(records, split, where)
-    rows = [_row(record, base) for record in chosen]
+def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
+    """The images of a split, checked to exist, with the names of their classes."""
+    if not table.items:
+        raise InputError(where, "lists no images", "give one image per line")
+    rows = list(table.items.values())
+    if split is not None:
+        known = sorted(set(table.splits.values()))
+        if not known:
+            raise InputError(where, "has no splits", f"add a column 'split', or leave out --split {split}")
+        if split not in known:
+            raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
+        rows = [row for row in rows if table.splits.get(row.id) == split]
+    for row in rows:
+        if not os.path.isfile(row.image):
+            raise InputError(
+                row.where, f"image {row.id!r} is missing: {row.image}", "paths are relative to the manifest's folder")
     names, stated = table.class_names, table.class_names is not None
     coco = next((row.mask for row in rows if isinstance(row.mask, CocoMask)), None)
     if names is None and coco is not None:
-        names, stated = category_names(coco.path), False
+        names = category_names(coco.path)
     if names is None:
-        # Of all splits, so that they number the classes alike.
-        names = gather_names((record.tags for record in records), where)
-    known = any(row.tags is not None for row in rows)
-    return RawDataset(rows, names, stated, "manifest" if known else "none")
+        # From all splits, so that the class numbers are the same in all of them.
+        names = gather_names((item.tags for item in table.items.values()), where)
+    known_tags = any(row.tags is not None for row in rows)
+    return RawDataset(rows, names, stated, "manifest" if known_tags else "none")
 
 
-def _check_unique(records: list[_Record], where: object) -> None:
-    seen: set[str] = set()
-    for record in records:
-        if record.id in seen:
-            raise InputError(where, f"lists id {record.id!r} twice", "list each image once")
-        seen.add(record.id)
+def _read_table(path: Path, required: tuple[str, ...] = ("id", "image")) -> _Table:
+    text, suffix = read_text(path), path.suffix.lower()
+    if suffix == ".jsonl":
+        return _table(_json_rows(text, path), path.parent, path, required)
+    return _table(_csv_rows(text, path, "\t" if suffix == ".tsv" else ",", required), path.parent, path, required)
 
 
-def _of_split(records: list[_Record], split: str, where: object) -> list[_Record]:
-    known = sorted({record.split for record in records if record.split})
-    if not known:
-        raise InputError(where, f"has no splits, so none is '{split}'",
-                         "add a column 'split', or leave out --split")
-    if split not in known:
-        raise InputError(where, f"has no split '{split}'", f"there is {', '.join(known[:8])}")
-    return [record for record in records if record.split == split]
+def _table(
+    rows: Iterable[tuple[str, dict]], base: Path, where: object, required: tuple[str, ...] = ("id", "image"),
+) -> _Table:
+    """The table of rows, each of which comes with its place in the file."""
+    items, splits, class_names = {}, {}, None
+    for place, fields in rows:
+        if "class_names" in fields and "image" not in fields:
+            class_names = _stated_names(fields["class_names"], place)
+            continue
+        for name in required:
+            if fields.get(name) is None:
+                raise InputError(place, f"has no '{name}'", f"a row needs {' and '.join(required)}")
+        image, mask, saliency, split = (_text(fields, name, place) for name in ("image", "mask", "saliency", "split"))
+        identifier = check_id(fields["id"], place)
+        if identifier in items:
+            raise InputError(where, f"lists id {identifier!r} twice", "list each image once")
+        items[identifier] = RawItem(
+            identifier, base / (image or ""), _tags(fields, place), _mask(mask, base),
+            None if saliency is None else base / saliency, place)
+        if split is not None:
+            splits[identifier] = split
+    return _Table(items, splits, class_names)
 
 
-def _row(record: _Record, base: Path) -> RawItem:
-    image = base / (record.image or "")
-    if not os.path.isfile(image):
-        raise InputError(record.where, f"image {record.id!r} is missing: {image}",
-                         "paths start at the manifest's folder")
-    saliency = None if record.saliency is None else base / record.saliency
-    return RawItem(record.id, image, record.tags, _mask(record.mask, base), saliency, record.where)
+def _json_rows(text: str, where: object) -> Iterator[tuple[str, dict]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place, right = f"{where} line {number}", 'a line is {"id": …, "image": …, "tags": […]}'
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(place, f"is not JSON: {error}", right) from None
+        if not isinstance(fields, dict):
+            raise InputError(place, "is not a JSON object", right)
+        yield place, fields
+
+
+def _csv_rows(text: str, where: object, delimiter: str, required: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = [(name or "").strip() for name in reader.fieldnames or ()]
+        missing = [name for name in required if name not in header]
+        if missing:
+            raise InputError(
+                where, f"has no column {' and no column '.join(missing)}",
+                "the first line names the columns: id,image,tags")
+        reader.fieldnames = header
+        for row in reader:
+            place = f"{where} line {reader.line_num}"
+            if None in row:
+                raise InputError(
+                    place, "has more columns than the first line",
+                    f"quote a field that contains the separator; tags are separated by '{_TAG_SEPARATOR}'")
+            fields: dict = {name: row[name] for name in _COLUMNS if row.get(name)}
+            if row.get("tags") is not None:
+                fields["tags"] = [tag for part in row["tags"].split(_TAG_SEPARATOR) if (tag := part.strip())]
+            yield place, fields
+    except csv.Error as error:
+        raise InputError(
+            f"{where} line {reader.line_num}", f"is not a valid row: {error}", "check the quotes") from None
 
 
 def _mask(text: str | None, base: Path) -> Path | CocoMask | None:
@@ -150,95 +191,21 @@ def _mask(text: str | None, base: Path) -> Path | CocoMask | None:
     return base / text
 
 
-def _table(path: Path, required: tuple[str, ...] = _REQUIRED) -> _Table:
-    text = read_text(path)
-    if path.suffix.lower() == ".jsonl":
-        return _json_table(text, path, required)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    return _Table(list(_csv_records(text, path, delimiter, required)))
-
-
-def _json_table(text: str, where: object, required: tuple[str, ...] = _REQUIRED) -> _Table:
-    records: list[_Record] = []
-    class_names = None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{where} line {number}"
-        fields = _json_object(line, place)
-        if "class_names" in fields and "image" not in fields:
-            class_names = _stated_names(fields["class_names"], place)
-        else:
-            records.append(_record(fields, place, required))
-    return _Table(records, class_names)
-
-
-def _json_object(line: str, where: str) -> dict:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(where, f"is no JSON: {error}",
-                         'a line is {"id": …, "image": …, "tags": […]}') from None
-    if not isinstance(fields, dict):
-        raise InputError(where, "is no JSON object", 'a line is {"id": …, "image": …}')
-    return fields
-
-
 def _stated_names(names: object, where: str) -> tuple[str, ...]:
     if not isinstance(names, list):
-        raise InputError(where, "'class_names' is no list", 'write ["cat", "dog"]')
+        raise InputError(where, "'class_names' is not a list", 'write ["cat", "dog"]')
     return check_class_names(names, where)
-
-
-def _csv_records(
-    text: str, where: object, delimiter: str, required: tuple[str, ...],
-) -> Iterator[_Record]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = [(name or "").strip() for name in reader.fieldnames or ()]
-        missing = [name for name in required if name not in header]
-        if missing:
-            raise InputError(where, f"has no column {' and no column '.join(missing)}",
-                             "the first line names the columns: id,image,tags")
-        reader.fieldnames = header
-        for fields in reader:
-            yield _csv_record(fields, f"{where} line {reader.line_num}", required)
-    except csv.Error as error:
-        raise InputError(f"{where} line {reader.line_num}", f"is no table row: {error}",
-                         "check the quotes") from None
-
-
-def _csv_record(fields: dict, where: str, required: tuple[str, ...]) -> _Record:
-    if None in fields:
-        raise InputError(where, "has more columns than the first line",
-                         f"quote a field that holds the separator; tags are parted by "
-                         f"'{_TAG_SEPARATOR}'")
-    given = {name: text for name, text in fields.items() if text}
-    if fields.get("tags") is not None:
-        parts = (part.strip() for part in fields["tags"].split(_TAG_SEPARATOR))
-        given["tags"] = [part for part in parts if part]
-    return _record(given, where, required)
-
-
-def _record(fields: dict, where: str, required: tuple[str, ...]) -> _Record:
-    for name in required:
-        if fields.get(name) is None:
-            raise InputError(where, f"has no '{name}'", f"a row has {' and '.join(required)}")
-    texts = {name: _text(fields, name, where) for name in ("image", "mask", "saliency", "split")}
-    return _Record(where, check_id(fields["id"], where), tags=_tags(fields, where), **texts)
 
 
 def _text(fields: dict, name: str, where: str) -> str | None:
     value = fields.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value or not _may_be_path(value):
-        raise InputError(where, f"'{name}' is no text: {value!r:.60}", "give a path")
+    if value is not None and not (isinstance(value, str) and value and _may_be_path(value)):
+        raise InputError(where, f"'{name}' is not a valid text: {value!r:.60}", "expected a path")
     return value
 
 
 def _may_be_path(text: str) -> bool:
-    """Whether the system can be asked for it: a lone half of a character, or a null, cannot be a name."""
+    """Whether the system accepts it as a name, without null bytes or lone surrogates."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -250,6 +217,5 @@ def _tags(fields: dict, where: str) -> tuple[str | int, ...] | None:
     if tags is None:
         return None
     if not isinstance(tags, list) or not all(type(tag) in (str, int) for tag in tags):
-        raise InputError(where, f"'tags' is no list of class names: {tags!r:.60}",
-                         'write ["cat", "dog"]')
+        raise InputError(where, f"'tags' is not a list of class names: {tags!r:.60}", 'write ["cat", "dog"]')
     return tuple(tags)

@@ -1,4 +1,4 @@
-"""The photograph that a record of maps or labels is about."""
+"""The image that a record of maps belongs to."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from drstool.data.decoding import load_image
 from drstool.data.item import Dataset
 from drstool.errors import InputError
 from drstool.formats.records import MapRecord
+from drstool.pixels import shown_size
 
 __all__ = ["ImageOf", "images_of", "load_photograph"]
 
@@ -31,11 +32,11 @@ def images_of(dataset: Dataset | None = None) -> ImageOf:
     def image_of(record: MapRecord) -> Path:
         if paths is None:
             if not record.image:
-                raise InputError(f"image {record.id!r}", "has maps that do not say where it lies", "give --data")
+                raise InputError(f"image {record.id!r}", "has maps that do not name its file", "give --data")
             return Path(record.image)
         if record.id not in paths:
             raise InputError(
-                f"image {record.id!r}", f"is not among the {len(paths)} of {dataset.source}",
+                f"image {record.id!r}", f"is not one of the {len(paths)} images of {dataset.source}",
                 "check --data and --split")
         return paths[record.id]
 
@@ -52,13 +53,12 @@ def load_photograph(record: MapRecord, image_of: ImageOf) -> np.ndarray:
     Raises
     ------
     InputError
-        It is not to be found, unreadable, or of another size.
+        It is missing, unreadable, or of another size.
     """
     path = image_of(record)
     image = load_image(path)
     if image.shape[:2] != tuple(record.image_size):
-        found, expected = (" x ".join(map(str, reversed(size))) for size in (image.shape[:2], record.image_size))
         raise InputError(
-            path, f"is {found} pixels, but image {record.id!r} is {expected} in its maps",
-            "give the photograph that the maps were made of")
+            path, f"is {shown_size(image.shape)} pixels, but {shown_size(record.image_size)} in its maps",
+            "give the image that the maps were made from")
     return image

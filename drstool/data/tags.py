@@ -1,5 +1,4 @@
-"""Image-level tags: lists of them, the class names they refer to, and the check of one against the
-other."""
+"""Image-level tags and class names: reading lists of them, and checking one against the other."""
 
 from __future__ import annotations
 
@@ -11,31 +10,29 @@ from drstool.data.text import read_lines
 from drstool.errors import InputError
 from drstool.labels import check_class_names
 
-__all__ = ["gather_names", "read_class_names", "read_tag_list", "resolve_names", "resolve_tags",
-           "split_id"]
+__all__ = ["gather_names", "read_class_names", "read_tag_list", "resolve_names", "resolve_tags", "split_id"]
 
-
-# A path is not longer on common systems; a line may be, of a file that is no list at all.
+# The longest path on common systems; a line may be longer in a file that is not a list.
 _LONGEST_ID = 4096
 _MAX_CLASS_LIST_BYTES = 1 << 20
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Object class names from a text file of one name a line, in label order.
+    """Object class names from a text file with one name per line, in label order.
 
     Raises
     ------
     InputError
-        It cannot be read or the names cannot serve (:func:`drstool.labels.check_class_names`).
+        It cannot be read, or the names are invalid (:func:`drstool.labels.check_class_names`).
     """
     return check_class_names(read_lines(path, _MAX_CLASS_LIST_BYTES), path)
 
 
 def split_id(line: str, ids: Collection[str]) -> tuple[str, str]:
-    """The image id that begins a line, and the rest of it.
+    """The image id at the start of a line, and the rest of the line.
 
     The id ends at a tab. In a line without one it is the longest beginning, up to a space, that is
-    among ``ids``; the first column where none is.
+    among ``ids``; if there is none, the first column.
 
     Examples
     --------
@@ -64,7 +61,7 @@ def read_tag_list(path: str | Path, ids: Collection[str]) -> dict[str, tuple[str
     path
         Text file. Classes are names, or numbers counted from 0.
     ids
-        Ids of the dataset; they tell where an id with spaces ends.
+        Ids of the dataset, by which the end of an id with spaces is found.
 
     Raises
     ------
@@ -78,7 +75,7 @@ def read_tag_list(path: str | Path, ids: Collection[str]) -> dict[str, tuple[str
             raise InputError(path, f"lists id {identifier!r} twice", "list each image once")
         tags[identifier] = tuple(_number_or_name(column) for column in rest.split())
     if not tags:
-        raise InputError(path, "is empty", "a line is an id and its classes: 2007_000032 0 14")
+        raise InputError(path, "is empty", "each line is an id and its classes: 2007_000032 0 14")
     return tags
 
 
@@ -86,9 +83,8 @@ def _number_or_name(text: str) -> str | int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
-def gather_names(tags: Iterable[Iterable[str | int] | None], where: object
-                 ) -> tuple[str, ...] | None:
-    """The names that occur, sorted, as class names; None where no tag is a name."""
+def gather_names(tags: Iterable[Iterable[str | int] | None], where: object) -> tuple[str, ...] | None:
+    """The class names that occur among the tags, sorted; None if no tag is a name."""
     names = {tag for known in tags if known for tag in known if isinstance(tag, str)}
     return check_class_names(sorted(names), where) if names else None
 
@@ -96,7 +92,7 @@ def gather_names(tags: Iterable[Iterable[str | int] | None], where: object
 def resolve_names(
     found: RawDataset, given: Sequence[str] | None, where: str, *, listed: Sequence[str] | None = None,
 ) -> tuple[str, ...] | None:
-    """The class names to use: those of a checkpoint or map file, of ``--classes``, or the data's.
+    """The class names to use: those of a checkpoint or map file, or of ``--classes``, or of the data.
 
     Parameters
     ----------
@@ -121,23 +117,20 @@ def resolve_names(
     if names is None or not stated or tuple(names) == given:
         return given
     if set(names) != set(given):
-        raise InputError(where, f"has other classes: {_difference(names, given)}",
-                         "use data of the same classes as the checkpoint or maps")
+        raise InputError(
+            where, f"has other classes: {_difference(names, given)}",
+            "use data with the classes of the checkpoint or maps")
     if not found.reorder:
-        raise InputError(where, "has the classes of the checkpoint or maps in another order",
-                         "the label values would not fit; list them in the same order")
+        raise InputError(
+            where, "has the classes of the checkpoint or maps in another order",
+            "list them in the same order, or the label values would differ")
     return given
 
 
 def _difference(names: Sequence[str], given: Sequence[str]) -> str:
     extra = [name for name in names if name not in given]
     missing = [name for name in given if name not in names]
-    parts = []
-    if extra:
-        parts.append("it also has " + _some(extra))
-    if missing:
-        parts.append("it lacks " + _some(missing))
-    return ", ".join(parts)
+    return ", ".join(what + _some(some) for what, some in (("it also has ", extra), ("it lacks ", missing)) if some)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
@@ -145,7 +138,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str, ...] | None:
-    """Tags of an image as class names, in class order and each once.
+    """Tags of an image as class names, in class order, each once.
 
     Parameters
     ----------
@@ -157,21 +150,22 @@ def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str,
     Raises
     ------
     InputError
-        A tag is no class.
+        A tag is not a class.
     """
     if not row.tags:
         return row.tags
     where = row.where or row.id
     if channels is None:
-        raise InputError(where, f"image {row.id!r} has class numbers, but no class has a name",
-                         "name them with --classes FILE, one name a line")
+        raise InputError(
+            where, f"image {row.id!r} has class numbers, but the classes have no names",
+            "name them with --classes FILE, one per line")
     names = list(channels)
     present = {_channel(tag, channels, row.id, where) for tag in set(row.tags)}
     return tuple(names[channel] for channel in sorted(present))
 
 
 def _channel(tag: str | int, channels: Mapping[str, int], identifier: str, where: str) -> int:
-    # Names first: classes may be called '0' to '9'.
+    # Names first: a class may be called '7'.
     if str(tag) in channels:
         return channels[str(tag)]
     tag = _number_or_name(str(tag))
@@ -180,4 +174,4 @@ def _channel(tag: str | int, channels: Mapping[str, int], identifier: str, where
     right = f"the classes are {_some(list(channels))}"
     if isinstance(tag, int):
         right = f"class numbers are 0 to {len(channels) - 1}"
-    raise InputError(where, f"image {identifier!r} has the tag {tag!r}, which is no class", right)
+    raise InputError(where, f"image {identifier!r} has the tag {tag!r}, which is not a class", right)

@@ -1,4 +1,4 @@
-"""Text files of a dataset: read as UTF-8, or an error that names the line."""
+"""Text files of a dataset: read as UTF-8, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def decode_text(content: bytes, where: object) -> str:
     Raises
     ------
     InputError
-        It is no UTF-8; the line is named.
+        It is not UTF-8; the line is named.
     """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(where, f"line {line} is no UTF-8 text", "save it as UTF-8") from None
+        raise InputError(where, f"line {line} is not UTF-8 text", "save it as UTF-8") from None
 
 
 def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:
@@ -34,7 +34,7 @@ def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:
 
 
 def read_lines(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> list[str]:
-    """Lines of a text file that hold more than spaces, without the spaces at both ends."""
-    # Not splitlines(): that also parts at characters an id may hold, such as U+2028.
+    """Lines of a text file that are not blank, without spaces at either end."""
+    # Not splitlines(), which also splits at characters that an id may contain, such as U+2028.
     lines = (line.strip() for line in read_text(path, most).split("\n"))
     return [line for line in lines if line]

@@ -1,6 +1,6 @@
-"""Training samples: one image, read, changed at random and paired with what is learned from it.
+"""Training samples: images, read and augmented at random, with their training targets.
 
-A sample's key is (epoch, index), and every random number of it comes from a generator seeded by
+A sample's key is (epoch, index), and its random numbers come from a generator seeded by
 (seed, epoch, index): the same key gives the same sample in any process.
 """
 
@@ -22,6 +22,7 @@ from drstool.errors import InputError
 from drstool.formats.label_png import read_label_png
 from drstool.formats.map_file import MapFileReader
 from drstool.labels import as_label_type, channel_of, check_label_values, ignore_label, label_type
+from drstool.pixels import shown_size
 from drstool.recipe import NORMALIZE_MEAN, ClassifierRecipe, Jitter, RefinerRecipe, SegmenterRecipe
 
 __all__ = [
@@ -49,7 +50,7 @@ def tag_vector(item: Item, class_names: Sequence[str]) -> Tensor:
 
 
 def strongest_only(maps: np.ndarray) -> np.ndarray:
-    """Maps with, at each pixel, all but the strongest class set to 0; equals stay all.
+    """Maps with, at each pixel, all but the strongest class set to 0; of equal ones all are kept.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def _jitter(image: Image.Image, widths: Jitter, random: np.random.Generator) -> 
 
 
 class _Samples:
-    """What the samples of all trainings have in common: their images."""
+    """What the samples of all stages have in common: their images."""
 
     _items: Sequence[Item]
 
@@ -93,7 +94,7 @@ class _Samples:
         return len(self._items)
 
     def id_of(self, index: int) -> str:
-        """The id of an image, which is not read."""
+        """The id of an image, without reading it."""
         return self._items[index].id
 
 
@@ -124,9 +125,9 @@ class ClassifierSamples(_Samples):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         side = recipe.image_size
         left, top = random.integers(0, recipe.warp_size - side, size=2, endpoint=True).tolist()
-        # Paper: not said / authors' code: jitter, then crop / here: crop, then jitter, because the
-        # colours change pixel by pixel and a third of the pixels need not be touched. Contrast is
-        # then relative to the crop's mean, not the image's.
+        # Paper: not said / authors' code: jitter, then crop / here: crop, then jitter, because colours
+        # change pixel by pixel and a third of the pixels can be saved. Contrast is then relative to
+        # the mean of the crop, not of the image.
         image = _jitter(image.crop((left, top, left + side, top + side)), recipe, random)
         return item.id, image_tensor(image), tag_vector(item, self._class_names)
 
@@ -161,8 +162,7 @@ class RefinerSamples(_Samples):
             present = set(reader.ids())
         for item in dataset.items:
             if item.id not in present:
-                raise InputError(
-                    maps, f"holds no map of image {item.id!r}", "make maps of the same split")
+                raise InputError(maps, f"has no map of image {item.id!r}", "make maps of the same split")
 
     def _maps(self) -> MapFileReader:
         # HDF5 handles do not survive a fork, so every process opens its own.
@@ -195,7 +195,7 @@ def _square(values: np.ndarray, side: int) -> np.ndarray:
     return (maps.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
-# Image value of padded pixels: the mean, which normalisation turns to about zero.
+# Value of padded pixels: the mean, which normalisation turns into about zero.
 _FILL = tuple(round(255 * value) for value in NORMALIZE_MEAN)
 
 
@@ -228,12 +228,12 @@ class SegmenterSamples(_Samples):
         self._ignored = ignore_label(label_type(len(class_names)))
         for item in dataset.items:
             if item.id not in labels:
-                raise InputError("--labels", f"there is no label image of {item.id!r}", "make labels of the same split")
+                raise InputError("--labels", f"there is no label image for {item.id!r}", "use labels of the same split")
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
         image = load_pil(item.image)
-        labels = self._load_labels(item, image.size)
+        labels = self._load_labels(item, image.size[::-1])
         scale = random.uniform(recipe.scale_min, recipe.scale_max)
         size = tuple(max(1, int(side * scale)) for side in image.size)
         image = image.resize(size, Image.Resampling.BILINEAR)
@@ -248,16 +248,15 @@ class SegmenterSamples(_Samples):
         return item.id, image_tensor(image), torch.from_numpy(np.array(labels, dtype=np.int64))
 
     def _load_labels(self, item: Item, expected: tuple[int, int]) -> Image.Image:
-        """The item's label image, checked against the image's size and the classes, mode ``L`` or ``I``."""
+        """The item's label image, checked against the image's ``(H, W)`` and the classes, mode ``L`` or ``I``."""
         path = self._labels[item.id]
         labels = as_label_type(read_label_png(path, path), len(self._class_names))
         check_label_values(labels, self._class_names, path)
-        height, width = labels.shape
-        if (width, height) != expected:
+        if labels.shape != expected:
             raise InputError(
-                path, f"is {height}×{width}, and image {item.id!r} is {expected[1]}×{expected[0]}",
-                "make the labels at the images' own size")
-        # Pillow does not resize and paste all pictures of two bytes a pixel; of four it does.
+                path, f"is {shown_size(labels.shape)} pixels, but image {item.id!r} is {shown_size(expected)}",
+                "labels must have the size of their images")
+        # Pillow cannot resize and paste every 16-bit picture; 32-bit ones it can.
         return Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
 
 

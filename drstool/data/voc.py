@@ -29,16 +29,16 @@ __all__ = ["is_voc", "read_voc"]
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "ImageSets/Main")
 _MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_TAG_LIST_ENDING = "_cls"
+_TAG_LIST_SUFFIX = "_cls"
 _CLASS_LIST_NAME = re.compile(r"(.+)_(?:trainval|train|val)\.txt")
-# Some thousand objects; a tree takes many times the memory of its text.
+# Room for thousands of objects; a tree takes many times the memory of its text.
 _MAX_XML_BYTES = 4 << 20
-# Lists of DeepLab's fashion name files instead of ids.
+# DeepLab's lists name files instead of ids.
 _IMAGE_PATH = re.compile(r"/?JPEGImages/(\S+)\.(?:jpg|jpeg|png)\b.*", re.IGNORECASE)
 
 
 def is_voc(root: Path) -> bool:
-    """Whether a folder is laid out as PASCAL VOC's."""
+    """Whether a folder has the layout of PASCAL VOC."""
     return (root / "ImageSets").is_dir() or (root / "JPEGImages").is_dir()
 
 
@@ -63,14 +63,14 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     UsageError
         No split is named and there are several.
     InputError
-        A missing list or image, an id twice, an empty list, a damaged annotation.
+        A list or image is missing, an id is listed twice, a list is empty, an annotation is damaged.
     """
     images = _Files(root / "JPEGImages", _IMAGE_SUFFIXES)
     ids_file = _find_list(root, split)
     ids = images.stems() if ids_file is None else _read_ids(ids_file, images)
     where = str(ids_file or images.folder)
     if not ids:
-        raise InputError(where, "lists no image", "one id a line")
+        raise InputError(where, "lists no images", "give one id per line")
     annotations = _Annotations(root / "Annotations")
     class_names, stated = _class_names(root, annotations if need_names else None)
     tag_list = _tag_list(ids_file)
@@ -85,10 +85,10 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     where_tags = str(tag_list or annotations.folder)
     masks = [_Files(root / name, (".png",)) for name in _MASK_FOLDERS]
     saliency = _Files(root / "saliency_map", (".png",))
-    rows = [
-        RawItem(i, images.must_find(i, where), known, _first(i, masks), saliency.find(i), where_tags)
-        for i, known in zip(ids, tags, strict=True)
-    ]
+    rows = []
+    for i, known in zip(ids, tags, strict=True):
+        mask = next((path for files in masks if (path := files.find(i))), None)
+        rows.append(RawItem(i, images.must_find(i, where), known, mask, saliency.find(i), where_tags))
     return RawDataset(rows, class_names, stated, tags_source)
 
 
@@ -98,8 +98,8 @@ def object_names(path: str | Path) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        It cannot be read, is no well-formed XML, or declares a document type: annotations need
-        none, and entities are how XML attacks its reader.
+        It cannot be read, is not well-formed XML, or declares a document type, which annotations
+        do not need and through which XML can attack its reader.
     """
     content = read_bytes(path, most=_MAX_XML_BYTES, pipes=True)
     try:
@@ -107,10 +107,10 @@ def object_names(path: str | Path) -> tuple[str, ...]:
         objects = ElementTree.fromstring(content, parser).iterfind("object")
         return tuple((entry.findtext("name") or "").strip() for entry in objects)
     except _DocumentTypeError:
-        raise InputError(path, "declares a document type", "a VOC annotation is plain XML") from None
+        raise InputError(path, "declares a document type", "expected plain XML") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(path, f"is no XML annotation: {error}",
-                         "the file may be damaged or cut short") from None
+        raise InputError(
+            path, f"is not an XML annotation: {error}", "the file may be damaged or cut short") from None
 
 
 class _DocumentTypeError(Exception):
@@ -118,14 +118,14 @@ class _DocumentTypeError(Exception):
 
 
 class _PlainTree(ElementTree.TreeBuilder):
-    """Builds no document that declares a type, whatever encoding hides it."""
+    """Refuses a document that declares a type, in any encoding."""
 
     def doctype(self, *_: object) -> None:
         raise _DocumentTypeError
 
 
 class _Files:
-    """Files of one folder by id, each folder below it listed once and not a file at a time."""
+    """Files of one folder by id; each folder is listed once instead of asking for every file."""
 
     def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
         self.folder = folder
@@ -133,7 +133,7 @@ class _Files:
         self._listings: dict[str, dict[str, str]] = {}
 
     def find(self, identifier: str) -> Path | None:
-        """The id's file, by the first of the suffixes that is there."""
+        """The id's file, with the first of the suffixes that exists."""
         below, _, stem = identifier.rpartition("/")
         name = self._listing(below).get(unicodedata.normalize("NFC", stem))
         return None if name is None else Path(self.folder, below, name)
@@ -145,37 +145,34 @@ class _Files:
         """As :meth:`find`; an image without a file is an error."""
         path = self.find(identifier)
         if path is None:
-            raise InputError(where, f"names {identifier!r}, which has no image",
-                             f"expected {self.folder / identifier}{self._suffixes[0]}")
+            raise InputError(
+                where, f"names {identifier!r}, which has no image",
+                f"expected {self.folder / identifier}{self._suffixes[0]}")
         return path
 
     def stems(self) -> list[str]:
-        """Ids of all files, sorted, those of folders below included."""
+        """Ids of all files, also in subfolders, sorted."""
         ids = set()
-        for place, _, _ in os.walk(self.folder):
-            below = Path(place).relative_to(self.folder).as_posix()
+        for folder, _, _ in os.walk(self.folder):
+            below = Path(folder).relative_to(self.folder).as_posix()
             prefix = "" if below == "." else below + "/"
             ids.update(prefix + stem for stem in self._listing(prefix.rstrip("/")))
         return [check_id(identifier, self.folder) for identifier in sorted(ids)]
 
     def _listing(self, below: str) -> dict[str, str]:
-        """File names by stem of one folder below."""
-        if below not in self._listings:
-            self._listings[below] = self._list(below)
-        return self._listings[below]
-
-    def _list(self, below: str) -> dict[str, str]:
+        """File names by stem of one subfolder."""
+        if below in self._listings:
+            return self._listings[below]
         try:
-            names = os.listdir(self.folder / below)
+            names = [os.path.splitext(name) for name in os.listdir(self.folder / below)]
         except (OSError, ValueError):  # ValueError: a null byte in an id.
-            return {}
-        found: dict[str, str] = {}
-        ranks = {suffix: rank for rank, suffix in enumerate(self._suffixes)}
-        for name in sorted(names, key=lambda n: ranks.get(os.path.splitext(n)[1].lower(), -1)):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in ranks:
-                # Some file systems store accents apart from their letters; a list may not.
-                found.setdefault(unicodedata.normalize("NFC", stem), name)
+            names = []
+        found = self._listings[below] = {}
+        for wanted in self._suffixes:
+            for stem, suffix in names:
+                if suffix.lower() == wanted:
+                    # Some file systems store accents apart from their letters; a list may not.
+                    found.setdefault(unicodedata.normalize("NFC", stem), stem + suffix)
         return found
 
 
@@ -195,42 +192,35 @@ class _Annotations:
         return self._known[identifier]
 
     def all_tags(self) -> list[tuple[str, ...] | None]:
-        """Those of every annotation of the folder and the folders below."""
+        """Those of every annotation in the folder and its subfolders."""
         return [self.tags(identifier) for identifier in self._files.stems()]
 
 
-def _first(identifier: str, folders: list[_Files]) -> Path | None:
-    return next((path for files in folders if (path := files.find(identifier))), None)
-
-
 def _find_list(root: Path, split: str | None) -> Path | None:
+    """The list of ids of a split: the only one if none is named; None where there is none."""
+    names = _list_names(root)
     if split is None:
-        return _only_list(root)
+        if len(names) > 1:
+            raise UsageError("--split", f"{root} has several splits: {', '.join(names)}", "choose one")
+        if not names:
+            return None
+        split = names[0]
     for folder in _LIST_FOLDERS:
         path = root / folder / f"{split}.txt"
-        # Not Path.is_file(): that fails on a name too long for the system.
+        # Not Path.is_file(), which raises on a name too long for the system.
         if os.path.isfile(path):
             return path
     if os.path.isfile(split):
         return Path(split)
-    known = _list_names(root)
-    raise InputError(root, f"has no split '{split}'",
-                     f"there is {', '.join(known)}; or give a file of ids" if known
-                     else "give --split a file of ids")
-
-
-def _only_list(root: Path) -> Path | None:
-    names = _list_names(root)
-    if len(names) > 1:
-        raise UsageError("--split", f"{root} has several: {', '.join(names)}", "name one")
-    return _find_list(root, names[0]) if names else None
+    right = f"choose from {', '.join(names)}, or give a file of ids" if names else "pass a file of ids with --split"
+    raise InputError(root, f"has no split '{split}'", right)
 
 
 def _list_names(root: Path, most: int = 8) -> list[str]:
     """Names of the splits, from the first of the folders that holds any."""
     for folder in _LIST_FOLDERS:
         names = sorted(path.stem for path in (root / folder).glob("*.txt"))
-        names = [name for name in names if not name.endswith(_TAG_LIST_ENDING)]
+        names = [name for name in names if not name.endswith(_TAG_LIST_SUFFIX)]
         if names:
             return names[:most]
     return []
@@ -247,7 +237,7 @@ def _read_ids(path: Path, images: _Files) -> list[str]:
 
 
 def _id_of(line: str, images: _Files) -> str:
-    """The id that begins a line: its first column, or more of it where an image is called so."""
+    """The id at the start of a line: its first column, or more where an image has that name."""
     if match := _IMAGE_PATH.fullmatch(line):
         return match[1]
     return split_id(line, images)[0] if len(line.split(maxsplit=1)) > 1 else line
@@ -257,14 +247,13 @@ def _tag_list(ids_file: Path | None) -> Path | None:
     """The list of tags that goes with a list of ids, if there is one."""
     if ids_file is None:
         return None
-    if ids_file.stem.endswith(_TAG_LIST_ENDING):
+    if ids_file.stem.endswith(_TAG_LIST_SUFFIX):
         return ids_file
-    path = ids_file.with_name(ids_file.stem + _TAG_LIST_ENDING + ids_file.suffix)
+    path = ids_file.with_name(ids_file.stem + _TAG_LIST_SUFFIX + ids_file.suffix)
     return path if path.is_file() else None
 
 
-def _class_names(root: Path, annotations: _Annotations | None
-                 ) -> tuple[tuple[str, ...] | None, bool]:
+def _class_names(root: Path, annotations: _Annotations | None) -> tuple[tuple[str, ...] | None, bool]:
     """Class names in label order, and whether the dataset itself lists them."""
     if (root / "classes.txt").is_file():
         return read_class_names(root / "classes.txt"), True
@@ -284,21 +273,23 @@ def _check_numbering(
 ) -> None:
     """Check that class numbers mean the same as the annotations of the same images.
 
-    Part of a dataset may lack a class; the names gathered from its annotations would then be
-    numbered otherwise than the whole dataset's, and every tag after the gap be wrong.
+    Part of a dataset may lack a class. The names gathered from its annotations would then be
+    numbered differently from the whole dataset's, and every tag after the gap be wrong.
     """
     names = dict(enumerate(class_names))
-    pairs = [({names.get(tag, tag) for tag in tags}, known) for identifier, tags in listed.items()
-             if tags and (known := annotations.tags(identifier))]
+    pairs = [
+        ({names.get(tag, tag) for tag in tags}, known) for identifier, tags in listed.items()
+        if tags and (known := annotations.tags(identifier))]
     wrong = sum(numbered.isdisjoint(known) for numbered, known in pairs)
     # A few may differ: lists are also made by hand, or from masks.
     if wrong > len(pairs) / 10:
-        raise InputError(where, f"its class numbers do not fit the {len(names)} class names found "
-                         f"in {annotations.folder}", "list all classes with --classes FILE")
+        raise InputError(
+            where, f"its class numbers do not match the {len(names)} class names found in {annotations.folder}",
+            "list all classes with --classes FILE")
 
 
 def _is_class_list(path: Path) -> bool:
-    """Whether a list says of each image if it has the class (1, 0, -1), unlike a list of ids."""
+    """Whether a list gives each image's membership of a class (1, 0, -1), unlike a list of ids."""
     try:
         with open(path, "rb") as file:
             columns = file.readline(4096).split()

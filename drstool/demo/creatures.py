@@ -1,4 +1,4 @@
-"""The demo's creatures: striking heads of their own, bodies that classes share."""
+"""The demo's creatures: each class has its own striking head, and shares its bodies with others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CLASS_NAMES", "body_scale", "draw_creature"]
 
 
 def _coat(rng: np.random.Generator, kind: str, base: Color, second: Color) -> Paint:
-    """A body's paint: ``base`` with a pattern of ``second``; the kinds are open to all classes."""
+    """A body's paint: ``base`` with a pattern in ``second``; all classes use the same kinds."""
     spots = rng.uniform((-1.3, -0.75, 0.06), (1.0, 0.75, 0.15), (16, 3)).tolist()
     frequency, phase = rng.uniform(7, 13), rng.uniform(0, 2 * np.pi)
 
@@ -38,7 +38,7 @@ def _coat(rng: np.random.Generator, kind: str, base: Color, second: Color) -> Pa
 
 @dataclass(frozen=True)
 class _Look:
-    """What a creature's body looks like, chosen before it is drawn."""
+    """The looks of a creature's body, chosen before it is drawn."""
 
     width: float
     base: Color
@@ -52,7 +52,7 @@ _Draw = Callable[[Sprite, np.random.Generator, _Look], None]
 
 
 def _shell_body(limbs: str) -> _Draw:
-    """A domed oval seen from above, shared by beetle, snail and turtle; the limbs differ."""
+    """A domed oval seen from above, for beetle, snail and turtle, with different limbs."""
 
     def draw(sprite: Sprite, rng: np.random.Generator, look: _Look) -> None:
         width = look.width
@@ -80,7 +80,7 @@ def _shell_body(limbs: str) -> _Draw:
 
 
 def _spindle_body(tail: str) -> _Draw:
-    """A drop-shaped body with a swaying tail, shared by bird, fish and newt; fins differ."""
+    """A drop-shaped body with a swaying tail, for bird, fish and newt, with different fins."""
 
     def draw(sprite: Sprite, rng: np.random.Generator, look: _Look) -> None:
         width, sway = look.width * 0.62, rng.uniform(-0.45, 0.45)
@@ -208,13 +208,13 @@ def _turtle_head(sprite: Sprite, rng: np.random.Generator, _: _Look) -> None:
 
 @dataclass(frozen=True)
 class _Creature:
-    """How a class is drawn, and from which ranges its body is; the ranges overlap on purpose."""
+    """How a class is drawn, and the ranges of its body's looks, which overlap on purpose."""
 
     body: _Draw
     head: _Draw
     hues: tuple[float, float]
     coats: tuple[str, ...]
-    area: float  # of the whole creature, about, in squared units of half a body's length
+    area: float  # approximate area of the creature, in squared units of half a body's length
 
 
 _CREATURES = {
@@ -231,31 +231,31 @@ _CREATURES = {
     "turtle": _Creature(_shell_body("flippers"), _turtle_head, (0.05, 0.50),
                         ("plates", "plates", "spots", "bands", "rings"), 3.1),
 }
-# From the middle of the body to the farthest tip of any creature.
+# Distance from the middle of the body to the farthest tip of any creature.
 _REACH = 1.95
 
 
 def body_scale(name: str, pixels: float) -> float:
-    """Pixels of half a body's length when the creature covers that many."""
+    """Half a body's length, in pixels, of a creature that covers so many pixels."""
     return float(np.sqrt(pixels / _CREATURES[name].area))
 
 
 def draw_creature(
     rng: np.random.Generator, name: str, scale: float, ground: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A creature on its own sheet, in a body colour that mostly stands off the ground.
+    """A creature on its own sheet, usually in a body colour that contrasts with the ground.
 
     Parameters
     ----------
     scale
-        Pixels of half a body's length.
+        Half a body's length, in pixels.
     ground
         Lightness of the background in [0, 1].
     """
     creature = _CREATURES[name]
     sprite = Sprite(scale, rng.uniform(0, 2 * np.pi), bool(rng.integers(2)), _REACH)
     hue = rng.uniform(*creature.hues)
-    # One creature in four is about as light as what it stands on, and muted: harder to see.
+    # One creature in four is muted and about as light as the ground: harder to see.
     camouflaged = rng.random() < 1 / 4
     lift = rng.uniform(-0.08, 0.08) if camouflaged else rng.uniform(0.12, 0.4)
     value = ground + (lift if ground < 0.52 else -lift)

@@ -14,10 +14,10 @@ from drstool.labels import BACKGROUND, IGNORE, label_of
 
 __all__ = ["Picture", "render_picture"]
 
-# Sides vary by this share around the size asked for.
+# How much sides vary around the requested size.
 _SIZE_SPREAD = 1 / 11
 
-# What must be seen of a creature for it to count, as shares of its own area and of its head.
+# How much of a creature must be visible, as shares of its whole area and of its head.
 _VISIBLE_SHARE, _VISIBLE_HEAD_SHARE = 0.6, 0.75
 _LAYOUT_TRIES = 12
 
@@ -25,7 +25,7 @@ _LAYOUT_TRIES = 12
 # Backgrounds
 # ---------------------------------------------------------------------------------------------
 
-# Hue, saturation and value ranges, and how far features are drawn out (downwards above 1).
+# Hue, saturation and value ranges, and the elongation of features (vertical above 1).
 _GROUNDS = {
     "grass": ((0.20, 0.32), (0.25, 0.50), (0.30, 0.60), 2.2),
     "sand": ((0.08, 0.13), (0.15, 0.35), (0.60, 0.85), 0.8),
@@ -37,7 +37,7 @@ _GROUNDS = {
 
 
 def _ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A ground without things on it, often of two materials that meet: (H, W, 3) float32."""
+    """A ground without objects, often of two adjacent materials: (H, W, 3) float32."""
     ground = _material(rng, size)
     if rng.random() < 0.55:
         edge = noise(rng, size, (90, 90)) + 0.25 * fractal(rng, size, 24)
@@ -48,7 +48,7 @@ def _ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _material(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Grass, sand, water and so on, filling the picture: (H, W, 3) float32."""
+    """A picture full of grass, sand, water or the like: (H, W, 3) float32."""
     height, width = size
     kind = str(rng.choice(list(_GROUNDS)))
     hues, saturations, values, aspect = _GROUNDS[kind]
@@ -71,7 +71,7 @@ def _material(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _draw_clutter(rng: np.random.Generator, picture: np.ndarray) -> None:
-    """Lay leaves, stones and twigs on the ground, in muted colours, in place."""
+    """Put leaves, stones and twigs on the ground, in muted colours, in place."""
     height, width = picture.shape[:2]
     ground = picture.mean((0, 1))
     for _ in range(rng.integers(3, 16)):
@@ -105,7 +105,7 @@ def _draw_clutter(rng: np.random.Generator, picture: np.ndarray) -> None:
 def _windows(
     size: tuple[int, int], sheet: int, at: tuple[float, float],
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where in a picture a square sheet centred ``at`` (down, right) lies, and what part of it."""
+    """Where in a picture a square sheet centred ``at`` (down, right) lies, and which part of it is inside."""
     in_picture, in_sheet = [], []
     for length, position in zip(size, at, strict=True):
         start = round(position) - sheet // 2
@@ -123,7 +123,7 @@ def _lay(picture: np.ndarray, rgb: np.ndarray, alpha: np.ndarray, at: tuple[floa
 def _shade(
     picture: np.ndarray, alpha: np.ndarray, at: tuple[float, float], blur: float, depth: float,
 ) -> None:
-    """The soft shadow a thing casts on the ground; no part of the thing."""
+    """Draw the soft shadow that an object casts on the ground; it is not part of the object."""
     shadow = ndimage.gaussian_filter(np.pad(alpha, 8), blur)
     there, here = _windows(picture.shape[:2], len(shadow), (at[0] + 2 * blur, at[1] + blur))
     picture[there] *= 1 - depth * shadow[here][..., None]
@@ -144,9 +144,9 @@ class Picture:
     labels : (H, W) uint8
         0, 1..C, and 255 on the outlines.
     striking : (H, W) bool
-        Where a striking part shows; never written to disk.
+        Where a striking part is visible; never written to disk.
     objects
-        Class name and box (left, top, right, bottom), the first pixel in and the last, from 0.
+        Class name and box (left, top, right, bottom) in pixels from 0, both ends included.
     """
 
     image: np.ndarray
@@ -165,7 +165,7 @@ class _Placed:
 
 
 def _cast(rng: np.random.Generator, index: int) -> list[tuple[str, float]]:
-    """Who is in the picture and how much of it each one takes, the first one by turns."""
+    """The creatures of a picture and the share of it that each covers; the first follows the index."""
     count = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     low, high = {1: (0.10, 0.45), 2: (0.09, 0.24), 3: (0.08, 0.14)}[count]
     names = [CLASS_NAMES[index % len(CLASS_NAMES)]]
@@ -184,7 +184,7 @@ def _layout(
     Returns
     -------
     placed, owner, striking
-        Back to front; ``owner`` (H, W) int is 0 or the number, from 1, of who shows there.
+        Back to front; ``owner`` (H, W) int is 0 or the number, from 1, of the creature visible there.
     """
     cast, shrink = list(cast), 1.0
     while True:
@@ -225,13 +225,13 @@ def _recognisable(
 
 
 def _light(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """The scene as a camera saw it: light, shadow, colour cast, blur and noise: uint8."""
+    """The scene as a camera would see it, with light, shadow, colour cast, blur and noise: uint8."""
     height, width = picture.shape[:2]
     down, right = np.mgrid[-0.5:0.5:height * 1j, -0.5:0.5:width * 1j].astype(np.float32)
     turn = rng.uniform(0, 2 * np.pi)
     along = np.cos(turn) * right + np.sin(turn) * down
     lit = 1 + rng.uniform(0, 0.25) * along
-    if rng.random() < 0.3:  # the edge of a shadow falls across the scene
+    if rng.random() < 0.3:  # a shadow's edge across the scene
         lit *= 1 - rng.uniform(0.15, 0.35) / (1 + np.exp(30 * (along - rng.uniform(-0.3, 0.3))))
     cast = rng.uniform(0.93, 1.07, 3)
     picture = picture * lit[..., None] * cast * rng.uniform(0.85, 1.15)
@@ -263,7 +263,7 @@ def render_picture(seed: int, index: int, size: int = 176) -> Picture:
     Parameters
     ----------
     seed, index
-        Choose the picture. The class of its first creature goes round with the index.
+        Determine the picture. The class of its first creature cycles with the index.
     size
         Each side is within a tenth of it, in pixels.
     """

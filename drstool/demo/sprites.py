@@ -1,4 +1,4 @@
-"""What the demo's pictures are painted with: colours, noise, shapes and transparent sheets."""
+"""What the demo's pictures are made of: colours, noise, shapes and transparent sheets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = [
     "polygon", "tube",
 ]
 
-# Sprites are drawn this much finer than the picture, then averaged down: soft edges.
+# Sprites are drawn at this multiple of the resolution and averaged down, which makes edges soft.
 _SUPERSAMPLING = 2
 
 Color = np.ndarray  # (3,) float32, sRGB in [0, 1]
@@ -28,7 +28,7 @@ Paint = Color | Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
-    """An sRGB colour; the hue goes around once from 0 to 1."""
+    """An sRGB colour; the hue has period 1."""
     ramp = np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
     pure = np.clip(ramp, 0, 1)
     return (value * (1 - saturation * (1 - pure))).astype(np.float32)
@@ -50,7 +50,7 @@ def fractal(
 ) -> np.ndarray:
     """Noise of many scales, each half the one before: (H, W) float32, deviation about 1.
 
-    ``aspect`` above 1 draws the features out downwards, below 1 sidewards.
+    ``aspect`` above 1 stretches the features vertically, below 1 horizontally.
     """
     total, weight, power = np.zeros(size, np.float32), 1.0, 0.0
     while coarsest >= 1:
@@ -68,7 +68,7 @@ def fractal(
 
 @dataclass(frozen=True)
 class Shape:
-    """A region of the creature's own plane and a disc that holds all of it."""
+    """A region in the creature's own coordinates, and a disc that contains it."""
 
     distance: Callable[[np.ndarray, np.ndarray], np.ndarray]
     center: tuple[float, float]
@@ -110,7 +110,7 @@ def tube(points: Sequence[tuple[float, float]], radii: Sequence[float] | float) 
 
 
 def polygon(*corners: tuple[float, float], rounding: float = 0.0) -> Shape:
-    """A convex polygon, its corners in either order of turning."""
+    """A convex polygon, its corners clockwise or counterclockwise."""
     points = np.asarray(corners, float)
     middle = points.mean(0)
     edges = np.roll(points, -1, 0) - points
@@ -127,19 +127,19 @@ def polygon(*corners: tuple[float, float], rounding: float = 0.0) -> Shape:
 
 
 class Sprite:
-    """A transparent sheet on which one thing is drawn in its own plane, head towards +x.
+    """A transparent sheet on which one object is drawn in its own coordinates, head towards +x.
 
     Attributes
     ----------
     rgb : (n, n, 3) float32
         Colours times ``alpha``.
     alpha, striking : (n, n) float32 in [0, 1]
-        What the thing covers, and what its striking part does.
+        What the object covers, and what its striking part covers.
     """
 
     def __init__(self, scale: float, turn: float, mirror: bool, reach: float) -> None:
         self.scale = scale * _SUPERSAMPLING
-        # A multiple of twice the supersampling, so that halving leaves the middle in the middle.
+        # A multiple of twice the supersampling, so that averaging keeps the middle in the middle.
         half = int(np.ceil(reach * scale)) * _SUPERSAMPLING
         self._turn = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         if mirror:
@@ -154,27 +154,21 @@ class Sprite:
         self.alpha = np.zeros((2 * half, 2 * half), np.float32)
         self.striking = np.zeros((2 * half, 2 * half), np.float32)
 
-    def draw(
-        self, shape: Shape, paint: Paint, *, striking: bool = False, clip: Shape | None = None,
-        opacity: float = 1.0,
-    ) -> None:
-        """Paint a shape over what is there, only inside ``clip`` if given."""
+    def draw(self, shape: Shape, paint: Paint, *, striking: bool = False) -> None:
+        """Paint a shape over what is there."""
         middle = self._turn @ np.asarray(shape.center) * self.scale + self._half
         reach = shape.reach * self.scale + 2
         low, high = np.clip([middle - reach, middle + reach + 1], 0, 2 * self._half).astype(int)
         window = slice(low[1], high[1]), slice(low[0], high[0])
         x, y = self._x[window], self._y[window]
-        distance = shape.distance(x, y)
-        if clip is not None:
-            distance = np.maximum(distance, clip.distance(x, y))
-        cover = opacity * np.clip(0.5 - distance * self.scale, 0, 1)
+        cover = np.clip(0.5 - shape.distance(x, y) * self.scale, 0, 1)
         color = paint(x, y) if callable(paint) else paint
         self.rgb[window] += cover[..., None] * (color - self.rgb[window])
         for layer, target in ((self.alpha, 1.0), (self.striking, float(striking))):
             layer[window] += cover * (target - layer[window])
 
     def reduced(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Colours, cover and striking part averaged down to the picture's own pixels."""
+        """Colours, cover and striking part, averaged down to the picture's resolution."""
         n = self._half * 2 // _SUPERSAMPLING
 
         def mean(values: np.ndarray) -> np.ndarray:

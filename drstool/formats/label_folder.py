@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drstool.artifacts.atomic import writing
 from drstool.artifacts.end_record import check_end_file
-from drstool.artifacts.header import HEADER_NAME, Header, carrier
+from drstool.artifacts.header import HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError
 from drstool.files import read_bytes, unreadable
 from drstool.formats.label_png import decode_label, encode_label
@@ -86,7 +86,7 @@ class LabelFolderWriter:
                     file.write(data)
             except (FileExistsError, NotADirectoryError) as error:
                 raise InputError(
-                    self.where, f"cannot take '{identifier}': its name is taken", ONE_NAME_RULE) from error
+                    self.where, f"cannot store '{identifier}': its name is already taken", ONE_NAME_RULE) from error
         self.count += 1
 
     def close(self) -> None:
@@ -111,10 +111,10 @@ class LabelFolderReader:
         self.header, self._head = read_marker(self._folder)
         self._files = _png_files(self._folder, self.where, ours=self.header is not None)
         if self.header is None and not self._files:
-            raise ForeignError(self.where, "holds no PNG", "name a folder of label PNGs")
+            raise ForeignError(self.where, "holds no PNGs", "expected a folder of label PNGs")
         if self.header is not None:
-            if carrier(self.header.kind) != "labels":
-                raise InputError(self.where, f"holds {self.header.kind}", "name a folder of label PNGs")
+            if record_type(self.header.kind) != "labels":
+                raise InputError(self.where, f"holds {self.header.kind}", "expected a folder of label PNGs")
             check_end_file(self._folder, len(self._files), self._head, self.where)
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class LabelFolderReader:
             There is none in the folder, or it is damaged.
         """
         if identifier not in self._files:
-            raise InputError(self.where, f"holds no labels of '{identifier}'", f"add '{identifier}.png'")
+            raise InputError(self.where, f"holds no labels for '{identifier}'", f"add '{identifier}.png'")
         return decode_label(identifier, read_bytes(self._files[identifier]), self.header, self.where)
 
     def close(self) -> None:
@@ -172,10 +172,10 @@ def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
     """
     if not Path(folder).is_dir():
         wrong = "is not a folder" if Path(folder).exists() else "no such folder"
-        raise InputError(folder, wrong, "a folder of label PNGs, as 'drstool pseudo-label -o' writes")
+        raise InputError(folder, wrong, "expected a folder of label PNGs, as written by 'drstool pseudo-label -o'")
     reader = LabelFolderReader(folder)
     if reader.header is not None and reader.header.kind != "labels":
-        raise InputError(folder, f"holds {reader.header.kind}", "name a folder of label PNGs")
+        raise InputError(folder, f"holds {reader.header.kind}", "expected a folder of label PNGs")
     return reader.header, dict(reader._files)
 
 

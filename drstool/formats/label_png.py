@@ -118,7 +118,7 @@ def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
     if not wide and picture.mode not in ("P", "L", "1"):
         raise InputError(
             where, f"has pixels of mode {picture.mode}, not label values",
-            "give a paletted or grey PNG of 8 or 16 bits whose pixels are the labels",
+            "expected a paletted or greyscale PNG of 8 or 16 bits whose pixels are labels",
         )
     labels = np.array(picture, np.uint16 if wide else np.uint8)
     if is_grey and depth in _STRETCH:

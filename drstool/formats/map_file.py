@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from drstool.artifacts.atomic import output_error
-from drstool.artifacts.header import FORMAT, VERSION, Header, carrier, json_bytes
+from drstool.artifacts.header import FORMAT, VERSION, Header, record_type, json_bytes
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.hdf5 import DAMAGE, UntrustedFile, WriteGuard, damaged, with_small_cache
 from drstool.formats.records import LazyRecord, MapRecord, check_map_record, check_shape
@@ -186,7 +186,7 @@ class MapFileWriter:
 
     def _add_id(self, identifier: str) -> None:
         if identifier in self._ids:
-            raise InputError(self.where, f"gets '{identifier}' twice", "list each image once")
+            raise InputError(self.where, f"received '{identifier}' twice", "list each image once")
         parts = identifier.split("/")
         folders = ["/".join(parts[:end]) for end in range(1, len(parts))]
         # HDF5 groups are folders: 'a' and 'a/b' cannot both be images.
@@ -194,7 +194,7 @@ class MapFileWriter:
         if other is not None:
             raise InputError(
                 self.where, f"cannot hold both '{identifier}' and '{other}'",
-                "an id may not be the folder of another id: rename one",
+                "an id cannot be a folder of another id; rename one",
             )
         self._ids[identifier] = None
         for folder in folders:
@@ -267,10 +267,10 @@ class MapFileReader:
             There is no such image in the file, or its record is damaged.
         """
         if identifier not in self._known:
-            raise InputError(self.where, f"holds no maps of '{identifier}'", "see 'drstool info'")
+            raise InputError(self.where, f"holds no maps for '{identifier}'", "see 'drstool info'")
         where = f"{self.where}: {identifier}"
         # HDF5 lets in one thread at a time; several would hand it to and fro at each of many calls.
-        with self._lock, damaged(where, "its maps are damaged", "make them again"):
+        with self._lock, damaged(where, "its maps are damaged", "recreate them"):
             record = _read_map(self._file, self._maps, identifier, where)
         check_map_record(record, len(self.header.class_names), self.where)
         return record
@@ -291,7 +291,8 @@ class MapFileReader:
             unlisted = next(
                 (name for name in self._file.names(self._maps, self.where) if name not in self._known), None)
         if unlisted is not None:
-            raise InputError(self.where, f"holds maps of '{unlisted}', which it does not list", "make it again")
+            raise InputError(
+                self.where, f"holds maps for '{unlisted}', which is not in its list of images", "recreate it")
         self._file.check_end(self.where)
 
     def close(self) -> None:
@@ -318,7 +319,7 @@ def restored_map(identifier: str, description: dict, data: bytes, where: object)
     InputError
         It is damaged.
     """
-    with damaged(f"{where}: {identifier}", "its maps are damaged", "begin anew"):
+    with damaged(f"{where}: {identifier}", "its maps are damaged", "start from scratch"):
         dtype, shape = np.dtype(description["dtype"]), tuple(description["shape"])
         check_shape(shape, dtype, where)
         size, place, maps = shape[1] * shape[2] * dtype.itemsize, 0, []
@@ -362,7 +363,7 @@ def decode_map(data: bytes, header: Header, where: object) -> MapRecord:
         if len(reader) != 1:
             raise InputError(where, f"holds {len(reader)} records", "a stream's member holds one")
         if reader.header.class_names != header.class_names:
-            raise InputError(where, "has other classes than its stream", "make the stream again")
+            raise InputError(where, "has other classes than its stream", "recreate the stream")
         return reader.read(reader.ids()[0])
 
 
@@ -392,8 +393,8 @@ def _write_header(file: h5py.File, header: Header) -> None:
     names, kind = _fixed_texts(list(header.class_names))
     file.attrs.create("class_names", names, dtype=kind)
     _set_text(file.attrs, "provenance", json_bytes(list(header.provenance)).decode())
-    if header.part is not None:
-        _set_text(file.attrs, "part", json_bytes(header.part.to_json()).decode())
+    if header.shard is not None:
+        _set_text(file.attrs, "part", json_bytes(header.shard.to_json()).decode())
     file.attrs["complete"] = False
     file.create_group("maps")
 
@@ -429,7 +430,7 @@ def _finish(file: h5py.File, header: Header, ids: list[str]) -> None:
 def _header_crc32(header: Header, ids: Iterable[str]) -> int:
     """Checksum of the header's texts and the ids, and of where each ends."""
     provenance = json_bytes(list(header.provenance)).decode()
-    part = [] if header.part is None else [json_bytes(header.part.to_json()).decode()]
+    part = [] if header.shard is None else [json_bytes(header.shard.to_json()).decode()]
     crc = 0
     for text in (header.kind, *header.class_names, provenance, *part, *ids):
         data = text.encode("utf-8", "surrogateescape")
@@ -452,10 +453,10 @@ def _read_header(file: UntrustedFile, where: str) -> Header:
         "provenance": json.loads(file.attribute(root, "provenance", str) or "[]"),
         "part": json.loads(file.attribute(root, "part", str) or "null"),
     }, where)
-    if carrier(header.kind) != "maps":
-        raise InputError(where, f"says it holds {header.kind}", "a map file holds maps")
+    if record_type(header.kind) != "maps":
+        raise InputError(where, f"claims to hold {header.kind}", "a map file holds maps")
     if not file.attribute(root, "complete", int):
-        raise UnfinishedError(where, "is not complete", "run the command that wrote it again")
+        raise UnfinishedError(where, "is not complete", "rerun the command that wrote it")
     return header
 
 
@@ -469,9 +470,9 @@ def _read_ids(file: UntrustedFile, maps: h5py.h5g.GroupID, header: Header, where
         check_id(identifier, where)
     count, crc = file.attribute(root, "count", int), file.attribute(root, "crc32", int)
     if count not in (None, len(ids)) or len(set(ids)) != len(ids):
-        raise InputError(where, f"lists {len(set(ids))} images where it says {count}", "it is damaged")
+        raise InputError(where, f"lists {len(set(ids))} images, but its header says {count}", "it is damaged")
     if crc not in (None, _header_crc32(header, ids)):
-        raise InputError(where, "its header or list of images was changed or damaged", "make it again")
+        raise InputError(where, "its header or list of images was changed or damaged", "recreate it")
     return tuple(ids)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from drstool.artifacts.atomic import new_folder
 from drstool.artifacts.end_record import end_record
 from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, json_bytes
-from drstool.artifacts.resume import KeptFolder, keeping
+from drstool.artifacts.resume import PartialFolder, keeping
 from drstool.files import read_bytes
 from drstool.identifiers import Names
 from drstool.parallel import ordered_map
@@ -28,7 +28,7 @@ _SUFFIXES = (".png", ".jpg")
 
 def write_pictures(
     folder: str | Path, header: Header, pictures: Iterable[tuple[str, Image.Image]], *,
-    overwrite: bool = False, kept: KeptFolder | None = None, threads: int = 1,
+    overwrite: bool = False, resume: PartialFolder | None = None, threads: int = 1,
 ) -> int:
     """Write pictures as PNG into a new folder, whole or not at all; their number.
 
@@ -41,7 +41,7 @@ def write_pictures(
         File names relative to the folder (checked ids and endings), and pictures.
     overwrite
         Replace a folder of ours.
-    kept
+    resume
         Where finished pictures survive an interruption; those that did count as written.
     threads
         Number of threads that compress pictures; the bytes do not depend on it.
@@ -53,11 +53,11 @@ def write_pictures(
     OutputError
         It exists, or cannot be written.
     """
-    done, names = frozenset(() if kept is None else kept.done), Names(folder)
+    done, names = frozenset(() if resume is None else resume.finished), Names(folder)
     count = len(done)
     for name in done:
         names.add(name)
-    with keeping(kept), new_folder(folder, overwrite, at=None if kept is None else kept.path) as making:
+    with keeping(resume), new_folder(folder, overwrite, at=None if resume is None else resume.path) as making:
         write_marker(making, header)
         missing = (pair for pair in pictures if pair[0] not in done)
         for name, data in ordered_map(_encoded, missing, threads):
@@ -66,8 +66,8 @@ def write_pictures(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             count += 1
-            if kept is not None:
-                kept.add(name)
+            if resume is not None:
+                resume.add(name)
         write_end(making, header, count)
     return count
 

@@ -158,7 +158,8 @@ def check_map_record(record: MapRecord, num_object_classes: int, where: object) 
     in_range = all(1 <= label <= num_object_classes for label in labels)
     if list(labels) != sorted(set(labels)) or not in_range:
         raise InputError(
-            where, f"has the labels {list(labels)[:8]}", f"labels ascend, each once, within 1..{num_object_classes}")
+            where, f"has the labels {list(labels)[:8]}",
+            f"labels must ascend, without duplicates, within 1..{num_object_classes}")
     if record.values.dtype == np.float16:
         _check_finite(record.values, where, lambda v: ~np.isfinite(v))
 
@@ -187,7 +188,7 @@ def _check_finite(values: np.ndarray, where: object, is_bad: Callable) -> None:
     if is_bad(values).any():
         raise InputError(
             where, "a map value is not a finite number",
-            "look for a damaged checkpoint, or values too large for float16")
+            "the checkpoint may be damaged, or values too large for float16")
 
 
 def check_shape(shape: tuple[int, ...], dtype: np.dtype, where: object) -> None:

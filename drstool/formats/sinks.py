@@ -1,4 +1,4 @@
-"""Somewhere to write records to: map files, label PNGs, and streams of either; and what is kept of unfinished ones."""
+"""Somewhere to write records to: map files, label PNGs, and streams of either, resumable where they are files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drstool.artifacts.atomic import check_writable, new_file, new_folder, output_error, write_fully, writing
-from drstool.artifacts.header import Header, carrier
-from drstool.artifacts.job import Work, told_work
-from drstool.artifacts.resume import Journal, KeptFolder, keeping
+from drstool.artifacts.header import Header, record_type
+from drstool.artifacts.job import Job, recorded_job
+from drstool.artifacts.resume import Journal, PartialFolder, keeping
 from drstool.errors import InputError, OutputError, UsageError
 from drstool.formats.label_folder import LabelFolderWriter
 from drstool.formats.map_file import MapFileWriter, restored_map
@@ -25,7 +25,7 @@ from drstool.formats.stream import StreamWriter, restored_member
 from drstool.parallel import ordered_map
 
 __all__ = [
-    "RecordSink", "check_same_records", "check_sink", "goes_to_disk", "kept_beside", "open_sink", "write_both",
+    "RecordSink", "check_sink", "goes_to_disk", "open_sink", "output_difference", "resume_beside", "write_both",
 ]
 
 Record = MapRecord | LabelRecord
@@ -38,8 +38,8 @@ class RecordSink:
     Parameters
     ----------
     writer
-    kept
-        Where finished records outlive an interruption.
+    resume
+        Where finished records survive an interruption.
     threads
         How many compress records in :meth:`write_all`. On a pipe none but the caller's: there each
         record is to leave as soon as it is there, and is not compressed. (What goes to
@@ -49,14 +49,14 @@ class RecordSink:
     def __init__(
         self,
         writer: MapFileWriter | LabelFolderWriter | StreamWriter,
-        kept: Journal | KeptFolder | None = None,
+        resume: Journal | PartialFolder | None = None,
         threads: int = 1,
     ) -> None:
-        self._writer, self._kept, self._threads = writer, kept, threads
+        self._writer, self._resume, self._threads = writer, resume, threads
 
     @property
     def count(self) -> int:
-        """Number of records written, in earlier sittings too."""
+        """Number of records written, including those of earlier runs."""
         return self._writer.count
 
     def write(self, record: Record) -> None:
@@ -95,10 +95,10 @@ class RecordSink:
         """Add what :meth:`prepare` made; raises as :meth:`write`."""
         record, made = prepared
         self._writer.put(made)  # type: ignore[arg-type]
-        if isinstance(self._kept, Journal):
-            self._kept.add(record.id, *self._writer.stored(record))  # type: ignore[union-attr,arg-type]
-        elif self._kept is not None:
-            self._kept.add(record.id)
+        if isinstance(self._resume, Journal):
+            self._resume.add(record.id, *self._writer.stored(record))  # type: ignore[union-attr,arg-type]
+        elif self._resume is not None:
+            self._resume.add(record.id)
 
 
 def write_both(
@@ -139,8 +139,7 @@ def open_sink(
     *,
     overwrite: bool = False,
     stdout: BinaryIO | None = None,
-    what: str = "maps",
-    kept: Journal | KeptFolder | None = None,
+    resume: Journal | PartialFolder | None = None,
     threads: int = 1,
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
@@ -157,11 +156,9 @@ def open_sink(
         Whether an existing output is replaced.
     stdout
         In place of the process's standard output.
-    what
-        ``"maps"`` or ``"labels"``, as the header's kind.
-    kept
-        Where finished records outlive an interruption (see :func:`kept_beside`); those that did are
-        in the output first.
+    resume
+        Where finished records survive an interruption (see :func:`resume_beside`); those that did come
+        first in the output.
     threads
         How many compress what goes to a file or folder.
 
@@ -172,21 +169,20 @@ def open_sink(
     UsageError
         The output would be a terminal.
     """
-    if carrier(header.kind) != what:
-        raise ValueError(f"{header.kind} are no {what}")
+    is_maps = record_type(header.kind) == "maps"
     if _goes_to_stdout(output):
         stream = _stdout(stdout)
         _check_stdout(stream)
-        as_file = output is None and what == "maps" and _is_regular(stream)
+        as_file = output is None and is_maps and _is_regular(stream)
         target = _map_file_on(stream, header, threads) if as_file else _stream_on(stream, header, "stdout")
     elif _is_special(output):
         target = _special(str(output), header)
     elif str(output).endswith(".tar"):
-        target = _tar_file(str(output), header, overwrite, kept, threads)
-    elif what == "maps":
-        target = _map_file(str(output), header, overwrite, kept, threads)
+        target = _tar_file(str(output), header, overwrite, resume, threads)
+    elif is_maps:
+        target = _map_file(str(output), header, overwrite, resume, threads)
     else:
-        target = _label_folder(str(output), header, overwrite, kept, threads)
+        target = _label_folder(str(output), header, overwrite, resume, threads)
     with target as sink:
         yield sink
 
@@ -198,15 +194,15 @@ def _goes_to_stdout(output: str | None) -> bool:
 def _stdout(stdout: BinaryIO | None) -> BinaryIO:
     stream = stdout if stdout is not None else getattr(sys.stdout, "buffer", None)
     if stream is None:
-        raise UsageError("stdout", "is closed", "give -o FILE")
+        raise UsageError("stdout", "is closed", "use -o FILE")
     return stream
 
 
 def _check_stdout(stream: BinaryIO) -> None:
     if stream.isatty():
-        raise UsageError("stdout", "is a terminal, the output is binary", "pipe, or give -o FILE")
+        raise UsageError("stdout", "is a terminal, but the output is binary", "use a pipe or -o FILE")
     if _is_regular(stream) and os.fstat(stream.fileno()).st_size:
-        raise OutputError("stdout", "is a file that already holds something", "write to a new file")
+        raise OutputError("stdout", "is a file that is not empty", "write to a new file")
 
 
 def _is_regular(stream: BinaryIO) -> bool:
@@ -256,57 +252,52 @@ def _special(output: str, header: Header) -> Iterator[RecordSink]:
         raise output_error(output, error) from error
     with file:
         if file.isatty():
-            raise UsageError(output, "is a terminal, the output is binary", "name a file")
+            raise UsageError(output, "is a terminal, but the output is binary", "name a file")
         with _stream_on(file, header, output) as sink:
             yield sink
 
 
 @contextmanager
 def _tar_file(
-    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
+    output: str, header: Header, overwrite: bool, resume: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
-    with (
-        keeping(journal),
-        new_file(output, overwrite) as partial,
-        open(partial, "wb") as file,
-    ):
+    with keeping(resume), new_file(output, overwrite) as partial, open(partial, "wb") as file:
         writer = StreamWriter(file, header, where=output, compress=True)
-        for identifier, told, data in _stored(journal):
-            writer.write(restored_member(identifier, told, data, header, output))
-        yield RecordSink(writer, journal, threads)
+        for identifier, description, data in _stored(resume):
+            writer.write(restored_member(identifier, description, data, header, output))
+        yield RecordSink(writer, resume, threads)
         writer.close()
 
 
 @contextmanager
 def _map_file(
-    output: str, header: Header, overwrite: bool, journal: Journal | None, threads: int,
+    output: str, header: Header, overwrite: bool, resume: Journal | None, threads: int,
 ) -> Iterator[RecordSink]:
     with (
-        keeping(journal),
-        new_file(output, overwrite) as partial,
+        keeping(resume), new_file(output, overwrite) as partial,
         MapFileWriter(partial, header, where=output) as writer,
     ):
-        for identifier, told, data in _stored(journal):
-            writer.write(restored_map(identifier, told, data, output))
-        yield RecordSink(writer, journal, threads)
+        for identifier, description, data in _stored(resume):
+            writer.write(restored_map(identifier, description, data, output))
+        yield RecordSink(writer, resume, threads)
 
 
 @contextmanager
 def _label_folder(
-    output: str, header: Header, overwrite: bool, kept: KeptFolder | None, threads: int,
+    output: str, header: Header, overwrite: bool, resume: PartialFolder | None, threads: int,
 ) -> Iterator[RecordSink]:
-    done, at = ((), None) if kept is None else (tuple(kept.done), kept.path)
-    with keeping(kept), new_folder(output, overwrite, at=at) as partial:
+    done, at = ((), None) if resume is None else (tuple(resume.finished), resume.path)
+    with keeping(resume), new_folder(output, overwrite, at=at) as partial:
         writer = LabelFolderWriter(partial, header, where=output, records=done)
-        yield RecordSink(writer, kept, threads)
+        yield RecordSink(writer, resume, threads)
         writer.close()
 
 
-def _stored(journal: Journal | None) -> Iterator[tuple[str, dict, bytes]]:
-    return iter(()) if journal is None else journal.stored()
+def _stored(resume: Journal | None) -> Iterator[tuple[str, dict, bytes]]:
+    return iter(()) if resume is None else resume.records()
 
 
-# --- unfinished work ---------------------------------------------------------------------------
+# --- unfinished outputs ------------------------------------------------------------------------
 
 
 def goes_to_disk(output: str | None) -> bool:
@@ -314,17 +305,15 @@ def goes_to_disk(output: str | None) -> bool:
     return not _goes_to_stdout(output) and not _is_special(output)
 
 
-def kept_beside(output: str, what: str, work: Work) -> Journal | KeptFolder:
-    """What is kept of an unfinished output of maps, labels or figures."""
+def resume_beside(output: str, what: str, job: Job) -> Journal | PartialFolder:
+    """What is on disk of an unfinished output of maps, labels or figures."""
     if what == "figures":
-        return KeptFolder(output, work, suffix="")
-    return KeptFolder(output, work) if _is_folder(output, what) else Journal(output, work)
+        return PartialFolder(output, job, suffix="")
+    return PartialFolder(output, job) if _is_folder(output, what) else Journal(output, job)
 
 
-def check_same_records(
-    output: str, kind: str, work: Work, ids: Sequence[str] | None = None,
-) -> str | None:
-    """How the work that an output came of differs from another; None where it is the same.
+def output_difference(output: str, kind: str, job: Job, ids: Sequence[str] | None = None) -> str | None:
+    """How the job that made an output differs from another; None where it is the same.
 
     Parameters
     ----------
@@ -332,12 +321,12 @@ def check_same_records(
         A file or folder.
     kind
         Of the records or pictures.
-    work
+    job
     ids
-        Of the images; what an output without provenance does not tell cannot differ.
+        Of the images. What an output without provenance does not tell cannot differ.
     """
     try:
-        if carrier(kind) == "figures":
+        if record_type(kind) == "figures":
             header, found = read_marker(Path(output))[0], None
         else:
             with open_records(output) as source:
@@ -346,10 +335,9 @@ def check_same_records(
         return error.what
     if header is None or header.kind != kind:
         return f"holds {'something else' if header is None else header.kind}"
-    part = {} if header.part is None else {"shard": str(header.part)}
     if header.provenance:
-        told = told_work(header.provenance[-1], header.class_names)
-        return work.difference(told | {"settings": told.get("settings", {}) | part})
+        return job.difference(recorded_job(header.provenance[-1], header.class_names, header.shard))
     if ids is not None and found is not None and sorted(ids) != sorted(found):
         return "holds other images"
-    return work.difference({"classes": list(header.class_names), "settings": part})
+    shard = {} if header.shard is None else {"shard": str(header.shard)}
+    return job.difference({"classes": list(header.class_names), "settings": shard})

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
 
-from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, carrier
+from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError, UsageError
 from drstool.files import unreadable
 from drstool.formats.pipes import BLOCK, read_up_to
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["RecordSource", "open_records"]
 
 _COPY_BYTES = 1 << 20
-_SOURCES = "name a map file, a stream, or a folder of label PNGs"
+_SOURCES = "expected a map file, a stream or a folder of label PNGs"
 
 
 class RecordSource:
@@ -57,7 +57,7 @@ class RecordSource:
     @property
     def is_maps(self) -> bool:
         """Whether the records are :class:`MapRecord`; else they are :class:`LabelRecord`."""
-        return carrier(self.kind) == "maps"
+        return record_type(self.kind) == "maps"
 
     def records(self) -> Iterator[Record]:
         """The records in stored order; of a stream only once, each as it arrives.
@@ -110,7 +110,7 @@ class RecordSource:
         """
         if not self._reader.searchable:
             raise InputError(
-                self.where, "a stream cannot be searched", "save it first: drstool cat -o FILE")
+                self.where, "streams do not support random access", "save it first: drstool cat -o FILE")
         return self._reader.read(identifier)
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ def _open_stdin(stdin: BinaryIO | None) -> RecordSource:
     if stream is None:
         raise UsageError("stdin", "is closed", _SOURCES)
     if stream.isatty():
-        raise UsageError("stdin", "is a terminal: there is nothing to read", "pipe, or " + _SOURCES)
+        raise UsageError("stdin", "is a terminal, so there is nothing to read", _SOURCES)
     return _open_stream(stream, "stdin")
 
 
@@ -203,7 +203,7 @@ def _open_stream(stream: BinaryIO, where: str, *held: BinaryIO) -> RecordSource:
 
 def _tar_reader(stream: BinaryIO, where: str, head: bytes) -> StreamReader:
     if not head:
-        raise InputError(where, "is empty", "see what the stage before says")
+        raise InputError(where, "is empty", "see the messages of the previous stage")
     from drstool.formats.stream import StreamReader, looks_like_tar
 
     beginning = HEADER_NAME.encode()

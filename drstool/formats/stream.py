@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from drstool.artifacts.atomic import write_fully
 from drstool.artifacts.end_record import MAX_END_BYTES, check_end_record, end_record
-from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, carrier, json_bytes
+from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, record_type, json_bytes
 from drstool.errors import ForeignError, InputError
 from drstool.formats.label_png import decode_label, encode_label
 from drstool.formats.map_file import decode_map, encode_map
@@ -56,7 +56,7 @@ class StreamWriter:
     ) -> None:
         self._stream, self._header, self._compress = stream, header, compress
         self.where = str(where)
-        self._kind = carrier(header.kind)
+        self._kind = record_type(header.kind)
         self._seen: set[str] = set()
         self._head, self._last = json_bytes(header.to_json()), b""
         self._put(HEADER_NAME, self._head)
@@ -95,7 +95,7 @@ class StreamWriter:
         """Add what :meth:`prepare` made; raises as :meth:`write`."""
         identifier, data = prepared
         if identifier in self._seen:
-            raise InputError(self.where, f"gets '{identifier}' twice", "list each image once")
+            raise InputError(self.where, f"received '{identifier}' twice", "list each image once")
         self._put(member_name(identifier, _SUFFIX[self._kind]), data)
         self._last = data
         self._seen.add(identifier)
@@ -159,11 +159,11 @@ class StreamReader:
         if member is None or member.name != HEADER_NAME:
             raise ForeignError(
                 self.where, f"is a tar archive that does not begin with '{HEADER_NAME}'",
-                "give a stream of drstool's, or name the folder",
+                "expected a stream written by drstool",
             )
         self._head = self._payload(member, MAX_HEADER_BYTES)
         self.header = Header.from_json(self._head, self.where)
-        self._kind = carrier(self.header.kind)
+        self._kind = record_type(self.header.kind)
         if self._kind not in _SUFFIX:
             raise InputError(self.where, f"holds {self.header.kind}", "a stream holds maps or labels")
 
@@ -223,7 +223,7 @@ class StreamReader:
         while rest := self._source.up_to(_AT_ONCE):
             if rest.strip(b"\0"):
                 raise InputError(
-                    self.where, "goes on after its end record", "merge streams with 'drstool cat'")
+                    self.where, "continues after its end record", "merge streams with 'drstool cat'")
 
     def _next(self) -> tarfile.TarInfo | None:
         """The next file's description; None at the archive's end, or where it is damaged."""
@@ -258,12 +258,12 @@ class StreamReader:
         except _DAMAGE as error:
             raise InputError(
                 self.where, f"the stream is damaged after {len(self._seen)} records",
-                "make or copy it again") from error
+                "copy it again or recreate it") from error
 
     def _cut_short(self) -> InputError:
         return InputError(
             self.where, f"the stream ends after {len(self._seen)} records without its end record",
-            "the stage before failed or was cut short",
+            "the previous stage failed or was interrupted",
         )
 
 

@@ -1,4 +1,4 @@
-"""Scores of label images: confusion matrix, boundaries, threshold sweeps, and how sure differences are."""
+"""Scores of label images: confusion matrix, boundary IoU, threshold sweeps, confidence intervals."""
 
 from drstool.metrics.boundary import BOUNDARY_RATIO, BoundaryCounts, BoundaryMatrix, boundary, count_boundaries
 from drstool.metrics.confusion import (

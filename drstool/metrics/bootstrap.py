@@ -1,8 +1,8 @@
-"""How sure a difference between two runs is: the paired bootstrap over images.
+"""Confidence intervals of differences between runs: the paired bootstrap over images.
 
-Images are drawn with replacement, as many as there are, and both runs are scored on the same draw;
-the spread of the differences over many draws is the uncertainty that comes from the choice of
-images. A draw's mean IoU is that of the sum of its images' counts, not a mean over images.
+As many images as there are get drawn with replacement, and all runs are scored on the same draw;
+the spread of the differences over many draws is the uncertainty due to the choice of images. A
+draw's mean IoU is that of the sum of its images' counts, not a mean over images.
 
 References
 ----------
@@ -23,7 +23,7 @@ from drstool.metrics.confusion import LabelCounts
 
 __all__ = ["Interval", "RunCounts", "bootstrap_mean_ious", "interval", "run_counts"]
 
-# Draws at a time: their table of images is kept in memory.
+# Draws at a time, which bounds the memory for their tables of images.
 _CHUNK = 64
 
 
@@ -34,10 +34,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-    def to_json(self) -> dict[str, float]:
-        """As a JSON object."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +46,14 @@ class RunCounts:
 
 
 def run_counts(images: Sequence[LabelCounts], classes: int, ignored: str = "miss") -> RunCounts:
-    """What the bootstrap needs of a run's images, in their order.
+    """What the bootstrap needs to know of a run's images, in their order.
 
     Parameters
     ----------
     images
-        What :func:`drstool.metrics.count_labels` has counted of each.
+        The counts of each, from :func:`drstool.metrics.count_labels`.
     classes
-        With background.
+        Number of classes, including background.
     ignored
         See :data:`drstool.metrics.IGNORED_AS`.
     """
@@ -77,15 +73,13 @@ def run_counts(images: Sequence[LabelCounts], classes: int, ignored: str = "miss
         in_target=summed(target, ~undecided if ignored == "skip" else np.ones_like(undecided)))
 
 
-def bootstrap_mean_ious(
-    runs: Sequence[RunCounts], resamples: int, seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_mean_ious(runs: Sequence[RunCounts], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean IoU of each run on all images, and on the same random draws of them.
 
     Parameters
     ----------
     runs
-        Of the same images in the same order.
+        Counts of the same images in the same order.
     resamples
         Number of draws.
     seed
@@ -120,7 +114,7 @@ def interval(value: float, draws: np.ndarray, level: float) -> Interval:
 
 
 def _mean_ious(run: RunCounts, weights: np.ndarray) -> np.ndarray:
-    """Mean IoU over the classes that occur, of images so often weighted: (B, N) to (B,)."""
+    """Mean IoU over the classes that occur, for images weighted by how often they are drawn: (B, N) to (B,)."""
     hits, in_target, in_prediction = (
         np.asarray((part.T @ weights.T).T) for part in (run.hits, run.in_target, run.in_prediction))
     union = in_target + in_prediction - hits

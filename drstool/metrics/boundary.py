@@ -1,8 +1,8 @@
 """Boundary IoU: IoU of the parts of masks that lie near their contours.
 
-Of each class's mask only the pixels count that are within a distance d of a pixel outside the mask,
-in target and prediction alike; so errors at the contour weigh as much for a large object as for a
-small one. The distance is counted in steps to any of the eight neighbours, and the image's edge is a
+Only those pixels of a class's mask count that are within a distance d of a pixel outside the mask, in
+target and prediction alike; so errors at the contour weigh as much for a large object as for a small
+one. The distance is counted in steps to any of the eight neighbours, and the image's edge is a
 contour.
 
 References
@@ -44,16 +44,16 @@ class BoundaryMatrix:
         self._pixels = np.zeros((3, num_classes(class_names)), dtype=np.int64)
 
     def add(self, counts: BoundaryCounts) -> None:
-        """Add what :func:`count_boundaries` has counted."""
+        """Add the counts of one image, from :func:`count_boundaries`."""
         self._pixels[:, counts.labels] += counts.both, counts.in_target, counts.in_prediction
 
     def ious(self) -> np.ndarray:
-        """Boundary IoU by class, (C + 1,) float64; NaN of a class that is on neither side."""
+        """Boundary IoU by class, (C + 1,) float64; NaN for a class in neither target nor prediction."""
         both, in_target, in_prediction = self._pixels
         return ratio(both, in_target + in_prediction - both)
 
     def mean_iou(self) -> float:
-        """Mean over the classes that are on one of the sides."""
+        """Mean over the classes in target or prediction."""
         return mean_of(self.ious())
 
 
@@ -64,7 +64,7 @@ def boundary(labels: np.ndarray, distance: int) -> np.ndarray:
     ----------
     labels : (H, W) uint8 or uint16
     distance
-        In pixels, at least 1; 1: those of which a neighbour, diagonally too, is different.
+        In pixels, at least 1, which means pixels with a different neighbour, also diagonally.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def boundary(labels: np.ndarray, distance: int) -> np.ndarray:
     side = 2 * distance
     if height <= side or width <= side:
         return near
-    # A window is of one label if no pixel in it differs from the next one to the right, below and
-    # across. How many do is a difference of four sums over rectangles from the corner.
+    # A window has a single label if no pixel in it differs from its neighbours to the right, below and
+    # diagonally. The number that do is a combination of four sums over rectangles from the corner.
     changes = np.zeros((height, width), dtype=np.int32)
     inner = changes[1:, 1:]
     inner += labels[:-1, :-1] != labels[:-1, 1:]
@@ -101,15 +101,15 @@ def count_boundaries(
 ) -> BoundaryCounts:
     """Count the pixels near contours in one image.
 
-    Contours are those of the label images as they are, ignored regions being regions of their own;
+    Contours are those of the label images as they are, in which ignored pixels form regions too;
     pixels whose target is ignored are then left out.
 
     Parameters
     ----------
     target, prediction : (H, W) uint8 or uint16
-        Of the same size and type, all values checked.
+        Of the same size and type, with checked values.
     ratio
-        The distance over the image's diagonal; it is at least one pixel.
+        The distance over the image's diagonal; at least one pixel is used.
     ignored
         What predicted ignore labels count as, see :data:`drstool.metrics.IGNORED_AS`.
     """

@@ -21,17 +21,18 @@ from drstool.errors import InputError
 from drstool.labels import (
     BACKGROUND, as_label_type, check_label_values, ignore_label, label_names, label_type, num_classes,
 )
+from drstool.pixels import shown_size
 
 __all__ = [
     "IGNORED_AS", "ClassScore", "ConfusionMatrix", "LabelCounts", "Margins", "Scores",
     "check_same_size", "count_labels", "mean_of", "ratio", "scores_of",
 ]
 
-# What a pixel counts as where the prediction is the ignore label and the target is not:
-# missed (of no class: a false negative), not counted at all, or predicted as background.
+# How a pixel counts where the prediction is the ignore label and the target is not: as missed (a
+# false negative without a false positive), not at all, or as predicted background.
 IGNORED_AS = ("miss", "skip", "background")
 
-# Under this many pixels between changes of value, counting runs costs more than counting pixels.
+# If runs of equal values are shorter than this on average, counting runs is slower than counting pixels.
 _MIN_MEAN_RUN = 4
 
 
@@ -58,7 +59,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Means and per-class scores; NaN where nothing is to be averaged.
+    """Means and per-class scores; NaN where there is nothing to average.
 
     Attributes
     ----------
@@ -68,7 +69,7 @@ class Scores:
         By label value, background first.
     absent
         Names of the classes that are neither in the targets nor in the predictions; their scores
-        are NaN, and no mean counts them.
+        are NaN and left out of the means.
     ignored_share
         Share of the target's labelled pixels at which the prediction is the ignore label.
     """
@@ -84,14 +85,14 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class LabelCounts:
-    """How often predicted labels meet target labels in one image: only the pairs that occur.
+    """How often each pair of target and predicted labels occurs in one image; other pairs are left out.
 
     Attributes
     ----------
     target, prediction : (n,) int64
         The pairs, each once: a target label, and a predicted label or C + 1 for the ignore label.
     pixels : (n,) int64
-        How often.
+        Number of pixels of each pair.
     ignored_target
         Number of pixels whose target is the ignore label; they are in no pair.
     """
@@ -102,15 +103,14 @@ class LabelCounts:
     ignored_target: int = 0
 
     def margins(self, classes: int) -> Margins:
-        """The sums that scores need, of ``classes`` classes with background."""
-        at = self.target, self.prediction, self.pixels
-        same = self.target == self.prediction
-        undecided = self.prediction == classes
+        """The sums that scores need, for ``classes`` classes including background."""
+        target, prediction, pixels = self.target, self.prediction, self.pixels
+        same, undecided = target == prediction, prediction == classes
         return Margins(
-            hits=_summed(self.target[same], self.pixels[same], classes),
-            in_target=_summed(at[0], at[2], classes),
-            in_prediction=_summed(at[1][~undecided], at[2][~undecided], classes),
-            undecided=_summed(at[0][undecided], at[2][undecided], classes))
+            hits=_summed(target[same], pixels[same], classes),
+            in_target=_summed(target, pixels, classes),
+            in_prediction=_summed(prediction[~undecided], pixels[~undecided], classes),
+            undecided=_summed(target[undecided], pixels[undecided], classes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class Margins:
     undecided: np.ndarray
 
     def counted(self, ignored: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hits, target and prediction once predicted ignore labels count as ``ignored`` says."""
+        """Hits, target and prediction with predicted ignore labels counted as ``ignored`` says."""
         hits, in_target, in_prediction = self.hits, self.in_target, self.in_prediction
         if ignored == "skip":
             in_target = in_target - self.undecided
@@ -178,7 +178,7 @@ class ConfusionMatrix:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         self._classes = num_classes(class_names)
-        # By pair: a table would not fit into memory where there are thousands of classes.
+        # By pair, because with thousands of classes a table would not fit into memory.
         self._pixels: dict[tuple[int, int], int] = {}
         self.images = self.ignored_target = 0
         self.target_images, self.prediction_images = np.zeros((2, self._classes), dtype=np.int64)
@@ -188,8 +188,8 @@ class ConfusionMatrix:
         self.add(count_labels(target, prediction, self.class_names))
 
     def add(self, counts: LabelCounts) -> None:
-        """Add what :func:`count_labels` has counted of one image."""
-        # Pairs are few: plain numbers are quicker than arrays here.
+        """Add the counts of one image, from :func:`count_labels`."""
+        # Pairs are few, so that plain numbers are faster than arrays.
         pairs = list(zip(counts.target.tolist(), counts.prediction.tolist()))
         for pair, pixels in zip(pairs, counts.pixels.tolist()):
             self._pixels[pair] = self._pixels.get(pair, 0) + pixels
@@ -207,9 +207,9 @@ class ConfusionMatrix:
 
     @property
     def counts(self) -> np.ndarray:
-        """The whole matrix, (C + 1, C + 2) int64, for classes few enough.
+        """The whole matrix, (C + 1, C + 2) int64, which must fit into memory.
 
-        Row: the target's label; column: the predicted label, the last one the ignore label.
+        Rows are target labels; columns are predicted labels, the last one the ignore label.
         """
         matrix = np.zeros((self._classes, self._classes + 1), dtype=np.int64)
         for pair, pixels in self._pixels.items():
@@ -232,7 +232,7 @@ class ConfusionMatrix:
 
 
 def scores_of(margins: Margins, class_names: Sequence[str], ignored: str = "miss") -> Scores:
-    """The scores that pixel counts by class give; see :meth:`ConfusionMatrix.scores`."""
+    """Scores from pixel counts by class; see :meth:`ConfusionMatrix.scores`."""
     hits, in_target, in_prediction = margins.counted(ignored)
     union = in_target + in_prediction - hits
     iou, acc = ratio(hits, union), ratio(hits, in_target)
@@ -256,7 +256,7 @@ def count_labels(
     target: np.ndarray, prediction: np.ndarray, class_names: Sequence[str],
     target_name: object = "target", prediction_name: object = "prediction",
 ) -> LabelCounts:
-    """How often each predicted label meets each target label in one image.
+    """How often each pair of target and predicted labels occurs in one image.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def count_labels(
     Raises
     ------
     InputError
-        The sizes differ, or a value is no label.
+        The sizes differ, or a value is not a label.
     """
     check_same_size(target, prediction, target_name, prediction_name)
     classes = num_classes(class_names)
@@ -280,7 +280,7 @@ def count_labels(
     first, second, pixels = (_count_few_pairs(*runs, classes) if few else None) or _count_pairs(*runs)
     ignored = first == ignore_label(target.dtype)
     undecided = second == ignore_label(prediction.dtype)
-    # The types differ where a value did not fit.
+    # The types differ if a value did not fit.
     wrong = ((first >= classes) & ~ignored) | ((second >= classes) & ~undecided)
     if wrong.any() or not target.dtype == prediction.dtype == label_type(len(class_names)):
         check_label_values(target, class_names, target_name)
@@ -290,32 +290,28 @@ def count_labels(
     return LabelCounts(first[kept], second[kept], pixels[kept], int(pixels[ignored].sum()))
 
 
-def check_same_size(
-    target: np.ndarray, prediction: np.ndarray, target_name: object, prediction_name: object,
-) -> None:
-    """Check that the prediction is of its target's size.
+def check_same_size(target: np.ndarray, prediction: np.ndarray, target_name: object, prediction_name: object) -> None:
+    """Check that the prediction has its target's size.
 
     Raises
     ------
     InputError
-        It is not.
+        It has not.
     """
     if target.shape == prediction.shape:
         return
-    sizes = [" x ".join(str(side) for side in reversed(labels.shape)) for labels in (prediction, target)]
     turned = target.shape == prediction.shape[::-1]
     raise InputError(
-        prediction_name, f"is {sizes[0]} pixels, but {target_name} is {sizes[1]}",
-        "if the image is rotated by EXIF, rotate its ground truth too" if turned
-        else "both must be of the image's own size",
+        prediction_name, f"is {shown_size(prediction.shape)} pixels, but {target_name} is {shown_size(target.shape)}",
+        "if the image is rotated by EXIF, rotate its ground truth too" if turned else "both must have the image's size",
     )
 
 
 def _runs(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Labels of the runs of one pair and their lengths; the labels themselves, without, where runs are short.
+    """Labels of runs of equal pairs, and the runs' lengths; if runs are short, all labels and None.
 
-    Label images are made of long runs of one value: adding a run's length once is several times
-    quicker than adding each pixel.
+    Label images consist of long runs of one value: adding a run's length once is several times
+    faster than adding each pixel.
     """
     last = np.ones(target.size, dtype=bool)
     np.not_equal(target[1:], target[:-1], out=last[:-1])
@@ -332,15 +328,15 @@ def _runs(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.nd
 def _count_few_pairs(
     left: np.ndarray, right: np.ndarray, lengths: np.ndarray | None, classes: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """(target, prediction) byte pairs that occur, and how often: three (n,) int64; None where a value is no label."""
-    # One more turns the ignore label into 0 and the others into 1 .. C + 1: the table of pairs is small.
+    """The pairs of 8-bit labels that occur, and how often: three (n,) int64; None if a value is not a label."""
+    # Adding 1 turns the ignore label into 0 and the others into 1 .. C + 1, for a small table of pairs.
     left, right, side = left + np.uint8(1), right + np.uint8(1), classes + 1
     if max(left.max(initial=0), right.max(initial=0)) >= side:
         return None
     pairs = left.astype(np.intp)
     pairs *= side
     pairs += right
-    # bincount's weights are float64: exact, an image has far fewer than 2 ** 53 pixels.
+    # bincount's weights are float64, which is exact: an image has far fewer than 2 ** 53 pixels.
     counts = np.bincount(pairs, lengths, side * side)
     found = counts.nonzero()[0]
     first, second = (shifted.astype(np.uint8) - np.uint8(1) for shifted in np.divmod(found, side))
@@ -350,7 +346,7 @@ def _count_few_pairs(
 def _count_pairs(
     left: np.ndarray, right: np.ndarray, lengths: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As :func:`_count_few_pairs`, of any values: pairs are sorted, not looked up in a table."""
+    """As :func:`_count_few_pairs`, for any values: pairs are sorted instead of counted in a table."""
     pairs = left.astype(np.uint32)
     pairs <<= 16
     pairs |= right
@@ -373,6 +369,6 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def mean_of(values: np.ndarray) -> float:
-    """Mean of the values that are numbers; NaN if none is."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")

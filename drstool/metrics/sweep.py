@@ -304,35 +304,12 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
     occurring = np.bincount(target.ravel(), minlength=ignore + 1)
     occurring[[BACKGROUND, *labels]] += 1
     rows = np.flatnonzero(occurring[:ignore])
-    size = rows.size
-    # Histogram by (what a pixel is below its object, target, object, threshold); pixels whose
-    # target is ignored have a row of their own in it, which is then left out.
-    below, before = steps.ignored_below, steps.conflict_until
-    shape = (1 if below is None else 2, size + 1, size, STEPS + 1)
-    bins = math.prod(shape)
-    number = np.uint16 if bins <= 1 << 16 else np.int64
-    of_target, of_object = np.zeros((2, ignore + 1), dtype=number)
-    of_object[rows] = np.arange(size) * (STEPS + 1)
-    of_target[rows], of_target[ignore] = of_object[rows] * size, size * size * (STEPS + 1)
-    counted = np.zeros((1 if before is None else 2, bins), dtype=np.int64)
-    # A portion's histogram is not to cost more than its pixels.
-    for part in _portions(target.size, max(_PORTION, bins)):
-        pixels = of_target.take(target.reshape(-1)[part])
-        pixels += of_object.take(steps.label.reshape(-1)[part])
-        if below is not None:
-            pixels += below.reshape(-1)[part] * number(bins // 2)
-        until = steps.until.reshape(-1)[part]
-        if before is not None:
-            begin = before.reshape(-1)[part]
-            counted[1] += np.bincount((pixels + begin)[begin > 0], minlength=bins)
-            until = np.maximum(begin, until)
-        counted[0] += np.bincount(pixels + until, minlength=bins)
-    ends, *starts = (each.reshape(shape)[:, :size] for each in counted)
+    ends, begins = _histograms(target, steps, rows)
 
     # By object for those ended, by target for what follows.
     objects, background = ends.sum(axis=0), ends.sum(axis=2)
-    hits, predicted, undecided = np.zeros((3, size, STEPS + 1), dtype=np.int64)
-    own = np.arange(size)
+    hits, predicted, undecided = np.zeros((3, rows.size, STEPS + 1), dtype=np.int64)
+    own = np.arange(rows.size)
     predicted -= objects.sum(axis=0)
     hits -= objects[own, own]
     for part in (predicted, hits):
@@ -342,8 +319,7 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
     hits[0] += background[0, 0]
     if len(background) > 1:
         undecided += background[1]
-    if before is not None:
-        begins = starts[0].sum(axis=0)
+    if begins is not None:
         for part, begun in ((predicted, begins.sum(axis=0)), (hits, begins[own, own])):
             # They become an object's only where the conflict ends.
             part += begun
@@ -352,6 +328,41 @@ def count_steps(target: np.ndarray, steps: LabelSteps, labels: Sequence[int]) ->
         undecided -= ended
         undecided[:, 0] += ended.sum(axis=1)
     return StepCounts(rows, hits, predicted, undecided, background.sum(axis=(0, 2)))
+
+
+def _histograms(target: np.ndarray, steps: LabelSteps, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels by what they are below their object, target, object and the threshold at which they cease to have it.
+
+    Returns
+    -------
+    ends : (1 or 2, R, R, 257) int64
+    begins : (R, R, 257) int64 or None
+        By target, object and the threshold at which a conflict ends, of pixels that begin with one.
+    """
+    below, before, size = steps.ignored_below, steps.conflict_until, rows.size
+    # Pixels whose target is ignored have a row of their own, which is then left out.
+    shape = (1 if below is None else 2, size + 1, size, STEPS + 1)
+    bins = math.prod(shape)
+    number = np.uint16 if bins <= 1 << 16 else np.int64
+    ignore = ignore_label(target.dtype)
+    of_target, of_object = np.zeros((2, ignore + 1), dtype=number)
+    of_object[rows] = np.arange(size) * (STEPS + 1)
+    of_target[rows], of_target[ignore] = of_object[rows] * size, size * size * (STEPS + 1)
+    ends, begins = np.zeros((2, bins), dtype=np.int64)
+    # A portion's histogram is not to cost more than its pixels.
+    for part in _portions(target.size, max(_PORTION, bins)):
+        pixels = of_target.take(target.reshape(-1)[part])
+        pixels += of_object.take(steps.label.reshape(-1)[part])
+        if below is not None:
+            pixels += below.reshape(-1)[part] * number(bins // 2)
+        until = steps.until.reshape(-1)[part]
+        if before is not None:
+            begin = before.reshape(-1)[part]
+            begins += np.bincount((pixels + begin)[begin > 0], minlength=bins)
+            until = np.maximum(begin, until)
+        ends += np.bincount(pixels + until, minlength=bins)
+    ends, begins = (each.reshape(shape)[:, :size] for each in (ends, begins))
+    return ends, None if before is None else begins.sum(axis=0)
 
 
 def _portions(count: int, length: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""Networks from their description, with weights put in; no files."""
+"""Build networks from their description, and load weights into them; nothing here reads files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from drstool.errors import InputError, UsageError
 from drstool.labels import num_classes
 from drstool.models.deeplab import DEEPLAB_BACKBONES, build_segmenter
 from drstool.models.vgg import (
-    NUM_RECTIFIERS, VGG, VGG_BACKBONES, build_classifier, build_refiner, load_torchvision_features,
+    NUM_ACTIVATIONS, VGG, VGG_BACKBONES, build_classifier, build_refiner, load_torchvision_features,
 )
 
 __all__ = ["build_network", "load_pretrained", "parse_layers", "restore_network"]
 
 
 def parse_layers(text: str, option: str = "--drs-layers") -> list[int]:
-    """Indices 0..15 of layers from a list like ``1-10,13`` that counts from 1; ``all`` is all.
+    """Layer indices 0..15, ascending, from a list such as ``1-10,13`` that counts from 1, or from ``all``.
 
     Raises
     ------
     UsageError
-        The text is no such list.
+        The text is not such a list.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def parse_layers(text: str, option: str = "--drs-layers") -> list[int]:
     [0, 1, 2, 15]
     """
     if text == "all":
-        return list(range(NUM_RECTIFIERS))
+        return list(range(NUM_ACTIVATIONS))
     layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -40,10 +40,11 @@ def parse_layers(text: str, option: str = "--drs-layers") -> list[int]:
             last = first
         if not first.isdecimal() or not last.isdecimal():
             raise UsageError(
-                option, f"{text!r} is no list of layers", f"like 1-10,13, from 1 to {NUM_RECTIFIERS}, or all")
+                option, f"{text!r} is not a list of layers", f"all, or 1 to {NUM_ACTIVATIONS} like 1-10,13")
         low, high = int(first), int(last)
-        if not 1 <= low <= high <= NUM_RECTIFIERS:
-            raise UsageError(option, f"there is no layer range {part.strip()}", f"layers are 1 to {NUM_RECTIFIERS}")
+        if not 1 <= low <= high <= NUM_ACTIVATIONS:
+            raise UsageError(
+                option, f"{part.strip()} is not a range of layers", f"layers are numbered 1 to {NUM_ACTIVATIONS}")
         layers.update(range(low - 1, high))
     return sorted(layers)
 
@@ -51,7 +52,7 @@ def parse_layers(text: str, option: str = "--drs-layers") -> list[int]:
 def build_network(
     kind: str, architecture: Mapping[str, Any], class_names: Sequence[str]
 ) -> tuple[nn.Module, nn.Module]:
-    """A randomly initialised network, and the module into which pretrained weights go.
+    """A randomly initialised network, and the module that takes pretrained weights.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def build_network(
     Raises
     ------
     KeyError, TypeError
-        The description is not complete.
+        The description is incomplete.
     """
     backbone = architecture["backbone"]
     if kind == "segmenter":
@@ -89,26 +90,27 @@ def restore_network(
     Raises
     ------
     InputError
-        Description and weights do not fit each other.
+        The backbone is unknown, or the weights do not fit the description.
     """
     known = DEEPLAB_BACKBONES if kind == "segmenter" else VGG_BACKBONES
     if architecture.get("backbone") not in list(known):
         raise InputError(
-            where, f"describes an unknown backbone {architecture.get('backbone')!r}", "one of " + ", ".join(known))
+            where, f"has an unknown backbone {architecture.get('backbone')!r}", "expected one of " + ", ".join(known))
     try:
         model, _ = build_network(kind, architecture, class_names)
         model.load_state_dict(dict(weights))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-        raise InputError(where, "its weights do not fit its own description", "make the checkpoint again") from None
+        raise InputError(
+            where, "its weights do not fit the architecture that it describes", "create the checkpoint again") from None
     return model.eval()
 
 
-# Parts of published networks that no stage uses.
+# Parts of published networks, and of our own, that are not taken over.
 _UNUSED = ("classifier.", "fc.", "features.18.", "output.", "decoder.1.")
 
 
 def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: object) -> frozenset[str]:
-    """Put pretrained weights into a network's trunk; what is new in the network stays.
+    """Load pretrained weights into a network's backbone; new layers keep their initial weights.
 
     Parameters
     ----------
@@ -123,12 +125,12 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: ob
     Returns
     -------
     frozenset of str
-        Names, in the network's state dict, of what was filled.
+        Names, in the network's state dict, of the tensors that were loaded.
 
     Raises
     ------
     InputError
-        A tensor is missing or has another shape.
+        A tensor is missing or has the wrong shape.
     """
     filled: set[str] = set()
     try:
@@ -140,15 +142,12 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: ob
                     continue
                 source = weights[name]
                 if source.shape != target.shape:
-                    raise ValueError(f"'{name}' has shape {tuple(source.shape)}, not {tuple(target.shape)}")
+                    raise ValueError(f"{name!r} has shape {tuple(source.shape)}, not {tuple(target.shape)}")
                 target.copy_(source)
                 filled.add(name)
         return frozenset(filled)
     except KeyError as error:
-        raise InputError(
-            where, f"does not hold the weights of this backbone: there is no {error}",
-            "a state dict of torchvision's network of that name, or --init none") from None
+        problem = f"does not hold the weights of this backbone: {error} is missing"
     except ValueError as error:
-        raise InputError(
-            where, f"holds the weights of another backbone: {error}",
-            "a state dict of torchvision's network of that name, or --init none") from None
+        problem = f"holds the weights of another backbone: {error}"
+    raise InputError(where, problem, "give the state dict of torchvision's network of that name, or --init none")

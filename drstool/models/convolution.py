@@ -1,7 +1,7 @@
-"""3×3 convolutions in inference on a CPU, by Winograd's way: about half of the time.
+"""Winograd convolutions, 3×3, for inference on a CPU: about twice as fast.
 
-PyTorch brings NNPACK, which multiplies less (minimal filtering), and itself uses it for large
-batches only; one image at a time it is fastest.
+PyTorch ships NNPACK, which needs fewer multiplications (minimal filtering), but itself uses it only
+for large batches; NNPACK is fastest one image at a time.
 
 References
 ----------
@@ -15,26 +15,26 @@ from torch import Tensor, nn
 
 __all__ = ["convolved", "layout", "training_layout"]
 
-# Below, bringing pixels into Winograd's form and back costs more than it saves.
+# With fewer channels or pixels, the transforms cost more than the multiplications saved.
 _LEAST_CHANNELS, _LEAST_SIDE = 32, 20
 
 
 def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """``conv(x)``; by NNPACK where that serves and :mod:`torch.backends.nnpack` is not switched off.
+    """``conv(x)``, by NNPACK where it applies and :mod:`torch.backends.nnpack` is not switched off.
 
     Parameters
     ----------
     conv
-        NNPACK does 3×3 with stride 1, padding 1 and no dilation.
+        NNPACK computes 3×3 kernels with stride 1, padding 1 and no dilation.
     x : (N, C, H, W) float
-        NNPACK is for float32 on a CPU, without gradients.
+        NNPACK computes float32 on a CPU, without gradients.
 
     Returns
     -------
     (N, C', H, W) float
-        Of values that differ from PyTorch's own in float32's last digits.
+        NNPACK's values differ from PyTorch's own in the last digits of float32.
     """
-    if not _serves(conv, x):
+    if not _applies(conv, x):
         return conv(x)
     weight = conv.weight.contiguous()
     return torch.cat([
@@ -42,27 +42,27 @@ def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def layout(device: torch.device, precision: str = "float32", winograd: bool = True) -> torch.memory_format:
-    """The layout in which a device convolves fastest: NNPACK wants PyTorch's own, all else channels last."""
+    """The memory layout in which a device convolves fastest: contiguous for NNPACK, otherwise channels last."""
     by_nnpack = winograd and device.type == "cpu" and precision == "float32" and _is_on()
     return torch.contiguous_format if by_nnpack else torch.channels_last
 
 
 def training_layout(network: nn.Module, device: torch.device, precision: str) -> torch.memory_format:
-    """The layout in which a device trains a network fastest.
+    """The memory layout in which a device trains a network fastest.
 
-    In float32 on a CPU, the backward pass of a plain stack of wide convolutions is a quarter faster in
-    PyTorch's own layout (VGG-16 at 320 pixels; measured on AVX2), of which batch norm is the mark here:
-    networks that have it, of narrow, pointwise and depthwise convolutions too, are as fast or faster
-    with channels last. On a GPU, channels last is for tensor cores.
+    On a GPU, channels last is for tensor cores. In float32 on a CPU, the backward pass of a plain stack
+    of wide convolutions is a quarter faster in the contiguous layout (VGG-16 at 320 pixels, on AVX2).
+    Networks of narrow, pointwise and depthwise convolutions are as fast or faster with channels last;
+    among ours, they are the ones with batch norm.
     """
     if device.type == "cuda":
-        wanted = precision == "bfloat16"
+        channels_last = precision == "bfloat16"
     else:
-        wanted = precision != "float32" or any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    return torch.channels_last if wanted else torch.contiguous_format
+        channels_last = precision != "float32" or any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
+def _applies(conv: nn.Conv2d, x: Tensor) -> bool:
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     return (
         shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and min(conv.weight.shape[:2]) >= _LEAST_CHANNELS

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from drstool.models.vgg import NUM_RECTIFIERS, VGG, build_classifier
+from drstool.models.vgg import NUM_ACTIVATIONS, VGG, build_classifier
 
 __all__ = ["DEEPLAB_BACKBONES", "DeepLabV3Plus", "build_segmenter"]
 
@@ -25,12 +25,12 @@ _LOW_LEVEL_CHANNELS = 48
 
 
 class Backbone(nn.Module):
-    """A feature network cut at stride 4: ``low`` then ``high``.
+    """A feature network, split at stride 4 into ``low`` and ``high``.
 
     Attributes
     ----------
     low_channels, high_channels
-        Channels after each half.
+        Output channels of each half.
     """
 
     def __init__(self, low: nn.Module, high: nn.Module, low_channels: int, high_channels: int) -> None:
@@ -50,11 +50,11 @@ class DeepLabV3Plus(nn.Module):
     ----------
     backbone
     num_classes
-        Background counted.
+        Including the background.
     rates
-        Dilations of the three atrous branches.
+        Atrous rates of ASPP's three dilated branches.
     channels
-        Width of ASPP and decoder.
+        Output channels of ASPP and decoder.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DeepLabV3Plus(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.aspp = ASPP(backbone.high_channels, list(rates), channels)
-        # Paper: not given / authors' code: dropout 0.1 / torchvision's ASPP: 0.5 / here: 0.1 as theirs.
+        # Paper: not given / authors' code: dropout 0.1 / torchvision's ASPP: 0.5 / here: the authors' 0.1.
         self.aspp.project[3].p = 0.1
         self.low_projection = _conv_norm_relu(backbone.low_channels, _LOW_LEVEL_CHANNELS, 1)
         self.decoder = nn.Sequential(
@@ -109,7 +109,7 @@ def _resnet(name: str, output_stride: int) -> tuple[Backbone, nn.Module]:
     return Backbone(low, high, 256, 2048), network
 
 
-# Blocks of MobileNetV2 that halve the resolution beyond stride 8, as positions in `features`.
+# Positions in MobileNetV2's `features` of the blocks that go to strides 16 and 32.
 _MOBILENET_TO_16, _MOBILENET_TO_32, _MOBILENET_LAST = 7, 14, 18
 
 
@@ -121,7 +121,7 @@ def _mobilenet_v2(name: str, output_stride: int) -> tuple[Backbone, nn.Module]:
     for position in range(halving[0], _MOBILENET_LAST):
         depthwise = features[position].conv[1][0]
         if position in halving:
-            # The block that no longer halves still sees neighbours at its old distance.
+            # Without its stride, this block has the dilation of those before it; those after it double it.
             depthwise.stride = (1, 1)
             _dilate(depthwise, dilation)
             dilation *= 2
@@ -136,7 +136,7 @@ def _dilate(conv: nn.Conv2d, dilation: int) -> None:
 
 
 class _VGGLayers(nn.Module):
-    """A run of a VGG's layers as a module of its own."""
+    """Consecutive layers of a VGG as a module."""
 
     def __init__(self, network: VGG, first: int, last: int) -> None:
         super().__init__()
@@ -148,13 +148,13 @@ class _VGGLayers(nn.Module):
         return x
 
 
-# Layer of VGG-16 that takes the step from stride 4 to stride 8.
+# Index of the VGG-16 layer that goes from stride 4 to stride 8.
 _VGG_TO_8 = 7
 
 
 def _vgg(name: str, output_stride: int) -> tuple[Backbone, nn.Module]:
     network = build_classifier(name, outputs=1, suppression="none")
-    low, high = _VGGLayers(network, 0, _VGG_TO_8), _VGGLayers(network, _VGG_TO_8, NUM_RECTIFIERS)
+    low, high = _VGGLayers(network, 0, _VGG_TO_8), _VGGLayers(network, _VGG_TO_8, NUM_ACTIVATIONS)
     channels = [layer.conv.out_channels for layer in network.layers]
     return Backbone(low, high, channels[_VGG_TO_8 - 1], channels[-1]), network
 
@@ -170,28 +170,28 @@ DEEPLAB_BACKBONES: dict[str, Callable[[str, int], tuple[Backbone, nn.Module]]] =
 def build_segmenter(
     backbone: str, num_classes: int, output_stride: int = 16
 ) -> tuple[DeepLabV3Plus, nn.Module]:
-    """A segmenter and the whole network its backbone was cut from, both randomly initialised.
+    """A segmenter and the whole network that its backbone is part of, both randomly initialised.
 
-    The second shares its tensors with the first under the names that its published weights have,
-    so pretrained weights are loaded into it.
+    Both share their tensors. The second has them under the names of the published weights, so
+    pretrained weights are loaded into it.
 
     Parameters
     ----------
     backbone
         A key of ``DEEPLAB_BACKBONES``.
     num_classes
-        Background counted.
+        Including the background.
     output_stride
-        16 or 8. ``vgg16-small`` has 8, always.
+        16 or 8; ``vgg16-small`` always has 8.
     """
     features, network = DEEPLAB_BACKBONES[backbone](backbone, output_stride)
     if backbone == "vgg16-small":
-        # Small pictures: three atrous rates within 22 cells, and a head as narrow as the trunk.
+        # For small images: atrous rates that fit into about 20 cells, and a head as narrow as the backbone.
         return DeepLabV3Plus(features, num_classes, (3, 6, 9), channels=64), network
     # DeepLabV3+ paper, section 3.1: rates 6, 12, 18 at stride 16, doubled at stride 8.
     rates = (6, 12, 18) if output_stride == 16 else (12, 24, 36)
     model = DeepLabV3Plus(features, num_classes, rates)
-    # Authors' code: slow batch statistics in the backbone, since batches are small.
+    # Authors' code: slowly moving batch statistics in the backbone, since batches are small.
     for module in features.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01

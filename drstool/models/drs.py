@@ -1,8 +1,8 @@
-"""Discriminative region suppression: the method's idea, and nothing else.
+"""Discriminative region suppression (DRS), and nothing else.
 
 A classifier's strongest responses sit on an object's most discriminative part. DRS bounds every
-channel's response by a share ``k`` of its own spatial maximum, so that neighbouring, weaker
-responses gain weight and the classifier learns to use the whole object::
+channel's response by a fraction ``k`` of its own spatial maximum, so that weaker responses nearby
+gain weight and the classifier learns to use the whole object::
 
     r = relu(x)        y = min(r, k * max_spatial(r))        k in [0, 1], per image and channel
 
@@ -24,15 +24,15 @@ from torch.nn import functional as F
 __all__ = ["FixedDRS", "LearnableDRS", "suppress"]
 
 
-# Where `values` is above zero: `grad`, elsewhere 0, in one pass without a mask tensor.
+# `grad` where `values` is above zero, elsewhere 0; in one pass and without a mask tensor.
 _where_positive = torch.ops.aten.threshold_backward
 
 
 class _Suppress(torch.autograd.Function):
-    """The clamp, with the gradients that autograd of the written-out formula gives.
+    """The clamp, with the same gradients as autograd of the formula.
 
-    Of the size of ``x``, only the result is kept for the backward pass, and the next convolution
-    keeps that one anyway. The bound comes from ``k``, or from ``controller`` by way of the mean.
+    The only tensor of the size of ``x`` that is saved for the backward pass is the output, which the
+    next convolution saves anyway. ``k`` is given, or computed from ``controller`` and the mean.
     """
 
     @staticmethod
@@ -42,18 +42,18 @@ class _Suppress(torch.autograd.Function):
         mean = None
         if controller is not None:
             mean = _mean(torch.relu(x), controller.dtype)
-            k = _bound_share(mean, controller)
+            k = _controlled(mean, controller)
         bound = (k * maximum).to(x.dtype)[..., None, None]
         y = torch.clamp(x, min=torch.zeros_like(bound), max=bound)
         ctx.save_for_backward(y, bound, maximum, where, k, mean, controller)
         return y
 
     @staticmethod
-    @once_differentiable  # the formula below is no graph that could be differentiated again
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         y, bound, maximum, where, k, mean, controller = ctx.saved_tensors
-        # A response passes its gradient on if it lies strictly between 0 and the bound; one that
-        # was cut passes it to the bound. In a dead channel (maximum 0) nothing is above 0.
+        # A response strictly between 0 and the bound receives its gradient itself; of one that was
+        # clamped the bound receives it. In a dead channel (maximum 0) nothing is above 0.
         through = _where_positive(grad, y, 0)
         grad_x = _where_positive(through, bound - y, 0)
         grad_bound = through.sub_(grad_x).sum(dim=(2, 3), dtype=torch.promote_types(through.dtype, k.dtype)).to(k.dtype)
@@ -68,29 +68,29 @@ class _Suppress(torch.autograd.Function):
 
 
 def _suppressed(x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tensor:
-    """The same values for inference: ``x`` itself is overwritten, and nothing is kept for a gradient."""
+    """The same values without gradients; overwrites ``x``."""
     x = torch.relu_(x)
     maximum = x.amax(dim=(2, 3))
     if controller is not None:
-        k = _bound_share(_mean(x, controller.dtype), controller)
+        k = _controlled(_mean(x, controller.dtype), controller)
     return torch.clamp_max_(x, (k * maximum).to(x.dtype)[..., None, None])
 
 
-def _mean(rectified: Tensor, dtype: torch.dtype) -> Tensor:
-    """Spatial mean of rectified responses, (N, C), in the controller's format."""
-    # A sum of a hundred thousand responses is beyond float16.
-    total = rectified.sum(dim=(2, 3), dtype=torch.promote_types(rectified.dtype, dtype))
-    return total.to(dtype) / (rectified.shape[2] * rectified.shape[3])
+def _mean(positive: Tensor, dtype: torch.dtype) -> Tensor:
+    """Spatial mean of responses after the ReLU, (N, C), in the controller's dtype."""
+    # The sum of a hundred thousand responses would overflow float16.
+    total = positive.sum(dim=(2, 3), dtype=torch.promote_types(positive.dtype, dtype))
+    return total.to(dtype) / (positive.shape[2] * positive.shape[3])
 
 
-def _bound_share(mean: Tensor, controller: Tensor) -> Tensor:
-    """``k = sigmoid(W mean)``, (N, C); never in a shorter format than W's."""
+def _controlled(mean: Tensor, controller: Tensor) -> Tensor:
+    """``k = sigmoid(W mean)``, (N, C); in W's precision also under autocast."""
     with torch.autocast(mean.device.type, enabled=False):
         return torch.sigmoid(mean @ controller.T)
 
 
 def _peaks(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's maximum and its first place, a flat spatial position: two (N, C)."""
+    """Each channel's maximum and the flat spatial index of its first occurrence: two (N, C)."""
     if x.device.type != "cpu":
         return _peaks_by_reduction(x)
     maximum, where = F.adaptive_max_pool2d(x, 1, return_indices=True)
@@ -98,9 +98,9 @@ def _peaks(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _peaks_by_reduction(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`_peaks`, for GPUs: pooling to one pixel goes through a channel in a single thread there.
+    """As :func:`_peaks`, for GPUs, where pooling to one pixel uses a single thread per channel.
 
-    It also copies what lies channels last, of which this takes a view. (A CPU is slower with strides so long.)
+    Pooling would also copy channels-last tensors, of which this takes a view; on a CPU their long strides are slower.
     """
     if x.is_contiguous():
         return x.flatten(2).max(dim=2)
@@ -108,9 +108,9 @@ def _peaks_by_reduction(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_at(maps: Tensor, where: Tensor, values: Tensor) -> None:
-    """Add ``(N, C)`` values to maps ``(N, C, h, w)``, in place, at flat spatial positions ``(N, C)``.
+    """Add ``(N, C)`` values to maps ``(N, C, h, w)``, in place, at flat spatial indices ``(N, C)``.
 
-    A flattened view of the maps does not exist under channels-last, hence rows and columns.
+    Channels-last maps have no flattened view, hence rows and columns.
     """
     n, c, _, width = maps.shape
     images = torch.arange(n, device=maps.device)[:, None]
@@ -127,7 +127,7 @@ def suppress(x: Tensor, k: Tensor) -> Tensor:
     x : (N, C, h, w) float
         Responses before the ReLU.
     k : (N, C) float in [0, 1]
-        Upper bound as a share of the channel's maximum; broadcast to that shape before the call.
+        Upper bound as a fraction of the channel's maximum; broadcast to that shape before the call.
 
     Returns
     -------
@@ -144,9 +144,9 @@ def suppress(x: Tensor, k: Tensor) -> Tensor:
 
 
 class FixedDRS(nn.Module):
-    """ReLU and suppression with one bound for all channels, ``k = delta``.
+    """ReLU and suppression with the same ``k = delta`` for all channels.
 
-    Where no gradients are recorded, the input is overwritten.
+    With gradients disabled, the input is overwritten.
 
     Parameters
     ----------
@@ -167,9 +167,9 @@ class FixedDRS(nn.Module):
 
 
 class LearnableDRS(nn.Module):
-    """ReLU and suppression with ``k = sigmoid(W mean_spatial(relu(x)))``, one bound a channel.
+    """ReLU and suppression with ``k = sigmoid(W mean_spatial(relu(x)))`` for each channel.
 
-    Where no gradients are recorded, the input is overwritten.
+    With gradients disabled, the input is overwritten.
 
     Parameters
     ----------

@@ -12,16 +12,16 @@ from drstool.models.convolution import convolved
 from drstool.models.drs import FixedDRS, LearnableDRS
 
 __all__ = [
-    "NUM_RECTIFIERS", "TRUNK_LAYERS", "VGG", "VGG_BACKBONES", "build_classifier", "build_refiner",
+    "NUM_ACTIVATIONS", "TRUNK_LAYERS", "VGG", "VGG_BACKBONES", "build_classifier", "build_refiner",
     "image_scores", "load_torchvision_features", "without_suppression",
 ]
 
 TRUNK_LAYERS = 13
 EXTRA_LAYERS = 3
-NUM_RECTIFIERS = TRUNK_LAYERS + EXTRA_LAYERS
+NUM_ACTIVATIONS = TRUNK_LAYERS + EXTRA_LAYERS
 
-# Layers (from 0) that begin a new block of VGG-16, and so see a pooled input; the fourth pooling
-# keeps the resolution, and a fifth would follow layer 12 but is left out.
+# Indices of the layers that begin a block of VGG-16 and so take a pooled input. The fourth pooling
+# keeps the resolution; the fifth, after layer 12, is left out.
 _HALVING = (2, 4, 7)
 _KEEPING = (10,)
 _BLOCK_OF_LAYER = (0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
@@ -31,7 +31,7 @@ TORCHVISION_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 @dataclass(frozen=True)
 class VGGWidths:
-    """Channels of the five blocks and of the extra layers, and whether batch norm follows."""
+    """Channels of the five blocks and of the extra layers, and whether layers have batch norm."""
 
     blocks: tuple[int, int, int, int, int]
     extra: int
@@ -40,16 +40,16 @@ class VGGWidths:
 
 VGG_BACKBONES: dict[str, VGGWidths] = {
     "vgg16": VGGWidths((64, 128, 256, 512, 512), 512, batch_norm=False),
-    # Trains from scratch on a CPU within minutes: for the demo and the tests.
+    # For the demo and the tests: trains from scratch within minutes on a CPU.
     "vgg16-small": VGGWidths((16, 32, 64, 64, 64), 64, batch_norm=True),
 }
 
 
 class Layer(nn.Module):
-    """[pooling] convolution [batch norm] rectifier: one of the 16 layers."""
+    """[pooling] convolution [batch norm] activation: one of the 16 layers."""
 
     def __init__(
-        self, index: int, inputs: int, outputs: int, batch_norm: bool, rectifier: nn.Module
+        self, index: int, inputs: int, outputs: int, batch_norm: bool, activation: nn.Module
     ) -> None:
         super().__init__()
         self.pool: nn.Module | None = None
@@ -61,7 +61,8 @@ class Layer(nn.Module):
         self.conv = nn.Conv2d(
             inputs, outputs, 3, padding=dilation, dilation=dilation, bias=not batch_norm)
         self.norm = nn.BatchNorm2d(outputs) if batch_norm else None
-        self.rectifier = rectifier
+        # Checkpoints hold tensors under this name.
+        self.rectifier = activation
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
@@ -81,8 +82,8 @@ class VGG(nn.Module):
         A key of ``VGG_BACKBONES``.
     outputs
         C, the number of object classes.
-    rectifier
-        Makes the rectifier of a layer from its index (0..15) and its channels.
+    activation
+        Makes the activation of a layer from its index (0..15) and its channels.
 
     References
     ----------
@@ -91,19 +92,19 @@ class VGG(nn.Module):
     """
 
     def __init__(
-        self, backbone: str, outputs: int, rectifier: Callable[[int, int], nn.Module]
+        self, backbone: str, outputs: int, activation: Callable[[int, int], nn.Module]
     ) -> None:
         super().__init__()
         widths = VGG_BACKBONES[backbone]
         channels = [widths.blocks[block] for block in _BLOCK_OF_LAYER] + [widths.extra] * EXTRA_LAYERS
         self.layers = nn.ModuleList(
-            Layer(i, 3 if i == 0 else channels[i - 1], c, widths.batch_norm, rectifier(i, c))
+            Layer(i, 3 if i == 0 else channels[i - 1], c, widths.batch_norm, activation(i, c))
             for i, c in enumerate(channels))
         self.output = nn.Conv2d(channels[-1], outputs, 1)
         self.backbone = backbone
 
-    def features(self, x: Tensor, first: int = 0, last: int = NUM_RECTIFIERS) -> Tensor:
-        """Activations of layer ``last - 1``, starting from the input of layer ``first``."""
+    def features(self, x: Tensor, first: int = 0, last: int = NUM_ACTIVATIONS) -> Tensor:
+        """Activations of layer ``last - 1``, given the input of layer ``first``."""
         for layer in self.layers[first:last]:
             x = layer(x)
         return x
@@ -143,29 +144,29 @@ def build_classifier(
     outputs: int,
     suppression: str = "learnable",
     delta: float = 0.55,
-    drs_layers: Sequence[int] = range(NUM_RECTIFIERS),
+    drs_layers: Sequence[int] = range(NUM_ACTIVATIONS),
 ) -> VGG:
-    """A classifier with DRS at the chosen rectifiers, randomly initialised.
+    """A classifier with DRS at the chosen activations, randomly initialised.
 
     Parameters
     ----------
     backbone, outputs
-        As of :class:`VGG`.
+        As for :class:`VGG`.
     suppression
         ``fixed``, ``learnable`` or ``none``.
     delta
-        Bound of the fixed suppression.
+        Bound of the fixed suppression, in [0, 1].
     drs_layers
-        Indices 0..15 of the rectifiers that suppress; the others are plain ReLUs.
+        Indices 0..15 of the activations that suppress; the others are plain ReLUs.
     """
 
-    def rectifier(index: int, channels: int) -> nn.Module:
+    def activation(index: int, channels: int) -> nn.Module:
         if suppression == "none" or index not in drs_layers:
-            # In place: what it gets is a layer's own result, which nobody else needs.
+            # In place, as nothing else uses the convolution's output.
             return nn.ReLU(inplace=True)
         return FixedDRS(delta) if suppression == "fixed" else LearnableDRS(channels)
 
-    model = VGG(backbone, outputs, rectifier)
+    model = VGG(backbone, outputs, activation)
     for conv in _convolutions(model):
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         if conv.bias is not None:
@@ -176,9 +177,9 @@ def build_classifier(
 def build_refiner(backbone: str, outputs: int) -> VGG:
     """A refiner, randomly initialised: the same network without suppression.
 
-    The new layers start from N(0, 0.01) as in the authors' code, so that the regression begins
-    near zero where all of them are new (``refine-train`` sees to it elsewhere); with batch norm the
-    scale of its input does not matter, and the rest is as above.
+    The new layers are drawn from a normal distribution with standard deviation 0.01, as in the
+    authors' code, so that the regression begins near zero; before batch norm the scale does not
+    matter, and they are initialised as in a classifier.
     """
     model = build_classifier(backbone, outputs, suppression="none")
     new = [layer.conv for layer in model.layers[TRUNK_LAYERS:] if layer.norm is None]
@@ -188,7 +189,7 @@ def build_refiner(backbone: str, outputs: int) -> VGG:
 
 
 def without_suppression(model: VGG) -> VGG:
-    """The same weights behind plain ReLUs: the plain CAM network of a DRS classifier."""
+    """The same weights with plain ReLUs: a DRS classifier as a plain CAM network."""
     plain = VGG(model.backbone, model.output.out_channels, lambda index, channels: nn.ReLU(inplace=True))
     plain.load_state_dict(
         {name: value for name, value in model.state_dict().items() if ".rectifier." not in name})
@@ -201,14 +202,14 @@ def load_torchvision_features(model: VGG, weights: Mapping[str, Tensor]) -> froz
     Returns
     -------
     frozenset of str
-        Names, in the model's state dict, of what was filled.
+        Names, in the model's state dict, of the tensors that were loaded.
 
     Raises
     ------
     KeyError
-        A tensor is not there.
+        A tensor is missing.
     ValueError
-        A tensor has another shape.
+        A tensor has the wrong shape.
     """
     filled = set()
     for index, (layer, position) in enumerate(zip(model.layers[:TRUNK_LAYERS], TORCHVISION_POSITIONS, strict=True)):
@@ -216,7 +217,7 @@ def load_torchvision_features(model: VGG, weights: Mapping[str, Tensor]) -> froz
             key = f"features.{position}.{name}"
             source = weights[key]
             if target is None or source.shape != target.shape:
-                raise ValueError(f"'{key}' has shape {tuple(source.shape)}")
+                raise ValueError(f"{key!r} has shape {tuple(source.shape)}")
             with torch.no_grad():
                 target.copy_(source)
             filled.add(f"layers.{index}.conv.{name}")

@@ -1,7 +1,7 @@
 """Score files: what was scored, how, and the scores, as JSON, CSV or a table.
 
-A score that does not say how it was made cannot be compared with another; so each result here holds
-the images it rests on (:class:`Coverage`) and the way it was made (:class:`Protocol`).
+Scores can only be compared if they say how they were made. So each result here contains the images
+that it covers (:class:`Coverage`) and the way it was made (:class:`Protocol`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from drstool.artifacts.provenance import method_of
 from drstool.labels import label_names, num_classes
 from drstool.metrics import BOUNDARY_RATIO, ClassScore, ConfusionMatrix, LabelCounts, Scores, mean_of
 from drstool.recipe import CueSettings
-from drstool.reports.text import aligned, csv_number, csv_text, json_number, json_text, listed, shown_number
+from drstool.reports.text import aligned, counted, csv_number, csv_text, json_number, json_text, listed, shown_number
 
 if TYPE_CHECKING:
     from drstool.metrics.bootstrap import Interval
@@ -26,12 +26,10 @@ __all__ = [
     "Comparison", "Coverage", "Evaluation", "ImageScore", "Protocol", "Sweep", "as_csv", "as_json", "as_table",
 ]
 
-# How the ignored share is told in words, by `metrics.IGNORED_AS`.
-_IGNORED_WORDS = {
-    "miss": "counted as missed", "skip": "not counted", "background": "counted as background",
-}
-# Of more classes JSON gives the confusion matrix as a list of the pairs that occur.
-_MOST_CLASSES_OF_A_TABLE = 256
+# The words for each of `metrics.IGNORED_AS`.
+_IGNORED_WORDS = {"miss": "counted as missed", "skip": "not counted", "background": "counted as background"}
+# With more classes, JSON has the confusion matrix as a list of the pairs that occur.
+_MAX_MATRIX_CLASSES = 256
 _RESIZING = "bilinear, corners aligned, before labels are taken"
 
 
@@ -43,12 +41,12 @@ class ImageScore:
     ----------
     id
     mean_iou
-        Over the classes that are in the image's target or prediction; NaN if its target is ignored.
+        Over the classes in the image's target or prediction; NaN if its whole target is ignored.
     overall_acc
     worst
-        Name of the class of lowest IoU; empty where there is none.
+        Name of the class with the lowest IoU; empty if there is none.
     pixels
-        Of the target, without ignored ones.
+        Number of target pixels, without ignored ones.
     """
 
     id: str
@@ -60,7 +58,7 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which images a result rests on, and which it does not.
+    """Which images a result covers, and which it does not.
 
     Attributes
     ----------
@@ -75,7 +73,7 @@ class Coverage:
     extra
         Number of predictions whose id the dataset does not have.
     extra_ids
-        The first few of them.
+        The first few of these ids.
     """
 
     images: int
@@ -86,25 +84,17 @@ class Coverage:
     extra_ids: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
-        """What is not in the scores, a line each."""
-        notes = []
-        if self.missing:
-            notes.append(f"{len(self.missing)} images without prediction: {listed(self.missing)}")
-        if self.without_target:
-            notes.append(f"{len(self.without_target)} images without ground truth: {listed(self.without_target)}")
-        if self.failed:
-            notes.append(f"{len(self.failed)} images failed: {listed(self.failed)}")
+        """What the scores leave out, one line each."""
+        notes = [
+            f"{counted(len(ids), 'image')} {what}: {listed(ids)}"
+            for ids, what in (
+                (self.missing, "without prediction"), (self.without_target, "without ground truth"),
+                (self.failed, "failed"))
+            if ids]
         if self.extra:
-            notes.append(f"{self.extra} predictions of other images left out: "
-                         + ", ".join(self.extra_ids) + (", …" if self.extra > len(self.extra_ids) else ""))
+            extra = listed(self.extra_ids, self.extra)
+            notes.append(f"{counted(self.extra, 'prediction')} of other images left out: {extra}")
         return notes
-
-    def to_json(self) -> dict:
-        """As a JSON object."""
-        return {
-            "images": self.images, "missing": list(self.missing), "without_target": list(self.without_target),
-            "failed": list(self.failed), "extra": self.extra, "extra_ids": list(self.extra_ids),
-        }
 
 
 @dataclass(frozen=True)
@@ -114,25 +104,25 @@ class Protocol:
     Attributes
     ----------
     kind : "labels" or "maps"
-        What was scored. Maps are scored by their strongest cue at each pixel.
+        What was scored. The label of a map's pixel is its strongest cue.
     ignored
         What predicted ignore labels counted as, see :data:`drstool.metrics.IGNORED_AS`.
     ignore_label
         Value of the ignore label.
     settings
-        Of the cues, for maps; None for labels.
+        For maps, settings of the cues; None for labels.
     ignore_rules
         Whether the rules that ignore pixels were applied to maps.
     dataset
-        What the user called the dataset.
+        The dataset as the user named it.
     dataset_digest
-        Over its ids and tags.
+        Digest of its ids and tags.
     target_digest
-        Over the files of the ground truth that was scored, in the order of the ids.
+        Digest of the ground truth files that were scored against, in the order of the ids.
     provenance
-        Chain of the predictions.
+        Provenance of the predictions.
     target_provenance
-        Chain of the dataset, where it is drstool's.
+        Provenance of the dataset, if drstool made it.
     """
 
     kind: str
@@ -147,7 +137,7 @@ class Protocol:
     target_provenance: tuple[dict, ...] = ()
 
     def to_json(self) -> dict:
-        """As a JSON object, but for the predictions' own chain."""
+        """As a JSON object, without the predictions' provenance."""
         maps = self.settings is not None
         undecided = "ignored where a rule says so" if self.ignore_rules else "none ignored"
         return {
@@ -157,7 +147,7 @@ class Protocol:
             "ignored_predictions": self.ignored,
             "predictions": self.kind,
             "label_of_maps": f"strongest cue, {undecided}" if maps else None,
-            "cues": asdict(self.settings) if self.settings is not None else None,
+            "cues": asdict(self.settings) if maps else None,
             "dataset": self.dataset,
             "dataset_digest": self.dataset_digest,
             "ground_truth_digest": self.target_digest,
@@ -166,16 +156,17 @@ class Protocol:
             "dataset_provenance": list(self.target_provenance),
         }
 
-    def words(self, images: int) -> list[str]:
-        """What a reader of the numbers must know, a line each."""
-        notes = [f"{images} images at full size, {self.kind} against pixel ground truth of {self.dataset}"]
+    def notes(self, images: int) -> list[str]:
+        """What a reader of the numbers must know, one line each."""
+        shown = counted(images, "image")
+        notes = [f"{shown} at full size, {self.kind} against the pixel ground truth of {self.dataset}"]
         if self.settings is not None:
             shown = f"alpha {self.settings.alpha:g}, background {self.settings.background}"
             for name in ("constant", "power"):
                 if name in self.settings.backgrounds:
                     shown += f", {name} {getattr(self.settings, name):g}"
-            rules = "; the ignore rules applied" if self.ignore_rules else ""
-            notes.append(f"label of maps: the strongest cue, {shown}{rules}")
+            rules = "; with ignore rules" if self.ignore_rules else ""
+            notes.append(f"labels of maps: the strongest cue, {shown}{rules}")
         return notes
 
 
@@ -187,16 +178,16 @@ class Evaluation:
     ----------
     scores
     confusion
-        All counts of all images.
+        Pixel counts of all images together.
     class_names
         The C object classes.
     coverage, protocol
     boundary : (C + 1,) float64 or None
-        Boundary IoU by class, where it was asked for.
+        Boundary IoU by class, if requested.
     boundary_ratio
         Its distance over the image's diagonal.
     counts
-        By id, of each image, where they were asked for.
+        Pixel counts of each image by id, if requested.
     """
 
     scores: Scores
@@ -209,11 +200,11 @@ class Evaluation:
     counts: dict[str, LabelCounts] = field(default_factory=dict, repr=False)
 
     def warnings(self) -> list[str]:
-        """What is not in the scores, a line each."""
+        """What the scores leave out, one line each."""
         return self.coverage.warnings()
 
     def per_image(self) -> list[ImageScore]:
-        """Each image's scores, the worst first; images without a labelled pixel last."""
+        """Each image's scores, worst first; images without a labelled pixel last."""
         rows = [_image_score(i, counts, self.class_names, self.protocol.ignored) for i, counts in self.counts.items()]
         return sorted(rows, key=lambda row: (math.isnan(row.mean_iou), row.mean_iou, row.id))
 
@@ -221,7 +212,7 @@ class Evaluation:
         """Everything, ready for :func:`json.dumps`; NaN becomes None."""
         scores = self.scores
         total = self.confusion.total()
-        told = {
+        result = {
             "overall_acc": json_number(scores.overall_acc),
             "mean_acc": json_number(scores.mean_acc),
             "freqw_acc": json_number(scores.freqw_acc),
@@ -232,42 +223,40 @@ class Evaluation:
             "ignored_share": json_number(scores.ignored_share),
             "pixels": int(total.pixels.sum()),
             "ignored_target_pixels": total.ignored_target,
-            **self.coverage.to_json(),
+            **asdict(self.coverage),
             "frequencies": self._frequencies(),
             "confusion": self._confusion_json(total),
         }
         if self.counts:
-            told["per_image"] = [_plain(asdict(row)) for row in self.per_image()]
+            result["per_image"] = [_plain(asdict(row)) for row in self.per_image()]
         boundary = None if self.boundary is None else {"distance": f"{self.boundary_ratio:g} of the image's diagonal"}
         protocol = {**self.protocol.to_json(), "classes_left_out": list(scores.absent), "boundary_iou": boundary}
-        return {**told, "protocol": protocol, "provenance": list(self.protocol.provenance)}
+        return {**result, "protocol": protocol, "provenance": list(self.protocol.provenance)}
 
     def to_rows(self) -> list[list[object]]:
-        """A row a class, and below them the means, whose ``label`` is empty; or a row an image."""
+        """A row per class, followed by the means, whose ``label`` is empty; or a row per image."""
         if self.counts:
             head = ["id", "mean_iou", "overall_acc", "worst_class", "pixels"]
             return [head, *([row.id, csv_number(row.mean_iou), csv_number(row.overall_acc), row.worst, row.pixels]
                             for row in self.per_image())]
-        scores, with_boundary = self.scores, self.boundary is not None
-        rows: list[list[object]] = []
+        scores = self.scores
+        rows: list[list[object]] = [["label", "name", "iou", "acc", "fp_rate", "fn_rate", "pixels"]]
         for label, row in enumerate(scores.classes):
             rates = map(csv_number, (row.iou, row.acc, row.fp_rate, row.fn_rate))
             rows.append([label, row.name, *rates, row.pixels])
         pixels = sum(row.pixels for row in scores.classes)
-        fp_rate, fn_rate = (csv_number(_class_mean(scores.classes, rate)) for rate in ("fp_rate", "fn_rate"))
-        means = [csv_number(scores.mean_iou), csv_number(scores.mean_acc), fp_rate, fn_rate]
+        rates = (_class_mean(scores.classes, rate) for rate in ("fp_rate", "fn_rate"))
         rows += [
-            ["", "Mean", *means, pixels],
+            ["", "Mean", *map(csv_number, (scores.mean_iou, scores.mean_acc, *rates)), pixels],
             ["", "Overall Acc", "", csv_number(scores.overall_acc), "", "", pixels],
             ["", "FreqW Acc", csv_number(scores.freqw_acc), "", "", "", pixels]]
-        rows.insert(0, ["label", "name", "iou", "acc", "fp_rate", "fn_rate", "pixels"])
-        if with_boundary:
+        if self.boundary is not None:
             extra = ["boundary_iou", *map(csv_number, self.boundary), csv_number(mean_of(self.boundary)), "", ""]
             rows = [[*row, value] for row, value in zip(rows, extra)]
         return rows
 
     def to_text(self) -> str:
-        """Aligned plain text: the means, a table of the classes or images, and how they were made."""
+        """Aligned plain text: the means, a table of the classes or images, and notes on how they were made."""
         scores = self.scores
         means = [
             ("Overall Acc", scores.overall_acc), ("Mean Acc", scores.mean_acc),
@@ -290,7 +279,7 @@ class Evaluation:
         return rows
 
     def _frequencies(self) -> list[dict]:
-        """How often each class is in the ground truth and in the predictions, by pixels and images."""
+        """How often each class occurs in ground truth and predictions, in pixels and in images."""
         margins, images = self.confusion.margins(), self.confusion.images
         total = int(margins.in_target.sum())
         return [
@@ -303,31 +292,28 @@ class Evaluation:
                 margins.in_prediction.tolist(), self.confusion.prediction_images.tolist()))]
 
     def _confusion_json(self, total: LabelCounts) -> dict:
-        """The confusion matrix as a table, or as the pairs that occur where there are many classes."""
+        """The confusion matrix as a table; with many classes, as the pairs that occur."""
         classes = num_classes(self.class_names)
-        told = {"rows": "target", "columns": "prediction, the last one ignored"}
-        if classes <= _MOST_CLASSES_OF_A_TABLE:
-            return {**told, "counts": self.confusion.counts.tolist()}
+        axes = {"rows": "target", "columns": "prediction, the last one ignored"}
+        if classes <= _MAX_MATRIX_CLASSES:
+            return {**axes, "counts": self.confusion.counts.tolist()}
         pairs = zip(total.target.tolist(), total.prediction.tolist(), total.pixels.tolist())
-        return {**told, "pairs": [list(pair) for pair in pairs], "ignored_prediction": classes}
+        return {**axes, "pairs": [list(pair) for pair in pairs], "ignored_prediction": classes}
 
     def footnotes(self) -> list[str]:
-        """What a reader of the numbers must know, a line each."""
-        scores, absent = self.scores, self.scores.absent
-        notes = self.protocol.words(self.coverage.images)
+        """What a reader of the numbers must know, one line each."""
+        notes = self.protocol.notes(self.coverage.images)
         if self.boundary is not None:
-            notes.append(f"boundary IoU within {self.boundary_ratio:g} of the image's diagonal from a contour")
-        if scores.ignored_share > 0:
-            notes.append(f"{scores.ignored_share:.2%} of the pixels predicted as ignored, "
-                         + _IGNORED_WORDS[self.protocol.ignored])
-        if absent:
-            notes.append(f"in no mean, for want of a pixel: {', '.join(absent)}")
-        return notes + self.warnings()
+            notes.append(f"boundary IoU: pixels within {self.boundary_ratio:g} × the image's diagonal from a contour")
+        if self.scores.ignored_share > 0:
+            ignored = _IGNORED_WORDS[self.protocol.ignored]
+            notes.append(f"{self.scores.ignored_share:.2%} of the pixels are predicted as ignored and {ignored}")
+        return notes + _absent_note(self.scores) + self.warnings()
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Scores at the 256 values of one number of the cue rule, and the best of them.
+    """Scores at 256 values of one number of the cue rule, and the best of them.
 
     Attributes
     ----------
@@ -336,19 +322,19 @@ class Sweep:
     values
         Its 256 values, ascending.
     chosen_by
-        Scores by value of the images on which the best value is chosen.
+        At each value, the scores on the images that the best value is chosen on.
     scores
-        Scores by value of the images that are reported on; the same where those are the same.
+        At each value, the scores on the images that are reported on; perhaps the same.
     tolerance
         Mean IoU that a value may lose against the best and still belong to the plateau.
     class_names
     coverage
-        Of all images concerned.
+        Of all these images.
     protocol
     selected_on, reported_on
-        Names of the two parts, and how many images each scored.
+        Names of the two sets of images, and how many of each were scored.
     common
-        Number of images that are in both.
+        Number of images in both sets.
     """
 
     parameter: str
@@ -364,12 +350,12 @@ class Sweep:
     common: int
 
     def warnings(self) -> list[str]:
-        """What is not in the scores, a line each."""
+        """What the scores leave out, one line each."""
         return self.coverage.warnings()
 
     @property
     def best(self) -> int:
-        """Index of the value of highest mean IoU on the choosing images, the lowest of equals."""
+        """Index of the value with the highest mean IoU in ``chosen_by``; of equal ones, the first."""
         return int(np.nanargmax([each.mean_iou for each in self.chosen_by]))
 
     @property
@@ -391,13 +377,13 @@ class Sweep:
         return replace(self.protocol, settings=replace(settings, **{self.parameter: self.values[self.best]}))
 
     def selection(self) -> str:
-        """Whose ground truth chose the value, and what that means for the scores."""
+        """On whose ground truth the value was chosen, and what that means for the scores."""
         where, images = self.selected_on
-        said = f"{self.parameter} was chosen on the pixel ground truth of {where} ({images} images)"
+        note = f"{self.parameter} was chosen on the pixel ground truth of {where} ({counted(images, 'image')})"
         if self.selected_on == self.reported_on and self.common == images:
-            return said + "; the scores are of the same images, and so are the best that can be had on them"
-        said += f"; the scores are of {self.reported_on[0]} ({self.reported_on[1]} images)"
-        return said + (f", {self.common} of which are in both" if self.common else "")
+            return note + "; the scores are of the same images, and so the best that any value gives on them"
+        note += f"; the scores are on {self.reported_on[0]} ({counted(self.reported_on[1], 'image')})"
+        return note + (f", {self.common} of them in both" if self.common else "")
 
     def to_json(self) -> dict:
         """Everything, ready for :func:`json.dumps`; NaN becomes None."""
@@ -406,21 +392,21 @@ class Sweep:
             "sweep": self.parameter,
             "best": self._row(best),
             "plateau": {"from": self.values[plateau[0]], "to": self.values[plateau[1]], "tolerance": self.tolerance},
-            "classes": [{"label": label, **_plain(asdict(row))}
-                        for label, row in enumerate(self.scores[best].classes)],
+            "classes": [
+                {"label": label, **_plain(asdict(row))} for label, row in enumerate(self.scores[best].classes)],
             "absent_classes": list(self.scores[best].absent),
             "selection": {
                 "said": self.selection(), "selected_on": self.selected_on[0], "selected_images": self.selected_on[1],
                 "reported_on": self.reported_on[0], "reported_images": self.reported_on[1],
                 "common_images": self.common},
             "rows": [self._row(index) for index in range(len(self.values))],
-            **self.coverage.to_json(),
+            **asdict(self.coverage),
             "protocol": self.protocol_at_best.to_json(),
             "provenance": list(self.protocol.provenance),
         }
 
     def to_rows(self) -> list[list[object]]:
-        """A row a value."""
+        """A row per value."""
         head = [self.parameter, "mean_iou", "overall_acc", "mean_acc", "freqw_acc", "over_activation",
                 "under_activation", "chosen_by_mean_iou"]
         rows = [self._row(index) for index in range(len(self.values))]
@@ -429,25 +415,20 @@ class Sweep:
 
     def to_text(self) -> str:
         """Aligned plain text: the best value, its plateau and its scores."""
-        best, (first, last) = self.best, self.plateau
-        scores, row = self.scores[best], self._row(best)
-        value = "{:.4f}".format
+        scores, (first, last) = self.scores[self.best], self.plateau
+        objects = scores.classes[1:]
         head = aligned([
-            [f"Best {self.parameter}", value(self.values[best])],
-            ["Plateau", f"{value(self.values[first])} to {value(self.values[last])}"],
+            [f"Best {self.parameter}", shown_number(self.values[self.best])],
+            ["Plateau", f"{shown_number(self.values[first])} to {shown_number(self.values[last])}"],
             ["Mean IoU", shown_number(scores.mean_iou)],
-            ["Over-activation", shown_number(_nan(row["over_activation"]))],
-            ["Under-activation", shown_number(_nan(row["under_activation"]))]])
+            ["Over-activation", shown_number(_class_mean(objects, "fp_rate"))],
+            ["Under-activation", shown_number(_class_mean(objects, "fn_rate"))]])
         notes = [
             self.selection(),
             f"plateau: values around the best whose mean IoU is at most {self.tolerance:g} below it",
-            "over- and under-activation: mean over object classes of false positives and of false negatives, "
-            "as shares of the union",
-            *self.protocol_at_best.words(self.reported_on[1])]
-        if scores.absent:
-            notes.append(f"in no mean, for want of a pixel: {', '.join(scores.absent)}")
-        table = _class_table(scores.classes, None)
-        return "\n".join([*head, "", *table, "", *notes, *self.warnings()]) + "\n"
+            "over- and under-activation: false positives and false negatives over the union, means of object classes",
+            *self.protocol_at_best.notes(self.reported_on[1]), *_absent_note(scores), *self.warnings()]
+        return "\n".join([*head, "", *_class_table(scores.classes, None), "", *notes]) + "\n"
 
     def _row(self, index: int) -> dict:
         scores = self.scores[index]
@@ -468,13 +449,13 @@ class Comparison:
     Attributes
     ----------
     names
-        Of the runs.
+        Names of the runs.
     evaluations
-        On the images that all runs have.
+        Their scores on the images that all of them have.
     mean_ious, differences : tuple of Interval
-        Mean IoU of each run, and what each has over the first one.
+        Mean IoU of each run, and its difference from that of the first run.
     level, resamples, seed
-        Of the bootstrap.
+        Settings of the bootstrap.
     """
 
     names: tuple[str, ...]
@@ -486,14 +467,14 @@ class Comparison:
     seed: int
 
     def warnings(self) -> list[str]:
-        """What is not in the scores, a line each."""
+        """What the scores leave out, one line each."""
         return [f"{name}: {line}" for name, each in zip(self.names, self.evaluations) for line in each.warnings()]
 
     def to_json(self) -> dict:
         """Everything, ready for :func:`json.dumps`."""
         return {
             "runs": [
-                {"name": name, "mean_iou": mean.to_json(), "difference": difference.to_json(),
+                {"name": name, "mean_iou": asdict(mean), "difference": asdict(difference),
                  "evaluation": evaluation.to_json()}
                 for name, mean, difference, evaluation in zip(
                     self.names, self.mean_ious, self.differences, self.evaluations)],
@@ -504,7 +485,7 @@ class Comparison:
         }
 
     def to_rows(self) -> list[list[object]]:
-        """A row a run."""
+        """A row per run."""
         head = ["run", "images", "mean_iou", "low", "high", "difference", "difference_low", "difference_high"]
         return [head, *(
             [name, evaluation.coverage.images, *(csv_number(value) for part in (mean, difference)
@@ -515,13 +496,15 @@ class Comparison:
     def to_text(self) -> str:
         """Aligned plain text."""
         rows = [["Run", "Mean IoU", f"{self.level:.0%} interval", "Difference", f"{self.level:.0%} interval"]]
-        for number, (name, mean, difference) in enumerate(zip(self.names, self.mean_ious, self.differences)):
-            rows.append([name, shown_number(mean.value), f"{mean.low:.4f} to {mean.high:.4f}"])
-            rows[-1] += [f"{difference.value:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"] if number \
-                else ["", ""]
+        for name, mean, difference in zip(self.names, self.mean_ious, self.differences):
+            rows.append([
+                name, shown_number(mean.value), f"{mean.low:.4f} to {mean.high:.4f}",
+                f"{difference.value:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"])
+        rows[1][3:] = ["", ""]  # the first run, from which the others differ
+        images = counted(self.evaluations[0].coverage.images, "image")
         notes = [
-            f"differences from {self.names[0]}; paired bootstrap over {self.evaluations[0].coverage.images} images, "
-            f"{self.resamples} resamples, seed {self.seed}"]
+            f"differences from {self.names[0]}; paired bootstrap over {images}, {self.resamples} resamples, "
+            f"seed {self.seed}"]
         for name, evaluation in zip(self.names, self.evaluations):
             notes += [f"{name}: {note}" for note in evaluation.footnotes()]
         return "\n".join([*aligned(rows), "", *notes]) + "\n"
@@ -535,8 +518,8 @@ def as_json(result: Evaluation | Sweep | Comparison) -> str:
 def as_csv(result: Evaluation | Sweep | Comparison) -> str:
     """The scores as CSV; NaN is empty.
 
-    Of classes, the overall accuracy stands in column ``acc``, the frequency-weighted one, which is
-    a weighted mean of IoU, in column ``iou``.
+    In a table of classes, the overall accuracy is in column ``acc``, and the frequency-weighted
+    accuracy, which is a weighted mean of IoU, in column ``iou``.
     """
     return csv_text(result.to_rows())
 
@@ -564,8 +547,12 @@ def _class_table(classes: Sequence[ClassScore], boundary: np.ndarray | None) -> 
     return aligned(rows)
 
 
+def _absent_note(scores: Scores) -> list[str]:
+    return [f"left out of the means (no pixels): {', '.join(scores.absent)}"] if scores.absent else []
+
+
 def _class_mean(classes: Sequence[ClassScore], rate: str) -> float:
-    """Mean of a rate over the classes that have it; NaN if none has."""
+    """Mean of a rate over the classes for which it is defined; NaN if there are none."""
     values = [value for row in classes if not math.isnan(value := getattr(row, rate))]
     return math.fsum(values) / len(values) if values else math.nan
 
@@ -573,7 +560,3 @@ def _class_mean(classes: Sequence[ClassScore], rate: str) -> float:
 def _plain(values: dict) -> dict:
     """The values with NaN as None."""
     return {key: json_number(value) for key, value in values.items()}
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -1,4 +1,4 @@
-"""Numbers as text: aligned tables, CSV, and JSON whose matrices keep a row a line."""
+"""Numbers as text: aligned tables, CSV, and JSON with one line per row of a matrix."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ["aligned", "csv_number", "csv_text", "json_number", "json_text", "listed", "shown_number"]
+__all__ = ["aligned", "counted", "csv_number", "csv_text", "json_number", "json_text", "listed", "shown_number"]
 
-# Ids named in an error or counted by name; a message stays one line.
+# How many ids a message names.
 SHOWN_IDS = 5
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines: the first column flush left, the others flush right."""
+    """The rows as lines, with the first column left-aligned and the others right-aligned."""
     widths = [max(map(_width, column)) for column in zip(*rows)]
     lines = []
     for first, *others in rows:
@@ -35,7 +35,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def json_text(value: dict) -> str:
-    """Indented JSON; lists of numbers take one line each.
+    """Indented JSON with each list of numbers on one line.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def json_text(value: dict) -> str:
 
 
 def _json(value: object, indent: str) -> str:
-    """The value as JSON, of which the first line is indented by the caller."""
+    """The value as JSON, whose first line the caller indents."""
     inner = indent + "  "
     if isinstance(value, dict) and value:
         items = [f"{inner}{_json(str(key), '')}: {_json(item, inner)}" for key, item in value.items()]
@@ -62,10 +62,21 @@ def _json(value: object, indent: str) -> str:
     return "[\n" + ",\n".join(inner + _json(item, inner) for item in value) + f"\n{indent}]"
 
 
-def listed(names: Iterable[str]) -> str:
-    """The first few names."""
-    names = list(names)
-    return ", ".join(names[:SHOWN_IDS]) + (", …" if len(names) > SHOWN_IDS else "")
+def listed(names: Sequence[str], total: int | None = None) -> str:
+    """The first few of the names, and an ellipsis if there are more, perhaps a ``total`` of them."""
+    shown = names[:SHOWN_IDS]
+    return ", ".join(shown) + (", …" if (total or len(names)) > len(shown) else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """The number and its noun.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{number} {noun}" + ("s" if number != 1 else "")
 
 
 def json_number(value: object) -> object:
@@ -84,7 +95,7 @@ def csv_number(value: float) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns the text takes on a terminal: East Asian letters two, combining marks none."""
+    """Columns of the text on a terminal: two for a wide East Asian letter, none for a combining mark."""
     return sum(
         0 if unicodedata.combining(letter)
         else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -1,22 +1,20 @@
-"""``cam``: localization maps of images from a classifier."""
+"""``cam``: localization maps from a classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Item
 from drstool.errors import UsageError
 from drstool.formats.records import MapRecord
-from drstool.inference import Network, computing, fused_maps, grad_cam, localization_map, predicted_channels
+from drstool.inference import Execution, Network, fused_maps, grad_cam, localization_map, predicted_channels
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
-from drstool.models.convolution import layout
-from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS, VGG, without_suppression
+from drstool.models.vgg import NUM_ACTIVATIONS, TRUNK_LAYERS, VGG, without_suppression
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CamSettings
 
@@ -27,7 +25,7 @@ METHODS = ("drs", "cam", "grad-cam")
 
 def cam(
     items: Iterable[Item],
-    checkpoint: Checkpoint,
+    classifier: Checkpoint,
     settings: CamSettings,
     *,
     method: str | None = None,
@@ -35,12 +33,7 @@ def cam(
     predict_tags: float | None = None,
     map_size: str = "square",
     dtype: str = "uint8",
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    tf32: bool = True,
-    autotune: bool = True,
-    winograd: bool = True,
-    workers: int = 1,
+    execution: Execution = Execution(),
     on_error: OnError | None = None,
     track: Track = untracked,
     total: int | None = None,
@@ -50,36 +43,32 @@ def cam(
     Parameters
     ----------
     items
-        Images with their tags; taken as they come.
-    checkpoint
-        A classifier.
+        Images with their tags; consumed one by one.
+    classifier
     settings
-        Sizes, mirroring, batch.
+        Input sizes, mirroring and batch size.
     method
         ``drs``: the maps of the network as it was trained. ``cam``: with its suppression switched
-        off. ``grad-cam``: from gradients at a layer. None: ``drs`` where the network suppresses,
-        otherwise ``cam``.
+        off. ``grad-cam``: from the gradients at a layer. None: see :func:`usual_method`.
     layer
         Of Grad-CAM, 1..16.
     predict_tags
         Probability from which a class counts as present; None: the given tags are used.
     map_size
-        ``square`` (settings.image_size), ``image``, or a number of pixels.
+        ``square`` (``settings.image_size``), ``image``, or a number of pixels.
     dtype
         ``uint8`` or ``float16``.
-    device, precision, tf32, autotune, winograd
-        See :func:`drstool.inference.computing`.
-    workers
-        Threads that read images.
+    execution
+        Where and how the network runs.
     on_error
-        Told of each image that fails, which is then left out; None: the error is raised.
+        Called with the error of each image that fails and is then left out; None: the error is raised.
     track, total
         Progress display, and the number of images if it is known.
 
     Raises
     ------
     UsageError
-        ``drs`` of a network without suppression; a layer that is none.
+        The method is unknown or needs suppression that the network lacks, or there is no such layer.
     InputError
         An image is unreadable or has no tag.
 
@@ -88,17 +77,17 @@ def cam(
     Kim, Han, Kim, AAAI 2021, section 3.2; Zhou et al., CVPR 2016 (CAM); Selvaraju et al., ICCV 2017.
     """
     model: VGG = restore_network(
-        "classifier", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "classifier")
-    form = layout(device, precision, winograd)
-    model.to(device, memory_format=form)
-    network = _network(model, checkpoint.architecture["suppression"], method or usual_method(checkpoint), layer)
-    if method == "grad-cam" and precision == "float16":
-        raise UsageError("--precision float16", "is too short for Grad-CAM's gradients", "float32 or bfloat16")
-    settings = settings.for_network(checkpoint.recipe)
+        "classifier", classifier.architecture, classifier.class_names, classifier.weights, "classifier")
+    model.to(execution.device, memory_format=execution.layout)
+    network = _network(model, classifier.architecture["suppression"], method or usual_method(classifier), layer)
+    if method == "grad-cam" and execution.precision == "float16":
+        raise UsageError(
+            "--precision float16", "Grad-CAM's gradients are too small for it", "give float32 or bfloat16")
+    settings = settings.for_network(classifier.recipe)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(
-        load_square, side=settings.image_size, class_names=None if predict_tags is not None else checkpoint.class_names)
-    loaded = track(map_items(load, items, workers, on_error), "cam", total)
+        load_square, side=settings.image_size, class_names=None if predict_tags is not None else classifier.class_names)
+    loaded = track(map_items(load, items, execution.workers, on_error), "cam", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
         if predict_tags is None:
@@ -109,27 +98,24 @@ def cam(
         return channels, fused_maps(
             network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip)
 
-    return map_records(
-        loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
-        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune,
-        form=form)
+    return map_records(loaded, compute, execution, batch_size=settings.batch_size, dtype=dtype)
 
 
 def usual_method(checkpoint: Checkpoint) -> str:
-    """The kind of maps that a classifier was trained for: ``drs``, or ``cam`` where nothing suppresses."""
+    """The method that fits a classifier: ``drs``, or ``cam`` if it has no suppression."""
     return "cam" if checkpoint.architecture.get("suppression") == "none" else "drs"
 
 
 def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
     if method not in METHODS:
-        raise UsageError("--method", f"{method!r} is no choice", "one of " + ", ".join(METHODS))
+        raise UsageError("--method", f"{method!r} is not one of {', '.join(METHODS)}", "give one of them")
     if method == "drs" and suppression == "none":
         raise UsageError(
             "--method drs", "this classifier was trained without suppression",
-            "--method cam, or train with --suppression fixed or learnable")
+            "give --method cam, or train with --suppression fixed or learnable")
     if method == "grad-cam":
-        if not 1 <= layer <= NUM_RECTIFIERS:
-            raise UsageError("--layer", f"there is no layer {layer}", f"1 to {NUM_RECTIFIERS}")
+        if not 1 <= layer <= NUM_ACTIVATIONS:
+            raise UsageError("--layer", f"there is no layer {layer}", f"give a number from 1 to {NUM_ACTIVATIONS}")
         return grad_cam(model, layer - 1)
     if method == "cam" and suppression != "none":
         model = without_suppression(model)

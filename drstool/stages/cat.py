@@ -1,4 +1,4 @@
-"""``cat``: map files, streams and label folders made into one: packed, merged, filtered or fused."""
+"""``cat``: merge, convert, filter and fuse map files, streams and label folders."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from drstool.artifacts.parts import Part
 from drstool.artifacts.provenance import merge
+from drstool.artifacts.shard import Shard
 from drstool.errors import InputError, UsageError
 from drstool.formats import Header, LabelRecord, MapRecord, RecordSource
 from drstool.formats.records import encode_values
@@ -17,26 +17,26 @@ from drstool.labels import label_of
 __all__ = ["FUSIONS", "cat", "fuse", "in_order", "keep_classes", "merged_header", "read_ids"]
 
 FUSIONS = ("max", "mean")
-# Parts named in an error.
+# Shards named in an error.
 _SHOWN = 5
 
 Record = MapRecord | LabelRecord
 
 
 def in_order(sources: Sequence[RecordSource], *, incomplete: bool = False) -> list[RecordSource]:
-    """The sources in the order in which they are to be read: as they are, parts by their number.
+    """The sources in reading order: shards by their number, others as given.
 
     Parameters
     ----------
     sources
         At least one.
     incomplete
-        Whether parts may be missing.
+        Whether shards may be missing.
 
     Raises
     ------
     InputError
-        They are parts of different wholes, one comes twice, some are missing, or only some are parts.
+        They are shards of different outputs, one comes twice, some are missing, or only some are shards.
     """
     parts = [(_part(source), source) for source in sources]
     if all(part is None for part, _ in parts):
@@ -46,76 +46,75 @@ def in_order(sources: Sequence[RecordSource], *, incomplete: bool = False) -> li
     for part, source in parts:
         if part is None:
             raise InputError(
-                source.where, f"is no part of the whole that {leader.where} is part {first} of",
-                "merge parts with parts")
+                source.where, f"is not a shard, but {leader.where} is shard {first}", "merge shards with shards")
         if part.of != first.of or part.ids != first.ids:
-            what = f"part {part}" if part.of != first.of else f"part {part} of another list of images"
+            what = f"shard {part}" if part.of != first.of else f"shard {part} of another list of images"
             raise InputError(
-                source.where, f"is {what}, and {leader.where} is part {first}", "merge the parts of one whole")
+                source.where, f"is {what}, but {leader.where} is shard {first}", "merge the shards of one output")
         if part.number in seen:
             raise InputError(
-                source.where, f"is part {part}, and so is {seen[part.number].where}", "give each part once")
+                source.where, f"is shard {part}, and so is {seen[part.number].where}", "give each shard once")
         seen[part.number] = source
     missing = [number for number in range(1, first.of + 1) if number not in seen]
     if missing and not incomplete:
         listed = ", ".join(f"{number}/{first.of}" for number in missing[:_SHOWN])
         more = ", …" if len(missing) > _SHOWN else ""
         raise InputError(
-            "cat", f"{len(missing)} of {first.of} parts are missing: {listed}{more}",
-            "make them with --shard, or merge what there is with --incomplete")
+            "cat", f"{len(missing)} of {first.of} shards are missing: {listed}{more}",
+            "make them with --shard, or merge the others with --incomplete")
     return [seen[number] for number in sorted(seen)]
 
 
 def merged_header(
     sources: Sequence[RecordSource], class_names: Sequence[str] | None = None, *, fused: bool = False
 ) -> Header:
-    """What the merged artefact says about itself; its history is all that of the sources.
+    """Header of the merged output; its provenance joins those of the sources.
 
     Parameters
     ----------
     sources
-        At least one, parts in their order.
+        At least one, shards in their order.
     class_names
-        Of folders that do not say them.
+        For folders that do not record them.
     fused
-        Whether the sources are maps to be fused: their kinds may then differ, and the first one's is
-        taken; and where all of them are the same part, the result is that part.
+        Whether the sources are maps to be fused: they may then differ in kind, of which the first one's is
+        taken, and where all are the same shard, the result is that shard.
 
     Raises
     ------
     InputError
-        Kinds or class names differ or are not known, or parts were not made in the same way.
+        Kinds or class names differ or are unknown, or shards were not made in the same way.
     """
     headers = [_header(source, class_names) for source in sources]
     first, leader = headers[0], sources[0]
     for header, source in zip(headers, sources, strict=True):
         if not (fused and source.is_maps and leader.is_maps) and header.kind != first.kind:
             raise InputError(
-                source.where, f"holds {header.kind}, and {leader.where} holds {first.kind}", "give one kind")
+                source.where, f"holds {header.kind}, but {leader.where} holds {first.kind}", "merge one kind")
         if header.class_names != first.class_names:
             raise InputError(
-                source.where, f"its classes are not those of {leader.where}", "merge what has the same class names")
-    parts = {header.part for header in headers}
+                source.where, f"its classes are not those of {leader.where}", "merge files with the same classes")
+    parts = {header.shard for header in headers}
     if not fused:
-        _check_made_alike(headers, sources)
+        _check_same_job(headers, sources)
     return Header(
         first.kind, first.class_names, merge(*(header.provenance for header in headers)),
-        first.part if fused and len(parts) == 1 else None)
+        first.shard if fused and len(parts) == 1 else None)
 
 
 def cat(sources: Iterable[RecordSource], *, ids: Collection[str] | None = None) -> Iterator[Record]:
-    """The records of one source after the other, each as it comes.
+    """The records of one source after another.
 
     Parameters
     ----------
     sources
     ids
-        Images to keep; None: all.
+        Images to keep; None keeps all.
 
     Raises
     ------
     InputError
-        An image is in two sources, or a wanted one in none; a record is damaged.
+        An image is in two sources, or one of ``ids`` in none; a record is damaged.
     """
     wanted = None if ids is None else dict.fromkeys(ids)
     return _all_found(_in_turn(sources, wanted), wanted)
@@ -125,34 +124,34 @@ def fuse(
     sources: Sequence[RecordSource], how: str = "max", factors: Sequence[float] = (), *,
     ids: Collection[str] | None = None,
 ) -> Iterator[MapRecord]:
-    """Maps of several sources made into one, image by image in the first one's order.
+    """The maps of several sources fused image by image, in the first one's order.
 
-    A class that one of them does not have counts as 0 there. The result is uint8 where all are.
+    A class that a source lacks counts as 0 there. The result is uint8 where all sources are, else float16.
 
     Parameters
     ----------
     sources
-        Of maps; streams must come in the same order as the first.
+        Of maps; streams must have the first one's order.
     how
         ``max``: the largest value at each pixel; ``mean``: the weighted mean.
     factors
-        One weight a source for ``mean``; none: equal ones.
+        For ``mean``, one weight per source; empty: equal weights.
     ids
-        Images to keep; None: all.
+        Images to keep; None keeps all.
 
     Raises
     ------
     InputError
-        An image is not in all of them, or its maps are not of one size.
+        An image is not in all sources, or its maps differ in size.
     UsageError
-        Factors that do not fit.
+        The factors do not fit.
     """
     if how not in FUSIONS:
-        raise UsageError("--fuse", f"{how!r} is no choice", "one of " + ", ".join(FUSIONS))
+        raise UsageError("--fuse", f"{how!r} is not one of {', '.join(FUSIONS)}")
     if factors and how != "mean":
-        raise UsageError("--factors", f"are of no use with --fuse {how}", "--fuse mean")
+        raise UsageError("--factors", f"has no effect with --fuse {how}", "use --fuse mean")
     if factors and len(factors) != len(sources):
-        raise UsageError("--factors", f"{len(factors)} factors for {len(sources)} inputs", "one each")
+        raise UsageError("--factors", f"{len(factors)} factors for {len(sources)} inputs", "give one per input")
     for source in sources:
         if not source.is_maps:
             raise InputError(source.where, f"holds {source.kind}", "only maps can be fused")
@@ -165,7 +164,7 @@ def fuse(
 def keep_classes(
     records: Iterable[Record], only: Collection[str], class_names: Sequence[str]
 ) -> Iterator[MapRecord]:
-    """The records with the maps of some classes; images with none of them are left out.
+    """The records with the maps of the given classes only; images without any are left out.
 
     Parameters
     ----------
@@ -179,17 +178,17 @@ def keep_classes(
     Raises
     ------
     UsageError
-        One is no class, or the records are no maps.
+        A class is unknown, or the records are not maps.
     """
     unknown = [name for name in only if name not in class_names]
     if unknown:
-        raise UsageError("--only", f"there is no class {unknown[0]!r}", "one of " + ", ".join(class_names))
+        raise UsageError("--only", f"there is no class {unknown[0]!r}", "expected one of " + ", ".join(class_names))
     labels = {label_of(class_names.index(name)) for name in only}
     return (kept for record in records if (kept := _with_labels(record, labels)).labels)
 
 
 def read_ids(lines: Iterable[str]) -> list[str]:
-    """Image ids from lines: an id each, or a manifest's JSON object each, as ``drstool ids`` prints.
+    """Image ids, one per line, each plain or in a JSON object as ``drstool ids`` prints it.
 
     Examples
     --------
@@ -210,40 +209,28 @@ def _id_of(line: str) -> str:
     return line
 
 
-def _part(source: RecordSource) -> Part | None:
-    return source.header.part if source.header is not None else None
+def _part(source: RecordSource) -> Shard | None:
+    return source.header.shard if source.header is not None else None
 
 
 def _header(source: RecordSource, class_names: Sequence[str] | None) -> Header:
     if source.header is not None:
         if class_names is not None and source.header.class_names != tuple(class_names):
-            raise InputError(source.where, "its classes are not those of --classes", "leave --classes out")
+            raise InputError(source.where, "its classes are not those of --classes", "leave out --classes")
         return source.header
     if class_names is None:
-        raise InputError(source.where, "does not say the names of its object classes", "--classes FILE")
+        raise InputError(source.where, "does not record its class names", "give them with --classes FILE")
     return Header(source.kind, tuple(class_names))
 
 
-def _shared(step: dict, name: str) -> dict:
-    """What all parts of a whole have alike: all but the maps they were made of, which may be parts too."""
-    return {key: value for key, value in (step.get(name) or {}).items() if (name, key) != ("inputs", "maps")}
-
-
-def _check_made_alike(headers: Sequence[Header], sources: Sequence[RecordSource]) -> None:
-    """Parts of one whole come from one command line but for the shard: same settings, same inputs."""
-    told = [(h.provenance[-1], s) for h, s in zip(headers, sources, strict=True) if h.part and h.provenance]
-    for step, source in told[1:]:
-        first, leader = told[0]
-        for name in ("settings", "inputs"):
-            if _shared(step, name) != _shared(first, name):
-                raise InputError(
-                    source.where, f"was made with other {name} than {leader.where}", "make the parts in the same way")
-    # Where no history tells what differs, a digest tells that something does.
-    known = [(h.part.made, s) for h, s in zip(headers, sources, strict=True) if h.part and h.part.made]
-    for made, source in known[1:]:
-        if made != known[0][0]:
+def _check_same_job(headers: Sequence[Header], sources: Sequence[RecordSource]) -> None:
+    """Check that shards were made by one job (:meth:`drstool.artifacts.job.Job.digest`)."""
+    jobs = [(header.shard.made, source.where) for header, source in zip(headers, sources, strict=True)
+            if header.shard and header.shard.made]
+    for job, where in jobs[1:]:
+        if job != jobs[0][0]:
             raise InputError(
-                source.where, f"was made in another way than {known[0][1].where}", "make the parts in the same way")
+                where, f"was made with other settings or inputs than {jobs[0][1]}", "make all shards in the same way")
 
 
 def _in_turn(sources: Iterable[RecordSource], wanted: Collection[str] | None) -> Iterator[Record]:
@@ -252,20 +239,20 @@ def _in_turn(sources: Iterable[RecordSource], wanted: Collection[str] | None) ->
         for record in _records(source, wanted):
             if record.id in seen:
                 raise InputError(
-                    source.where, f"holds '{record.id}', and so does {seen[record.id]}",
-                    "leave it out of one, or fuse maps with --fuse")
+                    source.where, f"contains '{record.id}', and so does {seen[record.id]}",
+                    "remove it from one, or combine maps with --fuse")
             seen[record.id] = source.where
             yield record
 
 
 def _all_found(records: Iterable[Record], wanted: Collection[str] | None) -> Iterator[Record]:
-    """The records; at their end, an error if one that was wanted did not come."""
+    """The records; at the end, an error if one that was wanted is missing."""
     lacking = dict.fromkeys(wanted or ())
     for record in records:
         lacking.pop(record.id, None)
         yield record
     if lacking:
-        raise InputError("--ids", f"lists '{next(iter(lacking))}', which no input holds", "list images that are there")
+        raise InputError("--ids", f"lists '{next(iter(lacking))}', which is in no input", "list images that are there")
 
 
 def _records(source: RecordSource, wanted: Collection[str] | None) -> Iterator[Record]:
@@ -279,7 +266,7 @@ def _records(source: RecordSource, wanted: Collection[str] | None) -> Iterator[R
 
 def _with_labels(record: Record, labels: set[int]) -> MapRecord:
     if not isinstance(record, MapRecord):
-        raise UsageError("--only", f"'{record.id}' comes as a label image", "--only chooses among maps")
+        raise UsageError("--only", f"'{record.id}' is a label image", "--only works on maps")
     kept = [k for k, label in enumerate(record.labels) if label in labels]
     return MapRecord(
         record.id, record.values[kept], tuple(record.labels[k] for k in kept), record.image_size, record.image)
@@ -300,7 +287,7 @@ def _fused(
 
 
 def _check_same_images(sources: Sequence[RecordSource]) -> None:
-    """Check that the sources which tell their ids beforehand have the same images."""
+    """Check that the sources whose ids are known beforehand have the same images."""
     known = [(source, ids) for source in sources if (ids := source.ids()) is not None]
     for source, ids in known[1:]:
         leader, expected = known[0]
@@ -316,7 +303,7 @@ def _check_same_images(sources: Sequence[RecordSource]) -> None:
 def _finder(
     source: RecordSource, leader: str, wanted: Collection[str] | None,
 ) -> Callable[[str | None], MapRecord | None]:
-    """Gives a source's record of an id; with None, checks that a stream has come to its end."""
+    """A function that returns a source's record by id; given None, it checks that a stream has ended."""
     if source.ids() is not None:
         return lambda identifier: None if identifier is None else source.read(identifier)
     records = _records(source, wanted)
@@ -328,8 +315,8 @@ def _finder(
         if identifier is not None and (record is None or record.id != identifier):
             found = "nothing more" if record is None else f"'{record.id}'"
             raise InputError(
-                source.where, f"has {found} where {leader} has '{identifier}'",
-                "a stream must have the same images in the same order; save it first with 'drstool cat -o FILE'")
+                source.where, f"has {found}, but {leader} has '{identifier}'",
+                "streams need the same images in the same order; save this one first with 'drstool cat -o FILE'")
         return record  # type: ignore[return-value]
 
     return find
@@ -357,9 +344,9 @@ def _check_same_size(record: MapRecord, other: MapRecord, where: str, leader: st
     ):
         if tuple(found) != tuple(expected):
             raise InputError(
-                f"{where}: {record.id}", f"has {what} of {found[0]}×{found[1]}, and {leader} of "
-                f"{expected[0]}×{expected[1]}", "make both with the same --map-size, of the same images")
+                f"{where}: {record.id}", f"has {what} of {found[1]} × {found[0]} pixels, but {leader} of "
+                f"{expected[1]} × {expected[0]}", "make both of the same images with the same --map-size")
 
 
 def _lack(where: str, identifier: str, other: str) -> InputError:
-    return InputError(where, f"lacks '{identifier}', which {other} holds", "fuse maps of the same images")
+    return InputError(where, f"lacks '{identifier}', which is in {other}", "fuse maps of the same images")

@@ -1,4 +1,4 @@
-"""``check``: whether an artefact is whole, or cut short, changed, unfinished or somebody else's."""
+"""``check``: whether an artifact is whole, or damaged, unfinished or another program's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import call
 from pathlib import Path
 from typing import BinaryIO
 
 from drstool.artifacts.atomic import unfinished_path, writing
 from drstool.artifacts.end_record import check_end_file
-from drstool.artifacts.header import HEADER_NAME, carrier
+from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
@@ -33,25 +34,24 @@ __all__ = ["STATES", "Report", "as_json", "check"]
 STATES = ("whole", "damaged", "unfinished", "foreign", "missing")
 _TORCH_STARTS = (b"PK\3\4", b"\x80")
 _PNG_START = SIGNATURE[:4]
-_KINDS_OF_FILES = "name an artefact of drstool"
 
 
 @dataclass
 class Report:
-    """What was found about one artefact.
+    """What was found about one artifact.
 
     Attributes
     ----------
     input
-        As the user named it.
+        As the user gave it.
     state
-        One of ``STATES``; ``damaged`` is cut short or changed.
+        One of ``STATES``; ``damaged`` is truncated or changed.
     kind
-        What it holds, as far as it could be told.
+        What it holds, if known.
     count
-        How many records, pictures or parameters it holds, if so many could be read.
+        Number of records, pictures or parameters, if known.
     problems
-        What is wrong, one error each; none of a whole artefact.
+        One error for each thing that is wrong.
     """
 
     input: str
@@ -61,7 +61,7 @@ class Report:
     problems: list[DrstoolError] = field(default_factory=list)
 
     def add(self, error: DrstoolError) -> None:
-        """Note a problem; the first one decides the state."""
+        """Add a problem; the first one decides the state."""
         if not self.problems:
             self.state = _state_of(error)
         self.problems.append(error)
@@ -74,20 +74,20 @@ class _MissingError(InputError):
 def check(
     path: str | None, *, stdin: BinaryIO | None = None, workers: int = 1, track: Track = untracked,
 ) -> Report:
-    """Read all of an artefact, and tell what is wrong with it.
+    """What is wrong with an artifact, after reading all of it.
 
-    Looked at are end marks and counts, shapes, types and label values, every checksum, and the pixels
-    of every picture; of a checkpoint also that its weights are finite and fit its own description.
+    Checked are end records and counts, shapes, types and label values, every checksum, and the pixels
+    of every picture; of a checkpoint also that its weights are finite and fit its architecture.
 
     Parameters
     ----------
     path
-        A map file, a stream, a folder of label PNGs, saliency maps or figures, a dataset that ``demo``
-        made, a checkpoint, or a PNG; ``-`` or None: standard input, which may be any of the files.
+        A map file, a stream, a folder of label PNGs, saliency maps or figures, a dataset from ``demo``,
+        a checkpoint, or a PNG; ``-`` or None: standard input, with any of the files.
     stdin
-        In place of the process's standard input.
+        Instead of the process's standard input.
     workers
-        Threads; the report does not depend on it.
+        Number of threads; the report does not depend on it.
     track
         Progress display.
 
@@ -97,11 +97,8 @@ def check(
         Standard input is closed or a terminal.
     """
     report = Report("stdin" if path in (None, "-") else str(path))
-    try:
-        with _as_file(path, stdin) as (source, stream):
-            _check(report, source, stream, workers, track)
-    except InputError as error:
-        report.add(error)
+    with _adding_to(report), _as_file(path, stdin) as (source, stream):
+        _check(report, source, stream, workers, track)
     return report
 
 
@@ -118,14 +115,14 @@ def _state_of(error: DrstoolError) -> str:
 
 @contextmanager
 def _as_file(path: str | None, stdin: BinaryIO | None) -> Iterator[tuple[str | None, BinaryIO | None]]:
-    """The input by its name, or as a stream; a checkpoint that comes as a stream gets a name."""
+    """The input as a path, or as a stream; a checkpoint or PNG on standard input becomes a file."""
     if path is not None and path != "-":
         yield path, None
         return
     stream = stdin if stdin is not None else getattr(sys.stdin, "buffer", None)
     if stream is not None and not hasattr(stream, "peek"):
         stream = io.BufferedReader(stream)  # type: ignore[arg-type]
-    # What is closed, or a terminal, is refused where records are opened.
+    # A closed one, or a terminal, is refused where records are opened.
     if stream is None or stream.isatty() or not stream.peek(8).startswith((*_TORCH_STARTS, _PNG_START)):
         yield None, stream
         return
@@ -144,10 +141,9 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
         raise _missing(path)
     name = os.path.basename(os.path.normpath(path))
     if name.startswith(".") and name.endswith((".resume", ".resume.json")):
-        raise UnfinishedError(path, "is what --resume goes on with", "run the command again with --resume")
+        raise UnfinishedError(path, "is unfinished work", "run its command again with --resume")
     if name.startswith(".") and ".partial-" in name:
-        raise UnfinishedError(
-            path, "is what a command that did not come to its end was writing", "run it again, or delete this")
+        raise UnfinishedError(path, "was left by an interrupted command", "run it again, or delete this")
     if os.path.isdir(path):
         _check_folder(report, Path(path), workers, track)
         return
@@ -162,15 +158,15 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
 
 
 def _missing(path: str) -> InputError:
-    """The error for what is not there; it tells of what lies beside it, half made."""
+    """The error for a missing artifact; it names unfinished work beside it."""
     kept = unfinished_path(path)
     folder, begun = kept.parent, kept.name.removesuffix("resume") + "partial-"
     left = [name for name in _names_in(folder) if name == kept.name or name.startswith(begun)]
     if left:
         return UnfinishedError(
-            path, f"is not there; a command that did not come to its end left '{left[0]}' beside it",
+            path, f"does not exist, but an interrupted command left '{left[0]}' beside it",
             "run it again" + (" with --resume" if kept.name in left else ""))
-    return _MissingError(path, "no such file or folder", _KINDS_OF_FILES)
+    return _MissingError(path, "no such file or folder", "give a file or folder that drstool wrote")
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -181,7 +177,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _start_of(path: str) -> bytes:
-    # A pipe's first bytes are gone once read, and it holds records at most.
+    # Bytes read from a pipe are gone; it can only hold records.
     if not os.path.isfile(path):
         return b""
     try:
@@ -195,21 +191,22 @@ def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> N
     header, head = read_marker(folder)
     if header is None:
         report.add(ForeignError(
-            folder, f"holds no '{HEADER_NAME}': another program wrote it",
-            "label PNGs in it are read, but whether all are there cannot be told"))
+            folder, f"has no '{HEADER_NAME}': it was not written by drstool",
+            "its label PNGs are read, but some may be missing unnoticed"))
         with suppress(ForeignError):
             _check_records(report, str(folder), None, workers, track)
-    elif carrier(header.kind) == "labels":
+    elif record_type(header.kind) == "labels":
         _check_records(report, str(folder), None, workers, track)
     elif header.kind == "figures":
         files = picture_files(folder)
         report.kind, report.count = header.kind, len(files)
         _all(report, (lambda file=file: check_picture(file) for file in files), len(files), workers, track)
-        _tell(report, check_end_file, folder, len(files), head, folder)
+        with _adding_to(report):
+            check_end_file(folder, len(files), head, folder)
     elif header.kind == "dataset":
         _check_dataset(report, folder, head, workers, track)
     else:
-        raise InputError(folder, f"says it holds {header.kind}", "those lie in one file")
+        raise InputError(folder, f"claims to hold {header.kind}", "those are single files")
 
 
 def _check_records(
@@ -220,7 +217,7 @@ def _check_records(
         ids = source.ids()
         report.count = None if ids is None else len(ids)
         read = _all(report, source.attempts(), report.count, workers, track)
-        # Of a stream known only now, and not if it was cut short.
+        # Of a stream it is known only now, and not if the stream is truncated.
         report.count = read if report.count is None else report.count
         source.check_extent()
 
@@ -238,7 +235,7 @@ def _check_checkpoint(report: Report, path: str) -> None:
     for name, value in checkpoint.weights.items():
         if not torch.isfinite(value).all():
             report.add(InputError(
-                path, f"its weights '{name}' hold what is no finite number", "train again, with a lower --lr"))
+                path, f"weights '{name}' contain values that are not finite", "train again with a lower --lr"))
 
 
 def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: int, track: Track) -> None:
@@ -254,8 +251,9 @@ def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: in
     without = [item.id for item in dataset.items if item.saliency is None] if saliency.is_dir() else []
     if without:
         report.add(InputError(
-            saliency, f"lacks the maps of {len(without)} images: {listed(without)}", "make them again"))
-    _tell(report, check_end_file, folder, len(dataset), head, folder)
+            saliency, f"has no maps for {len(without)} images: {listed(without)}", "recreate them"))
+    with _adding_to(report):
+        check_end_file(folder, len(dataset), head, folder)
 
 
 def _check_item(item: Item, class_names: tuple[str, ...]) -> None:
@@ -269,17 +267,15 @@ def _check_item(item: Item, class_names: tuple[str, ...]) -> None:
 def _all(
     report: Report, attempts: Iterable[Callable[[], object]], total: int | None, workers: int, track: Track
 ) -> int:
-    """Try each, and note what is wrong; how many were tried."""
-    def attempt(function: Callable[[], object]) -> None:
-        function()
-
+    """Call each, and add what is wrong to the report; how many were called."""
     before = len(report.problems)
-    good = sum(1 for _ in track(map_items(attempt, attempts, workers, report.add), "check", total))
+    good = sum(1 for _ in track(map_items(call, attempts, workers, report.add), "check", total))
     return good + len(report.problems) - before
 
 
-def _tell(report: Report, function: Callable[..., None], *arguments: object) -> None:
+@contextmanager
+def _adding_to(report: Report) -> Iterator[None]:
     try:
-        function(*arguments)
+        yield
     except InputError as error:
         report.add(error)

@@ -1,6 +1,6 @@
-"""``crf``: maps or scores into class probabilities that follow the edges of their images.
+"""``crf``: class probabilities that follow the images' edges, from maps or scores.
 
-The CRF itself is :mod:`drstool.crf`.
+The CRF itself is in :mod:`drstool.crf`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from drstool import cues
 from drstool.crf import one_thread, smooth_probabilities
@@ -19,28 +18,29 @@ from drstool.data.decoding import load_saliency
 from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
 from drstool.formats.records import LazyRecord, MapRecord, load
+from drstool.inference import Execution
 from drstool.mapping import score_record
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
 
 __all__ = ["crf"]
 
-# How far the scores of a pixel may exceed 1, beside the rounding of each.
-_EXCESS = 0.01
+# How far the sum of a pixel's scores may exceed 1, in addition to rounding errors.
+_TOLERANCE = 0.01
 
 
 def crf(
     records: Iterable[MapRecord | LazyRecord], settings: CrfSettings, cue_settings: CueSettings, *,
     scores: bool = False, saliency_of: Callable[[str], Path] | None = None, image_of: ImageOf | None = None,
-    dtype: str = "uint8", device: torch.device = torch.device("cpu"), workers: int = 1,
+    dtype: str = "uint8", execution: Execution = Execution(),
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
 ) -> Iterator[MapRecord]:
-    """Object probabilities after the CRF, in the records' order and at the images' own size.
+    """Object probabilities after the CRF, in the records' order and at the images' size.
 
     Parameters
     ----------
     records
-        Maps of the present classes, read or not; taken as they come.
+        Maps of the present classes; consumed one by one.
     settings
         Of the CRF.
     cue_settings
@@ -50,26 +50,25 @@ def crf(
     saliency_of
         Path of an image id's saliency map, where the background cue needs one.
     image_of
-        Path of a record's image; by default the one that it names.
+        Path of a record's image; by default the one that the record names.
     dtype
         ``uint8`` or ``float16``.
-    device
-    workers
-        Number of threads; the result does not depend on it.
+    execution
+        Its device, and its workers: threads that process one image each.
     on_error, track, total
         As in :func:`drstool.stages.pseudo_label.pseudo_label`.
 
     Raises
     ------
     InputError
-        An image or saliency map is missing, unreadable or of another size; scores are no
+        An image or saliency map is missing, unreadable or of the wrong size, or scores are not
         probabilities.
     UsageError
         No ``saliency_of`` where the background cue needs one.
     """
     cues.check_saliency_given(cue_settings, saliency_of is not None)
-    work = _Work(settings, cue_settings, scores, saliency_of, image_of or images_of(), dtype, device, workers > 1)
-    return iter(track(map_items(work, records, workers, on_error), "crf", total))
+    work = _Work(settings, cue_settings, scores, saliency_of, image_of or images_of(), dtype, execution)
+    return iter(track(map_items(work, records, execution.workers, on_error), "crf", total))
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ class _Work:
     saliency_of: Callable[[str], Path] | None
     image_of: ImageOf
     dtype: str
-    device: torch.device
-    parallel: bool
+    execution: Execution
 
     def __call__(self, record: MapRecord | LazyRecord) -> MapRecord:
         record = load(record)
@@ -94,15 +92,16 @@ class _Work:
             saliency = load_saliency(self.saliency_of(record.id), record.image_size)
         probabilities = cues.cue_probabilities(maps, self.cue_settings, saliency)
         image = load_photograph(record, self.image_of)
-        # One thread a worker: workers go over images.
-        with one_thread() if self.parallel else nullcontext():
-            found = smooth_probabilities(image, probabilities, self.settings, device=self.device, where=where)
+        # Workers share out the images, so each needs one thread.
+        with one_thread() if self.execution.workers > 1 else nullcontext():
+            found = smooth_probabilities(
+                image, probabilities, self.settings, device=self.execution.device, where=where)
         return score_record(record.id, found, record.labels, record.image, self.dtype)
 
 
 def _check_scores(maps: np.ndarray, where: str) -> None:
     most = maps.sum(axis=0).max(initial=0)
-    if most > 1 + len(maps) / 510 + _EXCESS:
+    if most > 1 + len(maps) / 510 + _TOLERANCE:
         raise InputError(
             where, f"has a pixel whose scores sum to {most:.3g}",
-            "probabilities sum to 1 at most; for other maps give a background cue with --background")
+            "probabilities sum to at most 1; for other maps, give a background cue with --background")

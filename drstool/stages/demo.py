@@ -1,17 +1,17 @@
 """A small dataset to try everything on: pictures of stylised creatures, drawn from a seed.
 
-Every creature has a small *striking part*, its head, whose colours and pattern belong to its class
-alone, and a larger body, whose build, colours and coat it shares with other classes. That is the
-situation Discriminative Region Suppression is made for: a classifier can do its work by the heads,
-while the object is the whole creature. Backgrounds are textured and cluttered with leaves, stones
-and twigs; size, place, pose and light vary; creatures may stand together and overlap.
+Every creature has a small *striking part*, its head, whose colours and pattern are unique to its
+class, and a larger body, whose build, colours and coat it shares with other classes. This is the
+situation that Discriminative Region Suppression is made for: the heads are enough to classify, but
+the object is the whole creature. Backgrounds are textured and cluttered with leaves, stones and
+twigs; size, position, pose and light vary; creatures may stand together and overlap.
 """
 
 from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -50,29 +50,30 @@ def render_demo(
     folder: Path, *, seed: int = 0, train: int = 300, val: int = 100, size: int = 176,
     workers: int = 1, track: Track = untracked,
 ) -> None:
-    """Write the demo dataset, a VOC layout, into an existing, empty folder.
+    """Write the demo dataset, in VOC layout, into an existing, empty folder.
 
-    The files' bytes depend on the seed, the counts and the size alone, not on the workers.
+    The files' bytes depend only on the seed, the counts and the size, not on the workers.
 
     Parameters
     ----------
     folder
-        Exists already.
+        An existing folder.
     seed
         0 or more.
     train, val
         Numbers of pictures in the two splits.
     size
-        Pixels a side, about: each side of each picture is within a tenth of it.
+        Approximate side in pixels: each side of each picture is within a tenth of it.
     workers
-        Threads.
+        Number of threads.
     track
         Progress display.
 
     Raises
     ------
     UsageError
-        A negative seed, no training picture, a negative number of others, too small a size.
+        A negative seed, no training picture, a negative number of validation pictures, or too
+        small a size.
     """
     _check(seed, train, val, size)
     for name in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
@@ -83,36 +84,31 @@ def render_demo(
 
     total = train + val
     tags = list(track(ordered_map(write, range(total), workers), "drawing", total))
-    for name, indices in (("train", range(train)), ("val", range(train, total)),
-                          ("trainval", range(total))):
-        ids = [_identifier(index) for index in indices]
-        lines = [" ".join([_identifier(i), *map(str, tags[i])]) for i in indices]
-        lists = folder / "ImageSets" / "Segmentation"
-        _write_lines(lists / f"{name}.txt", ids)
-        _write_lines(lists / f"{name}_cls.txt", lines)
+    lists = folder / "ImageSets" / "Segmentation"
+    for name, indices in (("train", range(train)), ("val", range(train, total)), ("trainval", range(total))):
+        _write_lines(lists / f"{name}.txt", map(_identifier, indices))
+        _write_lines(lists / f"{name}_cls.txt", (" ".join([_identifier(i), *map(str, tags[i])]) for i in indices))
     _write_lines(folder / "classes.txt", CLASS_NAMES)
-    text = _README.format(
-        total=total, names=", ".join(CLASS_NAMES), seed=seed, train=train, val=val)
+    text = _README.format(total=total, names=", ".join(CLASS_NAMES), seed=seed, train=train, val=val)
     (folder / "README.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _check(seed: int, train: int, val: int, size: int) -> None:
     if seed < 0:
-        raise UsageError("--seed", f"{seed} is negative", "give 0 or more")
+        raise UsageError("--seed", f"{seed} is negative", "must be at least 0")
     if train < 1:
-        raise UsageError("--train", f"{train} training pictures", "give at least 1")
+        raise UsageError("--train", f"{train} is too few pictures", "give at least 1")
     if val < 0:
-        raise UsageError("--val", f"{val} pictures", "give 0 or more")
+        raise UsageError("--val", f"{val} is negative", "must be at least 0")
     if size < _SMALLEST_SIZE:
-        raise UsageError("--size", f"{size} pixels are too few to see a creature",
-                         f"give at least {_SMALLEST_SIZE}")
+        raise UsageError("--size", f"{size} pixels are too few for a creature", f"must be at least {_SMALLEST_SIZE}")
 
 
 def _identifier(index: int) -> str:
     return f"demo_{index:06d}"
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
@@ -128,7 +124,7 @@ def _write_picture(folder: Path, identifier: str, picture: Picture) -> list[int]
 
 
 def _annotation(identifier: str, picture: Picture) -> bytes:
-    """The annotation of VOC's form; its boxes count pixels from 1, both ends included."""
+    """The annotation as VOC has it; its boxes count pixels from 1 and include both ends."""
     height, width = picture.labels.shape
     root = ElementTree.Element("annotation")
 

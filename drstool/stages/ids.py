@@ -11,20 +11,14 @@ __all__ = ["ids"]
 
 
 def ids(dataset: Dataset) -> Iterator[str]:
-    """One line of JSON for each image, without line end; together a manifest of JSON lines.
+    """One JSON object per image, without newline; together they are a manifest.
 
-    Relative paths are the ones the data were given with, so the lines are a manifest for the
-    folder they were made in.
+    Relative paths stay as the data were given, so the manifest is one for the folder it was made in.
     """
     for item in dataset.items:
         line = json.dumps(item.to_json(), ensure_ascii=False)
-        # A file name that is no UTF-8 cannot be printed as it is.
-        yield line if _is_utf8(line) else json.dumps(item.to_json())
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        try:
+            line.encode()
+        except UnicodeEncodeError:  # a file name that is not UTF-8 cannot be printed as it is
+            line = json.dumps(item.to_json())
+        yield line

@@ -1,4 +1,4 @@
-"""``import``: checkpoints of the authors' code (qjadud1994/DRS)."""
+"""``import``: convert checkpoints of the authors' code (qjadud1994/DRS)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from torch import Tensor
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors
 from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network
-from drstool.models.vgg import NUM_RECTIFIERS, TRUNK_LAYERS
+from drstool.models.vgg import NUM_ACTIVATIONS, TRUNK_LAYERS
 
 __all__ = ["import_drs"]
 
-# The authors' code knows one dataset: the 20 classes of PASCAL VOC, in its own order.
+# The only dataset of the authors' code: PASCAL VOC, in its order.
 _VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )
-# Their names of our layers 0..15, less the kind: "layer1_conv1", "layer1_relu1", ….
-_BLOCK_LENGTHS = (2, 2, 3, 3, 3)
-_THEIR_LAYERS = tuple(
-    [(f"layer{block}_", number) for block, length in enumerate(_BLOCK_LENGTHS, 1) for number in range(1, length + 1)]
-    + [("extra_", number) for number in (1, 2, 3)])
+# Their prefixes and numbers of our layers 0..15: "layer1_conv1", "layer1_relu1", …, "extra_conv3".
+_BLOCKS = {"layer1_": 2, "layer2_": 2, "layer3_": 3, "layer4_": 3, "layer5_": 3, "extra_": 3}
+_THEIR_LAYERS = [(block, number) for block, length in _BLOCKS.items() for number in range(1, length + 1)]
 _CONTROLLER = re.compile(r"_relu\d+\.fc\.0\.weight$")
 
 
@@ -34,56 +32,56 @@ def import_drs(
     path: str, *, kind: str | None = None, delta: float = 0.55,
     class_names: tuple[str, ...] | None = None,
 ) -> Checkpoint:
-    """The authors' classifier or refiner as a checkpoint of ours, without provenance.
+    """The authors' classifier or refiner as a drstool checkpoint, without provenance.
 
     Parameters
     ----------
     path
         Their ``best.pth``: ``{"model": state dict, …}``, or the state dict alone.
     kind
-        ``classifier`` or ``refiner``. Only a classifier with learnable DRS can be told from the
-        rest by its tensors, so otherwise it must be given.
+        ``classifier`` or ``refiner``; may be None for a classifier with learnable DRS only, which its
+        tensors give away.
     delta
-        Bound of a fixed-DRS classifier: their file does not hold it.
+        Bound of a fixed-DRS classifier, which their file does not record.
     class_names
         The object classes; None: those of PASCAL VOC.
 
     Raises
     ------
     UsageError
-        The kind is needed, or is none.
+        The kind is missing, unknown or not that of the file.
     InputError
-        The file is none of theirs, or the number of classes is another.
+        The file is not one of theirs, or has another number of classes.
     """
     if kind not in (None, "classifier", "refiner"):
-        raise UsageError("--kind", f"{kind!r} is no choice", "classifier or refiner")
+        raise UsageError("--kind", f"{kind!r} is not one of classifier, refiner")
     state = _state(path)
     learnable = any(_CONTROLLER.search(name) for name in state)
     if kind is None and not learnable:
         raise UsageError(
-            "--kind", f"{path} may be a refiner or a fixed-DRS classifier: their tensors have the same names",
-            "say --kind refiner, or --kind classifier with its --delta")
+            "--kind", f"{path} could be a refiner or a fixed-DRS classifier, whose tensors have the same names",
+            "give --kind refiner, or --kind classifier and its --delta")
     if kind == "refiner" and learnable:
-        raise UsageError("--kind", f"{path} holds DRS controllers, so it is no refiner", "--kind classifier")
+        raise UsageError("--kind", f"{path} has DRS controllers, so it is not a refiner", "give --kind classifier")
     kind = kind or "classifier"
     outputs = _tensor(state, "extra_conv4.weight", path).shape[0]
     names = class_names or _VOC_CLASSES
     if outputs != len(names):
         raise InputError(
-            path, f"has {outputs} object classes, and {len(names)} names are known",
-            "--classes FILE with a name for each")
+            path, f"has {outputs} object classes, but there are {len(names)} names",
+            "give --classes FILE with one name per class")
     architecture: dict[str, Any] = {"backbone": "vgg16"}
     if kind == "classifier":
         architecture |= {
             "suppression": "learnable" if learnable else "fixed", "delta": delta,
-            "drs_layers": list(range(NUM_RECTIFIERS))}
+            "drs_layers": list(range(NUM_ACTIVATIONS))}
     weights = _translated(state, learnable, path)
     model, _ = build_network(kind, architecture, names)
     try:
         model.load_state_dict(weights)
     except RuntimeError:
         raise InputError(
-            path, "its tensors are not of the shapes of VGG-16", "a checkpoint of qjadud1994/DRS") from None
+            path, "its tensors do not have the shapes of VGG-16", "give a checkpoint of qjadud1994/DRS") from None
     return Checkpoint(kind, tuple(names), architecture, {"imported": "qjadud1994/DRS"}, weights)
 
 
@@ -93,16 +91,16 @@ def _state(path: str) -> Mapping[str, Tensor]:
         content = content["model"]
     if not isinstance(content, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-        raise InputError(path, "is no checkpoint of qjadud1994/DRS", "a file {'model': state dict}, as its best.pth")
-    # DataParallel puts a word before every name.
+        raise InputError(path, "is not a checkpoint of qjadud1994/DRS", "give a file like its best.pth")
+    # DataParallel prefixes every name.
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
 def _numpy_scalars() -> list:
-    """What a NumPy number is pickled as: their file holds its validation score as one."""
+    """The types in a pickled NumPy number, as which their file holds its validation score."""
     import numpy as np
 
-    # NumPy moved this function between its modules, and files of either age are read.
+    # NumPy has moved this function; files with either name are read.
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     types: list = [*((scalar, name) for name in names), np.dtype]
@@ -112,8 +110,7 @@ def _numpy_scalars() -> list:
 def _tensor(state: Mapping[str, Tensor], name: str, path: str) -> Tensor:
     if name not in state:
         raise InputError(
-            path, f"is no checkpoint of qjadud1994/DRS: there is no tensor '{name}'",
-            "a file {'model': state dict}, as its best.pth")
+            path, f"is not a checkpoint of qjadud1994/DRS: it has no tensor '{name}'", "give a file like its best.pth")
     return state[name].detach().to(torch.float32)
 
 

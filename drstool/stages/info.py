@@ -1,4 +1,4 @@
-"""``info``: what an artefact holds."""
+"""``info``: what an artifact holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from drstool.artifacts.header import HEADER_NAME, carrier
+from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.errors import InputError
 from drstool.formats import Header, RecordSource, open_records
 
@@ -16,22 +16,22 @@ __all__ = ["as_json", "as_text", "describe"]
 
 
 def describe(path: str | None) -> dict[str, Any]:
-    """Kind, classes, counts and history of an artefact.
+    """Kind, classes, counts and history of an artifact.
 
     Parameters
     ----------
     path
         A map file, a stream, a folder of label PNGs or figures, a checkpoint, or the state of an
-        unfinished training; None: standard input.
+        unfinished training; ``-`` or None: standard input.
 
     Raises
     ------
     InputError
-        There is none, or it is damaged or foreign.
+        It is missing, damaged or another program's.
     """
     if path is not None and path != "-":
         if not Path(path).exists():
-            raise InputError(path, "no such file or folder", "name an artefact of drstool")
+            raise InputError(path, "no such file or folder", "give a file or folder that drstool wrote")
         if _is_checkpoint(Path(path)):
             return _checkpoint(path)
         if (told := _folder(Path(path))) is not None:
@@ -41,10 +41,10 @@ def describe(path: str | None) -> dict[str, Any]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether it is a zip file, as nothing else of ours is."""
+    """Whether it is a zip file, which of ours only checkpoints are."""
     if not path.is_file():
         return False
-    # Quick to see, and mostly enough: zipfile takes a while to import.
+    # Mostly enough, and quick: zipfile takes a while to import.
     with suppress(OSError), open(path, "rb") as file:
         if file.read(2) != b"PK":
             return False
@@ -89,12 +89,12 @@ def _state(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any] | None:
-    """A folder that holds neither maps nor labels, such as figures; None where it is no such."""
+    """A folder with a header but neither maps nor labels, such as figures; None for anything else."""
     marker = path / HEADER_NAME
     if not marker.is_file():
         return None
     header = Header.from_json(marker.read_bytes(), marker)
-    if carrier(header.kind) in ("maps", "labels"):
+    if record_type(header.kind) in ("maps", "labels"):
         return None
     return {
         "kind": header.kind,
@@ -110,11 +110,11 @@ def _records(source: RecordSource) -> dict[str, Any]:
         "kind": source.kind,
         "class_names": list(header.class_names) if header else None,
     }
-    if header and header.part:
-        told["part"] = str(header.part)
+    if header and header.shard:
+        told["part"] = str(header.shard)
     count = 0
     if ids is None:
-        # A stream: only its end says how many there are.
+        # A stream: only its end tells how many there are.
         for record in source.records():
             count += 1
             told.setdefault("first", _record(record))
@@ -149,7 +149,7 @@ def as_json(told: dict[str, Any]) -> str:
 
 
 def as_text(told: dict[str, Any]) -> str:
-    """The description as aligned lines; of the history, the command lines.
+    """The description as aligned lines; of the provenance, the command lines.
 
     Examples
     --------
@@ -163,7 +163,7 @@ def as_text(told: dict[str, Any]) -> str:
         if name == "provenance":
             continue
         if name == "class_names":
-            value = "not known" if value is None else f"{len(value)}: {', '.join(value)}" if value else "none"
+            value = "unknown" if value is None else f"{len(value)}: {', '.join(value)}" if value else "none"
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {_short(item, key)}" for key, item in value.items())
         lines.append((name.replace("_", " "), str(value)))
@@ -174,13 +174,15 @@ def as_text(told: dict[str, Any]) -> str:
 
 
 def _short(value: Any, name: str) -> str:
-    if isinstance(value, (list, tuple)) and value and all(type(item) is int for item in value):
-        if name == "drs_layers":
-            # Indices in the file; users count the ReLUs from 1.
-            value = [item + 1 for item in value]
-        first, last = value[0], value[-1]
-        if len(value) > 4 and all(after == before + 1 for before, after in pairwise(value)):
-            return f"{first}..{last}"
-    if isinstance(value, (list, tuple)):
-        return ("×" if name in ("shape", "image_size") else ",").join(map(str, value))
-    return str(value)
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    if name == "image_size" and len(value) == 2:
+        return f"{value[1]} × {value[0]}"
+    if name == "shape":
+        return str(tuple(value))
+    if name == "drs_layers":
+        # Indices in the file; users count the ReLUs from 1.
+        value = [item + 1 for item in value]
+    if len(value) > 4 and all(type(item) is int for item in value) and all(b == a + 1 for a, b in pairwise(value)):
+        return f"{value[0]}..{value[-1]}"
+    return ",".join(map(str, value))

@@ -19,6 +19,7 @@ from drstool.formats.records import LabelRecord, MapRecord
 from drstool.identifiers import member_name
 from drstool.labels import BACKGROUND, channel_of, check_label_values, colorize, palette
 from drstool.parallel import OnError, Track, map_items, untracked
+from drstool.pixels import shown_size
 from drstool.recipe import OverlaySettings
 
 __all__ = [
@@ -26,10 +27,10 @@ __all__ = [
     "overlay",
 ]
 
-# A class name may take this much of a file name, beside the id.
+# How much of a class name goes into a file name, which also contains the id.
 _MAX_NAME_BYTES = 40
-# The heat colours in OKLCh, from low to high values: lightness rises evenly from dark violet over
-# red to light yellow, at a chroma that sRGB can show all the way. Hue in degrees.
+# The heat colours in OKLCh, from low to high values: lightness rises evenly, and chroma stays within sRGB.
+# Hue in degrees.
 _HEAT_LIGHTNESS = (0.25, 0.93)
 _HEAT_HUE = (-65.0, 105.0)
 _HEAT_CHROMA = ((0.0, 0.25, 0.5, 0.75, 1.0), (0.10, 0.17, 0.19, 0.16, 0.15))
@@ -43,37 +44,37 @@ def overlay(
 ) -> Iterator[tuple[str, Image.Image]]:
     """File names and pictures, image by image.
 
-    Of each image ``ID_image.png``; with ``targets``, ``ID_target.png`` where there is ground
-    truth; for a label record ``ID_pred.png`` and ``ID_overlay.png``, the labels over the image;
-    for a map record ``ID_heat_CLASS.png`` for each present class. A name may hold ``/``.
+    For each image ``ID_image.png``; with ``targets``, ``ID_target.png`` if it has ground truth;
+    for a label record ``ID_pred.png`` and ``ID_overlay.png``, the labels over the image; for a map
+    record ``ID_heat_CLASS.png`` for each present class. A name may contain ``/``.
 
     Parameters
     ----------
     dataset
-        Has the images. None: they are where the records say.
+        The images. None: the records name their files.
     records
-        In their order, those whose id the dataset does not have left out; several may be of the
-        same image. None: all images of the dataset, in its order.
+        Drawn in their order, several perhaps of the same image; those whose id the dataset does
+        not have are left out. None: all images of the dataset, in its order.
     settings
     class_names
-        The C object classes, by which heat maps are named; None: as the dataset says, else by
-        label value.
+        The C object classes, by which heat maps are named; None: the dataset's, or else the label
+        values.
     targets
-        Whether ground truth is read.
+        Whether ground truth is drawn.
     done
-        File names of pictures that are there; what has all of its own there is left out.
+        File names of existing pictures; a task whose pictures all exist is left out.
     workers
         Number of threads; the pictures do not depend on it.
     on_error
-        Told of each record that fails, which is then left out; None: the error is raised.
+        Called with the error of each record that fails, which is then left out; None: it is raised.
     track, total
         Progress display over the records, and their number if it is known.
 
     Raises
     ------
     InputError
-        An image is missing or unreadable, a record is not of its image's size, or no record is
-        of an image of the dataset.
+        An image is missing or unreadable, a record has not its image's size, or no record belongs
+        to an image of the dataset.
     """
     if dataset is None and records is None:
         raise ValueError("overlay needs a dataset or records")
@@ -90,7 +91,7 @@ def overlay(
 
 
 def label_picture(labels: np.ndarray) -> Image.Image:
-    """A label image as a picture in PASCAL VOC's colours, paletted where a palette has all labels.
+    """A label image as a picture in PASCAL VOC's colours, with a palette if it is of 8 bits.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def heat_picture(image: np.ndarray, heat: np.ndarray, opacity: float) -> Image.I
 
 
 def blend_labels(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:
-    """The image with label colours over it; pixels of the background stay as they are.
+    """The image with label colours over it; background pixels are unchanged.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ def blend_labels(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.nd
     labels : (H, W) uint8 or uint16
         The ignore label is shown in its palette colour.
     opacity
-        Of the colours, in [0, 1].
+        Opacity of the colours, in [0, 1].
 
     Returns
     -------
@@ -133,15 +134,15 @@ def blend_labels(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.nd
 
 
 def blend_heat(image: np.ndarray, heat: np.ndarray, opacity: float) -> np.ndarray:
-    """The image with a map's heat colours over it, the more of them the higher the map.
+    """The image with a map's heat colours over it, more opaque where the map is higher.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
     heat : (H, W) float32
-        In [0, 1]; values beyond are clipped.
+        In [0, 1]; other values are clipped.
     opacity
-        Of the colours where the map is 1, in [0, 1].
+        Opacity of the colours where the map is 1, in [0, 1].
 
     Returns
     -------
@@ -164,8 +165,8 @@ def blend_heat(image: np.ndarray, heat: np.ndarray, opacity: float) -> np.ndarra
 def heat_colors() -> np.ndarray:
     """Colours of map values 0 .. 1, ``(256, 3) uint8``: equal steps of value look equally large.
 
-    Dark violet over red to light yellow, drawn in the perceptual space OKLab, where lightness
-    rises evenly, so that the order of values survives a print in grey.
+    From dark violet through red to light yellow, in the perceptual colour space OKLab with evenly
+    rising lightness, so that the order of values is kept when printed in grey.
 
     References
     ----------
@@ -188,18 +189,17 @@ def heat_colors() -> np.ndarray:
     ]) @ lms ** 3
     linear = np.clip(linear, 0, 1)
     # The transfer curve of sRGB (IEC 61966-2-1).
-    encoded = np.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     colors = np.rint(255 * encoded).astype(np.uint8).T.copy()
-    colors.flags.writeable = False  # one table for all callers
+    colors.flags.writeable = False  # all callers share it
     return colors
 
 
 def file_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The class names as parts of file names, by object channel, no two alike.
+    """The class names as parts of file names, by object channel, each unique.
 
-    Letters and digits of any script stay; anything else becomes ``_``. Names that would be one
-    file, also where case does not count, get their label value.
+    Letters and digits of any script stay; anything else becomes ``_``. Names that would be the
+    same file, also on a file system that ignores case, get their label value.
 
     Examples
     --------
@@ -209,25 +209,21 @@ def file_names(class_names: Sequence[str]) -> tuple[str, ...]:
     safe = [_clipped(re.sub(r"[^\w-]", "_", name)) for name in class_names]
     folded = [name.casefold() for name in safe]
     numbered = [f"{name}-{label}" for label, name in enumerate(safe, start=1)]
-    names = [name if folded.count(key) == 1 else longer
-             for name, key, longer in zip(safe, folded, numbered)]
-    # A class may itself be called like another one with its number; all numbered, none are alike.
-    alike = len({name.casefold() for name in names}) < len(names)
-    return tuple(numbered if alike else names)
+    names = [name if folded.count(key) == 1 else longer for name, key, longer in zip(safe, folded, numbered)]
+    # A class may have the name that another one gets with its number; if all are numbered, all differ.
+    return tuple(names if len({name.casefold() for name in names}) == len(names) else numbered)
 
 
 class _Task(NamedTuple):
-    """What one thread draws: an image's own pictures if it is its first task, and a record's."""
+    """What one thread draws: a record's pictures, and in an image's first task those of the image itself."""
 
     item: Item
     record: MapRecord | LabelRecord | None
     first: bool
 
 
-def _tasks(
-    dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None,
-) -> Iterator[_Task]:
-    """The tasks in order; the items of records that belong to no dataset are made up."""
+def _tasks(dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None) -> Iterator[_Task]:
+    """The tasks in order; without a dataset, items are made from the records."""
     if records is None:
         for item in dataset.items:  # type: ignore[union-attr]
             yield _Task(item, None, True)
@@ -238,14 +234,14 @@ def _tasks(
     for record in records:
         item = items.get(record.id)
         if dataset is None:
-            item = Item(id=record.id, image=Path(record.image), tags=None, mask=None, saliency=None)
+            item = Item(id=record.id, image=Path(record.image))
         if item is not None:
             yield _Task(item, record, item.id not in seen)
             seen.add(item.id)
     if record is not None and dataset is not None and not seen:
         raise InputError(
-            dataset.source, f"has no image of the maps or labels given, such as '{record.id}'",
-            f"its ids are like '{dataset.items[0].id}'; check --data and --split")
+            dataset.source, f"has none of the images of the maps or labels, such as '{record.id}'",
+            f"its ids look like '{dataset.items[0].id}'; check --data and --split")
 
 
 def _names(task: _Task, targets: bool, class_files: Sequence[str]) -> list[str]:
@@ -289,20 +285,16 @@ def _pictures(
 
 def _image_of(item: Item) -> np.ndarray:
     """The image's pixels, (H, W, 3) uint8."""
-    # Path("") is the working folder.
-    if item.image == Path():
-        raise InputError(item.id, "nothing says where the image is",
-                         "give the images with --data")
+    if item.image == Path():  # made of an empty name
+        raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
     return load_image(item.image)
 
 
 def _check_size(identifier: str, what: str, size: tuple[int, ...], image: np.ndarray) -> None:
     if tuple(size) != image.shape[:2]:
-        found, right = (" x ".join(str(side) for side in reversed(shape))
-                        for shape in (size, image.shape[:2]))
         raise InputError(
-            identifier, f"the {what} is {found} pixels, but the image is {right}",
-            "give the images that the maps or labels were made from")
+            identifier, f"the {what} is {shown_size(size)} pixels, but the image is {shown_size(image.shape)}",
+            "use the images that the maps or labels were made from")
 
 
 def _class_file(label: int, class_files: Sequence[str]) -> str:
@@ -311,7 +303,7 @@ def _class_file(label: int, class_files: Sequence[str]) -> str:
 
 
 def _clipped(name: str) -> str:
-    """The name's beginning that a file name has room for."""
+    """The beginning of the name for which a file name has room."""
     return name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
 
 

@@ -1,6 +1,6 @@
 """``pseudo-label``: label images from maps and a background cue.
 
-The rule itself is :mod:`drstool.cues`.
+The rule itself is in :mod:`drstool.cues`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from drstool.recipe import CrfSettings, CueSettings
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IgnoreReport", "label_record", "pseudo_label"]
+__all__ = ["IgnoreReport", "Relabelling", "label_record", "pseudo_label"]
 
-# So many labels are sooner counted one by one than all at once.
-_FEW = 10
+# Up to this many labels are counted faster one by one than all at once.
+_FEW_LABELS = 10
 
 
 @dataclass
 class IgnoreReport:
-    """How many pixels became labels, and how many each rule ignored; filled while labels are made.
+    """Counts of labelled pixels, and of pixels ignored by each rule; filled while labels are made.
 
     Attributes
     ----------
     images, pixels
         Numbers of both.
     labelled
-        Pixels by label, without ignored ones.
+        Number of pixels by label, without ignored ones.
     ignored
-        By rule of :data:`drstool.cues.IGNORE_RULES`, pixels by the label of the strongest map there.
+        For each rule of :data:`drstool.cues.IGNORE_RULES`, the number of ignored pixels by the label of
+        the strongest map there.
     """
 
     images: int = 0
@@ -53,7 +54,7 @@ class IgnoreReport:
     ignored: dict[str, Counter[int]] = field(default_factory=lambda: {rule: Counter() for rule in cues.IGNORE_RULES})
 
     def add(self, other: IgnoreReport) -> None:
-        """Add another's numbers."""
+        """Add another report's counts."""
         self.images += other.images
         self.pixels += other.pixels
         self.labelled += other.labelled
@@ -61,10 +62,10 @@ class IgnoreReport:
             self.ignored[rule] += pixels
 
     def to_json(self, class_names: Sequence[str]) -> dict:
-        """Shares of ignored pixels, in all and by class.
+        """Shares of ignored pixels, overall and by class.
 
-        A class's share is of the pixels that have its label, or are ignored where its map is the
-        strongest. Ignored pixels without any map count as background.
+        A class's share is relative to the pixels that have its label or are ignored where its map is
+        the strongest. Ignored pixels without any map count as background.
         """
         lost = sum(self.ignored.values(), Counter())
         return {
@@ -81,60 +82,73 @@ class IgnoreReport:
         }
 
     def words(self, class_names: Sequence[str], most: int = 3) -> str:
-        """The shares in one line, with the classes that lose most."""
-        told = self.to_json(class_names)
-        text = f"{told['ignored_share'] or 0:.1%} of the pixels ignored"
-        rules = [f"{rule} {share:.1%}" for rule, share in told["ignored_share_by_rule"].items() if share]
-        losers = sorted((row for row in told["classes"] if row["ignored"]), key=lambda row: -row["ignored_share"])
-        classes = [f"{row['name']} {row['ignored_share']:.1%}" for row in losers[:most]]
+        """The shares in one line, with the classes that have the largest ones."""
+        shares = self.to_json(class_names)
+        text = f"{shares['ignored_share'] or 0:.1%} of the pixels ignored"
+        rules = [f"{rule} {share:.1%}" for rule, share in shares["ignored_share_by_rule"].items() if share]
+        rows = sorted((row for row in shares["classes"] if row["ignored"]), key=lambda row: -row["ignored_share"])
+        classes = [f"{row['name']} {row['ignored_share']:.1%}" for row in rows[:most]]
         return text + (f" ({', '.join(rules)}; of {', '.join(classes)})" if rules else "")
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """A CRF that relabels the pixels before any is ignored.
+
+    With ``unary="labels"``, as IRN does, it starts from the labels of the strongest cues; otherwise, as
+    PSA does, from the cues themselves, divided by their sum.
+
+    Attributes
+    ----------
+    crf
+    image_of
+        Path of a record's image; by default the one that the record names.
+    device
+        Where the CRF runs; by default on the CPU.
+    """
+
+    crf: CrfSettings
+    image_of: ImageOf | None = None
+    device: torch.device | None = None
 
 
 def pseudo_label(
     records: Iterable[MapRecord | LazyRecord], settings: CueSettings, *,
-    saliency_of: Callable[[str], Path] | None = None, crf: CrfSettings | None = None,
-    image_of: ImageOf | None = None, device: torch.device | None = None, workers: int = 1,
+    saliency_of: Callable[[str], Path] | None = None, relabelling: Relabelling | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
-    num_object_classes: int = 1, report: IgnoreReport | None = None, at_hand: bool = False,
+    num_object_classes: int = 1, report: IgnoreReport | None = None,
     finish: Callable[[LabelRecord], Any] = lambda label: label,
 ) -> Iterator[Any]:
-    """Pseudo labels of the records, in their order and at the images' own size.
+    """Pseudo labels of the records, in their order and at the images' size.
 
     Parameters
     ----------
     records
-        Maps of the present classes, read or not; taken as they come.
+        Maps of the present classes; consumed one by one.
     settings
     saliency_of
-        Path of an image id's saliency map, such as :func:`drstool.cues.saliency_folder` gives;
-        needed for ``background="saliency"``, otherwise not used.
-    crf
-        Of the CRF that relabels the pixels before any is ignored. With ``unary="labels"``, as IRN
-        does, it starts from the labels of the strongest cues; otherwise, as PSA does, from the
-        cues themselves, divided by their sum.
-    image_of, device
-        For the CRF: path of a record's image, by default the one that it names, and where it runs.
+        Path of an image id's saliency map, as :func:`drstool.cues.saliency_folder` gives it; needed
+        for ``background="saliency"``, otherwise not used.
+    relabelling
+        By a CRF; None: pixels keep the labels of their strongest cues.
     workers
         Number of threads; the labels do not depend on it.
     on_error
-        Told of each image that fails, which is then left out; None: the error is raised.
+        Called with the error of each image that fails and is then left out; None: the error is raised.
     track, total
         Progress display, and the number of records if it is known.
     num_object_classes
-        Decides the type of the labels, see :func:`drstool.labels.label_type`.
+        Determines the data type of the labels, see :func:`drstool.labels.label_type`.
     report
-        Filled with what the rules ignore.
-    at_hand
-        Whether records need not be waited for, nor labels be handed on one by one; see
-        :func:`drstool.parallel.ordered_map`.
+        Filled with the counts of ignored pixels.
     finish
-        What is done with each label in its thread, such as packing it; its results are given out.
+        Applied to each label record in its thread, for example to compress it; its results are yielded.
 
     Raises
     ------
     InputError
-        A saliency map, or for the CRF an image, is missing, unreadable or not of the right size; a
-        record is no map.
+        A saliency map, or an image for the CRF, is missing, unreadable or of the wrong size, or a
+        record is not a map record.
     UsageError
         No ``saliency_of`` where the background cue needs one.
 
@@ -143,9 +157,9 @@ def pseudo_label(
     Kim, Han, Kim, AAAI 2021, section 3.4. Ahn, Cho, Kwak, CVPR 2019 (IRN), and Ahn, Kwak, CVPR 2018
     (PSA), with their published code, for what the CRF starts from.
     """
-    # Checked here and not at the first record: a generator would start late.
+    # Checked now; in a generator it would be checked only when the first label is asked for.
     cues.check_saliency_given(settings, saliency_of is not None)
-    relabeller = None if crf is None else _Relabeller(crf, settings, image_of or images_of(), device, workers)
+    relabeller = None if relabelling is None else _Relabeller(relabelling, settings, workers)
     labelled = partial(
         _labelled, settings=settings, saliency_of=saliency_of, dtype=label_type(num_object_classes),
         reported=report is not None, relabeller=relabeller)
@@ -154,7 +168,7 @@ def pseudo_label(
         label, part = labelled(load(record))
         return finish(label), part
 
-    return _reporting(track(map_items(work, records, workers, on_error, at_hand), "pseudo-label", total), report)
+    return _reporting(track(map_items(work, records, workers, on_error), "pseudo-label", total), report)
 
 
 def label_record(
@@ -179,8 +193,8 @@ def _labelled(
     reported: bool, relabeller: _Relabeller | None = None,
 ) -> tuple[LabelRecord, IgnoreReport | None]:
     if not isinstance(record, MapRecord):
-        raise InputError(f"image '{record.id}'", "comes as a label image",
-                         "give maps, such as 'drstool cam' or 'drstool refine' writes")
+        raise InputError(
+            f"image {record.id!r}", "is a label image", "give maps, as 'drstool cam' or 'drstool refine' write them")
     saliency = None
     if settings.uses_saliency and saliency_of is not None:
         saliency = load_saliency(saliency_of(record.id), record.image_size)
@@ -199,8 +213,8 @@ def _labelled(
 
 
 def _counted(labels: np.ndarray, present: Sequence[int]) -> Counter[int]:
-    """Pixels by label, of those that occur and are among the given ones."""
-    if len(present) > _FEW:
+    """Number of pixels of each of the given labels that occurs."""
+    if len(present) > _FEW_LABELS:
         counts = np.bincount(labels.ravel(), minlength=max(present) + 1)[list(present)]
     else:
         counts = [np.count_nonzero(labels == label) for label in present]
@@ -214,15 +228,14 @@ def _share(part: int, whole: int) -> float | None:
 class _Relabeller:
     """The CRF as the rule of the cues sees it: labels in, labels out."""
 
-    def __init__(
-        self, crf: CrfSettings, settings: CueSettings, image_of: ImageOf, device: torch.device | None, workers: int,
-    ) -> None:
+    def __init__(self, relabelling: Relabelling, settings: CueSettings, workers: int) -> None:
         import torch
 
         from drstool.crf import one_thread
 
-        self._crf, self._settings, self._image_of = crf, settings, image_of
-        self._device = device or torch.device("cpu")
+        self._crf, self._image_of = relabelling.crf, relabelling.image_of or images_of()
+        self._device = relabelling.device or torch.device("cpu")
+        self._settings = settings
         self._threads = one_thread if workers > 1 else nullcontext
 
     def __call__(
@@ -232,10 +245,10 @@ class _Relabeller:
 
         image = load_photograph(record, self._image_of)
         present = (BACKGROUND, *record.labels)
-        told = {"device": self._device, "where": f"image {record.id!r}"}
+        where = {"device": self._device, "where": f"image {record.id!r}"}
         with self._threads():
             if self._crf.unary == "labels":
-                return smooth_labels(image, label, present, self._crf, **told)
+                return smooth_labels(image, label, present, self._crf, **where)
             probabilities = cues.cue_probabilities(maps, self._settings, saliency)
-            found = smooth_probabilities(image, probabilities, self._crf, **told).argmax(axis=0)
+            found = smooth_probabilities(image, probabilities, self._crf, **where).argmax(axis=0)
         return np.asarray(present, dtype=label.dtype)[found]

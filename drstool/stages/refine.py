@@ -1,4 +1,4 @@
-"""``refine``: refined maps of images from a refiner."""
+"""``refine``: refined maps from a refiner."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Item
 from drstool.errors import InputError
 from drstool.formats.records import LazyRecord, MapRecord, load
-from drstool.inference import computing, fused_maps, refined_map
+from drstool.inference import Execution, fused_maps, refined_map
 from drstool.labels import label_names
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
-from drstool.models.convolution import layout
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import RefineSettings
 
@@ -25,12 +23,12 @@ __all__ = ["items_of_maps", "refine"]
 
 
 def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[str, ...]) -> Iterator[Item]:
-    """The images that map records are about, with the classes present in them as tags.
+    """The images of map records, with the classes of their maps as tags.
 
     Parameters
     ----------
     records
-        Read or not; taken as they come.
+        Consumed one by one.
     class_names
         Of the records' file or stream.
 
@@ -42,23 +40,18 @@ def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[
     names = label_names(class_names)
     for record in map(load, records):
         if not record.image:
-            raise InputError(f"image {record.id!r}", "has maps that do not say where it lies", "give --data")
+            raise InputError(f"image {record.id!r}", "its maps do not name the image file", "give --data")
         yield Item(record.id, Path(record.image), tags=tuple(names[label] for label in record.labels))
 
 
 def refine(
     items: Iterable[Item],
-    checkpoint: Checkpoint,
+    refiner: Checkpoint,
     settings: RefineSettings,
     *,
     map_size: str = "image",
     dtype: str = "float16",
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    tf32: bool = True,
-    autotune: bool = True,
-    winograd: bool = True,
-    workers: int = 1,
+    execution: Execution = Execution(),
     on_error: OnError | None = None,
     track: Track = untracked,
     total: int | None = None,
@@ -68,35 +61,33 @@ def refine(
     Parameters
     ----------
     items
-        Images with their tags; taken as they come. One known to have none gets an empty record.
-    checkpoint
-        A refiner.
-    settings, map_size, dtype, device, precision, tf32, autotune, winograd, workers, on_error, track, total
+        Images with their tags, which may be empty; consumed one by one.
+    refiner
+    settings, map_size, dtype, execution, on_error, track, total
         As in :func:`drstool.stages.cam.cam`.
 
     Raises
     ------
     InputError
-        An image is unreadable, or nothing is known of its tags.
+        An image is unreadable, or its tags are unknown.
 
     Notes
     -----
-    Refined maps may exceed 1, and beat a background cue of 1 where they do. uint8 cannot hold that,
-    so float16 is the default: labels then equal those of unrounded maps on 99.98 % of pixels and
-    more, and on as few as 93 % with uint8 and a refiner that overshoots.
+    Refined maps may exceed 1, and there they win over a background cue of 1. uint8 cannot represent
+    that, so float16 is the default: at least 99.98 % of the labels then equal those of unrounded maps,
+    against as few as 93 % with uint8 and a refiner that overshoots.
 
     References
     ----------
     Kim, Han, Kim, AAAI 2021, section 3.3.
     """
     model = restore_network(
-        "refiner", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "refiner")
-    form = layout(device, precision, winograd)
-    model.to(device, memory_format=form)
-    settings = settings.for_network(checkpoint.recipe)
+        "refiner", refiner.architecture, refiner.class_names, refiner.weights, "refiner")
+    model.to(execution.device, memory_format=execution.layout)
+    settings = settings.for_network(refiner.recipe)
     output_size(map_size, settings.image_size, (1, 1))
-    load = partial(load_square, side=settings.image_size, class_names=checkpoint.class_names, empty=True)
-    loaded = track(map_items(load, items, workers, on_error), "refine", total)
+    load = partial(load_square, side=settings.image_size, class_names=refiner.class_names, empty=True)
+    loaded = track(map_items(load, items, execution.workers, on_error), "refine", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
         channels = [image.channels for image in batch]
@@ -105,7 +96,4 @@ def refine(
             lambda seen, _: model(seen), images, channels, refined_map, outputs,
             sizes=settings.sizes, flip=settings.flip)
 
-    return map_records(
-        loaded, compute, batch_size=settings.batch_size, dtype=dtype, device=device,
-        context=partial(computing, device, precision, tf32=tf32, winograd=winograd), autotune=autotune,
-        form=form)
+    return map_records(loaded, compute, execution, batch_size=settings.batch_size, dtype=dtype)

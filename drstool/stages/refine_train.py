@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drstool.checkpoints.checkpoint import Checkpoint, with_selection
-from drstool.checkpoints.training_state import TrainingState
 from drstool.data import Dataset
 from drstool.data.transforms import RefinerSamples
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
-from drstool.models.vgg import NUM_RECTIFIERS
-from drstool.parallel import Track, untracked
+from drstool.models.vgg import NUM_ACTIVATIONS
 from drstool.recipe import RefinerRecipe
-from drstool.training.loop import EpochReport, Observer, Plan, fit, seed_everything, step_factor
-
-if TYPE_CHECKING:
-    from drstool.training.distributed import Team
+from drstool.training.loop import RunConfig, fit
+from drstool.training.schedule import Plan, step_factor
 
 __all__ = ["parameter_groups", "refine_train"]
 
@@ -33,19 +29,10 @@ def refine_train(
     class_names: tuple[str, ...],
     maps: str | Path,
     recipe: RefinerRecipe,
+    config: RunConfig,
     *,
     weights: Mapping[str, Tensor] | None = None,
     weights_name: str = "--init",
-    seed: int = 0,
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    workers: int = 0,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-    observer: Observer | None = None,
-    select: Callable[[Checkpoint], float] | None = None,
-    track: Track = untracked,
-    kept: TrainingState | None = None,
-    team: Team | None = None,
 ) -> Checkpoint:
     """A trained refiner.
 
@@ -57,14 +44,14 @@ def refine_train(
         Of the maps.
     maps
         A map file with a map for every image.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, observer, select, track,
-    kept, team
-        As in :func:`drstool.stages.train_cls.train_cls`.
+    recipe, config
+    weights, weights_name
+        To start from (see :func:`drstool.models.build.load_pretrained`), and what to call them.
 
     Returns
     -------
     Checkpoint
-        Of kind ``refiner``, without provenance.
+        Of kind ``refiner``, without provenance; see :func:`drstool.stages.train_cls.train_cls`.
 
     Raises
     ------
@@ -75,30 +62,25 @@ def refine_train(
     ----------
     Kim, Han, Kim, AAAI 2021, section 3.3.
     """
-    seed_everything(seed)
+    torch.manual_seed(config.seed)
     architecture = {"backbone": recipe.backbone}
     model, trunk = build_network("refiner", architecture, class_names)
     pretrained = load_pretrained(trunk, weights, weights_name) if weights is not None else frozenset()
-    if any(name.startswith(f"layers.{NUM_RECTIFIERS - 1}.") for name in pretrained):
+    if any(name.startswith(f"layers.{NUM_ACTIVATIONS - 1}.") for name in pretrained):
         # The regression is to begin near zero. Behind new layers, N(0, 0.01) does; a trained classifier's
         # features are so much stronger that the loss would begin at several times that of all-zero maps,
         # and a few hundred images end before such noise is unlearned.
         nn.init.zeros_(model.output.weight)
 
-    def made() -> Checkpoint:
+    def snapshot() -> Checkpoint:
         return Checkpoint("refiner", class_names, architecture, asdict(recipe), model.state_dict())
 
-    if kept is not None:
-        kept.describe(made())
     report = fit(
-        model, _loss, RefinerSamples(dataset, maps, recipe, seed),
+        model, _loss, RefinerSamples(dataset, maps, recipe, config.seed),
         torch.optim.Adam(parameter_groups(model, pretrained, recipe), lr=recipe.lr),
         step_factor(recipe.decay_epochs, recipe.decay_factor),
-        Plan(recipe.epochs, recipe.batch_size, seed),
-        device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        observer=observer, score=None if select is None else lambda: select(made()), track=track, keeper=kept,
-        team=team)
-    return with_selection(made(), report)
+        Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed), config, snapshot=snapshot)
+    return with_selection(snapshot(), report)
 
 
 def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""``saliency``: saliency maps of images, by a measure that learns nothing."""
+"""``saliency``: saliency maps of images, by a method without training."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def saliency(
     Parameters
     ----------
     items
-        Only ids and images are looked at, never masks.
+        Only their ids and images are used, never masks.
     method
         A key of ``drstool.saliency.METHODS``.
     workers
         Number of threads; the maps do not depend on it.
     on_error
-        Told of each image that fails, which is then left out; None: the error is raised.
+        Called with the error of each image that fails, which is then left out; None: it is raised.
     track, total
         Progress display, and the number of items if it is known.
 
@@ -47,7 +47,7 @@ def saliency(
     InputError
         An image cannot be read.
     """
-    # Checked here and not at the first item: a generator would start late.
+    # Checked now, which in a generator would wait for the first item.
     check_method(method)
     work = partial(_item_map, method=method)
     return iter(track(map_items(work, items, workers, on_error), "saliency", total))

@@ -1,9 +1,9 @@
-"""``segment``: label images at full size from a segmenter."""
+"""``segment``: full-size label images from a segmenter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,46 +17,42 @@ from drstool.data.decoding import load_pil
 from drstool.data.item import Item
 from drstool.data.transforms import image_tensor
 from drstool.formats.records import LabelRecord, MapRecord
-from drstool.inference import computing, normalize, on_device, segment_probabilities
+from drstool.inference import Execution, normalize, on_device, segment_probabilities
 from drstool.labels import label_type
-from drstool.mapping import LEAST_SCORE, OnHost, one_behind, score_record as mapped_score_record
+from drstool.mapping import LEAST_SCORE, OnHost, pipelined, score_record
 from drstool.models.build import restore_network
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, SegmentSettings
 
-__all__ = ["score_record", "segment"]
+__all__ = ["segment"]
 
 
 def segment(
     items: Iterable[Item],
-    checkpoint: Checkpoint,
+    segmenter: Checkpoint,
     settings: SegmentSettings,
     *,
     scores: bool = False,
     crf: CrfSettings | None = None,
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    tf32: bool = True,
-    workers: int = 1,
+    execution: Execution = Execution(),
     on_error: OnError | None = None,
     track: Track = untracked,
     total: int | None = None,
 ) -> Iterator[tuple[LabelRecord, MapRecord | None]]:
-    """The label image of each image, in order and at its own size.
+    """The label image of each image, in order and at the image's size.
 
     Parameters
     ----------
     items
-        Images; tags are not read.
-    checkpoint
-        A segmenter.
+        Images; tags are not used.
+    segmenter
     settings
     scores
         Also yield the probabilities as maps.
     crf
-        Of the CRF that the probabilities go through, those of the classes that are more than
-        1/510 somewhere in the image: what a score map holds.
-    device, precision, tf32, workers, on_error, track, total
+        Apply a CRF to the probabilities, of the classes whose probability exceeds 1/510 somewhere in
+        the image, as in score maps.
+    execution, on_error, track, total
         As in :func:`drstool.stages.cam.cam`.
 
     Raises
@@ -65,29 +61,26 @@ def segment(
         An image is unreadable.
     """
     model = restore_network(
-        "segmenter", checkpoint.architecture, checkpoint.class_names, checkpoint.weights, "segmenter")
-    model.to(device, memory_format=torch.channels_last)
+        "segmenter", segmenter.architecture, segmenter.class_names, segmenter.weights, "segmenter")
+    model.to(execution.device, memory_format=torch.channels_last)
+    workers = execution.workers
     loaded = map_items(lambda item: (item, image_tensor(load_pil(item.image))), items, workers, on_error)
-    # Sizes differ from image to image, so there is nothing to tune for.
-    context = partial(computing, device, precision, tf32=tf32)
-    seen = _segmented(
-        track(loaded, "segment", total), model, settings, scores or crf is not None, device, context)
+    segmented = _segment(track(loaded, "segment", total), model, settings, scores or crf is not None, execution)
     if crf is not None:
-        smooth = partial(_smoothed, crf=crf, device=device, threads=one_thread if workers > 1 else nullcontext)
-        seen = map_items(smooth, seen, workers, on_error)
-    return (_records(each, scores) for each in seen)
+        segmented = map_items(partial(_smoothed, crf=crf, execution=execution), segmented, workers, on_error)
+    return (_records(each, scores) for each in segmented)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the network says of an image.
+class _Segmented:
+    """The network's result for an image.
 
     Attributes
     ----------
     item
     pixels : (3, H, W) uint8
     labels : (H, W) uint8 or uint16
-    probabilities : (num_classes, H, W) float32, or None where nobody asks
+    probabilities : (num_classes, H, W) float32, or None where they are not needed
     """
 
     item: Item
@@ -96,55 +89,48 @@ class _Seen:
     probabilities: np.ndarray | None
 
 
-def _segmented(
+def _segment(
     loaded: Iterable[tuple[Item, Tensor]], model: torch.nn.Module, settings: SegmentSettings,
-    wanted: bool, device: torch.device, context: Callable[[], AbstractContextManager],
-) -> Iterator[_Seen]:
+    wanted: bool, execution: Execution,
+) -> Iterator[_Segmented]:
     def started() -> Iterator[tuple[Item, Tensor, np.dtype, OnHost]]:
         for item, pixels in loaded:
-            with context():
-                image = normalize(on_device(pixels[None], device)).contiguous(memory_format=torch.channels_last)
+            # Sizes differ from image to image, so autotuning does not pay.
+            with execution.computing():
+                image = normalize(on_device(pixels[None], execution.device))
+                image = image.contiguous(memory_format=torch.channels_last)
                 probabilities = segment_probabilities(model, image, settings.scales, settings.flip)
                 # Channel c of a segmenter is label c: it has a channel for the background.
                 dtype = label_type(len(probabilities) - 1)
-                # torch computes little in uint16.
+                # torch hardly supports uint16.
                 labels = probabilities.argmax(dim=0).to(torch.uint8 if dtype == np.uint8 else torch.int32)
                 on_host = OnHost([labels, probabilities] if wanted else [labels])
             yield item, pixels, dtype, on_host
 
-    for item, pixels, dtype, on_host in one_behind(started(), device):
+    for item, pixels, dtype, on_host in pipelined(started(), execution.device):
         labels, *probabilities = on_host.arrays()
-        yield _Seen(item, pixels, labels.astype(dtype, copy=False), probabilities[0] if wanted else None)
+        yield _Segmented(item, pixels, labels.astype(dtype, copy=False), probabilities[0] if wanted else None)
 
 
-def _smoothed(
-    seen: _Seen, *, crf: CrfSettings, device: torch.device, threads: Callable[[], AbstractContextManager],
-) -> _Seen:
-    assert seen.probabilities is not None
-    probabilities = seen.probabilities.astype(np.float32, copy=False)
+def _smoothed(segmented: _Segmented, *, crf: CrfSettings, execution: Execution) -> _Segmented:
+    assert segmented.probabilities is not None
+    probabilities = segmented.probabilities.astype(np.float32, copy=False)
     present = np.flatnonzero((probabilities > LEAST_SCORE).any(axis=(1, 2)))
     shares = probabilities[present]
     shares = shares / shares.sum(axis=0)
     found = np.zeros_like(probabilities)
-    with threads():
+    # Workers share out the images, so each needs one thread.
+    with one_thread() if execution.workers > 1 else nullcontext():
         found[present] = smooth_probabilities(
-            seen.pixels.permute(1, 2, 0).contiguous().numpy(), shares, crf, device=device,
-            where=f"image {seen.item.id!r}")
-    return replace(seen, labels=found.argmax(axis=0).astype(seen.labels.dtype), probabilities=found)
+            segmented.pixels.permute(1, 2, 0).contiguous().numpy(), shares, crf, device=execution.device,
+            where=f"image {segmented.item.id!r}")
+    return replace(segmented, labels=found.argmax(axis=0).astype(segmented.labels.dtype), probabilities=found)
 
 
-def _records(seen: _Seen, scores: bool) -> tuple[LabelRecord, MapRecord | None]:
-    record = LabelRecord(id=seen.item.id, labels=seen.labels, image=str(seen.item.image))
-    return record, score_record(seen.item, seen.probabilities) if scores else None  # type: ignore[arg-type]
-
-
-def score_record(item: Item, probabilities: np.ndarray) -> MapRecord:
-    """Object probabilities as a map record of the classes that do not round to zero everywhere.
-
-    Parameters
-    ----------
-    item
-    probabilities : (num_classes, H, W) float32 in [0, 1]
-        Background first.
-    """
-    return mapped_score_record(item.id, probabilities, range(1, len(probabilities)), str(item.image))
+def _records(segmented: _Segmented, scores: bool) -> tuple[LabelRecord, MapRecord | None]:
+    item, probabilities = segmented.item, segmented.probabilities
+    record = LabelRecord(id=item.id, labels=segmented.labels, image=str(item.image))
+    if not scores:
+        return record, None
+    assert probabilities is not None
+    return record, score_record(item.id, probabilities, range(1, len(probabilities)), str(item.image))

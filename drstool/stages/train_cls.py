@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drstool.checkpoints.checkpoint import Checkpoint, with_selection
-from drstool.checkpoints.training_state import TrainingState
 from drstool.data import Dataset, require_tags
 from drstool.data.transforms import ClassifierSamples
 from drstool.errors import UsageError
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained, parse_layers
 from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
-from drstool.parallel import Track, untracked
 from drstool.recipe import ClassifierRecipe
-from drstool.training.loop import EpochReport, Observer, Plan, fit, seed_everything, step_factor
-
-if TYPE_CHECKING:
-    from drstool.training.distributed import Team
+from drstool.training.loop import RunConfig, fit
+from drstool.training.schedule import Plan, step_factor
 
 __all__ = ["parameter_groups", "train_cls"]
 
@@ -32,19 +28,10 @@ def train_cls(
     dataset: Dataset,
     class_names: tuple[str, ...],
     recipe: ClassifierRecipe,
+    config: RunConfig,
     *,
     weights: Mapping[str, Tensor] | None = None,
     weights_name: str = "--init",
-    seed: int = 0,
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    workers: int = 0,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-    observer: Observer | None = None,
-    select: Callable[[Checkpoint], float] | None = None,
-    track: Track = untracked,
-    kept: TrainingState | None = None,
-    team: Team | None = None,
 ) -> Checkpoint:
     """A trained classifier.
 
@@ -54,20 +41,9 @@ def train_cls(
         Every image has tags.
     class_names
         The C object classes, in label order.
-    recipe
+    recipe, config
     weights, weights_name
         To start from (see :func:`drstool.models.build.load_pretrained`), and what to call them.
-    seed
-    device, precision, workers
-        See :func:`drstool.training.loop.fit`.
-    on_epoch, observer, track
-        Told of each epoch's loss, of the steps in between, and of progress.
-    select
-        Scores the network after each epoch; the result is then the best epoch, not the last.
-    kept
-        Where the state of the unfinished training is kept, and perhaps taken up from.
-    team
-        The processes that train together.
 
     Returns
     -------
@@ -91,28 +67,22 @@ def train_cls(
             "--resize-size", f"{recipe.warp_size} is below the --image-size {recipe.image_size}",
             "0, or at least as large: the crop is taken from it")
     require_tags(dataset)
-    seed_everything(seed)
+    torch.manual_seed(config.seed)
     architecture: dict[str, Any] = {
         "backbone": recipe.backbone, "suppression": recipe.suppression, "delta": recipe.delta,
         "drs_layers": parse_layers(recipe.drs_layers)}
     model, trunk = build_network("classifier", architecture, class_names)
     if weights is not None:
         load_pretrained(trunk, weights, weights_name)
-    optimizer = _optimizer(parameter_groups(model, recipe), recipe)
 
-    def made() -> Checkpoint:
+    def snapshot() -> Checkpoint:
         return Checkpoint("classifier", class_names, architecture, asdict(recipe), model.state_dict())
 
-    if kept is not None:
-        kept.describe(made())
     report = fit(
-        model, _loss, ClassifierSamples(dataset, class_names, recipe, seed), optimizer,
-        step_factor(recipe.decay_epochs, recipe.decay_factor),
-        Plan(recipe.epochs, recipe.batch_size, seed),
-        device=device, precision=precision, workers=workers, on_epoch=on_epoch,
-        observer=observer, score=None if select is None else lambda: select(made()), track=track, keeper=kept,
-        team=team)
-    return with_selection(made(), report)
+        model, _loss, ClassifierSamples(dataset, class_names, recipe, config.seed),
+        _optimizer(parameter_groups(model, recipe), recipe), step_factor(recipe.decay_epochs, recipe.decay_factor),
+        Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed), config, snapshot=snapshot)
+    return with_selection(snapshot(), report)
 
 
 def _optimizer(groups: list[dict[str, Any]], recipe: ClassifierRecipe) -> torch.optim.Optimizer:

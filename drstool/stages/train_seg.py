@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drstool.checkpoints.checkpoint import Checkpoint, with_selection
-from drstool.checkpoints.training_state import TrainingState
 from drstool.data import Dataset
 from drstool.data.transforms import SegmenterSamples
 from drstool.errors import UsageError
@@ -20,12 +18,9 @@ from drstool.inference import normalize
 from drstool.labels import ignore_label, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
-from drstool.parallel import Track, untracked
 from drstool.recipe import SegmenterRecipe
-from drstool.training.loop import EpochReport, Observer, Plan, fit, poly_factor, seed_everything
-
-if TYPE_CHECKING:
-    from drstool.training.distributed import Team
+from drstool.training.loop import RunConfig, fit
+from drstool.training.schedule import Plan, poly_factor
 
 __all__ = ["train_seg"]
 
@@ -35,19 +30,10 @@ def train_seg(
     class_names: tuple[str, ...],
     labels: Mapping[str, Path],
     recipe: SegmenterRecipe,
+    config: RunConfig,
     *,
     weights: Mapping[str, Tensor] | None = None,
     weights_name: str = "--init",
-    seed: int = 0,
-    device: torch.device = torch.device("cpu"),
-    precision: str = "float32",
-    workers: int = 0,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-    observer: Observer | None = None,
-    select: Callable[[Checkpoint], float] | None = None,
-    track: Track = untracked,
-    kept: TrainingState | None = None,
-    team: Team | None = None,
 ) -> Checkpoint:
     """A trained segmenter.
 
@@ -59,14 +45,14 @@ def train_seg(
         The object classes of the labels.
     labels
         Label PNG of each image's id, at the image's own size.
-    recipe, weights, weights_name, seed, device, precision, workers, on_epoch, observer, select, track,
-    kept, team
-        As in :func:`drstool.stages.train_cls.train_cls`.
+    recipe, config
+    weights, weights_name
+        To start from (see :func:`drstool.models.build.load_pretrained`), and what to call them.
 
     Returns
     -------
     Checkpoint
-        Of kind ``segmenter``, without provenance.
+        Of kind ``segmenter``, without provenance; see :func:`drstool.stages.train_cls.train_cls`.
 
     Raises
     ------
@@ -83,7 +69,7 @@ def train_seg(
         raise UsageError("train-seg", "there is only one image", "batch norm needs at least two")
     if recipe.scale_min > recipe.scale_max:
         raise UsageError("--scale-min", f"{recipe.scale_min} is above --scale-max {recipe.scale_max}", "swap them")
-    seed_everything(seed)
+    torch.manual_seed(config.seed)
     architecture = {"backbone": recipe.backbone, "output_stride": recipe.output_stride}
     model, trunk = build_network("segmenter", architecture, class_names)
     if weights is not None:
@@ -91,42 +77,20 @@ def train_seg(
         whole = any(name.startswith("backbone.") for name in weights)
         load_pretrained(model if whole else trunk, weights, weights_name)
     plan = Plan(
-        recipe.epochs,
-        min(recipe.batch_size, len(dataset)),
-        seed,
-        steps=recipe.steps if recipe.epochs else 0,
-        drop_last=True,
-    )
+        len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
+        steps=recipe.steps if recipe.epochs else 0, drop_last=True)
     optimizer = torch.optim.SGD(
-        _parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+        _parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    floor = recipe.min_lr / recipe.lr if recipe.lr else 0
 
-    def made() -> Checkpoint:
+    def snapshot() -> Checkpoint:
         return Checkpoint("segmenter", class_names, architecture, asdict(recipe), model.state_dict())
 
-    if kept is not None:
-        kept.describe(made())
     report = fit(
-        model,
-        _loss,
-        SegmenterSamples(dataset, labels, class_names, recipe, seed),
-        optimizer,
-        poly_factor(
-            plan.total_steps(len(dataset)) or 1, recipe.poly_power, recipe.min_lr / recipe.lr if recipe.lr else 0
-        ),
-        plan,
-        device=device,
-        precision=precision,
-        workers=workers,
-        on_epoch=on_epoch,
-        observer=observer,
-        score=None if select is None else lambda: select(made()),
-        track=track,
-        keeper=kept,
-        team=team,
-        weight_of=lambda batch: _counted(batch[1], len(class_names)),
-    )
-    return with_selection(made(), report)
+        model, _loss, SegmenterSamples(dataset, labels, class_names, recipe, config.seed), optimizer,
+        poly_factor(plan.total_steps or 1, recipe.poly_power, floor), plan, config, snapshot=snapshot,
+        weight_of=lambda batch: _counted(batch[1], len(class_names)))
+    return with_selection(snapshot(), report)
 
 
 def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:

@@ -1,33 +1,33 @@
 """One training by several processes, as ``torchrun`` starts them: what they share, and how they end together.
 
-Every process holds the same network, sees its share of each step's images, and does the same step.
-What the processes say to each other goes through gloo, on the CPU, where the end of one is noticed
-by the others at once; gradients go through NCCL on GPUs.
+Every process holds the same network, sees its own images of each step, and does the same step.
+What the processes tell each other goes through gloo, on the CPU, where the end of one is noticed by
+the others at once; gradients go through NCCL on GPUs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch import distributed as dist
+from torch import Tensor, distributed as dist, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from drstool.errors import DrstoolError, ToldElsewhere, UsageError
+from drstool.errors import DrstoolError, ReportedByPeer, UsageError, signal_behind
 
 __all__ = ["ProcessLost", "Team"]
 
-# How long one process waits for the others' next word, and for the first one to score an epoch.
+Result = TypeVar("Result")
+
+# How long a process waits for the others in a step, and while the first one scores an epoch.
 _WAIT, _LONG_WAIT = timedelta(minutes=30), timedelta(days=1)
 
 # What gloo, NCCL and the sockets say when the other side is gone.
@@ -39,373 +39,227 @@ class ProcessLost(DrstoolError):
 
 
 class Team:
-    """The processes of one training.
+    """The processes of one training; by itself this one alone, which need not ask anybody.
 
     Parameters
     ----------
     rank, size
         Number of this process, from 0, and of all.
-    local_rank, on_this_machine
-        Number of this process among those of this machine, and how many these are.
+    local_rank, local_size
+        The same among the processes of this machine.
 
     Attributes
     ----------
     rank, size
     is_first
-        Whether this process writes the files and speaks to the user.
-    is_mustered
+        Whether this process writes the files and talks to the user.
+    started
         Whether all processes have said that they can begin.
     """
 
-    def __init__(self, rank: int, size: int, local_rank: int, on_this_machine: int) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
         self.rank, self.size, self.is_first = rank, size, rank == 0
-        self.is_mustered = False
-        self._local_rank, self._on_this_machine = local_rank, on_this_machine
-        self._rows, self._count = slice(0, 0), 0
+        self.started = size == 1
+        self._local_rank, self._local_size = local_rank, local_size
 
     # --- beginning and end ---------------------------------------------------------------------
 
-    def muster(
-        self, device: torch.device | None = None, error: DrstoolError | None = None, finished: bool = False,
-    ) -> None:
-        """The first word of every process to the others: whether it can begin, and on what device.
+    def start(self, device: torch.device | None = None, error: DrstoolError | None = None) -> None:
+        """Begin together, or not at all; raises as :meth:`agree`.
 
         Parameters
         ----------
         device
         error
-            Why this process cannot begin.
-        finished
-            Whether the first process has nothing left to do.
+            Why this process cannot begin; it is raised.
 
         Raises
         ------
-        ToldElsewhere
-            The training does not begin, and another process says why.
         UsageError
             The processes are on different kinds of device, or several on one GPU.
-        ProcessLost
-            A process ended before it began.
         """
-        if error is None and device is not None and device.type == "cuda":
-            error = self._gpu_problem(device)
-        _interruptibly(self._connect)
-        self.is_mustered = True
-        told = self._gathered({
-            "error": None if error is None else str(error), "code": 0 if error is None else error.exit_code,
-            "finished": finished, "device": None if device is None else device.type})
-        failed = [number for number, word in enumerate(told) if word["error"] is not None]
-        if failed:
-            # What is wrong for several in the same way is told once.
-            speaks = next(number for number in failed if told[number]["error"] == told[self.rank]["error"]) \
-                if self.rank in failed else failed[0]
-            if error is not None and speaks == self.rank:
-                raise error
-            raise ToldElsewhere(told[speaks]["code"])
-        if told[0]["finished"]:
-            if not self.is_first:
-                raise ToldElsewhere(0)
-            return
-        kinds = {word["device"]: number for number, word in reversed(list(enumerate(told)))}
-        if len(kinds) > 1:
-            where = " and ".join(f"{kind} for process {number}" for kind, number in sorted(kinds.items()))
-            with self.told_once(UsageError):
-                raise UsageError("--device", f"is {where}", "--device cpu, or --device cuda where each has a GPU")
-
-    def _gpu_problem(self, device: torch.device) -> UsageError | None:
-        """Why the processes of this machine cannot have a GPU each, if so."""
-        gpus = torch.cuda.device_count()
-        if self._on_this_machine > gpus:
-            return UsageError(
-                "torchrun", f"{self._on_this_machine} processes, and this machine has {gpus} GPU(s)",
-                f"--nproc-per-node {gpus}")
-        if device.index not in (None, self._local_rank):
-            return UsageError("--device", f"{device} is one GPU for several processes", "cuda: each takes its own")
-        return None
+        if not self.started:
+            _interruptibly(self._connect)
+            self.started = True
+        self.agree(_raise, error)
+        if device is not None:
+            self.agree(self._check_device, device, self.broadcast(device.type))
 
     def _connect(self) -> None:
         try:
-            self._store, _, _ = next(iter(rendezvous("env://", timeout=_WAIT)))
-            dist.init_process_group("gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=_WAIT)
+            store, _, _ = next(iter(rendezvous("env://", timeout=_WAIT)))
+            dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=_WAIT)
             self._patient = dist.new_group(backend="gloo", timeout=_LONG_WAIT)
         except ValueError as error:
             raise UsageError("torchrun", str(error), "start the processes with torchrun") from None
         except RuntimeError as error:
             raise ProcessLost("torchrun", f"the processes do not find each other: {_reason(error)}") from None
-        self._devices = dist.group.WORLD
+        self._gradients = dist.group.WORLD
+
+    def _check_device(self, device: torch.device, kind: str) -> None:
+        """Check that all processes have a device of one kind, and each a GPU of its own."""
+        if device.type != kind:
+            raise UsageError(
+                "--device", f"is {device.type} for process {self.rank}, and {kind} for process 0",
+                "--device cpu, or --device cuda where each has a GPU")
+        if self.size == 1 or kind != "cuda":
+            return
+        gpus = torch.cuda.device_count()
+        if self._local_size > gpus:
+            raise UsageError(
+                "torchrun", f"{self._local_size} processes, and this machine has {gpus} GPU(s)",
+                f"--nproc-per-node {gpus}")
+        if device.index not in (None, self._local_rank):
+            raise UsageError("--device", f"{device} is one GPU for several processes", "cuda: each takes its own")
 
     def leave(self) -> None:
         """Part from the others, with nothing under way between them."""
-        if self.is_mustered and dist.is_initialized():
+        if self.size > 1 and dist.is_initialized():
             # A process that is gone already is no matter any more.
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
 
-    # --- words ---------------------------------------------------------------------------------
+    # --- talking -------------------------------------------------------------------------------
 
-    def meet(self, *words: int) -> list[int]:
-        """The largest of each word over all processes; each waits here for all.
-
-        Raises
-        ------
-        ProcessLost, ToldElsewhere
-            One of them is gone.
-        """
-        told = torch.tensor(words)
-        with self.listening(always=True):
-            dist.all_reduce(told, dist.ReduceOp.MAX)
-        return told.tolist()
-
-    def from_first(self, value: Any) -> Any:
-        """The first process's value, JSON, for which the others wait however long it takes; raises as :meth:`meet`."""
-        return json.loads(self._bytes_from_first(json.dumps(value).encode() if self.is_first else b""))
-
-    def state_from_first(self, state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """The first process's state of a training, plain values and tensors; raises as :meth:`meet`."""
-        if not self.from_first(state is not None):
-            return None
-        buffer = io.BytesIO()
-        if self.is_first:
-            torch.save(state, buffer)
-        data = self._bytes_from_first(buffer.getvalue())
-        return state if self.is_first else torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-
-    def total(self, values: Tensor) -> Tensor:
-        """Sum over the processes, on the device of the training."""
-        total = values.clone()
-        dist.all_reduce(total, group=self._devices)
-        return total
-
-    def _bytes_from_first(self, data: bytes) -> bytes:
-        with self.listening(always=True):
-            length = torch.tensor([len(data)])
-            dist.broadcast(length, 0, group=self._patient)
-            content = torch.zeros(int(length), dtype=torch.uint8)
-            if self.is_first:
-                content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            dist.broadcast(content, 0, group=self._patient)
-        return content.numpy().tobytes()
-
-    def _gathered(self, told: dict[str, Any]) -> list[dict[str, Any]]:
-        """What each process tells, by number."""
-        data = torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)
-        with self.listening(always=True):
-            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-            dist.all_gather(lengths, torch.tensor([len(data)]))
-            longest = max(map(int, lengths))
-            texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-            dist.all_gather(texts, nn.functional.pad(data, (0, longest - len(data))))
-        return [
-            json.loads(text[:int(length)].numpy().tobytes()) for text, length in zip(texts, lengths, strict=True)]
-
-    # --- failures ------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def listening(self, always: bool = False) -> Iterator[None]:
-        """In the block, news that another process is gone come as an error of ours.
+    def agree(self, work: Callable[..., Result], *arguments: Any, slow: bool = False) -> Result:
+        """What the work of this process gives, after all have done theirs; where it fails in one, all end.
 
         Parameters
         ----------
-        always
-            Whether nothing else can go wrong in it.
+        work, arguments
+        slow
+            Whether the others wait for longer than they would in a step.
 
         Raises
         ------
+        ReportedByPeer
+            It failed in another process, which says why; of several the first one does.
         ProcessLost
-            It was lost, and this process is the first to say so.
-        ToldElsewhere
-            Another one has said it, or the lost one why.
+            Another process is gone.
         """
+        failure, result, own = None, None, 0
+        try:
+            result = work(*arguments)
+        except BaseException as error:
+            failure, code = error, getattr(error, "exit_code", signal_behind(error) or 1)
+            # The first of those that fail has the largest number.
+            own = (self.size - self.rank) << 8 | code
+        largest = self._all_max(own, slow)
+        if failure is not None and largest == own:
+            raise failure
+        if largest:
+            raise ReportedByPeer(largest & 0xFF)
+        return result  # type: ignore[return-value]
+
+    def _all_max(self, number: int, slow: bool) -> int:
+        if self.size == 1:
+            return number
+        numbers = torch.tensor(number)
+        with self.watching_peers():
+            dist.all_reduce(numbers, dist.ReduceOp.MAX, self._patient if slow else None)
+        return int(numbers)
+
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value: plain values and tensors on the CPU; raises :class:`ProcessLost`."""
+        values = [value]
+        if self.size > 1:
+            with self.watching_peers():
+                dist.broadcast_object_list(values, 0, self._patient)
+        return values[0]
+
+    def from_first(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What the work of the first process gives, for all; raises as :meth:`agree`."""
+        return self.broadcast(self.agree(work if self.is_first else lambda *_: None, *arguments, slow=True))
+
+    @contextlib.contextmanager
+    def watching_peers(self) -> Iterator[None]:
+        """In the block the loss of another process is a :class:`ProcessLost`."""
         try:
             yield
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if not always and not any(word in str(error) for word in _GONE):
+            if self.size == 1 or not any(word in str(error) for word in _GONE):
                 raise
-            if not self.may_speak():
-                raise ToldElsewhere(ProcessLost.exit_code) from None
             raise ProcessLost(
                 "training", f"process {self.rank} of {self.size} lost another one ({_reason(error)})",
-                "--resume goes on from the last state kept") from None
-
-    def may_speak(self) -> bool:
-        """Whether no process has said yet why the training ends; from now on one has."""
-        try:
-            return self._store.add("drstool/told", 1) == 1
-        except RuntimeError:
-            # Who kept the count is gone too.
-            return True
-
-    @contextlib.contextmanager
-    def told_once(self, *kinds: type[DrstoolError]) -> Iterator[None]:
-        """In the block, errors of these kinds happen to all processes, and only the first one tells."""
-        try:
-            yield
-        except kinds as error:
-            if self.is_first:
-                raise
-            raise ToldElsewhere(error.exit_code) from None
+                "--resume continues from the last saved state") from None
 
     # --- the network ---------------------------------------------------------------------------
 
-    def wrapped(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The network as one that all processes train together, beginning with the first one's weights.
-
-        The model's own parameters are trained. Its batch norms become such that see all images of a
-        step, and its dropouts such that draw for all of them, as one process would.
-        """
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The network as one that all processes train together, beginning with the first one's weights."""
+        if self.size == 1:
+            return model
         if device.type == "cuda":
             torch.cuda.set_device(device)
-            self._devices = dist.new_group(backend="nccl", timeout=_WAIT)
-            nn.SyncBatchNorm.convert_sync_batchnorm(model, self._devices)
-        else:
-            _replace(model, nn.BatchNorm2d, lambda norm: _TeamBatchNorm(norm, self))
-        _replace(model, nn.Dropout, lambda dropout: _TeamDropout(dropout.p, self))
+            self._gradients = dist.new_group(backend="nccl", timeout=_WAIT)
+            nn.SyncBatchNorm.convert_sync_batchnorm(model, self._gradients)
         # Of weights of 1×1 convolutions torch cannot tell their layouts apart, and warns.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        with self.listening():
+        with self.watching_peers():
             return DistributedDataParallel(
-                model, device_ids=[device] if device.type == "cuda" else None, process_group=self._devices,
+                model, device_ids=[device] if device.type == "cuda" else None, process_group=self._gradients,
                 forward_sync_buffers=False, gradient_as_bucket_view=True)
 
-    def share(self, count: int) -> slice:
+    def vary_random_numbers(self) -> None:
+        """Let each process draw random numbers of its own, the first one as if it were alone."""
+        if self.rank:
+            torch.manual_seed(int(torch.randint(1 << 62, ())) + self.rank)
+
+    def rows(self, count: int) -> slice:
         """Which of so many images of a step are this process's; perhaps none.
 
         Examples
         --------
-        >>> [Team(rank, 3, rank, 3).share(4) for rank in range(3)]
+        >>> [Team(rank, 3).rows(4) for rank in range(3)]
         [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
         """
         return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
 
-    def take(self, count: int) -> slice:
-        """As :meth:`share`; from now on the step is that of so many."""
-        self._rows, self._count = self.share(count), count
-        return self._rows
-
-    @property
-    def taken(self) -> tuple[slice, int]:
-        """This process's share of the step's images, and how many there are."""
-        return self._rows, self._count
-
-    def addend(self, mean: Tensor, weight: Tensor | None) -> Tensor:
-        """What this process's loss adds to that of all images of the step.
+    def backward(self, loss: Tensor, weight: Tensor) -> Tensor:
+        """The loss of all images of a step, whose gradients the parameters have now.
 
         Parameters
         ----------
-        mean
-            Over this process's share.
-        weight : () int64, optional
-            Number of what it is the mean over; by default images.
-
-        Returns
-        -------
-        () float
-            Their sum over the processes is the mean over all.
+        loss
+            Mean over this process's images.
+        weight : () int64
+            Number of what it is the mean of.
         """
-        if weight is None:
-            share: Tensor | float = (self._rows.stop - self._rows.start) / self._count
-        else:
-            share = (weight.double() / self.total(weight).clamp_min(1)).to(mean.dtype)
-        # The mean over no image is no number.
-        return mean * share if self._rows.stop > self._rows.start else mean.nan_to_num() * 0
+        if self.size == 1:
+            loss.backward()
+            return loss.detach()
+        share = (weight.double() / self._total(weight).clamp_min(1)).to(loss.dtype)
+        # The mean of nothing is not a number.
+        part = torch.where(weight > 0, loss, torch.zeros_like(loss)) * share
+        # Gradients are averaged over the processes, and wanted is their sum.
+        (part * self.size).backward()
+        return self._total(part.detach())
+
+    def _total(self, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total, group=self._gradients)
+        return total
 
 
-class _Total(torch.autograd.Function):
-    """The sum over the processes, through which gradients come back: of each to all."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, team: Team) -> Tensor:
-        ctx.team = team
-        return team.total(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.team.total(gradient), None
-
-
-class _TeamBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all processes, for CPUs, where torch has none.
-
-    Parameters
-    ----------
-    norm
-        Whose parameters and statistics become its own.
-    team
-    """
-
-    def __init__(self, norm: nn.BatchNorm2d, team: Team) -> None:
-        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean, self.running_var = norm.running_mean, norm.running_var
-        self.num_batches_tracked = norm.num_batches_tracked
-        self._team = team
-        self.train(norm.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
-        sums = torch.cat([values.sum((0, 2, 3)), values.new_tensor([values.numel() / self.num_features])])
-        totals = _Total.apply(sums, self._team)
-        count = totals[-1].detach()
-        mean = totals[:-1] / count
-        centred = values - mean[:, None, None]
-        variance = _Total.apply(centred.square().sum((0, 2, 3)), self._team) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
-
-
-class _TeamDropout(nn.Module):
-    """Dropout that draws for the images of all processes, and applies its own share's part.
-
-    So all processes draw the same numbers, and on the CPU those that one process would draw.
-    """
-
-    def __init__(self, p: float, team: Team) -> None:
-        super().__init__()
-        self._p, self._team = p, team
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self._p:
-            return x
-        rows, count = self._team.taken
-        layout = torch.contiguous_format
-        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            layout = torch.channels_last
-        mask = torch.empty((count, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=layout)
-        return x * mask.bernoulli_(1 - self._p).div_(1 - self._p)[rows]
-
-
-def _replace(model: nn.Module, kind: type[nn.Module], made: Callable[[Any], nn.Module]) -> None:
-    """Put others in place of the modules of a kind."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is kind:
-                setattr(module, name, made(child))
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _interruptibly(function: Callable[[], None]) -> None:
     """Call a function that may wait for long where no signal gets through, and let signals through."""
-    failures: list[BaseException] = []
+    outcome: Future = Future()
 
     def call() -> None:
         try:
-            function()
+            outcome.set_result(function())
         except BaseException as error:
-            failures.append(error)
+            outcome.set_exception(error)
 
-    waiting = threading.Thread(target=call, daemon=True)
-    waiting.start()
-    while waiting.is_alive():
-        waiting.join(0.1)
-    if failures:
-        raise failures[0]
+    threading.Thread(target=call, daemon=True).start()
+    outcome.result()
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Processes that read a training's images: how they begin, what they tell, how they end."""
+"""Processes that read a training's images: how they begin, what they return, how they end."""
 
 from __future__ import annotations
 
@@ -6,75 +6,91 @@ import contextlib
 import ctypes
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from drstool.errors import DrstoolError
 
-__all__ = ["Telling", "begin_worker", "collated", "from_workers", "stopping_workers"]
+__all__ = ["load_batches"]
 
 
 @contextlib.contextmanager
-def stopping_workers(loader: torch.utils.data.DataLoader) -> Iterator[Iterable]:
-    """The loader's batches; its worker processes end with the block, also after an error."""
-    # They begin with these signals held back, until they ignore them: they are another's to end.
+def load_batches(
+    samples: Any, keys: Iterable[Sequence[Any]], workers: int, pin_memory: bool,
+) -> Iterator[Iterator[list]]:
+    """The batches of samples; worker processes end with the block, also after an error.
+
+    Parameters
+    ----------
+    samples
+        By key. Their own errors come out of the iterator as they are.
+    keys
+        Of each batch.
+    workers
+        Processes that read the samples; 0 reads them when they are asked for.
+    pin_memory
+        Whether the tensors go to a GPU.
+    """
+    loader = torch.utils.data.DataLoader(
+        _ErrorsAsValues(samples), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
+        pin_memory=pin_memory, worker_init_fn=_begin_worker)
+    # Workers begin with these signals blocked, until they ignore them: they are another's to end.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
-        yield batches
+        yield _checked(batches)
     finally:
         shutdown = getattr(batches, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
 
 
-def from_workers(batches: Iterable) -> Iterator:
-    """The batches; where the connection to a worker is gone, that is told as torch tells of dead workers."""
+def _checked(batches: Iterable) -> Iterator[list]:
+    """The batches, or the error that one is in place of."""
     try:
-        yield from batches
+        for batch in batches:
+            if isinstance(batch, DrstoolError):
+                raise batch
+            yield batch
     except (ConnectionError, EOFError) as error:
+        # In torch's words about dead workers.
         raise RuntimeError(f"a DataLoader worker is gone: {error}") from error
 
 
-class Telling:
-    """Samples whose errors are told as values: torch would make tracebacks of those of its workers."""
+class _ErrorsAsValues:
+    """Samples whose errors are returned: torch would make tracebacks of those raised in its workers."""
 
     def __init__(self, samples: Any) -> None:
         self._samples = samples
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[str, Any] | DrstoolError:
+    def __getitem__(self, key: Any) -> Any:
         try:
             return self._samples[key]
         except DrstoolError as error:
             return error
 
 
-def collated(samples: list) -> list | DrstoolError:
+def _collate(samples: list) -> list | DrstoolError:
     """A batch of samples, or the first error among them."""
     error = next((sample for sample in samples if isinstance(sample, DrstoolError)), None)
     return error if error is not None else torch.utils.data.default_collate(samples)
 
 
-def begin_worker(worker: int) -> None:
-    """Prepare a worker process for its life."""
+def _begin_worker(worker: int) -> None:
     # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every one of the job; the
     # one that trains ends the others.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _end_with_parent()
-    # What fails in a sample is told as a value, or by torch; this shows only that the thread which hands
+    # Killed, the one that trains cannot end this process: the system does (PR_SET_PDEATHSIG). Elsewhere than on
+    # Linux torch's own watch does so some seconds later.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    # Errors in samples are returned, or reported by torch; this shows only that the thread which hands
     # tensors over finds nobody to take them, as the one that trains is going.
     sys.excepthook = lambda *_: None
     torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """Let the system end this process when the one that trains is killed, which cannot end it any more."""
-    # PR_SET_PDEATHSIG; elsewhere than on Linux torch's own watch ends a worker some seconds later.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

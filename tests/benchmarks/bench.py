@@ -1,13 +1,13 @@
-"""How fast drstool is, beside the same work done plainly, and beside the authors' code where there is a checkout.
+"""Benchmarks of drstool against plain implementations of the same work and, given a checkout, the authors' code.
 
     python tests/benchmarks/bench.py [--data VOC2012] [--against DRS] [--only cam --only eval] [--json FILE]
 
-Contenders take turns in one process (A B A B …) after a warm-up, so that what the machine does besides falls on
-all of them alike; a GPU is waited for. The table tells each one's median and the ratio to the first; of the ratios
-of neighbours the median is told too, which slow drifts of the machine spare. Pictures are drawn unless --data names
-some. --clock cpu counts the time of the processor in place of the clock's, for a machine that others use as well.
+Contenders take turns in one process (A B A B …) after a warm-up, so that other load on the machine affects all of
+them alike; GPU work is synchronised. The table gives the median time of each, the ratio to the first one, and the
+median of the ratios of neighbouring turns, which slow drifts do not affect. Images are drawn unless --data names a
+dataset. --clock cpu measures CPU time instead of wall-clock time, for shared machines.
 
-Nothing here is asserted and nothing is collected by pytest: figures belong to a machine, not to the code.
+Nothing is asserted and pytest collects nothing here: the figures describe a machine, not the code.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# Classes of the authors' network, which knows one dataset.
+# Number of classes of the authors' network, which is made for VOC.
 AUTHORS_CLASSES = 20
 
 
 @dataclass
 class Settings:
-    """What the command line says."""
+    """Options of the command line."""
 
     data: str | None = None
     split: str | None = None
@@ -73,11 +73,11 @@ class Result:
     ----------
     name
     unit
-        What a second is divided by: images, steps, runs.
+        What the times are per: image, step or run.
     times
-        Seconds a unit by contender, one a round.
+        Seconds per unit by contender, one per round.
     told
-        Whatever else there is to say.
+        Additional results.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Result:
     told: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict:
-        """The comparison as plain values; ``speedup`` is of the first contender over each other one."""
+        """The comparison as plain values; ``speedup`` is that of the first contender over each other one."""
         first = next(iter(self.times.values()), [])
         return {
             "name": self.name, "unit": self.unit, "seconds": self.times,
@@ -98,19 +98,19 @@ class Result:
 
 
 class Bench:
-    """The machine, the pictures and the networks that the comparisons share."""
+    """The device, images and networks shared by all comparisons."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    # --- what is compared is made of ------------------------------------------------------------
+    # --- shared inputs --------------------------------------------------------------------------
 
     @cached_property
     def device(self) -> Any:
-        """Where networks run."""
+        """The device that networks run on."""
         import torch
 
-        from drstool.training.loop import pick_device
+        from drstool.training.device import pick_device
 
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
@@ -118,7 +118,7 @@ class Bench:
 
     @cached_property
     def dataset(self) -> Any:
-        """The user's pictures, or drawn ones; of the split as many as are wanted."""
+        """The first images of the user's dataset, or of a drawn one."""
         from drstool.data import open_dataset
 
         data = self.settings.data or str(self._drawn())
@@ -135,7 +135,7 @@ class Bench:
 
     @property
     def labels(self) -> dict[str, Path]:
-        """Label images by id: the ground truth serves, as only the work counts here."""
+        """Label images by id; the ground truth will do, since only the time matters."""
         return {item.id: item.mask for item in self.dataset.items}
 
     @cached_property
@@ -143,7 +143,7 @@ class Bench:
         """The module of the authors' classifier in the user's checkout."""
         path = Path(self.settings.against or "") / "models" / "vgg.py"
         if importlib.util.find_spec("cv2") is None:
-            # Imported there and not used.
+            # Imported there, but not used.
             sys.modules["cv2"] = types.ModuleType("cv2")
         spec = importlib.util.spec_from_file_location("authors_vgg", path)
         module = importlib.util.module_from_spec(spec)
@@ -151,7 +151,7 @@ class Bench:
         return module
 
     def authors_network(self) -> Any:
-        """The authors' classifier with learnable DRS, with their weights if there are some."""
+        """The authors' classifier with learnable DRS, and with their weights if given."""
         import torch
 
         torch.manual_seed(0)
@@ -162,7 +162,7 @@ class Bench:
         return network.to(self.device)
 
     def classifier(self, suppression: str = "learnable") -> Any:
-        """A classifier as a checkpoint: of the authors' weights with --against, else as initialised."""
+        """A classifier checkpoint, with the authors' weights (--against) or randomly initialised."""
         import torch
 
         from drstool.checkpoints.checkpoint import Checkpoint
@@ -181,7 +181,7 @@ class Bench:
         return Checkpoint("classifier", names, parts, {"image_size": self.settings.image_size}, network.state_dict())
 
     def items_for(self, checkpoint: Any) -> list:
-        """The pictures with tags that the checkpoint knows, number by number."""
+        """The images, with their tags mapped to the checkpoint's classes by number."""
         ours = self.dataset.class_names
         theirs = checkpoint.class_names
         return [replace(item, tags=tuple(sorted(
@@ -190,7 +190,7 @@ class Bench:
     # --- measuring --------------------------------------------------------------------------------
 
     def clock(self) -> float:
-        """Seconds; with what the device still had to do."""
+        """Current time in seconds, after all work of the device is done."""
         if "torch" in sys.modules and self.device.type == "cuda":
             import torch
 
@@ -198,7 +198,7 @@ class Bench:
         return time.process_time() if self.settings.clock == "cpu" else time.perf_counter()
 
     def alternate(self, contenders: dict[str, Callable[[], Any]], units: int) -> dict[str, list[float]]:
-        """Seconds a unit of each contender, in turns after one turn that does not count."""
+        """Seconds per unit of each contender, measured in turns after a warm-up turn."""
         def timed(work: Callable[[], Any]) -> float:
             start = self.clock()
             work()
@@ -207,7 +207,7 @@ class Bench:
         return self.turns({name: partial(timed, work) for name, work in contenders.items()})
 
     def turns(self, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-        """What each contender says it took, in turns after one turn that does not count."""
+        """Times that the contenders report, in turns after a warm-up turn."""
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(self.settings.rounds + 1):
             for name, work in contenders.items():
@@ -217,7 +217,7 @@ class Bench:
         return times
 
     def steps(self, name: str, contenders: dict[str, Callable[[int], Any]], **told: Any) -> Result:
-        """Steps of training, each contender given how many."""
+        """Time training steps; each contender is called with their number."""
         count = self.settings.steps
         times = self.alternate({key: (lambda work=work: work(count)) for key, work in contenders.items()}, count)
         return Result(name, "step", times, {"batch_size": self.settings.batch_size, **told})
@@ -227,8 +227,9 @@ class Bench:
 
 
 def cam(bench: Bench) -> Result:
-    """``cam`` as its command does it, with reading and writing, and an image at a time."""
+    """``cam`` as in the command, including reading and writing, versus one image at a time."""
     from drstool.formats import Header, open_records, open_sink
+    from drstool.inference import Execution
     from drstool.recipe import CamSettings
     from drstool.stages.cam import cam as stage
 
@@ -241,8 +242,8 @@ def cam(bench: Bench) -> Result:
 
     def drstool(name: str = "cams.h5", **changed: Any) -> None:
         records = stage(
-            items, checkpoint, replace(settings, **changed), device=bench.device, precision=precision,
-            workers=bench.settings.workers)
+            items, checkpoint, replace(settings, **changed),
+            execution=Execution(bench.device, precision, workers=bench.settings.workers))
         header = Header("localization-maps", checkpoint.class_names)
         path = str(bench.settings.folder / name)
         with open_sink(path, header, overwrite=True, threads=bench.settings.workers) as sink:
@@ -263,7 +264,7 @@ def cam(bench: Bench) -> Result:
 
 
 def authors_maps(bench: Bench, network: Any, items: list, class_names: tuple[str, ...], folder: Path) -> None:
-    """The loop of the authors' script: an image at a time, with gradients, all classes stored."""
+    """The loop of the authors' script: one image at a time, with gradients, storing all classes."""
     import numpy as np
     import torch
     from torch.nn import functional as F
@@ -283,7 +284,7 @@ def authors_maps(bench: Bench, network: Any, items: list, class_names: tuple[str
 
 
 class AuthorsPictures:
-    """Pictures and tags as the authors' loader gives them, less the ground truth that it also reads."""
+    """Images and tags as in the authors' loader, without the ground truth that it also reads."""
 
     def __init__(self, items: list, class_names: tuple[str, ...], side: int) -> None:
         self._items, self._names, self._side = items, class_names, side
@@ -306,7 +307,7 @@ class AuthorsPictures:
 
 
 def difference(records: Iterator, folder: Path) -> dict[str, Any]:
-    """How far our maps are from the authors', in steps of 1/255; theirs are rounded down, ours to the nearest."""
+    """Difference between our maps and the authors' in steps of 1/255; theirs are rounded down, ours to the nearest."""
     import numpy as np
 
     most, pixels, other = 0, 0, 0
@@ -318,7 +319,7 @@ def difference(records: Iterator, folder: Path) -> dict[str, Any]:
 
 
 class Repeated:
-    """Training samples that cost nothing: one picture's tensors, again and again."""
+    """Training samples that cost nothing: the tensors of one image, repeated."""
 
     def __init__(self, count: int, *tensors: Any) -> None:
         self._count, self._tensors = count, tensors
@@ -327,25 +328,30 @@ class Repeated:
         return self._count
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
-        return (str(key[1]), *self._tensors)
+        return (self.id_of(key[1]), *self._tensors)
+
+    def id_of(self, index: int) -> str:
+        return str(index)
 
 
 def trained(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: Any) -> Callable[[int], None]:
     """Steps as drstool's training loop does them."""
-    from drstool.training.loop import Plan, fit, pick_precision
+    from drstool.training.device import pick_precision
+    from drstool.training.loop import RunConfig, fit
+    from drstool.training.schedule import Plan
 
-    precision = pick_precision(bench.settings.precision, bench.device)
+    config = RunConfig(device=bench.device, precision=pick_precision(bench.settings.precision, bench.device))
 
     def work(count: int) -> None:
         batch = bench.settings.batch_size
         fit(network, loss, Repeated(count * batch, *tensors), optimizer, lambda step, epoch: 1.0,
-            Plan(1, batch, 0, steps=count), device=bench.device, precision=precision)
+            Plan(count * batch, 1, batch, 0, steps=count), config)
 
     return work
 
 
 def plain(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: Any) -> Callable[[int], None]:
-    """The same steps in eager float32, in PyTorch's own layout."""
+    """The same steps in eager float32, in PyTorch's default memory format."""
     import torch
 
     network = network.to(bench.device).train()
@@ -363,7 +369,7 @@ def plain(bench: Bench, network: Any, loss: Callable, optimizer: Any, *tensors: 
 
 
 def classifier_steps(bench: Bench, suppression: str, how: Callable) -> Callable[[int], None]:
-    """Steps of ``train-cls`` on one picture."""
+    """Steps of ``train-cls`` on one image."""
     import torch
 
     parts = classifier_parts(bench, suppression, [f"class {i}" for i in range(AUTHORS_CLASSES)])
@@ -371,7 +377,7 @@ def classifier_steps(bench: Bench, suppression: str, how: Callable) -> Callable[
 
 
 def classifier_parts(bench: Bench, suppression: str, class_names: Sequence[str]) -> tuple[Any, Callable, Any]:
-    """Network, loss and optimizer; the numbers do not matter, so the rate is tiny and nothing diverges."""
+    """Network, loss and optimizer, with a tiny learning rate so that nothing diverges."""
     import torch
 
     from drstool.models.build import build_network
@@ -387,7 +393,7 @@ def classifier_parts(bench: Bench, suppression: str, class_names: Sequence[str])
 
 
 def picture(bench: Bench) -> Any:
-    """The first picture as a training crop, (3, S, S) uint8."""
+    """The first image as a training crop, (3, S, S) uint8."""
     from drstool.data.decoding import load_pil
     from drstool.data.transforms import image_tensor, warp
 
@@ -395,7 +401,7 @@ def picture(bench: Bench) -> Any:
 
 
 def authors_steps(bench: Bench) -> Callable[[int], None]:
-    """Steps of the authors' classifier as their script does them: float32, DataParallel's one GPU, four groups."""
+    """Steps of the authors' classifier as in their script: float32, DataParallel on one GPU, four parameter groups."""
     import torch
     from torch.nn import functional as F
 
@@ -413,7 +419,7 @@ def authors_steps(bench: Bench) -> Callable[[int], None]:
 
 
 def train_cls(bench: Bench) -> Result:
-    """A step of ``train-cls`` beside the authors', or beside eager float32, and beside what a matrix product takes."""
+    """A step of ``train-cls`` versus the authors' or eager float32, and versus the matrix-product peak."""
     contenders = {"drstool": classifier_steps(bench, "learnable", trained)}
     if bench.settings.against:
         contenders["authors"] = authors_steps(bench)
@@ -428,7 +434,7 @@ def train_cls(bench: Bench) -> Result:
 
 
 def flops_a_step(bench: Bench) -> int:
-    """Of the convolutions of a step of ``train-cls``, forward and backward; counted, without computing them."""
+    """FLOPs of the convolutions in a step of ``train-cls``, forward and backward, counted without computing them."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -442,10 +448,10 @@ def flops_a_step(bench: Bench) -> int:
 
 
 def matrix_ceiling(bench: Bench) -> float:
-    """FLOP a second of a large matrix product, in the format that training multiplies in here."""
+    """FLOP/s of a large matrix product in the precision that training uses."""
     import torch
 
-    from drstool.training.loop import pick_precision
+    from drstool.training.device import pick_precision
 
     precision = getattr(torch, pick_precision(bench.settings.precision, bench.device))
     side, turns = (8192, 20) if bench.device.type == "cuda" else (1024, 3)
@@ -460,9 +466,9 @@ def matrix_ceiling(bench: Bench) -> float:
 
 
 def busy(bench: Bench) -> Result:
-    """Steps of ``train-cls`` that read their pictures beside steps that have them: the share that is no waiting.
+    """Steps of ``train-cls`` with and without reading images: the fraction of time not spent waiting for data.
 
-    From the first batch on, as a training's start counts for little in the end; give it some hundred --steps.
+    Timed from the first batch on, because the start of a training hardly matters; use a few hundred --steps.
     """
     from drstool.data.transforms import ClassifierSamples
     from drstool.recipe import ClassifierRecipe
@@ -483,30 +489,37 @@ def busy(bench: Bench) -> Result:
 
 def steady_steps(bench: Bench, samples: Any, readers: int) -> Callable[[], float]:
     """Seconds a step of a training of these samples, from when the first batch is there."""
-    from drstool.training.loop import Plan, fit, pick_precision
+    from drstool.training.device import pick_precision
+    from drstool.training.loop import RunConfig, fit
+    from drstool.training.reports import Observer
+    from drstool.training.schedule import Plan
 
     network, loss, optimizer = classifier_parts(bench, "learnable", bench.dataset.class_names)
     count = bench.settings.steps
     began: list[float] = []
 
-    def watched(batches: Any, *_: Any) -> Iterator:
-        for batch in batches:
-            if not began:
-                began.append(bench.clock())
-            yield batch
+    class Watched(Observer):
+        def track(self, steps: Any, total: int) -> Iterator:
+            for batch in steps:
+                if not began:
+                    began.append(bench.clock())
+                yield batch
+
+    config = RunConfig(
+        device=bench.device, precision=pick_precision(bench.settings.precision, bench.device), workers=readers,
+        observer=Watched())
 
     def work() -> float:
         began.clear()
         fit(network, loss, samples, optimizer, lambda step, epoch: 1.0,
-            Plan(1, bench.settings.batch_size, 0, steps=count), device=bench.device,
-            precision=pick_precision(bench.settings.precision, bench.device), workers=readers, track=watched)
+            Plan(len(samples), 1, bench.settings.batch_size, 0, steps=count), config)
         return (bench.clock() - began[0]) / count
 
     return work
 
 
 def refine_train(bench: Bench) -> Result:
-    """A step of ``refine-train`` beside the same network in eager float32."""
+    """A step of ``refine-train`` versus the same network in eager float32."""
     import torch
 
     from drstool.models.build import build_refiner
@@ -524,7 +537,7 @@ def refine_train(bench: Bench) -> Result:
 
 
 def train_seg(bench: Bench) -> Result:
-    """A step of ``train-seg`` beside the same network in eager float32."""
+    """A step of ``train-seg`` versus the same network in eager float32."""
     import torch
 
     from drstool.models.deeplab import build_segmenter
@@ -544,7 +557,7 @@ def train_seg(bench: Bench) -> Result:
 
 
 def drs(bench: Bench) -> Result:
-    """What the 16 DRS modules cost: steps with them and without."""
+    """Cost of the 16 DRS modules: steps with and without them."""
     contenders = {name: classifier_steps(bench, name, trained) for name in ("learnable", "fixed", "none")}
     result = bench.steps("drs", contenders)
     median = {name: statistics.median(times) for name, times in result.times.items()}
@@ -553,7 +566,7 @@ def drs(bench: Bench) -> Result:
 
 
 def memory(bench: Bench) -> Result:
-    """Most memory of the GPU in steps of ``train-cls``; without one there is nothing to tell."""
+    """Peak GPU memory in steps of ``train-cls``; empty without a GPU."""
     import torch
 
     makers = {"drstool": lambda: classifier_steps(bench, "learnable", trained)}
@@ -577,7 +590,7 @@ def memory(bench: Bench) -> Result:
 
 
 def decoding(bench: Bench) -> Result:
-    """Training samples, read and augmented, and pictures read for maps; one core."""
+    """Reading and augmenting training samples, and reading images for maps, on one core."""
     from drstool.data.transforms import ClassifierSamples
     from drstool.mapping import load_square
     from drstool.recipe import ClassifierRecipe
@@ -593,7 +606,7 @@ def decoding(bench: Bench) -> Result:
 
 
 def eval_(bench: Bench) -> Result:
-    """``eval`` of label PNGs beside Pillow decoding the same files, once each, in one thread and in as many."""
+    """``eval`` of label PNGs versus decoding the same files once with Pillow, in one thread and in several."""
     import numpy as np
     from PIL import Image
 
@@ -603,7 +616,7 @@ def eval_(bench: Bench) -> Result:
 
     dataset, folder = bench.dataset, bench.settings.folder / "labels"
     if not folder.exists():
-        with open_sink(str(folder), Header("labels", dataset.class_names), what="labels") as sink:
+        with open_sink(str(folder), Header("labels", dataset.class_names)) as sink:
             # Somewhat wrong, as predictions are.
             sink.write_all(LabelRecord(i, np.roll(read_label_png(p), (3, 5), (0, 1))) for i, p in bench.labels.items())
     files = [*bench.labels.values(), *(folder / f"{item.id}.png" for item in dataset.items)]
@@ -631,7 +644,7 @@ def eval_(bench: Bench) -> Result:
 
 
 def sweep(bench: Bench) -> Result:
-    """One evaluation of maps, and the sweeps of 256 over the same maps."""
+    """A single evaluation of maps, versus sweeps of 256 values over the same maps."""
     from drstool.formats import Header, open_records, open_sink
     from drstool.metrics import GRIDS, swept_settings
     from drstool.recipe import CueSettings
@@ -647,11 +660,12 @@ def sweep(bench: Bench) -> Result:
         if parameter == "alpha":
             settings = replace(settings, background="constant")
         with open_records(path) as source:
-            given = {"header": source.header, "ids": source.ids(), "workers": bench.settings.workers}
+            given = {"header": source.header, "ids": source.ids(), "workers": bench.settings.workers,
+                     "scoring": stage.Scoring(settings)}
             if parameter is None:
-                stage.evaluate(source.records(), dataset, settings=settings, **given)
+                stage.evaluate(source.records(), dataset, **given)
             else:
-                stage.sweep(source.records(), dataset, parameter, settings=settings, **given)
+                stage.sweep(source.records(), dataset, parameter, **given)
 
     contenders = {"one evaluation": lambda: scored(None)}
     contenders |= {f"sweep of {name}": (lambda name=name: scored(name)) for name in GRIDS}
@@ -659,7 +673,7 @@ def sweep(bench: Bench) -> Result:
 
 
 def likely_maps(bench: Bench) -> Iterator[Any]:
-    """Maps such as a network gives, square and soft, of the ground truth's classes."""
+    """Maps like those of a network, square and soft, of the classes in the ground truth."""
     import numpy as np
     from PIL import Image
     from scipy.ndimage import gaussian_filter
@@ -679,7 +693,7 @@ def likely_maps(bench: Bench) -> Iterator[Any]:
 
 
 def crf(bench: Bench, preset: str) -> Result:
-    """The CRF an image at a time with one thread, beside pydensecrf where that is installed, and with more."""
+    """The CRF on one image at a time, with one thread and several, versus pydensecrf if it is installed."""
     from concurrent.futures import ProcessPoolExecutor
     from contextlib import ExitStack
     from multiprocessing import get_context
@@ -731,7 +745,7 @@ def crf(bench: Bench, preset: str) -> Result:
 
 
 def pixels_and_energies(bench: Bench, item: Any) -> tuple[Any, Any]:
-    """An image and energies of as many classes as are asked for, or as it has with the background."""
+    """An image and its energies, for the requested number of classes or those in the image plus background."""
     import numpy as np
     from scipy.ndimage import gaussian_filter
 
@@ -747,7 +761,7 @@ def pixels_and_energies(bench: Bench, item: Any) -> tuple[Any, Any]:
 
 
 def pydensecrf(image: Any, energies: Any, settings: Any) -> Any:
-    """The same by pydensecrf2."""
+    """The same with pydensecrf2."""
     import numpy as np
     from pydensecrf.densecrf import DenseCRF2D
 
@@ -761,7 +775,7 @@ def pydensecrf(image: Any, energies: Any, settings: Any) -> Any:
 
 
 def imports(bench: Bench) -> Result:
-    """Commands that are typed often, as processes of their own, beside one that does nothing."""
+    """Frequently typed commands as separate processes, versus a process that does nothing."""
     lines = {
         "--help": ["-m", "drstool", "--help"],
         "ids": ["-m", "drstool", "ids", "--data", bench.dataset.source, "--split", bench.settings.split or "train"],
@@ -788,7 +802,7 @@ def _children() -> float:
 
 
 def maps_file(bench: Bench, count: int, side: int = 64, size: tuple[int, int] = (48, 64)) -> Path:
-    """A map file of so many images of one size (H, W), whose pictures are one and the same."""
+    """A map file with a number of images of one size (H, W), which all share one image file."""
     import numpy as np
     from PIL import Image
 
@@ -808,8 +822,9 @@ def maps_file(bench: Bench, count: int, side: int = 64, size: tuple[int, int] = 
 
 
 def bytes_(bench: Bench) -> Result:
-    """Bytes of a map file beside those of the authors' arrays of all classes."""
+    """Size of a map file versus the authors' arrays of all classes."""
     from drstool.formats import Header, open_sink
+    from drstool.inference import Execution
     from drstool.recipe import CamSettings
     from drstool.stages.cam import cam as stage
 
@@ -819,7 +834,8 @@ def bytes_(bench: Bench) -> Result:
     settings = CamSettings(image_size=side, sizes=(side,))
     start = bench.clock()
     with open_sink(str(path), Header("localization-maps", checkpoint.class_names), overwrite=True) as sink:
-        sink.write_all(stage(items, checkpoint, settings, device=bench.device, workers=bench.settings.workers))
+        execution = Execution(bench.device, workers=bench.settings.workers)
+        sink.write_all(stage(items, checkpoint, settings, execution=execution))
     seconds = (bench.clock() - start) / len(items)
     authors = len(items) * (128 + AUTHORS_CLASSES * side * side)
     told = {"bytes": path.stat().st_size, "authors_bytes": authors, "smaller_by": authors / path.stat().st_size}
@@ -827,7 +843,7 @@ def bytes_(bench: Bench) -> Result:
 
 
 def writing(bench: Bench) -> Result:
-    """Records into a map file, packed by all threads and by one."""
+    """Writing records to a map file, compressed by all threads and by one."""
     from drstool.formats import open_records, open_sink
 
     with open_records(maps_file(bench, bench.settings.many, 320, (375, 500))) as source:
@@ -857,14 +873,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-# Enough that the start counts for little.
+# Enough that start-up hardly matters.
 _PHOTOGRAPHS = 300
 
 
 def scaling(bench: Bench) -> Result:
-    """``pseudo-label`` and ``overlay`` with all cores and with one, start included, of images as large as photographs.
+    """``pseudo-label`` and ``overlay`` on photo-sized images with all cores and with one, including start-up.
 
-    And their memory for few and many small images.
+    Also measures their memory for few and for many small images.
     """
     many = bench.settings.many
     few, photographs = max(2, many // 100), min(max(2, many // 2), _PHOTOGRAPHS)
@@ -905,7 +921,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Result]] = {
 
 
 def machine(bench: Bench) -> dict[str, Any]:
-    """What the figures belong to."""
+    """A description of the machine."""
     import numpy
     import torch
 
@@ -919,7 +935,7 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 
 def table(told: dict[str, Any]) -> str:
-    """The results as aligned text."""
+    """The results as an aligned table."""
     out = io.StringIO()
     for key, value in told["machine"].items():
         print(f"{key:<12} {value}", file=out)
@@ -936,7 +952,7 @@ def table(told: dict[str, Any]) -> str:
 
 
 def measure(settings: Settings, names: list[str]) -> dict[str, Any]:
-    """All named comparisons, ready for JSON."""
+    """Run the named comparisons; their results as plain values."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(replace(settings, folder=Path(folder)))
         results = []
@@ -947,24 +963,24 @@ def measure(settings: Settings, names: list[str]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="a dataset with ground truth, such as a VOC folder; default: drawn pictures")
-    parser.add_argument("--split", help="default: train")
-    parser.add_argument("--against", metavar="DIR", help="a checkout of qjadud1994/DRS, whose code is run as well")
-    parser.add_argument("--weights", help="a checkpoint of theirs for both sides; default: random weights")
-    parser.add_argument("--only", action="append", choices=list(BENCHMARKS), help="may be given several times")
-    parser.add_argument("--json", metavar="FILE", help="where the figures go; default: stdout, after the table")
+    parser.add_argument("--data", help="dataset with ground truth, such as a VOC folder; default: drawn images")
+    parser.add_argument("--split", help="split of the dataset; default: train")
+    parser.add_argument("--against", metavar="DIR", help="checkout of qjadud1994/DRS, to benchmark its code too")
+    parser.add_argument("--weights", help="checkpoint of theirs to use on both sides; default: random weights")
+    parser.add_argument("--only", action="append", choices=list(BENCHMARKS), help="comparison to run; can be repeated")
+    parser.add_argument("--json", metavar="FILE", help="file for the results; default: stdout, after the table")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--backbone", default="vgg16", choices=("vgg16", "vgg16-small"))
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
     for flag, default, told in (
-        ("image-size", 320, "pixels a side"), ("images", 16, "how many pictures"), ("batch-size", 3, "of steps"),
-        ("rounds", 3, "turns of each contender that count"), ("steps", 3, "steps of training a turn"),
-        ("threads", 0, "torch's; 0: as it comes"), ("workers", 0, "threads beside the network; 0: all cores"),
-        ("classes", 0, "of the CRF; 0: those of each picture"), ("many", 400, "small images for memory and writing"),
+        ("image-size", 320, "image side in pixels"), ("images", 16, "image count"), ("batch-size", 3, "batch size"),
+        ("rounds", 3, "measured turns per contender"), ("steps", 3, "training steps per turn"),
+        ("threads", 0, "torch threads; 0: torch's default"), ("workers", 0, "reader and writer threads; 0: all cores"),
+        ("classes", 0, "CRF classes; 0: those in each image"), ("many", 400, "small images for memory and writing"),
     ):
         parser.add_argument(f"--{flag}", type=int, default=default, help=f"{told}; default: {default}")
     given = vars(parser.parse_args(arguments))

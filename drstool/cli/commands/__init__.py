@@ -1,4 +1,4 @@
-"""The commands, each registered when its module is imported."""
+"""The commands, one module each; registered when their module is imported."""
 
 from importlib import import_module
 
@@ -8,35 +8,31 @@ from drstool.cli.app import app
 
 __all__ = ["register"]
 
-# Modules and their commands, in the order of the work, which help follows.
-_COMMANDS = {
-    "train": ("train-cls", "refine-train", "train-seg"),
-    "maps": ("cam", "refine"),
-    "labels": ("pseudo-label", "segment", "crf"),
-    "judge": ("eval", "overlay"),
-    "look": ("info", "check", "ids"),
-    "pack": ("cat",),
-    "make": ("demo", "saliency"),
-    "foreign": ("import",),
-}
-
+# In the order of the work, which help follows.
+_COMMANDS = (
+    "train-cls", "refine-train", "train-seg", "cam", "refine", "pseudo-label", "segment", "crf", "eval", "overlay",
+    "info", "check", "ids", "cat", "demo", "saliency", "import",
+)
 
 # All that were registered in this process.
 _known: dict[str | None, CommandInfo] = {}
 
 
 def register(name: str | None = None) -> None:
-    """Register the command of that name, which is sooner done than all; all, where there is none such.
+    """Register the command of that name, which starts sooner than all; or all, where there is no such command.
 
     Parameters
     ----------
     name
-        Perhaps a command's; what else the user typed first, such as an option, serves as well.
+        What the user typed first: a command, or for example an option.
     """
-    wanted = [module for module, names in _COMMANDS.items() if name in names]
-    for module in wanted or _COMMANDS:
-        import_module(f"drstool.cli.commands.{module}")
+    order = [name] if name in _COMMANDS else list(_COMMANDS)
+    for each in order:
+        import_module(f"drstool.cli.commands.{_module(each)}")
     _known.update((each.name, each) for each in app.registered_commands)
-    # The other commands of its module cost some milliseconds each.
-    order = [name] if wanted else [each for names in _COMMANDS.values() for each in names]
     app.registered_commands[:] = [_known[each] for each in order]
+
+
+def _module(command: str) -> str:
+    # 'import' is a word of Python's own.
+    return "import_" if command == "import" else command.replace("-", "_")

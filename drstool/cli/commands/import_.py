@@ -39,6 +39,6 @@ def import_(
     run.reserve(output)
     names = read_class_names(classes) if classes else None
     checkpoint = stage.import_drs(file, kind=kind, delta=delta, class_names=names)
-    chain = run.provenance(inputs={"file": run.digest(file)}, used={})
+    chain = run.history(run.job(inputs={"file": run.digest(file)}))
     save_checkpoint(output, replace(checkpoint, provenance=chain), overwrite=run.overwrite)
     run.done(f"wrote {output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes")

@@ -12,6 +12,7 @@ import typer
 from drstool.cli.options import Classes, OutputOrStdout, command
 from drstool.cli.parameters import number_list
 from drstool.cli.run import Run
+from drstool.errors import UsageError
 
 
 @command("cat", keep_going=False, example="drstool cat cams.h5 -o cams.tar")
@@ -47,51 +48,57 @@ def cat(
         Optional[str], typer.Option("--factors", metavar="X,X,…", help="Weights of the inputs for --fuse mean.")
     ] = None,
     incomplete: Annotated[
-        bool, typer.Option("--incomplete", help="Merge parts although some of them are missing.")
+        bool, typer.Option("--incomplete", help="Merge shards although some of them are missing.")
     ] = False,
     classes: Classes = None,
 ) -> None:
     """Merge, convert, filter or fuse map files, streams and label folders.
 
-    Parts made with --shard come out in the order of the whole, whatever their order here.
+    Shards are merged in the order of the whole, whatever their order here.
     """
-    from drstool.artifacts.header import carrier
+    from drstool.artifacts.header import record_type
     from drstool.data.tags import read_class_names
-    from drstool.errors import UsageError
     from drstool.formats import open_records, open_sink
     from drstool.stages import cat as stage
 
     names = inputs or ["-"]
-    if names.count("-") + (ids == "-") > 1:
-        raise UsageError("stdin", "can be read once only", "name a file")
-    if factors is not None and fuse is None:
-        raise UsageError("--factors", "are weights for --fuse", "--fuse mean, or leave them out")
-    if fuse is not None and incomplete:
-        raise UsageError("--incomplete", "is about parts, which --fuse does not merge", "leave one out")
-    known = read_class_names(classes) if classes else None
+    _check_options(names, ids, fuse, factors, incomplete)
     weights = number_list("--factors", factors, float) if factors is not None else ()
     with ExitStack() as stack:
         sources = [stack.enter_context(open_records(name)) for name in names]
         if fuse is None:
             sources = stage.in_order(sources, incomplete=incomplete)
+        known = read_class_names(classes) if classes else None
         header = stage.merged_header(sources, known, fused=fuse is not None)
-        what = carrier(header.kind)
-        run.reserve_sink(output, what=what)
-        wanted = None if ids is None else _read_ids(ids)
-        chosen = None if only is None else [name.strip() for name in only.split(",")]
+        output = run.claim(output, record_type(header.kind))
+        wanted, chosen = _read_ids(ids), [name.strip() for name in only.split(",")] if only is not None else None
         records = stage.cat(sources, ids=wanted) if fuse is None else stage.fuse(sources, fuse, weights, ids=wanted)
         if chosen is not None:
             records = stage.keep_classes(records, chosen, header.class_names)
         settings = {"fuse": fuse, "factors": list(weights), "only": chosen, "ids": wanted and len(wanted)}
-        chain = run.provenance(header.provenance, settings={k: v for k, v in settings.items() if v})
-        header = replace(header, provenance=chain)
-        with open_sink(output, header, overwrite=run.overwrite, what=what, threads=run.threads) as sink:
+        job = run.job(settings={name: value for name, value in settings.items() if value})
+        header = replace(header, provenance=run.history(job, header.provenance))
+        with open_sink(output, header, overwrite=run.overwrite, threads=run.threads) as sink:
             count = sink.write_all(run.track(records, "cat", None))
     run.done(f"{count} images' {header.kind.replace('-', ' ')} to {output or 'stdout'}")
 
 
-def _read_ids(name: str) -> list[str]:
+def _check_options(
+    names: list[str], ids: str | None, fuse: str | None, factors: str | None, incomplete: bool
+) -> None:
+    """Check that options of ``cat`` go together."""
+    if names.count("-") + (ids == "-") > 1:
+        raise UsageError("stdin", "can only be read once", "name a file")
+    if factors is not None and fuse is None:
+        raise UsageError("--factors", "are weights for --fuse", "give --fuse mean, or omit --factors")
+    if fuse is not None and incomplete:
+        raise UsageError("--incomplete", "is about shards, which --fuse does not merge", "omit one of them")
+
+
+def _read_ids(name: str | None) -> list[str] | None:
     from drstool.data.text import read_lines
     from drstool.stages.cat import read_ids
 
+    if name is None:
+        return None
     return read_ids(sys.stdin if name == "-" else read_lines(name))

@@ -1,0 +1,46 @@
+"""``crf``: probabilities that follow the edges of their images."""
+
+from __future__ import annotations
+
+from drstool.cli.artifact import Artifact
+from drstool.cli.cues import CueFiles, open_cues
+from drstool.cli.options import DTYPES, Dtype, OutputOrStdout, command
+from drstool.cli.parameters import check_choice
+from drstool.cli.run import Run, plain, plain_crf
+from drstool.errors import UsageError
+from drstool.recipe import CrfSettings, CueSettings
+
+
+@command(
+    "crf", resume=True, shards=True, settings=CueSettings, crf="deeplab",
+    example="drstool crf refined.h5 --background power -o smooth.h5",
+)
+def crf_(
+    run: Run,
+    settings: CueSettings,
+    given: frozenset[str],
+    crf: CrfSettings | None,
+    files: CueFiles,
+    output: OutputOrStdout = None,
+    dtype: Dtype = "uint8",
+) -> None:
+    """Write class probabilities that follow the images' edges, from probabilities or maps.
+
+    Of localization and refined maps the probabilities are the cues, background included, divided by their sum.
+    """
+    from drstool.inference import Execution
+    from drstool.stages import crf as stage
+
+    if crf is None:
+        raise UsageError("--crf", "none leaves nothing to do", "expected irn, deeplab or psa")
+    check_choice("--dtype", dtype, DTYPES)
+    output = run.claim(output, "maps")
+    with open_cues(run, files, settings, given) as cues:
+        artifact = Artifact(
+            run, output, "score-maps", cues.records, cues.classes, inputs=cues.inputs, used=cues.used, device=True,
+            settings=plain(cues.settings) | plain_crf(crf) | {"dtype": dtype})
+        artifact.write(stage.crf(
+            artifact.todo, crf, cues.settings, scores=cues.are_scores and cues.settings.background == "rest",
+            saliency_of=cues.saliency_of, image_of=cues.image_of, dtype=dtype,
+            execution=Execution(run.device, workers=run.threads), **artifact.work))
+    artifact.done("images' probabilities")

@@ -1,0 +1,43 @@
+"""``saliency``: saliency maps from images alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drstool.cli.artifact import Artifact
+from drstool.cli.options import Data, OutputOrStdout, Split, command
+from drstool.cli.run import Run
+
+
+@command(
+    "saliency", resume=True, shards=True, example="drstool saliency --data demo --split train -o saliency_map",
+)
+def saliency(
+    run: Run,
+    data: Data,
+    output: OutputOrStdout = None,
+    split: Split = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="mbd|rbd",
+            help="Minimum barrier distance (better on photographs), or robust background detection.",
+        ),
+    ] = "mbd",
+) -> None:
+    """Write saliency maps of images, by a published measure that learns nothing."""
+    from drstool.data import open_dataset
+    from drstool.formats import LabelRecord
+    from drstool.inputs import Images
+    from drstool.stages import saliency as stage
+
+    output = run.claim(output, "labels")
+    dataset = open_dataset(data, split)
+    artifact = Artifact(
+        run, output, "saliency", Images(dataset, run.shard), settings={"method": method},
+        used={"pixel_ground_truth": False})
+    maps = stage.saliency(artifact.todo, method=method, workers=run.threads, **artifact.work)
+    artifact.write(LabelRecord(identifier, values) for identifier, values in maps)
+    artifact.done("saliency maps")

@@ -1,0 +1,42 @@
+"""``train-cls``: a classification network from images and tags."""
+
+from __future__ import annotations
+
+from drstool.cli.options import Classes, Data, Output, Split, Tags, command
+from drstool.cli.run import Run
+from drstool.cli.training import MapTrainingOptions, TrainingData, TrainingRun, named_classes
+from drstool.recipe import ClassifierRecipe
+
+
+@command(
+    "train-cls",
+    keep_going=False,
+    resume=True,
+    joint=True,
+    settings=ClassifierRecipe,
+    example="drstool train-cls --data demo --split train --backbone vgg16-small --init none --optimizer adam "
+    "--image-size 144 --lr 0.002 --new-lr-factor 1 -o cls.pt",
+)
+def train_cls(
+    run: Run,
+    settings: ClassifierRecipe,
+    automatic: frozenset[str],
+    data: Data,
+    output: Output,
+    split: Split = None,
+    tags: Tags = None,
+    classes: Classes = None,
+    *,
+    options: MapTrainingOptions,
+) -> None:
+    """Train a classification network with DRS, from images and tags."""
+    from drstool.data import open_dataset
+    from drstool.stages.train_cls import train_cls as stage
+
+    training = TrainingRun(run, output, settings, options, bool(automatic))
+    dataset = open_dataset(data, split, tags=tags, classes=classes)
+    class_names = named_classes(dataset)
+    training.train(
+        TrainingData(data, dataset, class_names, tags=dataset.tags_source),
+        lambda recipe, **how: stage(dataset, class_names, recipe, **how),
+    )

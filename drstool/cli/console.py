@@ -1,0 +1,156 @@
+"""What a command says: messages and progress on stderr, its result on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from drstool.errors import DrstoolError, OutputError
+
+__all__ = ["Console", "counted", "duration", "gigabytes"]
+
+
+class Console:
+    """Messages, progress and results of one command.
+
+    Parameters
+    ----------
+    command
+        Its name.
+    quiet, verbose
+        As the options of the same names.
+    """
+
+    def __init__(self, command: str, quiet: bool = False, verbose: bool = False) -> None:
+        self.command, self._quiet, self.verbose = command, quiet, verbose and not quiet
+        self._started = time.monotonic()
+        # Of a training: the loss of the last steps, once it is known.
+        self.loss: float | None = None
+
+    def say(self, message: str) -> None:
+        """Print a line for the user on stderr."""
+        if not self._quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def detail(self, message: str) -> None:
+        """Print a line on stderr with ``--verbose``."""
+        if self.verbose:
+            self.say(f"{self.command}: {message}")
+
+    def done(self, what: str) -> None:
+        """Print the last line: what was made, and how long it took."""
+        self.say(f"{self.command}: {what} in {duration(self.elapsed)}")
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._started
+
+    def report_failure(self, error: DrstoolError) -> None:
+        """Print the error of one image, even with ``--quiet``."""
+        print(f"drstool: {error}", file=sys.stderr, flush=True)
+
+    def write(self, text: str) -> None:
+        """Write text that is the command's result to stdout."""
+        if sys.stdout is None:
+            raise OutputError("stdout", "is closed", "redirect it, or give it a terminal")
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:
+            # A file name that is not Unicode, or a terminal of few characters.
+            sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
+
+    def answer(self, text: str) -> None:
+        """As :meth:`write`, for what the exit code says in short: not written with ``--quiet``."""
+        if not self._quiet:
+            self.write(text)
+
+    # --- progress ------------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> int:
+        """Peak memory of this process so far, in bytes."""
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux counts in kilobytes.
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether somebody can see progress: stderr is a terminal, and ``--quiet`` is not given."""
+        return not self._quiet and sys.stderr.isatty()
+
+    def track(self, items: Iterable, description: str, total: int | None = None, images: int = 1) -> Iterator:
+        """The items, with a progress bar where stderr is a terminal.
+
+        Parameters
+        ----------
+        items, description, total
+            See :data:`drstool.parallel.Track`.
+        images
+            In each item.
+        """
+        if not self.shows_progress:
+            yield from items
+            return
+        from rich.progress import Progress
+
+        text = description if description == self.command else f"{self.command}: {description}"
+        with Progress(*self._columns(images), console=_stderr(), transient=True) as progress:
+            task = progress.add_task(text, total=total)
+            for item in items:
+                yield item
+                progress.advance(task)
+
+    def _columns(self, images: int) -> tuple:
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class State(ProgressColumn):
+            def render(column, task: Any) -> Text:  # noqa: N805
+                parts = [f"{task.speed * images:.1f} images/s"] if task.speed else []
+                parts += [f"loss {self.loss:.3f}"] if self.loss is not None else []
+                return Text("  ".join([*parts, gigabytes(self.memory)]), style="progress.data.speed", no_wrap=True)
+
+        # The bar gets what the numbers leave.
+        bar = BarColumn(bar_width=max(4, min(40, _stderr().width - 76)))
+        return (
+            TextColumn("{task.description}"), bar, MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"),
+            State())
+
+
+def _stderr() -> Any:
+    from rich.console import Console as RichConsole
+
+    return RichConsole(stderr=True)
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes, as a user reads it."""
+    return f"{count / 1e9:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """A number of seconds, as a user reads it.
+
+    Examples
+    --------
+    >>> duration(4.21), duration(125)
+    ('4.2 s', '2 min 5 s')
+    """
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things, as a user reads it.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

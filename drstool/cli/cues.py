@@ -1,0 +1,103 @@
+"""Maps with everything that turns them into labels or probabilities, as ``pseudo-label`` and ``crf`` read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from drstool.cli.options import MapsIn, Saliency, Split
+from drstool.cli.parameters import check_split
+from drstool.cli.run import Run
+from drstool.errors import InputError
+from drstool.recipe import CueSettings
+
+if TYPE_CHECKING:
+    from drstool.data.photographs import ImageOf
+    from drstool.inputs import Records
+
+__all__ = ["CueFiles", "Cues", "open_cues"]
+
+
+@dataclass(frozen=True)
+class CueFiles:
+    """Where the maps, saliency maps and images are."""
+
+    maps: MapsIn = None
+    saliency: Saliency = None
+    data: Annotated[
+        Optional[str],
+        typer.Option(
+            "--data", help="Images for the CRF, as in the other commands; by default those that the maps name."),
+    ] = None
+    split: Split = None
+
+
+@dataclass(frozen=True)
+class Cues:
+    """Maps to read, and what else their labels depend on.
+
+    Attributes
+    ----------
+    records, classes
+        The maps, and their object classes.
+    are_scores
+        Whether they are probabilities.
+    settings
+        Those of the cue rule that fit the maps.
+    saliency_of, image_of
+        Paths of an image id's saliency map, and of a record's image.
+    inputs, used
+        As :class:`drstool.artifacts.job.Job` has them, without those of the maps.
+    """
+
+    records: Records
+    classes: tuple[str, ...]
+    are_scores: bool
+    settings: CueSettings
+    saliency_of: Callable[[str], Path] | None
+    image_of: ImageOf
+    inputs: dict[str, str]
+    used: dict[str, Any]
+
+
+@contextmanager
+def open_cues(run: Run, files: CueFiles, settings: CueSettings, given: frozenset[str]) -> Iterator[Cues]:
+    """The cues that a command line names; ``given`` are the settings that the user set.
+
+    Raises
+    ------
+    InputError, UsageError
+        Something is missing, or does not go together.
+    """
+    from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
+    from drstool.data import open_dataset
+    from drstool.data.photographs import images_of
+    from drstool.formats import check_folder, open_records
+    from drstool.inputs import Records, input_digests, list_digest
+
+    if "background" in given:
+        check_saliency_given(settings, files.saliency is not None)
+    if files.saliency:
+        check_folder(files.saliency)
+    with open_records(files.maps) as source:
+        if not source.is_maps:
+            raise InputError(
+                source.where, f"holds {source.kind}", f"{run.command} reads maps, as 'drstool cam' or 'refine' write")
+        are_scores, classes = source.kind == "score-maps", source.header.class_names
+        if are_scores:
+            settings = of_probabilities(settings, given)
+        check_saliency_given(settings, files.saliency is not None)
+        check_split(files.split, files.data)
+        dataset = None
+        if files.data is not None:
+            dataset = open_dataset(files.data, files.split, class_names=classes, images_only=True)
+        saliency = input_digests(saliency=files.saliency)[0] if files.saliency else {}
+        yield Cues(
+            Records(source, files.maps, run.shard, resume=run.resume), classes, are_scores, settings,
+            saliency_folder(files.saliency) if files.saliency else None, images_of(dataset),
+            saliency | list_digest(dataset), {"saliency": settings.uses_saliency, "pixel_ground_truth": False})
