@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from drstool.artifacts.atomic import output_error
-from drstool.artifacts.header import FORMAT, VERSION, Header, record_type, json_bytes
+from drstool.artifacts.header import FORMAT, VERSION, Header, json_bytes, record_type
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.formats.hdf5 import DAMAGE, UntrustedFile, WriteGuard, damaged, with_small_cache
 from drstool.formats.records import LazyRecord, MapRecord, check_map_record, check_shape

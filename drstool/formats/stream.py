@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from drstool.artifacts.atomic import write_fully
 from drstool.artifacts.end_record import MAX_END_BYTES, check_end_record, end_record
-from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, record_type, json_bytes
+from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, json_bytes, record_type
 from drstool.errors import ForeignError, InputError
 from drstool.formats.label_png import decode_label, encode_label
 from drstool.formats.map_file import decode_map, encode_map

@@ -117,30 +117,12 @@ def _records(source: RecordSource) -> dict[str, Any]:
         # A stream: only its end tells how many there are.
         for record in source.records():
             count += 1
-            told.setdefault("first", _record(record))
+            told.setdefault("first", record.info())
     else:
         count = len(ids)
         if ids:
-            told["first"] = _record(source.read(ids[0]))
+            told["first"] = source.info(ids[0])
     return told | {"images": count, "provenance": list(header.provenance) if header else []}
-
-
-def _record(record: Any) -> dict[str, Any]:
-    if hasattr(record, "values"):
-        return {
-            "id": record.id,
-            "shape": list(record.values.shape),
-            "dtype": str(record.values.dtype),
-            "labels": list(record.labels),
-            "image": record.image,
-            "image_size": list(record.image_size),
-        }
-    return {
-        "id": record.id,
-        "shape": list(record.labels.shape),
-        "dtype": str(record.labels.dtype),
-        "image": record.image,
-    }
 
 
 def as_json(told: dict[str, Any]) -> str:
