@@ -14,7 +14,7 @@ from PIL import Image
 
 from drstool.errors import InputError
 from drstool.pixels import MAX_PIXELS, shown_size
-from drstool.png import SIGNATURE, chunk_kinds
+from drstool.png import SIGNATURE, chunks
 
 __all__ = ["load_png"]
 
@@ -42,7 +42,7 @@ def load_png(data: bytes, where: object) -> Image.Image:
         raise InputError(where, "is not a PNG" if data else "is empty", "give a PNG")
     try:
         # Pillow itself does not compare the checksums of the pixels.
-        kinds = list(chunk_kinds(io.BytesIO(data)))
+        kinds = [kind for kind, _ in chunks(io.BytesIO(data))]
         if kinds[0] != b"IHDR" or kinds.count(b"IHDR") > 1:
             raise ValueError("it does not begin with its only IHDR")
         picture = Image.open(io.BytesIO(data), formats=["PNG"])

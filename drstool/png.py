@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["SIGNATURE", "chunk_kinds", "is_whole_png"]
+__all__ = ["SIGNATURE", "chunks", "is_whole_png"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def chunk_kinds(file: BinaryIO, *, check: bool = True) -> Iterator[bytes]:
-    """The kinds of a PNG's chunks in file order, the last being ``IEND``.
+def chunks(file: BinaryIO, *, check: bool = True) -> Iterator[tuple[bytes, bytes]]:
+    """Kinds and contents of a PNG's chunks in file order, the last being ``IEND``.
 
     Parameters
     ----------
     file
         At its beginning.
     check
-        Read each chunk and compare its checksum; otherwise contents are skipped.
+        Read each chunk and compare its checksum; otherwise contents are skipped, and come out empty.
 
     Raises
     ------
@@ -32,12 +32,12 @@ def chunk_kinds(file: BinaryIO, *, check: bool = True) -> Iterator[bytes]:
 
     Examples
     --------
-    >>> list(chunk_kinds(io.BytesIO(SIGNATURE + bytes(4) + b"IEND" + bytes.fromhex("ae426082"))))
-    [b'IEND']
+    >>> list(chunks(io.BytesIO(SIGNATURE + bytes(4) + b"IEND" + bytes.fromhex("ae426082"))))
+    [(b'IEND', b'')]
     """
     if file.read(len(SIGNATURE)) != SIGNATURE:
         raise ValueError("it does not begin as a PNG")
-    kind = b""
+    kind = content = b""
     while kind != b"IEND":
         head = file.read(8)
         if len(head) < 8:
@@ -51,13 +51,13 @@ def chunk_kinds(file: BinaryIO, *, check: bool = True) -> Iterator[bytes]:
                 raise ValueError(f"wrong checksum of chunk {kind!r}")
         else:
             file.seek(length + 4, os.SEEK_CUR)
-        yield kind
+        yield kind, content
 
 
 def is_whole_png(path: Path) -> bool:
     """Whether a file is a PNG with all of its chunks, right checksums, and nothing after its end."""
     try:
         file = io.BytesIO(path.read_bytes())
-        return bool(list(chunk_kinds(file))) and not file.read(1)
+        return bool(list(chunks(file))) and not file.read(1)
     except (OSError, ValueError):
         return False

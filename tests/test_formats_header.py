@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drstool.artifacts.header import KINDS, Header, record_type, json_bytes
+from drstool.artifacts.header import KINDS, Header, json_bytes, record_type
 from drstool.artifacts.job import Job
 from drstool.artifacts.provenance import merge, without_home
 from drstool.errors import InputError

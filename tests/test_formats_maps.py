@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -339,6 +340,13 @@ def test_an_unknown_id_is_told(tmp_path):
         assert len(reader) == 1 and "a" in reader and "b" not in reader
         with pytest.raises(InputError, match="'b'"):
             reader.read("b")
+
+
+def test_a_reader_can_be_sent_to_another_process(tmp_path):
+    write(tmp_path / "m.h5", record("a"), record("b"))
+    with MapFileReader(tmp_path / "m.h5", "maps") as reader, pickle.loads(pickle.dumps(reader)) as other:
+        assert same(other.read("b"), reader.read("b"))
+        assert other.where == "maps"
 
 
 def test_unread_records_are_read_by_any_thread(tmp_path):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drstool.artifacts.header import Header
 from drstool.errors import InputError
-from drstool.formats.label_png import decode_label, encode_label_png, read_label_png
-from drstool.png import chunk_kinds, is_whole_png
+from drstool.formats.label_png import decode_label, encode_label_png, label_info, read_label_png
+from drstool.png import chunks, is_whole_png
 
 LABELS = np.random.default_rng(0).choice(np.uint8([0, 1, 7, 20, 255]), (23, 31))
 
@@ -102,6 +103,29 @@ def test_harmless_chunks_change_nothing():
     np.testing.assert_array_equal(read_label_png(data), LABELS)
 
 
+@pytest.mark.parametrize("name", [*PICTURES, *SUSPECT])
+def test_info_is_that_of_the_decoded_record(name):
+    data = {**PICTURES, **SUSPECT}[name]
+    try:
+        record = decode_label("a", data, None, "x")
+    except InputError:
+        return
+    found = label_info("a", data, None, "x")
+    assert found == {"shape": list(record.labels.shape), "dtype": str(record.labels.dtype), "image": ""}
+
+
+def test_info_of_what_we_wrote_and_of_damaged_files():
+    narrow, wide = (Header("labels", tuple(map(str, range(count)))) for count in (20, 300))
+    for labels, header in ((LABELS, narrow), (LABELS.astype(np.uint16) % 8, wide), (LABELS % 8, wide)):
+        data = encode_label_png(labels, image="a/\u00e9.jpg")
+        record = decode_label("a", data, header, "x")
+        assert {"id": "a", **label_info("a", data, header, "x")} == record.info()
+        colours = png(rows_of(np.repeat(LABELS, 3, axis=1)), colour=2)
+        for bad in (data[:-20], data[:50] + b"?" + data[51:], b"", colours):
+            with pytest.raises(InputError, match="x: a: "):
+                label_info("a", bad, header, "x")
+
+
 KEY = b"drstool:image"
 PATH = "a/\u00e9.jpg".encode()
 TEXTS = {
@@ -152,14 +176,16 @@ def test_damaged_pixels_are_an_error():
 def test_chunks_are_listed_with_and_without_their_checksums(tmp_path):
     data = png(rows_of(LABELS), cuts=(9,), tail=chunk(b"tEXt", b"a\0b"))
     kinds = [b"IHDR", b"IDAT", b"IDAT", b"tEXt", b"IEND"]
-    assert list(chunk_kinds(io.BytesIO(data))) == list(chunk_kinds(io.BytesIO(data), check=False)) == kinds
+    assert [kind for kind, _ in chunks(io.BytesIO(data))] == kinds
+    assert list(chunks(io.BytesIO(data)))[-2:] == [(b"tEXt", b"a\0b"), (b"IEND", b"")]
+    assert list(chunks(io.BytesIO(data), check=False)) == [(kind, b"") for kind in kinds]
     changed = data.replace(b"a\0b", b"a\0c")
-    assert list(chunk_kinds(io.BytesIO(changed), check=False)) == kinds
+    assert [kind for kind, _ in chunks(io.BytesIO(changed), check=False)] == kinds
     with pytest.raises(ValueError, match="checksum of chunk b'tEXt'"):
-        list(chunk_kinds(io.BytesIO(changed)))
+        list(chunks(io.BytesIO(changed)))
     for cut in range(len(data)):
         with pytest.raises(ValueError, match="cut short|does not begin"):
-            list(chunk_kinds(io.BytesIO(data[:cut])))
+            list(chunks(io.BytesIO(data[:cut])))
 
 
 def test_whole_pngs_are_told_from_others(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 import drstool.pillow  # noqa: F401 - silences Pillow's warnings of large and of odd pictures
 from drstool.errors import DrstoolError, InputError
 from drstool.pixels import MAX_PIXELS, shown_size
-from drstool.png import chunk_kinds
+from drstool.png import chunks
 
 if TYPE_CHECKING:
     from drstool.data.item import Item
@@ -241,7 +241,7 @@ def _metadata_follow_pixels(file: BinaryIO | None) -> bool:
     position, pixels_seen = file.tell(), False
     file.seek(0)
     try:
-        for kind in chunk_kinds(file, check=False):
+        for kind, _ in chunks(file, check=False):
             if pixels_seen and kind in _PNG_METADATA:
                 return True
             pixels_seen |= kind == b"IDAT"

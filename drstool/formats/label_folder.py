@@ -17,7 +17,7 @@ from drstool.artifacts.end_record import check_end_file
 from drstool.artifacts.header import HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError
 from drstool.files import read_bytes, unreadable
-from drstool.formats.label_png import decode_label, encode_label
+from drstool.formats.label_png import decode_label, encode_label, label_info
 from drstool.formats.pictures import read_marker, write_end, write_marker
 from drstool.formats.records import LabelRecord, LazyRecord, check_label_record
 from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
@@ -142,9 +142,16 @@ class LabelFolderReader:
         InputError
             There is none in the folder, or it is damaged.
         """
+        return decode_label(identifier, self._bytes(identifier), self.header, self.where)
+
+    def info(self, identifier: str) -> dict[str, object]:
+        """``shape``, ``dtype`` and ``image`` of one image's labels; raises as :meth:`read`."""
+        return label_info(identifier, self._bytes(identifier), self.header, self.where)
+
+    def _bytes(self, identifier: str) -> bytes:
         if identifier not in self._files:
             raise InputError(self.where, f"holds no labels for '{identifier}'", f"add '{identifier}.png'")
-        return decode_label(identifier, read_bytes(self._files[identifier]), self.header, self.where)
+        return read_bytes(self._files[identifier])
 
     def close(self) -> None:
         """Do nothing: no file is held open."""

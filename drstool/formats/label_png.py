@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -12,12 +13,18 @@ from drstool.artifacts.header import Header
 from drstool.errors import InputError
 from drstool.files import read_bytes
 from drstool.formats.records import LABEL_TYPES, LabelRecord, check_label_record
-from drstool.labels import as_label_type, palette
+from drstool.labels import as_label_type, label_type, palette
+from drstool.png import chunks
 
-__all__ = ["decode_label", "encode_label", "encode_label_png", "read_label_png"]
+__all__ = ["decode_label", "encode_label", "encode_label_png", "label_info", "read_label_png"]
 
 # Pillow is imported where it is used: 'drstool info' looks at label folders without it.
+
 _IMAGE_KEY = "drstool:image"
+# Between a text's key and the text, where it is not packed and of no language.
+_PLAIN_TEXT = bytes(5)
+# Bits per sample and colour types of the PNGs written here: paletted, grey, and grey with 16 bits.
+_OURS = ((8, 3), (8, 0), (16, 0))
 # Where IHDR, the first chunk, has the bits per sample and the colour type, and its values for grey PNGs.
 _DEPTH, _COLOUR, _GREY = 24, 25, 0
 # Grey PNGs of 2 and 4 bits a pixel come out of Pillow stretched to 0..255 by these factors.
@@ -100,6 +107,30 @@ def decode_label(identifier: str, data: bytes, header: Header | None, where: obj
     if header is not None:
         check_label_record(record, header, where)
     return record
+
+
+def label_info(identifier: str, data: bytes, header: Header | None, where: object) -> dict[str, object]:
+    """``shape``, ``dtype`` and ``image`` of the record in a PNG; of one like ours without decoding its pixels.
+
+    Raises
+    ------
+    InputError
+        The PNG is damaged, or in colour.
+    """
+    try:
+        found = dict(chunks(io.BytesIO(data)))
+        width, height, *form = struct.unpack_from(">IIBB", found[b"IHDR"])
+    except (ValueError, LookupError, struct.error):
+        form = []
+    if tuple(form) not in _OURS:
+        record = decode_label(identifier, data, header, where)
+        return {"shape": list(record.labels.shape), "dtype": str(record.labels.dtype), "image": record.image}
+    ours = header is not None and header.kind == "labels"
+    dtype = label_type(len(header.class_names)) if ours else LABEL_TYPES[form[0] == 16]
+    key, _, image = found.get(b"iTXt", b"").partition(_PLAIN_TEXT)
+    return {
+        "shape": [height, width], "dtype": np.dtype(dtype).name,
+        "image": image.decode("utf-8", "replace") if key == _IMAGE_KEY.encode() else ""}
 
 
 @cache

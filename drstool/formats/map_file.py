@@ -211,7 +211,8 @@ class MapFileWriter:
 class MapFileReader:
     """Reads a map file, in stored order or by id.
 
-    Threads may share it; each process opens its own, as HDF5's handles do not survive a fork.
+    Threads may share it, and it may be sent to another process, which opens the file again. After a fork each
+    process needs a reader of its own: HDF5's handles do not survive it.
 
     Parameters
     ----------
@@ -230,7 +231,7 @@ class MapFileReader:
     searchable = True
 
     def __init__(self, source: str | Path | BinaryIO, where: object = None) -> None:
-        self.where = str(where if where is not None else source)
+        self._source, self.where = source, str(where if where is not None else source)
         self._lock = threading.Lock()
         self._file = UntrustedFile(source, self.where)
         try:
@@ -305,6 +306,9 @@ class MapFileReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self._source, self.where)
 
 
 def restored_map(identifier: str, description: dict, data: bytes, where: object) -> MapRecord:

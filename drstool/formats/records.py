@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,13 @@ class MapRecord:
     image_size: tuple[int, int]
     image: str = ""
 
+    def info(self) -> dict[str, Any]:
+        """What is to be said of the record, as plain values."""
+        return {
+            "id": self.id, "shape": list(self.values.shape), "dtype": str(self.values.dtype),
+            "labels": list(self.labels), "image": self.image, "image_size": list(self.image_size),
+        }
+
     def as_float(self) -> np.ndarray:
         """The map values, ``(K, H, W) float32``; in [0, 1] where they are stored as uint8."""
         values = self.values.astype(np.float32)
@@ -72,6 +79,11 @@ class LabelRecord:
     id: str
     labels: np.ndarray
     image: str = ""
+
+    def info(self) -> dict[str, Any]:
+        """What is to be said of the record, as plain values."""
+        return {
+            "id": self.id, "shape": list(self.labels.shape), "dtype": str(self.labels.dtype), "image": self.image}
 
 
 Record = MapRecord | LabelRecord

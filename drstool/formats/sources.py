@@ -113,6 +113,18 @@ class RecordSource:
                 self.where, "streams do not support random access", "save it first: drstool cat -o FILE")
         return self._reader.read(identifier)
 
+    def info(self, identifier: str) -> dict[str, object]:
+        """What is to be said of one record: id, shape, dtype, image path, and of maps their labels and image size.
+
+        Raises
+        ------
+        InputError
+            As :meth:`read`.
+        """
+        if self.is_maps or not self._reader.searchable:
+            return self.read(identifier).info()
+        return {"id": identifier, **self._reader.info(identifier)}  # type: ignore[union-attr]
+
     def close(self) -> None:
         """Let go of what is open; the standard input stays open."""
         if self._reader.searchable:

@@ -117,30 +117,12 @@ def _records(source: RecordSource) -> dict[str, Any]:
         # A stream: only its end tells how many there are.
         for record in source.records():
             count += 1
-            description.setdefault("first", _record(record))
+            description.setdefault("first", record.info())
     else:
         count = len(ids)
         if ids:
-            description["first"] = _record(source.read(ids[0]))
+            description["first"] = source.info(ids[0])
     return description | {"images": count, "provenance": list(header.provenance) if header else []}
-
-
-def _record(record: Any) -> dict[str, Any]:
-    if hasattr(record, "values"):
-        return {
-            "id": record.id,
-            "shape": list(record.values.shape),
-            "dtype": str(record.values.dtype),
-            "labels": list(record.labels),
-            "image": record.image,
-            "image_size": list(record.image_size),
-        }
-    return {
-        "id": record.id,
-        "shape": list(record.labels.shape),
-        "dtype": str(record.labels.dtype),
-        "image": record.image,
-    }
 
 
 def as_json(description: dict[str, Any]) -> str:
