@@ -108,7 +108,7 @@ def usual_method(checkpoint: Checkpoint) -> str:
 
 def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
     if method not in METHODS:
-        raise UsageError("--method", f"{method!r} is not one of {', '.join(METHODS)}", "give one of them")
+        raise UsageError("--method", f"{method!r} is not one of {', '.join(METHODS)}")
     if method == "drs" and suppression == "none":
         raise UsageError(
             "--method drs", "this classifier was trained without suppression",
