@@ -156,14 +156,8 @@ def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def fused_maps(
-    network: Network,
-    images: Tensor,
-    channels: Sequence[Sequence[int]],
-    finish: Finish,
-    outputs: Sequence[tuple[int, int]],
-    *,
-    sizes: Sequence[int],
-    flip: bool = False,
+    network: Network, images: Tensor, channels: Sequence[Sequence[int]], finish: Finish,
+    outputs: Sequence[tuple[int, int]], *, sizes: Sequence[int], flip: bool = False,
 ) -> list[Tensor]:
     """Maps of a batch: the element-wise maximum over the input sizes, and over the mirrored images if asked.
 

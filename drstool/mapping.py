@@ -103,12 +103,7 @@ class Compute(Protocol):
 
 
 def map_records(
-    loaded: Iterable[Loaded],
-    compute: Compute,
-    execution: Execution,
-    *,
-    batch_size: int,
-    dtype: str,
+    loaded: Iterable[Loaded], compute: Compute, execution: Execution, *, batch_size: int, dtype: str,
 ) -> Iterator[MapRecord]:
     """Records of the images' maps, in order.
 

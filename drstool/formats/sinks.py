@@ -47,9 +47,7 @@ class RecordSink:
     """
 
     def __init__(
-        self,
-        writer: MapFileWriter | LabelFolderWriter | StreamWriter,
-        resume: Journal | PartialFolder | None = None,
+        self, writer: MapFileWriter | LabelFolderWriter | StreamWriter, resume: Journal | PartialFolder | None = None,
         threads: int = 1,
     ) -> None:
         self._writer, self._resume, self._threads = writer, resume, threads
@@ -134,13 +132,8 @@ def check_sink(
 
 @contextmanager
 def open_sink(
-    output: str | None,
-    header: Header,
-    *,
-    overwrite: bool = False,
-    stdout: BinaryIO | None = None,
-    resume: Journal | PartialFolder | None = None,
-    threads: int = 1,
+    output: str | None, header: Header, *, overwrite: bool = False, stdout: BinaryIO | None = None,
+    resume: Journal | PartialFolder | None = None, threads: int = 1,
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
 

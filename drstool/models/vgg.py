@@ -140,10 +140,7 @@ def image_scores(maps: Tensor) -> Tensor:
 
 
 def build_classifier(
-    backbone: str,
-    outputs: int,
-    suppression: str = "learnable",
-    delta: float = 0.55,
+    backbone: str, outputs: int, suppression: str = "learnable", delta: float = 0.55,
     drs_layers: Sequence[int] = range(NUM_ACTIVATIONS),
 ) -> VGG:
     """A classifier with DRS at the chosen activations, randomly initialised.

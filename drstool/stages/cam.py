@@ -24,18 +24,9 @@ METHODS = ("drs", "cam", "grad-cam")
 
 
 def cam(
-    items: Iterable[Item],
-    classifier: Checkpoint,
-    settings: CamSettings,
-    *,
-    method: str | None = None,
-    layer: int = TRUNK_LAYERS,
-    predict_tags: float | None = None,
-    map_size: str = "square",
-    dtype: str = "uint8",
-    execution: Execution = Execution(),
-    on_error: OnError | None = None,
-    track: Track = untracked,
+    items: Iterable[Item], classifier: Checkpoint, settings: CamSettings, *, method: str | None = None,
+    layer: int = TRUNK_LAYERS, predict_tags: float | None = None, map_size: str = "square", dtype: str = "uint8",
+    execution: Execution = Execution(), on_error: OnError | None = None, track: Track = untracked,
     total: int | None = None,
 ) -> Iterator[MapRecord]:
     """Localization maps of the present classes of each image, in order.

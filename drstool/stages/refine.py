@@ -45,16 +45,9 @@ def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[
 
 
 def refine(
-    items: Iterable[Item],
-    refiner: Checkpoint,
-    settings: RefineSettings,
-    *,
-    map_size: str = "image",
-    dtype: str = "float16",
-    execution: Execution = Execution(),
-    on_error: OnError | None = None,
-    track: Track = untracked,
-    total: int | None = None,
+    items: Iterable[Item], refiner: Checkpoint, settings: RefineSettings, *, map_size: str = "image",
+    dtype: str = "float16", execution: Execution = Execution(), on_error: OnError | None = None,
+    track: Track = untracked, total: int | None = None,
 ) -> Iterator[MapRecord]:
     """Refined maps of the tagged classes of each image, in order.
 

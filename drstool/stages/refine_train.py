@@ -25,14 +25,8 @@ __all__ = ["parameter_groups", "refine_train"]
 
 
 def refine_train(
-    dataset: Dataset,
-    class_names: tuple[str, ...],
-    maps: str | Path,
-    recipe: RefinerRecipe,
-    config: RunConfig,
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-    weights_name: str = "--init",
+    dataset: Dataset, class_names: tuple[str, ...], maps: str | Path, recipe: RefinerRecipe, config: RunConfig, *,
+    weights: Mapping[str, Tensor] | None = None, weights_name: str = "--init",
 ) -> Checkpoint:
     """A trained refiner.
 

@@ -28,16 +28,9 @@ __all__ = ["segment"]
 
 
 def segment(
-    items: Iterable[Item],
-    segmenter: Checkpoint,
-    settings: SegmentSettings,
-    *,
-    scores: bool = False,
-    crf: CrfSettings | None = None,
-    execution: Execution = Execution(),
-    on_error: OnError | None = None,
-    track: Track = untracked,
-    total: int | None = None,
+    items: Iterable[Item], segmenter: Checkpoint, settings: SegmentSettings, *, scores: bool = False,
+    crf: CrfSettings | None = None, execution: Execution = Execution(), on_error: OnError | None = None,
+    track: Track = untracked, total: int | None = None,
 ) -> Iterator[tuple[LabelRecord, MapRecord | None]]:
     """The label image of each image, in order and at the image's size.
 

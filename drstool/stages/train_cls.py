@@ -25,13 +25,8 @@ __all__ = ["parameter_groups", "train_cls"]
 
 
 def train_cls(
-    dataset: Dataset,
-    class_names: tuple[str, ...],
-    recipe: ClassifierRecipe,
-    config: RunConfig,
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-    weights_name: str = "--init",
+    dataset: Dataset, class_names: tuple[str, ...], recipe: ClassifierRecipe, config: RunConfig, *,
+    weights: Mapping[str, Tensor] | None = None, weights_name: str = "--init",
 ) -> Checkpoint:
     """A trained classifier.
 

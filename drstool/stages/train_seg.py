@@ -26,14 +26,8 @@ __all__ = ["train_seg"]
 
 
 def train_seg(
-    dataset: Dataset,
-    class_names: tuple[str, ...],
-    labels: Mapping[str, Path],
-    recipe: SegmenterRecipe,
-    config: RunConfig,
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-    weights_name: str = "--init",
+    dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], recipe: SegmenterRecipe,
+    config: RunConfig, *, weights: Mapping[str, Tensor] | None = None, weights_name: str = "--init",
 ) -> Checkpoint:
     """A trained segmenter.
 

@@ -70,16 +70,9 @@ def _count_images(batch: Sequence[Tensor]) -> Tensor:
 
 
 def fit(
-    model: nn.Module,
-    loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor],
-    samples: Any,
-    optimizer: torch.optim.Optimizer,
-    factor: Callable[[int, int], float],
-    plan: Plan,
-    config: RunConfig,
-    *,
-    snapshot: Callable[[], Any] = lambda: None,
-    weight_of: Callable[[Sequence[Tensor]], Tensor] = _count_images,
+    model: nn.Module, loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor], samples: Any,
+    optimizer: torch.optim.Optimizer, factor: Callable[[int, int], float], plan: Plan, config: RunConfig, *,
+    snapshot: Callable[[], Any] = lambda: None, weight_of: Callable[[Sequence[Tensor]], Tensor] = _count_images,
 ) -> EpochReport | None:
     """Train the model in place; the report of the epoch whose weights it ends with.
 
@@ -171,13 +164,9 @@ def _too_few_images(plan: Plan, team: Team, device: torch.device) -> UsageError 
 
 
 def _backward(
-    network: nn.Module,
-    loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor],
-    weight_of: Callable[[Sequence[Tensor]], Tensor],
-    optimizer: torch.optim.Optimizer,
-    batch: Sequence[Tensor],
-    images: int,
-    config: RunConfig,
+    network: nn.Module, loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor],
+    weight_of: Callable[[Sequence[Tensor]], Tensor], optimizer: torch.optim.Optimizer, batch: Sequence[Tensor],
+    images: int, config: RunConfig,
 ) -> Tensor:
     """The loss of a step's images, of all processes, whose gradients the network's parameters have now."""
     device, team = config.device, config.team
