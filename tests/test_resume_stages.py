@@ -128,7 +128,7 @@ def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number,
         count = 1
     first = interrupt(drs, after, words, tmp_path / output, count, number)
     assert first.code == code, first.err
-    assert f"{words[0]}: {count} images; continue with --resume\n" in first.err
+    assert f"{words[0]}: {count} finished; continue with --resume\n" in first.err
     assert output not in left_in(tmp_path)
     assert set(left_in(tmp_path)) <= {f".{output}.resume", f".{output}.resume.json"} != set()
     second = drs(*words, "-o", tmp_path / output, "--resume")
@@ -378,7 +378,7 @@ def test_other_inputs_are_refused(drs, voc, own_voc, made, tmp_path, after):
         assert outcome.code == 3 and told in outcome.err, outcome.err
     outcome = drs("pseudo-label", made.refined, "--saliency", voc / "saliency_map", "-o", tmp_path / "pseudo-label",
                   "--resume")
-    assert outcome.code == 3 and "the file of maps changed" in outcome.err
+    assert outcome.code == 3 and "the map file changed" in outcome.err
 
 
 def test_photographs_from_elsewhere_are_another_work(drs, voc, made, tmp_path, after):

@@ -221,8 +221,8 @@ OTHER = {
     "choice": ("train-cls", lambda t: ("--select-on", "val"),
                "the use of ground truth changed from False to epoch chosen"),
     "init": ("train-cls", lambda t: ("--init", t.cls), "--init changed from none to not given"),
-    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the file of maps changed"),
-    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the folder of labels changed"),
+    "maps": ("refine-train", lambda t: ("--maps", t.refined), "the map file changed"),
+    "labels": ("train-seg", lambda t: ("--labels", t.other_labels), "the label folder changed"),
 }
 
 
@@ -244,7 +244,7 @@ def test_other_work_is_refused(drs, made, tmp_path, interrupted, name):
     outcome = drs(*words, *change(Paths), "--resume")
     assert outcome.code == 3
     (told_line,) = outcome.err.splitlines()
-    assert told in told_line and "is the state of other work" in told_line
+    assert told in told_line and "belongs to a different job" in told_line
     assert (tmp_path / ".net.pt.resume").read_bytes() == before
 
 

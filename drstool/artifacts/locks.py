@@ -66,7 +66,7 @@ def _acquired(path: str | Path, kind: type[BaseFileLock]) -> BaseFileLock:
             raise OutputError(path, "cannot be written: its folder takes no lock file", "write elsewhere") from None
         advice = f"; if no command writes it, remove '{file}'" if soft else ""
         raise OutputError(
-            path, "is already being written", f"wait for that command, or give another -o{advice}") from None
+            path, "is already being written", f"wait for that command, or choose another -o{advice}") from None
     except OSError as error:
         without_locks = not soft and error.errno in _NO_LOCKS
         # Without locks nobody holds it; otherwise its creator removes it.

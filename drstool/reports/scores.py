@@ -381,7 +381,7 @@ class Sweep:
         where, images = self.selected_on
         note = f"{self.parameter} was chosen on the pixel ground truth of {where} ({counted(images, 'image')})"
         if self.selected_on == self.reported_on and self.common == images:
-            return note + "; the scores are of the same images, and so the best that any value gives on them"
+            return note + "; the scores are on the same images, and so optimistic"
         note += f"; the scores are on {self.reported_on[0]} ({counted(self.reported_on[1], 'image')})"
         return note + (f", {self.common} of them in both" if self.common else "")
 
