@@ -561,7 +561,7 @@ LINES = {
     "scales too large": (lambda w: (*WRITERS["segment"](w, w.out), "--scales", "1e9"), ["--scales"]),
     "empty data": (lambda w: cam(w, "--data", ""), ["--data", "empty"]),
     "empty weights": (lambda w: ("cam", *w.train, "--weights", "", "-o", w.out), ["--weights", "empty"]),
-    "empty input": (lambda w: ("info", ""), ["ARTEFACT", "empty"]),
+    "empty input": (lambda w: ("info", ""), ["INPUT", "empty"]),
     "empty output": (lambda w: ("cam", *w.train, "--weights", w.made.cls, "-o", ""), ["-o", "empty"]),
     "project": (lambda w: ("import", "--from", "mars", w.made.cls, "-o", w.out), ["--from", "mars"]),
     "kind of import": (lambda w: ("import", "--kind", "poet", w.made.cls, "-o", w.out), ["--kind", "poet"]),

@@ -14,7 +14,7 @@ from drstool.artifacts.locks import claimed
 from drstool.errors import OutputError
 
 PACKAGE = Path(__file__).parents[1] / "drstool"
-TAKEN = ": is already being written; wait for that command, or give another -o"
+TAKEN = ": is already being written; wait for that command, or choose another -o"
 
 
 def names(folder):

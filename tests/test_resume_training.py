@@ -335,7 +335,7 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
         assert (tmp_path / "net.pt").read_bytes() == before
     outcome = drs(*words, "--resume", "--lr", "0.5")
     assert outcome.code == 1
-    assert "exists, and --lr changed from 0.001 to 0.5; give another -o, or --overwrite" in outcome.err
+    assert "already exists, and --lr changed from 0.001 to 0.5; choose another -o, or use --overwrite" in outcome.err
     assert drs(*words).code == 1
     assert (tmp_path / "net.pt").read_bytes() == before
 

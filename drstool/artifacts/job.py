@@ -145,7 +145,9 @@ class Job:
         theirs, ours = other.get("inputs", own["inputs"]), own["inputs"]
         for key in dict.fromkeys((*theirs, *ours)):
             if theirs.get(key) != ours.get(key):
-                yield f"{_NAMES.get(key, 'the ' + key)} changed"
+                # Earlier versions looked at samples of large files.
+                how = "was recorded in an older way" if str(theirs.get(key)).startswith("sampled-") else "changed"
+                yield f"{_NAMES.get(key, 'the ' + key)} {how}"
 
 
 _NAMES = {

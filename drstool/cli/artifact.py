@@ -220,5 +220,5 @@ class Artifact:
             return False
         difference = output_difference(path, kind, self._job, self._source.ids)
         if difference is not None and not self._run.overwrite:
-            raise OutputError(output, f"exists, and {difference}", "give another -o, or --overwrite")
+            raise OutputError(output, f"already exists, and {difference}", "choose another -o, or use --overwrite")
         return difference is None

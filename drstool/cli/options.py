@@ -243,10 +243,10 @@ def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:
-    """How a user knows a parameter: its option, or its name."""
+    """How a user knows a parameter: its option, or an argument's name."""
     declared = parameter.annotation.__metadata__[0]
+    if isinstance(declared, typer.models.ArgumentInfo):
+        return (declared.metavar or parameter.name.upper()).strip("[].")
     # In an Annotated, typer takes the first flag for the default.
     flags = [flag for flag in (declared.default, *(declared.param_decls or ())) if str(flag).startswith("-")]
-    return flags[0] if flags else parameter.name.upper()
-
-
+    return flags[0] if flags else "--" + parameter.name.replace("_", "-")
