@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -145,6 +144,9 @@ def shard_slice(number: int, of: int, count: int, unit: int = 1) -> slice:
 
 def ids_digest(ids: Iterable[str]) -> str:
     """``sha256:`` and the digest of ids in their order."""
+    # Takes several milliseconds to import, which no start of the program needs.
+    import hashlib
+
     digest = hashlib.sha256()
     for identifier in ids:
         # No id holds a line end.
