@@ -115,6 +115,25 @@ def test_no_room_is_larger_than_the_house_allows():
     assert most <= LARGEST_ROOM * lines.total(), room
 
 
+def functions():
+    """Module, name, lines of the body without docstring, and number of parameters of every function."""
+    for module in NAMES:
+        for node in ast.walk(MODULES[module]):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                arguments = node.args
+                yield module, node.name, lines, len([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs])
+
+
+def test_functions_are_short_and_take_few_parameters():
+    assert [each for each in functions() if each[2] > 45 or each[3] > 12] == []
+
+
+def test_commands_are_thin():
+    assert [each for each in functions() if each[0].startswith("drstool.cli.commands.") and each[2] > 25] == []
+
+
 def test_stages_do_not_import_stages():
     stages = [name for name in NAMES if part(name) == "stages"]
     assert len(stages) > 8
