@@ -140,6 +140,22 @@ def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number,
     assert left_in(tmp_path) == [output]
 
 
+@pytest.mark.parametrize("scores", ["scores.h5", "scores.tar"])
+def test_a_stream_of_labels_with_scores(drs, voc, made, tmp_path, after, scores):
+    words = ("segment", "--data", voc, "--split", "train", "--weights", made.seg, *PLAIN)
+    both = ("-o", tmp_path / "labels.tar", "--scores", tmp_path / scores)
+    assert drs(*words, *both).code == 0
+    expected = contents(tmp_path / "labels.tar"), contents(tmp_path / scores)
+    for path in (tmp_path / "labels.tar", tmp_path / scores):
+        path.unlink()
+    after(3, lambda: signal.raise_signal(signal.SIGINT))
+    assert drs(*words, *both).code == 130
+    second = drs(*words, *both, "--resume")
+    assert second.code == 0 and "resuming after 1 image" in second.err
+    assert (contents(tmp_path / "labels.tar"), contents(tmp_path / scores)) == expected
+    assert left_in(tmp_path) == ["labels.tar", scores]
+
+
 def test_labels_with_scores(drs, voc, made, tmp_path, after):
     words = ("segment", "--data", voc, "--split", "train", "--weights", made.seg, *PLAIN)
     both = ("-o", tmp_path / "labels", "--scores", tmp_path / "scores.h5")
