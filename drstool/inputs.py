@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from drstool.artifacts.provenance import merge
 from drstool.artifacts.shard import ShardChoice
 from drstool.data.item import Dataset
 from drstool.errors import UsageError
@@ -119,7 +120,7 @@ class Pictures:
         digests, self.piped = input_digests(**paths)
         self.inputs, self._sources = digests | list_digest(dataset), sources
         headers = [source.header for source in sources.values() if source.header is not None]
-        self.upstream = tuple(step for header in headers for step in header.provenance)
+        self.upstream = merge(*(header.provenance for header in headers))
 
     def remaining(self, finished: Sequence[str]) -> tuple[Iterable | None, int | None]:
         records = (record for source in self._sources.values() for record in source.records())

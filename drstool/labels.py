@@ -160,7 +160,7 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
         if name == BACKGROUND_NAME:
             raise InputError(
                 where, f"lists '{BACKGROUND_NAME}' as an object class",
-                "leave it out: label 0 is always the background")
+                "omit it: label 0 is always the background")
         if name in seen:
             raise InputError(where, f"names class '{name}' twice", "list each class once")
         seen.add(name)

@@ -51,5 +51,5 @@ def load_png(data: bytes, where: object) -> Image.Image:
                 where, f"has {shown_size((picture.height, picture.width))} pixels", f"at most {MAX_PIXELS:,} in all")
         picture.load()
     except _DAMAGE as error:
-        raise InputError(where, f"is a damaged PNG ({error})", "copy or make it again") from error
+        raise InputError(where, f"is a damaged PNG ({error})", "copy it again or recreate it") from error
     return picture

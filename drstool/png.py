@@ -28,7 +28,7 @@ def chunks(file: BinaryIO, *, check: bool = True) -> Iterator[tuple[bytes, bytes
     Raises
     ------
     ValueError
-        It does not begin as a PNG, is cut short, or a checksum is wrong.
+        It does not begin as a PNG, is truncated, or a checksum is wrong.
 
     Examples
     --------
@@ -41,12 +41,12 @@ def chunks(file: BinaryIO, *, check: bool = True) -> Iterator[tuple[bytes, bytes
     while kind != b"IEND":
         head = file.read(8)
         if len(head) < 8:
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         length, kind = struct.unpack(">I4s", head)
         if check:
             content, checksum = file.read(length), file.read(4)
             if len(content) < length or len(checksum) < 4:
-                raise ValueError("it is cut short")
+                raise ValueError("it is truncated")
             if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
                 raise ValueError(f"wrong checksum of chunk {kind!r}")
         else:

@@ -193,7 +193,7 @@ def test_keep_going_leaves_bad_images_out(drs, world, command):
     assert outcome.code == SOME_FAILED
     first, last = outcome.err.splitlines()
     assert "bad.jpg" in first
-    assert "1 failed" in last
+    assert "1 image failed" in last
     assert world.out.exists()
 
 

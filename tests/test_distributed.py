@@ -255,7 +255,7 @@ def test_one_without_memory_ends_all(together, voc, made, tmp_path):
     assert outcomes.codes == [1, 1]
     lost, error = outcomes.errors
     assert error.startswith("drstool: the device is out of memory") and error in outcomes.told[1]
-    assert lost.startswith("drstool: training: process 0 of 2 lost another one (")
+    assert lost.startswith("drstool: training: process 0 of 2 lost the connection to another process (")
     assert left_in(tmp_path) == [".net.pt.resume"]
 
 
@@ -268,7 +268,7 @@ def test_a_lost_process_ends_the_others(together, voc, made, tmp_path, alone, ra
     assert outcomes.codes[rank] == -signal.SIGKILL and outcomes.codes[1 - rank] == 1, outcomes
     (error,) = outcomes.errors
     assert re.fullmatch(
-        r"drstool: training: process \d of 2 lost another one \((Read error \S+: )?Connection .{1,60}\); "
+        r"drstool: training: process \d of 2 lost the connection to another process \((Read error \S+: )?Connection .{1,60}\); "
         r"--resume continues from the last saved state", error)
     assert ".net.pt.resume" in left_in(tmp_path) and "net.pt" not in left_in(tmp_path)
     again = together(*words, "--resume", before=ALIKE)
@@ -307,7 +307,7 @@ def test_more_processes_than_images_a_step(together, voc, made, tmp_path):
     assert outcomes.codes == [2, 2]
     (error,) = outcomes.errors
     assert error.startswith(
-        "drstool: --batch-size: 1 images per step cannot be divided over 2 processes; 2 or more (a batch k times")
+        "drstool: --batch-size: a batch of 1 cannot be divided over 2 processes; give 2 or more")
     assert left_in(tmp_path) == []
     # On CPUs, batch norm needs two images in each process.
     outcomes = together(*line("train-seg", voc, made, "--batch-size", "3"), "-o", tmp_path / "net.pt")

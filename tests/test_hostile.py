@@ -572,4 +572,4 @@ def test_no_library_is_looked_for(tmp_path):
         [sys.executable, "-c", _PLUGIN, path], capture_output=True, text=True, timeout=60,
         env={**os.environ, "HDF5_PLUGIN_PATH": str(tmp_path / "plugins"),
              "PYTHONPATH": os.pathsep.join(sys.path)})
-    assert "is packed by the filters [32015]" in done.stdout, done.stderr
+    assert "uses the HDF5 filters [32015]" in done.stdout, done.stderr

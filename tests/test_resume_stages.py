@@ -128,7 +128,7 @@ def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number,
         count = 1
     first = interrupt(drs, after, words, tmp_path / output, count, number)
     assert first.code == code, first.err
-    assert f"{words[0]}: {count} finished; continue with --resume\n" in first.err
+    assert f"{words[0]}: {count} image{'s' if count > 1 else ''} finished; continue with --resume\n" in first.err
     assert output not in left_in(tmp_path)
     assert set(left_in(tmp_path)) <= {f".{output}.resume", f".{output}.resume.json"} != set()
     second = drs(*words, "-o", tmp_path / output, "--resume")

@@ -163,7 +163,7 @@ def test_command_tells_what_was_ignored(drs, made, voc, tmp_path):
     assert told["ignored_share"] == pytest.approx(ignored)
     assert told["ignored_share_by_rule"]["certain saliency"] > 0
     assert [row["name"] for row in told["classes"]] == ["background", "bar", "disc"]
-    assert f"4 label images to {tmp_path / 'labels'}, {ignored:.1%} of the pixels ignored (" in outcome.err
+    assert f"wrote 4 label images to {tmp_path / 'labels'}, {ignored:.1%} of the pixels ignored (" in outcome.err
     assert "since resuming" not in outcome.err
     refused = drs(*line, "--json")
     assert (refused.code, refused.err.count("\n")) == (2, 1)

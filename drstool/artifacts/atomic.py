@@ -311,7 +311,7 @@ def _distinct(name: str) -> str:
 
 def _sync(path: Path) -> None:
     # Network and quota file systems report only now that there is no room.
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -76,6 +76,7 @@ class Header:
 
     def to_json(self) -> dict:
         """The header as a JSON object, format and version included."""
+        # The key stays as earlier versions had it.
         shard = {} if self.shard is None else {"part": self.shard.to_json()}
         return {
             "format": FORMAT, "version": VERSION, "kind": self.kind, **shard,

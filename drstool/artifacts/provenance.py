@@ -15,7 +15,7 @@ __all__ = ["merge", "method_of", "timestamp", "without_home"]
 
 
 def timestamp() -> str:
-    """The time in UTC, to the second, as all files of drstool tell it."""
+    """The time in UTC, to the second, as all files of drstool record it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -24,12 +24,14 @@ def merge(*chains: Iterable[dict]) -> tuple[dict, ...]:
 
     Examples
     --------
-    >>> merge([{"command": "a"}], [{"command": "a"}, {"command": "b"}])
+    >>> merge([{"command": "a"}], [{"command": "a"}, {"command": "b"}, {"command": "b"}])
     ({'command': 'a'}, {'command': 'b'})
     """
     merged: list[dict] = []
     for chain in chains:
-        merged += [step for step in chain if step not in merged]
+        for step in chain:
+            if step not in merged:
+                merged.append(step)
     return tuple(merged)
 
 

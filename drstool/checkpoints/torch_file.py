@@ -27,7 +27,7 @@ _NAMES = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
     r"|torch (Size|device)|torch\.serialization _get_layout|_codecs encode|(builtins|__builtin__) set"
     r"|torch (\w+Storage|bool|half|double|short|long|strided|(b?float|c?float|complex|cdouble|q?u?int|bits)(\d\w*)?)")
-AGAIN = "copy or make it again"
+AGAIN = "copy it again or recreate it"
 CODE = ("holds more than tensors and plain values, and could run code when loaded", "save a state dict")
 
 

@@ -116,7 +116,7 @@ class TrainingLog:
         return end
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The lines up to the first that is cut short or no line of a log, each with where it ends."""
+        """The lines up to the first that is truncated or not a line of a log, each with where it ends."""
         end = 0
         with open(self._path, "rb") as file:
             while (text := file.readline(_LONGEST_LINE)).endswith(b"\n"):

@@ -33,7 +33,7 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _AGAIN_SECONDS = 0.05
 
 # Signals to end that came in.
-_told_to_stop: list[int] = []
+_signals_received: list[int] = []
 
 EXIT_FAILED, EXIT_CLOSED_PIPE = 1, 141
 
@@ -73,7 +73,7 @@ class _Group(TyperGroup):
         except MemoryError:
             _leave(EXIT_FAILED, "out of memory; reduce --batch-size, --image-size, --workers or --sizes")
         except Exception as error:
-            if _told_to_stop:
+            if _signals_received:
                 # A data loader may notice that its workers got the signal too before we do.
                 _leave(EXIT_TERMINATED)
             if not isinstance(error, RuntimeError):
@@ -193,10 +193,10 @@ def _terminate_cleanly() -> None:
     """Let SIGTERM unwind the stack, so that temporary files go."""
 
     def stop(number: int, frame: object) -> NoReturn:
-        _told_to_stop.append(number)
+        _signals_received.append(number)
         raise SystemExit(EXIT_TERMINATED)
 
-    _told_to_stop.clear()
+    _signals_received.clear()
     # ValueError: not in the main thread, so process and handler belong to another program.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, stop)

@@ -129,9 +129,9 @@ class Artifact:
             self.output, self.header, pictures, overwrite=self._run.overwrite, resume=self._resume,
             threads=self._run.threads)
 
-    def done(self, what: str, note: str = "") -> None:
-        """Say what was made: ``what`` are the records, ``note`` follows the name."""
-        self._run.done(f"{self.count} {what} to {self.output or 'stdout'}{note}")
+    def done(self, noun: str, *, before: str = "", note: str = "") -> None:
+        """Say how many of what were written, and where."""
+        self._run.done(f"wrote {before}{counted(self.count, noun)} to {self.output or 'stdout'}{note}")
 
     # --- resuming ------------------------------------------------------------------------------
 

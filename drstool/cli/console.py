@@ -63,7 +63,7 @@ class Console:
             sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
 
     def answer(self, text: str) -> None:
-        """As :meth:`write`, for what the exit code says in short: not written with ``--quiet``."""
+        """As :meth:`write`, for what the exit code already summarises: not written with ``--quiet``."""
         if not self._quiet:
             self.write(text)
 
@@ -71,8 +71,11 @@ class Console:
 
     @property
     def memory(self) -> int:
-        """Peak memory of this process so far, in bytes."""
-        import resource
+        """Peak memory of this process so far, in bytes; 0 where the system does not say."""
+        try:
+            import resource
+        except ImportError:
+            return 0
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # Linux counts in kilobytes.

@@ -239,7 +239,7 @@ def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -
     for parameter in parameters:
         value = values[parameter.name]
         if value == "" or isinstance(value, (list, tuple)) and "" in value:
-            raise UsageError(_shown_name(parameter), "is empty", "give a value, or drop it")
+            raise UsageError(_shown_name(parameter), "is empty", "give a value, or omit it")
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:

@@ -42,7 +42,7 @@ def check_split(split: str | None, data: str | None) -> None:
         ``--split`` is used without ``--data``.
     """
     if split is not None and data is None:
-        raise UsageError("--split", "needs --data", "add --data, or drop --split")
+        raise UsageError("--split", "needs --data", "add --data, or omit --split")
 
 
 def number_list(option: str, text: str, kind: type, like: str = "") -> tuple:

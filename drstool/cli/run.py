@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from drstool.artifacts.shard import ShardChoice
-from drstool.cli.console import Console, duration
+from drstool.cli.console import Console, counted, duration
 from drstool.cli.shards import is_first, is_one_of_several, pick_shard
 from drstool.errors import DrstoolError, ItemsFailed, OutputError, ReportedByPeer, UsageError
 
@@ -93,12 +93,14 @@ class Run(Console):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         unfinished = self._unfinished
         if unfinished is not None and unfinished.finished and isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.say(f"{self.command}: {len(unfinished.finished):,} finished; continue with --resume")
+            self.say(f"{self.command}: {counted(len(unfinished.finished), 'image')} finished; continue with --resume")
         self._claims.close()
         if self._joint:
             self._end_together(error)
         if error is None and self._failures:
-            raise ItemsFailed(self.command, f"{self._failures} failed and were skipped", "see the messages above")
+            verb = "was" if self._failures == 1 else "were"
+            raise ItemsFailed(
+                self.command, f"{counted(self._failures, 'image')} failed and {verb} skipped", "see the messages above")
 
     def _end_together(self, error: BaseException | None) -> None:
         """End together with the processes of the same training."""

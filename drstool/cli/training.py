@@ -67,7 +67,7 @@ def named_classes(dataset: Dataset) -> tuple[str, ...]:
         raise InputError(
             dataset.source,
             "does not say the names of its object classes",
-            "--classes FILE with one name a line, or a classes.txt beside the images' folder",
+            "give --classes FILE with one name per line, or a classes.txt beside the images' folder",
         )
     return dataset.class_names
 

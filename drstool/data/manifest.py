@@ -93,7 +93,7 @@ def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
     if split is not None:
         known = sorted(set(table.splits.values()))
         if not known:
-            raise InputError(where, "has no splits", f"add a column 'split', or leave out --split {split}")
+            raise InputError(where, "has no splits", f"add a column 'split', or omit --split {split}")
         if split not in known:
             raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
         rows = [row for row in rows if table.splits.get(row.id) == split]

@@ -110,7 +110,7 @@ def object_names(path: str | Path) -> tuple[str, ...]:
         raise InputError(path, "declares a document type", "expected plain XML") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(
-            path, f"is not an XML annotation: {error}", "the file may be damaged or cut short") from None
+            path, f"is not an XML annotation: {error}", "the file may be damaged or truncated") from None
 
 
 class _DocumentTypeError(Exception):

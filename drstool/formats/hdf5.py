@@ -1,7 +1,7 @@
 """HDF5 behind a wall: reading files that may be damaged or hostile, and writing to disks that may fill up.
 
 HDF5 follows links into other files, loads filter libraries by number, allocates whatever a file claims, and
-runs in circles on some damaged ones. Whatever is read through :class:`UntrustedFile` was looked at before.
+loops forever on some damaged ones. Whatever is read through :class:`UntrustedFile` was looked at before.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SUPERBLOCK_BYTES, _END_OF_FILE = 48, slice(28, 36)
 
 
 @contextmanager
-def damaged(where: object, what: str, right: str = "make it again") -> Iterator[None]:
+def damaged(where: object, what: str, right: str = "recreate it") -> Iterator[None]:
     """A block in which whatever is raised on damaged files becomes an :class:`InputError`."""
     try:
         yield
@@ -88,7 +88,7 @@ class UntrustedFile:
     Raises
     ------
     InputError
-        It cannot be read, is not HDF5, is damaged, or cut short.
+        It cannot be read, is not HDF5, is damaged, or truncated.
     """
 
     def __init__(self, source: str | Path | BinaryIO, where: str) -> None:
@@ -104,8 +104,9 @@ class UntrustedFile:
         except OSError as error:
             raise unreadable(where, error) from error
         if not self._start.startswith(HDF5_SIGNATURE):
-            raise InputError(where, "is not an HDF5 file", "a map file is made by 'drstool cam' or 'drstool import'")
-        with damaged(where, "is damaged or cut short", "make or copy it again"):
+            raise InputError(
+                where, "is not an HDF5 file", "expected a map file, as 'drstool cam' or 'refine' write it")
+        with damaged(where, "is damaged or truncated", "copy it again or recreate it"):
             options = {"locking": False} if self._is_path else {}
             self._file = with_small_cache(h5py.File(source, "r", **options))
 
@@ -143,7 +144,7 @@ class UntrustedFile:
         """
         place = h5py.h5o.get_info(group).addr
         if place in above or len(above) > _MAX_DEPTH:
-            raise InputError(where, "has groups in groups without end", "it is damaged")
+            raise InputError(where, "its groups are nested too deeply, or in a loop", "it is damaged")
         for key in group:
             name = key.decode("utf-8", "surrogateescape")
             node = self.member(group, name, where)
@@ -223,24 +224,25 @@ class UntrustedFile:
         filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
         if len(set(filters)) < len(filters) or not set(filters) <= set(_FILTERS):
             raise InputError(
-                where, f"is packed by the filters {filters}",
-                f"each once, only {', '.join(_FILTERS.values())} are read")
+                where, f"uses the HDF5 filters {filters}",
+                f"only {', '.join(_FILTERS.values())} are supported, each once")
         kind = dataset.get_type()
         # Of a text of any length: its place and length.
         item = 16 if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str() else kind.get_size()
         size, shape = math.prod(dataset.shape) * item, dataset.shape
         if plan.get_layout() != h5py.h5d.CHUNKED:
             if dataset.get_storage_size() != size:
-                raise InputError(where, "is not stored completely", "make it again")
+                raise InputError(where, "is not stored completely", "recreate it")
             return
         chunk, sizes = plan.get_chunk(), []
         dataset.chunk_iter(lambda info: sizes.append(info.size))
         if any(part > side for side, part in zip(shape, chunk, strict=True)) or len(sizes) != math.prod(
                 -(-side // part) for side, part in zip(shape, chunk, strict=True)):
-            raise InputError(where, "is not stored completely", "make it again")
+            raise InputError(where, "is not stored completely", "recreate it")
         most = math.prod(chunk) * item * _MAX_GROWTH + _FRAME_BYTES
         if max(sizes, default=0) > most or size > _MAX_SHRINK * sum(sizes):
-            raise InputError(where, f"claims {size:,} bytes, {sum(sizes):,} are stored", "it is damaged")
+            raise InputError(
+                where, f"claims to have {size:,} bytes, but only {sum(sizes):,} are stored", "it is damaged")
 
     def check_end(self, where: object) -> None:
         """Check that the file ends where it says. HDF5 itself notices only files that are too short.
@@ -256,7 +258,7 @@ class UntrustedFile:
                 raise InputError(where, f"has {more} bytes after its end", "copy it again")
 
     def _check_heaps(self) -> None:
-        """Check, once, the heaps that hold texts of any length: HDF5 runs in circles on an entry of no size."""
+        """Check, once, the heaps that hold texts of any length: HDF5 loops forever on an entry of no size."""
         if self._heaps_checked:
             return
         if self._is_path:

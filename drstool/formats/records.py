@@ -164,7 +164,7 @@ def check_map_record(record: MapRecord, num_object_classes: int, where: object) 
     where, size, labels = f"{where}: {record.id}", record.image_size, record.labels
     check_shape(record.values.shape, record.values.dtype, where)
     if len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
-        raise InputError(where, f"has the image size {tuple(size)}", f"(height, width), 1 to {MAX_PIXELS:,} pixels")
+        raise InputError(where, f"has the image size (H, W) = {tuple(size)}", f"expected 1 to {MAX_PIXELS:,} pixels")
     if len(labels) != record.values.shape[0]:
         raise InputError(where, f"has {record.values.shape[0]} maps and {len(labels)} labels", "one map per label")
     in_range = all(1 <= label <= num_object_classes for label in labels)

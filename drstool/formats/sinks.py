@@ -19,7 +19,7 @@ from drstool.errors import InputError, OutputError, UsageError
 from drstool.formats.label_folder import LabelFolderWriter
 from drstool.formats.map_file import MapFileWriter, restored_map
 from drstool.formats.pictures import read_marker
-from drstool.formats.records import LabelRecord, MapRecord
+from drstool.formats.records import Record
 from drstool.formats.sources import open_records
 from drstool.formats.stream import StreamWriter, restored_member
 from drstool.parallel import ordered_map
@@ -28,7 +28,6 @@ __all__ = [
     "RecordSink", "check_sink", "goes_to_disk", "open_sink", "output_difference", "resume_beside", "write_both",
 ]
 
-Record = MapRecord | LabelRecord
 _COPY_BYTES = 1 << 20
 
 

@@ -100,7 +100,7 @@ class StreamWriter:
         self._last = data
         self._seen.add(identifier)
 
-    def stored(self, record: Record) -> tuple[dict, bytes]:
+    def stored(self, _: Record) -> tuple[dict, bytes]:
         """Description and bytes of the record just written, from which :func:`restored_member` makes it again."""
         return {"member": self._kind}, self._last
 

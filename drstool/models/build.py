@@ -101,7 +101,7 @@ def restore_network(
         model.load_state_dict(dict(weights))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise InputError(
-            where, "its weights do not fit the architecture that it describes", "create the checkpoint again") from None
+            where, "its weights do not fit the architecture that it describes", "recreate it") from None
     return model.eval()
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from drstool.artifacts.provenance import merge
 from drstool.artifacts.shard import Shard
 from drstool.errors import InputError, UsageError
-from drstool.formats import Header, LabelRecord, MapRecord, RecordSource
-from drstool.formats.records import encode_values
+from drstool.formats import Header, MapRecord, RecordSource
+from drstool.formats.records import Record, encode_values
 from drstool.labels import label_of
+from drstool.pixels import shown_size
 
 __all__ = ["FUSIONS", "cat", "fuse", "in_order", "keep_classes", "merged_header", "read_ids"]
 
@@ -20,7 +21,6 @@ FUSIONS = ("max", "mean")
 # Shards named in an error.
 _SHOWN = 5
 
-Record = MapRecord | LabelRecord
 
 
 def in_order(sources: Sequence[RecordSource], *, incomplete: bool = False) -> list[RecordSource]:
@@ -38,23 +38,23 @@ def in_order(sources: Sequence[RecordSource], *, incomplete: bool = False) -> li
     InputError
         They are shards of different outputs, one comes twice, some are missing, or only some are shards.
     """
-    parts = [(_part(source), source) for source in sources]
-    if all(part is None for part, _ in parts):
+    shards = [(_shard(source), source) for source in sources]
+    if all(shard is None for shard, _ in shards):
         return list(sources)
-    first, leader = next((part, source) for part, source in parts if part is not None)
+    first, leader = next((shard, source) for shard, source in shards if shard is not None)
     seen: dict[int, RecordSource] = {}
-    for part, source in parts:
-        if part is None:
+    for shard, source in shards:
+        if shard is None:
             raise InputError(
                 source.where, f"is not a shard, but {leader.where} is shard {first}", "merge shards with shards")
-        if part.of != first.of or part.ids != first.ids:
-            what = f"shard {part}" if part.of != first.of else f"shard {part} of another list of images"
+        if shard.of != first.of or shard.ids != first.ids:
+            what = f"shard {shard}" if shard.of != first.of else f"shard {shard} of another list of images"
             raise InputError(
                 source.where, f"is {what}, but {leader.where} is shard {first}", "merge the shards of one output")
-        if part.number in seen:
+        if shard.number in seen:
             raise InputError(
-                source.where, f"is shard {part}, and so is {seen[part.number].where}", "give each shard once")
-        seen[part.number] = source
+                source.where, f"is shard {shard}, and so is {seen[shard.number].where}", "give each shard once")
+        seen[shard.number] = source
     missing = [number for number in range(1, first.of + 1) if number not in seen]
     if missing and not incomplete:
         listed = ", ".join(f"{number}/{first.of}" for number in missing[:_SHOWN])
@@ -94,12 +94,12 @@ def merged_header(
         if header.class_names != first.class_names:
             raise InputError(
                 source.where, f"its classes are not those of {leader.where}", "merge files with the same classes")
-    parts = {header.shard for header in headers}
+    shards = {header.shard for header in headers}
     if not fused:
         _check_same_job(headers, sources)
     return Header(
         first.kind, first.class_names, merge(*(header.provenance for header in headers)),
-        first.shard if fused and len(parts) == 1 else None)
+        first.shard if fused and len(shards) == 1 else None)
 
 
 def cat(sources: Iterable[RecordSource], *, ids: Collection[str] | None = None) -> Iterator[Record]:
@@ -209,14 +209,14 @@ def _id_of(line: str) -> str:
     return line
 
 
-def _part(source: RecordSource) -> Shard | None:
+def _shard(source: RecordSource) -> Shard | None:
     return source.header.shard if source.header is not None else None
 
 
 def _header(source: RecordSource, class_names: Sequence[str] | None) -> Header:
     if source.header is not None:
         if class_names is not None and source.header.class_names != tuple(class_names):
-            raise InputError(source.where, "its classes are not those of --classes", "leave out --classes")
+            raise InputError(source.where, "its classes are not those of --classes", "omit --classes")
         return source.header
     if class_names is None:
         raise InputError(source.where, "does not record its class names", "give them with --classes FILE")
@@ -344,8 +344,8 @@ def _check_same_size(record: MapRecord, other: MapRecord, where: str, leader: st
     ):
         if tuple(found) != tuple(expected):
             raise InputError(
-                f"{where}: {record.id}", f"has {what} of {found[1]} × {found[0]} pixels, but {leader} of "
-                f"{expected[1]} × {expected[0]}", "make both of the same images with the same --map-size")
+                f"{where}: {record.id}", f"has {what} of {shown_size(found)} pixels, but {leader} of "
+                f"{shown_size(expected)}", "make both of the same images with the same --map-size")
 
 
 def _lack(where: str, identifier: str, other: str) -> InputError:

@@ -24,7 +24,7 @@ from drstool.data.item import Dataset, Item
 from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.files import read_bytes
 from drstool.formats.label_png import read_label_png
-from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
+from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, Record, load
 from drstool.labels import as_label_type, check_class_names, check_label_values, ignore_label, label_type, num_classes
 from drstool.metrics import (
     BOUNDARY_RATIO, GRIDS, BoundaryCounts, BoundaryMatrix, ConfusionMatrix, LabelCounts, StepCounts, SweepMatrix,
@@ -43,7 +43,6 @@ __all__ = [
 # Kinds of records that hold labels, or maps from which labels follow.
 _SCORED_KINDS = ("labels", "localization-maps", "refined-maps", "score-maps")
 
-Record = MapRecord | LabelRecord
 _Result = TypeVar("_Result")
 
 
@@ -338,7 +337,7 @@ class _Pass:
         if self._scoring.strict and self._extra:
             raise InputError(
                 "predictions", f"{self._extra} belong to no image of the dataset: "
-                + listed(self._extra_ids, self._extra), "check --data and --split, or drop --strict")
+                + listed(self._extra_ids, self._extra), "check --data and --split, or omit --strict")
         if not self._scored:
             raise InputError(self._dataset.source, "no prediction could be scored", "see the errors of the images")
 

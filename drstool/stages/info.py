@@ -11,6 +11,7 @@ from typing import Any
 from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.errors import InputError
 from drstool.formats import Header, RecordSource, open_records
+from drstool.pixels import shown_size
 
 __all__ = ["as_json", "as_text", "describe"]
 
@@ -159,7 +160,7 @@ def _short(value: Any, name: str) -> str:
     if not isinstance(value, (list, tuple)):
         return str(value)
     if name == "image_size" and len(value) == 2:
-        return f"{value[1]} × {value[0]}"
+        return shown_size(value)
     if name == "shape":
         return str(tuple(value))
     if name == "drs_layers":

@@ -27,7 +27,7 @@ from drstool.recipe import CrfSettings, CueSettings
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IgnoreReport", "Relabelling", "label_record", "pseudo_label"]
+__all__ = ["IgnoreReport", "Relabelling", "pseudo_label"]
 
 # Up to this many labels are counted faster one by one than all at once.
 _FEW_LABELS = 10
@@ -169,14 +169,6 @@ def pseudo_label(
         return finish(label), part
 
     return _reporting(track(map_items(work, records, workers, on_error), "pseudo-label", total), report)
-
-
-def label_record(
-    record: MapRecord, settings: CueSettings, saliency_of: Callable[[str], Path] | None = None,
-    dtype: np.dtype | type = np.uint8,
-) -> LabelRecord:
-    """The pseudo label of one image; see :func:`pseudo_label`."""
-    return _labelled(record, settings, saliency_of, dtype, reported=False)[0]
 
 
 def _reporting(

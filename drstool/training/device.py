@@ -24,9 +24,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError("--device", f"{name!r} names no device", "auto, cpu, cuda or cuda:N") from None
+        raise UsageError("--device", f"{name!r} is not a device", "expected auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError("--device", f"{name!r} is not supported", "auto, cpu, cuda or cuda:N")
+        raise UsageError("--device", f"{name!r} is not supported", "expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError("--device", "no CUDA device is available here", "--device cpu, or auto")

@@ -93,7 +93,7 @@ class Team:
         except ValueError as error:
             raise UsageError("torchrun", str(error), "start the processes with torchrun") from None
         except RuntimeError as error:
-            raise ProcessLost("torchrun", f"the processes do not find each other: {_reason(error)}") from None
+            raise ProcessLost("torchrun", f"the processes cannot connect to each other: {_reason(error)}") from None
         self._gradients = dist.group.WORLD
 
     def _check_device(self, device: torch.device, kind: str) -> None:
@@ -142,8 +142,8 @@ class Team:
             result = work(*arguments)
         except BaseException as error:
             failure, code = error, getattr(error, "exit_code", signal_behind(error) or 1)
-            # The first of those that fail has the largest number.
-            own = (self.size - self.rank) << 8 | code
+            # The first of those that fail has the largest number; a real failure comes before a quiet end.
+            own = bool(code) << 30 | (self.size - self.rank) << 8 | code
         largest = self._all_max(own, slow)
         if failure is not None and largest == own:
             raise failure
@@ -182,7 +182,8 @@ class Team:
             if self.size == 1 or not any(word in str(error) for word in _GONE):
                 raise
             raise ProcessLost(
-                "training", f"process {self.rank} of {self.size} lost another one ({_reason(error)})",
+                "training",
+                f"process {self.rank} of {self.size} lost the connection to another process ({_reason(error)})",
                 "--resume continues from the last saved state") from None
 
     # --- the network ---------------------------------------------------------------------------

@@ -159,8 +159,8 @@ def _too_few_images(plan: Plan, team: Team, device: torch.device) -> UsageError 
     if plan.batch_size >= least or not plan.total_steps:
         return None
     return UsageError(
-        "--batch-size", f"{plan.batch_size} images per step cannot be divided over {team.size} processes",
-        f"{least} or more (a batch k times as large wants about k times the --lr), or fewer processes")
+        "--batch-size", f"a batch of {plan.batch_size} cannot be divided over {team.size} processes",
+        f"give {least} or more (and scale --lr with it), or use fewer processes")
 
 
 def _backward(

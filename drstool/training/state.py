@@ -18,7 +18,7 @@ from drstool.training.stop import Stop
 
 __all__ = ["Checkpointer", "Diverged", "Saver", "TrainState"]
 
-_CALMER = "a lower --lr, or --precision float32"
+_CALMER = "try a lower --lr, or --precision float32"
 
 
 class Diverged(DrstoolError):
@@ -161,7 +161,7 @@ class Saver:
 
     # Seconds between two times within an epoch.
     EVERY = 300.0
-    # No more than one part in so many of the time goes into it.
+    # Saving takes at most 1/SHARE of the time.
     SHARE = 20
 
     def __init__(self, checkpointer: Checkpointer | None, state: TrainState) -> None:

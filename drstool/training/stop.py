@@ -20,7 +20,7 @@ class Stop:
 
     _TO_END = (signal.SIGINT, signal.SIGTERM)
     # A request to stop comes before news of workers that were stopped by it too.
-    _DEFERRED = (*_TO_END, signal.SIGCHLD)
+    _DEFERRED = (*_TO_END, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else ()))
 
     def __init__(self) -> None:
         self._waiting: set[int] = set()

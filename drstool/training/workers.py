@@ -36,18 +36,27 @@ def load_batches(
     loader = torch.utils.data.DataLoader(
         _ErrorsAsValues(samples), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
         pin_memory=pin_memory, worker_init_fn=_begin_worker)
-    # Workers begin with these signals blocked, until they ignore them: they are another's to end.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
+    with _blocked_signals():
         batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield _checked(batches)
     finally:
         shutdown = getattr(batches, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """A block in which workers begin with these signals blocked, until they ignore them: another process ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def _checked(batches: Iterable) -> Iterator[list]:

@@ -25,7 +25,7 @@ class Method:
     method: Annotated[Optional[str], typer.Option(
         metavar="drs|cam|grad-cam",
         help="The network's maps as trained, with suppression off, or Grad-CAM. "
-        "[default: drs, or cam where nothing suppresses]")] = None
+        "[default: drs, or cam for a classifier without suppression]")] = None
     layer: Annotated[int, typer.Option(help="Layer of Grad-CAM, 1 to 16.")] = 13
 
     @property
@@ -78,4 +78,4 @@ def cam(
     artifact.write(stage.cam(
         artifact.todo, classifier, settings, method=method, layer=how.layer, predict_tags=how.threshold,
         map_size=maps.map_size, dtype=maps.dtype, execution=network.execution(run, precision), **artifact.work))
-    artifact.done("images' maps")
+    artifact.done("image", before="maps of ")

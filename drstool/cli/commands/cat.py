@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from drstool.cli.console import counted
 from drstool.cli.options import Classes, OutputOrStdout, command
 from drstool.cli.parameters import number_list
 from drstool.cli.run import Run
@@ -27,7 +28,7 @@ def cat(
         typer.Option(
             "--ids",
             metavar="FILE|-",
-            help="Keep these images only: a file, or - for stdin, of an id a line or of what 'drstool ids' prints.",
+            help="Keep only these images: a file, or - for stdin, with one id per line or the output of 'drstool ids'.",
         ),
     ] = None,
     only: Annotated[Optional[str], typer.Option(
@@ -68,7 +69,7 @@ def cat(
         header = replace(header, provenance=run.history(job, header.provenance))
         with open_sink(output, header, overwrite=run.overwrite, threads=run.threads) as sink:
             count = sink.write_all(run.track(records, "cat", None))
-    run.done(f"{count} images' {header.kind.replace('-', ' ')} to {output or 'stdout'}")
+    run.done(f"wrote {header.kind.replace('-', ' ')} of {counted(count, 'image')} to {output or 'stdout'}")
 
 
 def _check_options(

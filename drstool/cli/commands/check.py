@@ -20,7 +20,7 @@ def check(
         "'drstool demo'; by default stdin.",
         show_default=False)] = None,
     json: Annotated[bool, typer.Option(
-        "--json", help="Print a JSON object a line for each input, whole or not; also with -q.")] = False,
+        "--json", help="Print one JSON object per input, whole or not; also with -q.")] = False,
 ) -> None:
     """Check that files and folders are whole: print a line for each thing wrong, and exit with 3 if there is one."""
     from drstool.stages import check as stage

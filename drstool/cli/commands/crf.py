@@ -43,4 +43,4 @@ def crf_(
             artifact.todo, crf, cues.settings, scores=cues.are_scores and cues.settings.background == "rest",
             saliency_of=cues.saliency_of, image_of=cues.image_of, dtype=dtype,
             execution=Execution(run.device, workers=run.threads), **artifact.work))
-    artifact.done("images' probabilities")
+    artifact.done("image", before="probabilities of ")

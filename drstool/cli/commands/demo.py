@@ -39,4 +39,4 @@ def demo(
         header = Header("dataset", (), run.history(run.job(seed=True)))
         write_marker(making, header)
         write_end(making, header, len(dataset))
-    run.done(f"{train} + {val} pictures to {folder}")
+    run.done(f"drew {train} + {val} pictures into {folder}")

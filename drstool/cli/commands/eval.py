@@ -93,7 +93,7 @@ class EvalOptions:
 
         check_choice("--ignored", self.ignored, IGNORED_AS)
         if self.json and self.csv:
-            raise UsageError("eval", "prints JSON or CSV, not both", "leave out --json or --csv")
+            raise UsageError("eval", "prints JSON or CSV, not both", "omit --json or --csv")
         if names.count("-") + (truth.data == "-") > 1:
             raise UsageError("eval", "cannot read two things from stdin", "name a file for all but one")
         if self.per_image and (len(names) > 1 or self.sweep is not None):
@@ -103,14 +103,14 @@ class EvalOptions:
         if self.select_on is not None and self.sweep is None:
             raise UsageError("--select-on", "chooses a value of a sweep", "give --sweep alpha, constant or power")
         if self.select_on is not None and truth.split is not None:
-            raise UsageError("--split", "is replaced by --select-on and --report-on", "leave it out")
+            raise UsageError("--split", "is replaced by --select-on and --report-on", "omit it")
         if self.select_on is not None and truth.data == "-":
             raise UsageError("--data", "stdin cannot be read once for each split", "save the manifest to a file")
         if self.sweep is None:
             return
         check_choice("--sweep", self.sweep, tuple(GRIDS))
         if len(names) > 1:
-            raise UsageError("--sweep", "takes one input", "name one map file, or leave out --sweep to compare")
+            raise UsageError("--sweep", "takes one input", "name one map file, or omit --sweep to compare")
         if self.boundary:
             raise UsageError("--boundary", "cannot be combined with --sweep", "evaluate once more at the best value")
 

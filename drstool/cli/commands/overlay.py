@@ -52,4 +52,4 @@ def overlay(
         artifact.write_pictures(stage.overlay(
             dataset, artifact.todo, settings=settings, class_names=names, targets=target,
             done=frozenset(artifact.finished), workers=run.threads, **artifact.work))
-    artifact.done("pictures")
+    artifact.done("picture")

@@ -54,4 +54,4 @@ def pseudo_label(
     if json:
         run.write(json_text(report.to_json(cues.classes)))
     since = " since resuming" if artifact.finished else ""
-    artifact.done("label images", f", {report.words(cues.classes)}{since},")
+    artifact.done("label image", note=f", {report.words(cues.classes)}{since},")

@@ -67,7 +67,7 @@ def refine(
         artifact.write(stage.refine(
             artifact.todo, refiner, settings, map_size=stored.map_size, dtype=stored.dtype,
             execution=network.execution(run), **artifact.work))
-    artifact.done("images' maps")
+    artifact.done("image", before="maps of ")
 
 
 @contextmanager

@@ -40,4 +40,4 @@ def saliency(
         used={"pixel_ground_truth": False})
     maps = stage.saliency(artifact.todo, method=method, workers=run.threads, **artifact.work)
     artifact.write(LabelRecord(identifier, values) for identifier, values in maps)
-    artifact.done("saliency maps")
+    artifact.done("saliency map")

@@ -50,7 +50,7 @@ def segment(
     artifact.write_pairs(stage.segment(
         artifact.todo, segmenter, settings, scores=artifact.scores is not None, crf=crf,
         execution=network.execution(run), **artifact.work))
-    artifact.done("label images")
+    artifact.done("label image")
 
 
 def _check_apart(labels: str | None, scores: str | None) -> None:
