@@ -268,8 +268,8 @@ def test_a_lost_process_ends_the_others(together, voc, made, tmp_path, alone, ra
     assert outcomes.codes[rank] == -signal.SIGKILL and outcomes.codes[1 - rank] == 1, outcomes
     (error,) = outcomes.errors
     assert re.fullmatch(
-        r"drstool: training: process \d of 2 lost the connection to another process \((Read error \S+: )?Connection .{1,60}\); "
-        r"--resume continues from the last saved state", error)
+        r"drstool: training: process \d of 2 lost the connection to another process "
+        r"\((Read error \S+: )?Connection .{1,60}\); --resume continues from the last saved state", error)
     assert ".net.pt.resume" in left_in(tmp_path) and "net.pt" not in left_in(tmp_path)
     again = together(*words, "--resume", before=ALIKE)
     # The first one, where it is left, did that step, and keeps the state after it.
@@ -313,7 +313,7 @@ def test_more_processes_than_images_a_step(together, voc, made, tmp_path):
     outcomes = together(*line("train-seg", voc, made, "--batch-size", "3"), "-o", tmp_path / "net.pt")
     assert outcomes.codes == [2, 2]
     (error,) = outcomes.errors
-    assert "3 images per step cannot be divided over 2 processes; 4 or more" in error
+    assert "a batch of 3 cannot be divided over 2 processes; give 4 or more" in error
     outcomes = together(*line("train-cls", voc, made, "--batch-size", "auto"), "-o", tmp_path / "net.pt")
     assert outcomes.codes == [2, 2]
     assert outcomes.errors == ["drstool: --batch-size: auto is for one process; give a number under torchrun"]
