@@ -140,6 +140,15 @@ def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number,
     assert left_in(tmp_path) == [output]
 
 
+def test_labels_with_scores_that_were_not_interrupted_say_so(drs, voc, made, tmp_path):
+    outputs = tmp_path / "labels.tar", tmp_path / "scores.h5"
+    words = ("segment", "--data", voc, "--split", "train", "--weights", made.seg)
+    assert drs(*words, "-o", outputs[0], "--scores", outputs[1]).code == 0
+    for output in outputs:
+        with formats.open_records(output) as source:
+            assert source.header.provenance and not any("resumed" in step for step in source.header.provenance)
+
+
 @pytest.mark.parametrize("scores", ["scores.h5", "scores.tar"])
 def test_a_stream_of_labels_with_scores(drs, voc, made, tmp_path, after, scores):
     words = ("segment", "--data", voc, "--split", "train", "--weights", made.seg, *PLAIN)

@@ -145,8 +145,9 @@ class Artifact:
             self.scores = None
         if self.scores is not None and resume is not None:
             self._scores_resume = self._opened(self.scores, "score-maps", among=resume.finished)
-            # Labels and scores then have the same images.
-            resume.keep_only(self._scores_resume.finished if self._scores_resume is not None else ())
+            if self._run.resume:
+                # Labels and scores then have the same images.
+                resume.keep_only(self._scores_resume.finished if self._scores_resume is not None else ())
         if resume is not None and self._run.resume:
             finished = counted(len(resume.finished), "picture" if self.kind == "figures" else "image")
             self._run.say(
