@@ -39,7 +39,7 @@ def load_png(data: bytes, where: object) -> Image.Image:
         It is not a PNG, damaged, cut short, or too large.
     """
     if not data.startswith(SIGNATURE):
-        raise InputError(where, "is not a PNG" if data else "is empty", "give a PNG")
+        raise InputError(where, "is not a PNG" if data else "is empty", "copy it again or recreate it")
     try:
         # Pillow itself does not compare the checksums of the pixels.
         kinds = [kind for kind, _ in chunks(io.BytesIO(data))]

@@ -185,7 +185,8 @@ class _MapSettings:
         sizes = self.sizes or tuple(round(scale * side) for scale in _MAP_SCALES)
         for option, size in (("--image-size", side), *(("--sizes", size) for size in sizes)):
             if not _MIN_SIDE <= size <= _MAX_SIDE:
-                raise UsageError(option, f"{size} pixels is out of range", f"must be {_MIN_SIDE} to {_MAX_SIDE}")
+                raise UsageError(
+                    option, f"{size} pixels is out of range", f"must be between {_MIN_SIDE} and {_MAX_SIDE:,}")
         return replace(self, image_size=side, sizes=sizes)
 
 

@@ -339,7 +339,7 @@ def bad_lines(made, tmp):
         "stdin and ids": (2, ("--ids", "-"), ["once"]),
         "factors alone": (2, (a, "--factors", "1"), ["--fuse"]),
         "factors of max": (2, (a, a, "--fuse", "max", "--factors", "1,2"), ["--factors", "mean"]),
-        "too few factors": (2, (a, a, "--fuse", "mean", "--factors", "1"), ["1 factors for 2"]),
+        "too few factors": (2, (a, a, "--fuse", "mean", "--factors", "1"), ["has 1 values for 2"]),
         "factors of words": (2, (a, a, "--fuse", "mean", "--factors", "much"), ["--factors", "much"]),
         "fusion": (2, (a, a, "--fuse", "median"), ["--fuse", "median"]),
         "fusing labels": (3, (made.labels, made.labels, "--fuse", "max"), ["only maps"]),

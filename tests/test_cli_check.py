@@ -49,7 +49,7 @@ def test_what_is_whole(drs, made, demo, stream):
     assert states(outcome) == [("whole", kind) for kind in kinds]
     quiet = drs("check", *paths[1:2], "-q")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
-    assert drs("check", made.cams).err.startswith("check: nothing wrong in ")
+    assert drs("check", made.cams).err.startswith("check: no problems found in ")
 
 
 def test_counts(drs, made, demo, stream):

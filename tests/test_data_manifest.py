@@ -114,7 +114,7 @@ def test_splits(folder):
     with pytest.raises(InputError, match="has no split 'test'; choose from train, val"):
         open_dataset(path, "test")
     path = str(lines(folder / "n.jsonl", A))
-    with pytest.raises(InputError, match="has no splits; .*leave out --split train"):
+    with pytest.raises(InputError, match="has no splits; .*omit --split train"):
         open_dataset(path, "train")
 
 

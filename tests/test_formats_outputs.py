@@ -51,7 +51,7 @@ def test_no_file_is_replaced_unasked(tmp_path):
     target = tmp_path / "out.bin"
     target.write_bytes(b"old")
     with (
-        pytest.raises(OutputError, match="already exists; choose another -o, or use --overwrite"),
+        pytest.raises(OutputError, match="already exists; choose another name, or use --overwrite"),
         new_file(target),
     ):
         pytest.fail("the work began")

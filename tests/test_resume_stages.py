@@ -484,7 +484,7 @@ def test_finished_work_is_not_done_again(drs, world, tmp_path, name, history):
         outcome = drs(*words, *change, "-o", target, "--resume")
         assert outcome.code == 1
         assert f"exists, and {told}" in outcome.err
-        assert outcome.err.endswith("; choose another -o, or use --overwrite\n")
+        assert outcome.err.endswith("; choose another name, or use --overwrite\n")
     assert contents(target) == before
     assert left_in(tmp_path) == [output]
 

@@ -335,7 +335,7 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
         assert (tmp_path / "net.pt").read_bytes() == before
     outcome = drs(*words, "--resume", "--lr", "0.5")
     assert outcome.code == 1
-    assert "already exists, and --lr changed from 0.001 to 0.5; choose another -o, or use --overwrite" in outcome.err
+    assert "already exists, and --lr changed from 0.001 to 0.5; choose another name, or use --overwrite" in outcome.err
     assert drs(*words).code == 1
     assert (tmp_path / "net.pt").read_bytes() == before
 
@@ -382,7 +382,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_network(drs, voc, made, t
         outcome = drs(*words, "-q")
     assert outcome.code == 1
     (told,) = outcome.err.splitlines()
-    assert re.search(r"the loss is nan at step 6 \(images p\d, p\d\); a lower --lr, .*net\.step-4\.pt$", told)
+    assert re.search(r"the loss is nan at step 6 \(images p\d, p\d\); try a lower --lr, .*net\.step-4\.pt$", told)
     assert left_in(tmp_path) == [".net.pt.resume", "net.step-4.pt"]
     kept = drs("info", tmp_path / "net.step-4.pt", "--json").json()
     assert kept["recipe"]["stopped_after_step"] == 4

@@ -90,7 +90,7 @@ def test_a_log_replaces_nothing(drs, words, tmp_path, at_step):
     log.write_text("dear diary\n")
     outcome = drs(*words)
     assert (outcome.code, outcome.err) == (
-        1, f"drstool: {log}: already exists; choose another -o, or use --overwrite\n")
+        1, f"drstool: {log}: already exists; choose another name, or use --overwrite\n")
     outcome = drs(*words, "--resume")
     assert (outcome.code, outcome.err.splitlines()[-1]) == (
         1, f"drstool: {log}: is not the log of this training; give another --log, or --overwrite")

@@ -283,7 +283,7 @@ def _check_parent(path: object, target: Path) -> None:
 
 
 def _exists(path: object) -> OutputError:
-    return OutputError(path, "already exists", "choose another -o, or use --overwrite")
+    return OutputError(path, "already exists", "choose another name, or use --overwrite")
 
 
 def _kind_of(folder: Path) -> str | None:

@@ -75,7 +75,7 @@ class TrainingState:
         if difference is not None:
             raise InputError(
                 self.path, f"belongs to a different job: {difference}",
-                "give the same settings and data, or --overwrite without --resume to start from scratch")
+                "use the same settings and data, or discard it with --overwrite and without --resume")
         self._content = content
         self.step = content["loop"]["step"]
         self._seconds = content["seconds"]

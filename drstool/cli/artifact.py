@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from drstool.cli.console import counted
 from drstool.cli.run import Run, check_leftover
 from drstool.errors import OutputError, UsageError
+from drstool.reports.text import counted
 
 if TYPE_CHECKING:
     from drstool.artifacts.header import Header
@@ -221,5 +221,5 @@ class Artifact:
             return False
         difference = output_difference(path, kind, self._job, self._source.ids)
         if difference is not None and not self._run.overwrite:
-            raise OutputError(output, f"already exists, and {difference}", "choose another -o, or use --overwrite")
+            raise OutputError(output, f"already exists, and {difference}", "choose another name, or use --overwrite")
         return difference is None

@@ -9,7 +9,7 @@ from typing import Any
 
 from drstool.errors import DrstoolError, OutputError
 
-__all__ = ["Console", "counted", "duration", "gigabytes"]
+__all__ = ["Console", "duration", "gigabytes"]
 
 
 class Console:
@@ -146,14 +146,3 @@ def duration(seconds: float) -> str:
     """
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things, as a user reads it.
-
-    Examples
-    --------
-    >>> counted(1, "image"), counted(1200, "image")
-    ('1 image', '1,200 images')
-    """
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from drstool.artifacts.shard import ShardChoice
-from drstool.cli.console import Console, counted, duration
+from drstool.cli.console import Console, duration
 from drstool.cli.shards import is_first, is_one_of_several, pick_shard
 from drstool.errors import DrstoolError, ItemsFailed, OutputError, ReportedByPeer, UsageError
+from drstool.reports.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ class CommonOptions:
         typer.Option(
             "--no-provenance", help="Record no history in the output, so that identical runs give identical bytes."),
     ] = False
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no messages except errors.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also print the settings and the device.")] = False
 
 

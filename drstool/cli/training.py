@@ -320,7 +320,7 @@ class TrainingRun:
             return True
         if self._run.overwrite:
             return False
-        raise OutputError(self._output, f"already exists, and {difference}", "choose another -o, or use --overwrite")
+        raise OutputError(self._output, f"already exists, and {difference}", "choose another name, or use --overwrite")
 
     # --- training ------------------------------------------------------------------------------
 

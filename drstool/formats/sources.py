@@ -225,8 +225,8 @@ def _tar_reader(stream: BinaryIO, where: str, head: bytes) -> StreamReader:
 
 
 def _guess(head: bytes) -> str:
-    known = {b"\x1f\x8b": "compressed with gzip", b"PK": "a zip file", SIGNATURE[:4]: "a single PNG",
-             b"\x93NUMPY": "a NumPy array", b"\xfd7zXZ": "compressed with xz"}
+    known = {b"\x1f\x8b": "compressed with gzip", b"PK": "a zip file, such as a checkpoint",
+             SIGNATURE[:4]: "a single PNG", b"\x93NUMPY": "a NumPy array", b"\xfd7zXZ": "compressed with xz"}
     found = (name for start, name in known.items() if head.startswith(start))
     return next(found, "neither a map file nor a stream")
 

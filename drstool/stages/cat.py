@@ -60,7 +60,7 @@ def in_order(sources: Sequence[RecordSource], *, incomplete: bool = False) -> li
         listed = ", ".join(f"{number}/{first.of}" for number in missing[:_SHOWN])
         more = ", …" if len(missing) > _SHOWN else ""
         raise InputError(
-            "cat", f"{len(missing)} of {first.of} shards are missing: {listed}{more}",
+            "cat", f"lacks {len(missing)} of {first.of} shards: {listed}{more}",
             "make them with --shard, or merge the others with --incomplete")
     return [seen[number] for number in sorted(seen)]
 
@@ -90,7 +90,7 @@ def merged_header(
     for header, source in zip(headers, sources, strict=True):
         if not (fused and source.is_maps and leader.is_maps) and header.kind != first.kind:
             raise InputError(
-                source.where, f"holds {header.kind}, but {leader.where} holds {first.kind}", "merge one kind")
+                source.where, f"holds {header.kind}, but {leader.where} holds {first.kind}", "merge files of one kind")
         if header.class_names != first.class_names:
             raise InputError(
                 source.where, f"its classes are not those of {leader.where}", "merge files with the same classes")
@@ -151,7 +151,7 @@ def fuse(
     if factors and how != "mean":
         raise UsageError("--factors", f"has no effect with --fuse {how}", "use --fuse mean")
     if factors and len(factors) != len(sources):
-        raise UsageError("--factors", f"{len(factors)} factors for {len(sources)} inputs", "give one per input")
+        raise UsageError("--factors", f"has {len(factors)} values for {len(sources)} inputs", "give one per input")
     for source in sources:
         if not source.is_maps:
             raise InputError(source.where, f"holds {source.kind}", "only maps can be fused")
@@ -345,7 +345,7 @@ def _check_same_size(record: MapRecord, other: MapRecord, where: str, leader: st
         if tuple(found) != tuple(expected):
             raise InputError(
                 f"{where}: {record.id}", f"has {what} of {shown_size(found)} pixels, but {leader} of "
-                f"{shown_size(expected)}", "make both of the same images with the same --map-size")
+                f"{shown_size(expected)}", "create both with the same --map-size")
 
 
 def _lack(where: str, identifier: str, other: str) -> InputError:

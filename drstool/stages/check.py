@@ -27,7 +27,7 @@ from drstool.formats.pictures import picture_files, read_marker
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
 from drstool.png import SIGNATURE
-from drstool.reports.text import listed
+from drstool.reports.text import counted, listed
 
 __all__ = ["STATES", "Report", "as_json", "check"]
 
@@ -251,7 +251,7 @@ def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: in
     without = [item.id for item in dataset.items if item.saliency is None] if saliency.is_dir() else []
     if without:
         report.add(InputError(
-            saliency, f"has no maps for {len(without)} images: {listed(without)}", "recreate them"))
+            saliency, f"has no maps for {counted(len(without), 'image')}: {listed(without)}", "recreate them"))
     with _adding_to(report):
         check_end_file(folder, len(dataset), head, folder)
 

@@ -60,7 +60,7 @@ def train_cls(
     if recipe.warp_size < recipe.image_size:
         raise UsageError(
             "--resize-size", f"{recipe.warp_size} is below the --image-size {recipe.image_size}",
-            "0, or at least as large: the crop is taken from it")
+            "use 0 or at least that size: the crop is taken from the resized image")
     require_tags(dataset)
     torch.manual_seed(config.seed)
     architecture: dict[str, Any] = {

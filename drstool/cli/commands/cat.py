@@ -9,11 +9,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from drstool.cli.console import counted
 from drstool.cli.options import Classes, OutputOrStdout, command
 from drstool.cli.parameters import number_list
 from drstool.cli.run import Run
 from drstool.errors import UsageError
+from drstool.reports.text import counted
 
 
 @command("cat", keep_going=False, example="drstool cat cams.h5 -o cams.tar")
@@ -43,7 +43,7 @@ def cat(
 ) -> None:
     """Merge, convert, filter or fuse map files, streams and label folders.
 
-    Shards are merged in the order of the whole, whatever their order here.
+    Shards are merged in their original order, regardless of the order given.
     """
     from drstool.artifacts.header import record_type
     from drstool.data.tags import read_class_names

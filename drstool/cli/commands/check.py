@@ -22,7 +22,7 @@ def check(
     json: Annotated[bool, typer.Option(
         "--json", help="Print one JSON object per input, whole or not; also with -q.")] = False,
 ) -> None:
-    """Check that files and folders are whole: print a line for each thing wrong, and exit with 3 if there is one."""
+    """Check that files and folders are complete and undamaged: print one line per problem, and exit with 3 if any."""
     from drstool.stages import check as stage
 
     problems = 0
@@ -37,4 +37,4 @@ def check(
             run.detail(f"{report.input} is whole: {report.kind}, {report.count}")
     if problems:
         raise typer.Exit(InputError.exit_code)
-    run.done("nothing wrong")
+    run.done("no problems found")

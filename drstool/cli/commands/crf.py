@@ -26,7 +26,7 @@ def crf_(
 ) -> None:
     """Write class probabilities that follow the images' edges, from probabilities or maps.
 
-    Of localization and refined maps the probabilities are the cues, background included, divided by their sum.
+    For localization and refined maps, the probabilities are the cues, background included, divided by their sum.
     """
     from drstool.inference import Execution
     from drstool.stages import crf as stage

@@ -120,7 +120,7 @@ def evaluate(
     run: Run, settings: CueSettings, given: frozenset[str], truth: GroundTruth, options: EvalOptions,
     predictions: Predictions = None,
 ) -> None:
-    """Print the scores of label PNGs or maps against ground truth; of several, their differences."""
+    """Print the scores of label PNGs or maps against ground truth; for several inputs, also their differences."""
     from drstool.stages import eval as stage
 
     names = predictions or ["-"]

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.options import Classes, Output, command
+from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run
 
 
@@ -19,7 +20,7 @@ def import_(
     origin: Annotated[str, typer.Option(
         "--from", metavar="drs", help="The other project: drs, the authors' code (qjadud1994/DRS).")] = "drs",
     kind: Annotated[Optional[str], typer.Option(
-        metavar="classifier|refiner", help="What the file holds; needed where it cannot be seen in it.")] = None,
+        metavar="classifier|refiner", help="What the file holds; required if the file does not show it.")] = None,
     delta: Annotated[float, typer.Option(
         help="Bound of a fixed-DRS classifier, which the file does not say.", min=0.0, max=1.0)] = 0.55,
     classes: Classes = None,
@@ -27,11 +28,9 @@ def import_(
     """Convert a checkpoint of the authors' code."""
     from drstool.checkpoints.checkpoint import save_checkpoint
     from drstool.data.tags import read_class_names
-    from drstool.errors import UsageError
     from drstool.stages import import_ as stage
 
-    if origin != "drs":
-        raise UsageError("--from", f"there is no project {origin!r}", "drs")
+    check_choice("--from", origin, ("drs",))
     run.reserve(output)
     names = read_class_names(classes) if classes else None
     checkpoint = stage.import_drs(file, kind=kind, delta=delta, class_names=names)

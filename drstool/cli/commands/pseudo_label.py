@@ -26,7 +26,7 @@ def pseudo_label(
     files: CueFiles,
     output: OutputOrStdout = None,
     json: Annotated[bool, typer.Option(
-        "--json", help="Print what the rules ignored, in all and by class, as JSON; needs -o.")] = False,
+        "--json", help="Print what the rules ignored, in total and by class, as JSON; needs -o.")] = False,
 ) -> None:
     """Write label PNGs from maps: object cues against a background cue.
 

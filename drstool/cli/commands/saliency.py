@@ -27,7 +27,7 @@ def saliency(
         ),
     ] = "mbd",
 ) -> None:
-    """Write saliency maps of images, by a published measure that learns nothing."""
+    """Write saliency maps of images, by a published method that needs no training."""
     from drstool.data import open_dataset
     from drstool.formats import LabelRecord
     from drstool.inputs import Images
