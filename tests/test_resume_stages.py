@@ -128,7 +128,8 @@ def test_interrupted_and_gone_on_with(drs, world, tmp_path, after, name, number,
         count = 1
     first = interrupt(drs, after, words, tmp_path / output, count, number)
     assert first.code == code, first.err
-    assert f"{words[0]}: {count} image{'s' if count > 1 else ''} finished; continue with --resume\n" in first.err
+    noun = "picture" if words[0] == "overlay" else "image"
+    assert f"{words[0]}: {count} {noun}{'s' if count > 1 else ''} finished; continue with --resume\n" in first.err
     assert output not in left_in(tmp_path)
     assert set(left_in(tmp_path)) <= {f".{output}.resume", f".{output}.resume.json"} != set()
     second = drs(*words, "-o", tmp_path / output, "--resume")
@@ -448,18 +449,18 @@ def test_a_folders_digest_is_of_names_and_bytes(tmp_path):
 
 
 def test_without_resume_little_is_dropped_and_much_is_not(drs, world, tmp_path, after, monkeypatch):
-    for name in ("cam", "segment"):
+    for name, noun in (("cam", "images"), ("segment", "images"), ("overlay labels", "pictures")):
         words, output = world.line(name)
         interrupt(drs, after, words, tmp_path / output, 2)
         with monkeypatch.context() as patch:
             patch.setattr(works, "WORTH_KEEPING", 0.0)
             outcome = drs(*words, "-o", tmp_path / output)
         assert outcome.code == 1
-        assert "an interrupted run finished 2 images" in outcome.err
+        assert f"an interrupted run finished 2 {noun}" in outcome.err
         assert outcome.err.endswith("continue it with --resume, or discard it with --overwrite\n")
         outcome = drs(*words, "-o", tmp_path / output)
         assert outcome.code == 0
-        assert "starting from scratch, discarding 2 images of an interrupted run" in outcome.err
+        assert f"starting from scratch, discarding 2 {noun} of an interrupted run" in outcome.err
         assert contents(tmp_path / output) == world.whole(drs, name)
         assert left_in(tmp_path) == [output]
         shutil.rmtree(tmp_path / output) if (tmp_path / output).is_dir() else (tmp_path / output).unlink()

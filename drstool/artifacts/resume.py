@@ -31,8 +31,8 @@ from drstool.png import is_whole_png
 
 __all__ = ["Journal", "PartialFolder", "keeping"]
 
+# Names in the files stay as earlier versions had them: "work" is the job, "sittings" are the runs.
 _MAGIC = b"drstool unfinished 1\n"
-# Names in files stay as earlier versions had them: "work" is the job, "sittings" are the runs.
 # Checksum of what follows, and its length.
 _FRAME = struct.Struct("<IQ")
 # The description of a record, and the largest record.

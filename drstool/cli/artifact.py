@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from drstool.cli.run import Run, check_leftover
-from drstool.errors import OutputError, UsageError
+from drstool.errors import UsageError
 from drstool.reports.text import counted
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Artifact:
         self.output, self.kind, self.scores, self.count = output, kind, scores, 0
         self._run, self._source, self._classes, self._upstream = run, source, tuple(classes), upstream
         self._job = run.job(classes, inputs={**(inputs or {}), **source.inputs}, shard=source.shard, **job)
+        self._noun = "picture" if kind == "figures" else "image"
         self._scores_resume: Journal | PartialFolder | None = None
         self._resume = self._begin()
         self.finished: tuple[str, ...] = tuple(self._resume.finished) if self._resume is not None else ()
@@ -149,7 +150,7 @@ class Artifact:
                 # Labels and scores then have the same images.
                 resume.keep_only(self._scores_resume.finished if self._scores_resume is not None else ())
         if resume is not None and self._run.resume:
-            finished = counted(len(resume.finished), "picture" if self.kind == "figures" else "image")
+            finished = counted(len(resume.finished), self._noun)
             self._run.say(
                 f"{self._run.command}: {self.output}: "
                 + (f"resuming after {finished}" if resume.finished else "nothing to resume, starting from scratch"))
@@ -170,7 +171,7 @@ class Artifact:
         from drstool.artifacts.resume import Journal
         from drstool.formats import goes_to_disk, resume_beside
 
-        run = self._run
+        run, noun = self._run, self._noun
         if not goes_to_disk(output):
             return None
         if self._source.piped:
@@ -187,15 +188,15 @@ class Artifact:
         if not run.resume:
             if (leftover := resume.leftover()) is not None:
                 count, seconds = leftover
-                check_leftover(run, str(output), counted(count, "image") if count else "", seconds)
-            run.keep(resume)
+                check_leftover(run, str(output), counted(count, noun) if count else "", seconds)
+            run.keep(resume, noun)
             resume.start()
             return resume
         if isinstance(resume, Journal):
             resume.load(self._expected(among), self._source.unit)
         else:
             resume.load()
-        run.keep(resume)
+        run.keep(resume, noun)
         return resume
 
     def _expected(self, among: Sequence[str] | None) -> Sequence[str] | None:
@@ -207,19 +208,10 @@ class Artifact:
         return ids[:next((n for n, identifier in enumerate(ids) if identifier not in known), len(ids))]
 
     def _is_finished(self, output: str | None, kind: str) -> bool:
-        """Whether --resume finds an output that is whole and made by this very job.
-
-        Raises
-        ------
-        OutputError
-            It was made by a different one, and must not be overwritten.
-        """
+        """Whether --resume finds an output that is whole and made by this very job; raises as ``Run.is_same``."""
         from drstool.formats import output_difference
 
         path = str(output)
         if not self._run.resume or not os.path.exists(path) or os.path.isdir(path) and not os.listdir(path):
             return False
-        difference = output_difference(path, kind, self._job, self._source.ids)
-        if difference is not None and not self._run.overwrite:
-            raise OutputError(output, f"already exists, and {difference}", "choose another name, or use --overwrite")
-        return difference is None
+        return self._run.is_same(output, output_difference(path, kind, self._job, self._source.ids))

@@ -83,6 +83,7 @@ class Run(Console):
         self._options, self._arguments, self._device = options, arguments, None
         self._failures, self._claims = 0, ExitStack()
         self._unfinished: Journal | PartialFolder | None = None
+        self._noun = "image"
         self.shard = pick_shard(options.shard) if shards else ShardChoice()
         if self._joint:
             # Where a process is lost, torch prints pages about its sockets; we print a line.
@@ -94,7 +95,8 @@ class Run(Console):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         unfinished = self._unfinished
         if unfinished is not None and unfinished.finished and isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.say(f"{self.command}: {counted(len(unfinished.finished), 'image')} finished; continue with --resume")
+            finished = counted(len(unfinished.finished), self._noun)
+            self.say(f"{self.command}: {finished} finished; continue with --resume")
         self._claims.close()
         if self._joint:
             self._end_together(error)
@@ -227,9 +229,21 @@ class Run(Console):
             self.reserve(output, folder=what != "maps" and not str(output).endswith(".tar"))
         return output
 
-    def keep(self, unfinished: Journal | PartialFolder) -> None:
-        """Keep what is finished of an output when this run ends early, unless that is nothing."""
-        self._unfinished = unfinished
+    def is_same(self, output: str | None, difference: str | None) -> bool:
+        """Whether an existing output was made by this very job; ``difference`` says how the jobs differ.
+
+        Raises
+        ------
+        OutputError
+            It was made by a different one, and must not be overwritten.
+        """
+        if difference is not None and not self.overwrite:
+            raise OutputError(output, f"already exists, and {difference}", "choose another name, or use --overwrite")
+        return difference is None
+
+    def keep(self, unfinished: Journal | PartialFolder, noun: str) -> None:
+        """Keep what is finished of an output, ``noun`` by ``noun``, when this run ends early."""
+        self._unfinished, self._noun = unfinished, noun
         self._claims.callback(lambda: unfinished.close() if unfinished.finished else unfinished.remove())
 
     @property

@@ -313,14 +313,11 @@ class TrainingRun:
 
         if not self._run.resume or not Path(self._output).exists():
             return False
-        difference = job_difference(self._output, self._job)
-        if difference is None:
-            self._state.remove()
-            self._run.say(f"{self._run.command}: {self._output} is finished already")
-            return True
-        if self._run.overwrite:
+        if not self._run.is_same(self._output, job_difference(self._output, self._job)):
             return False
-        raise OutputError(self._output, f"already exists, and {difference}", "choose another name, or use --overwrite")
+        self._state.remove()
+        self._run.say(f"{self._run.command}: {self._output} is finished already")
+        return True
 
     # --- training ------------------------------------------------------------------------------
 
