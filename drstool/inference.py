@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drstool.models.convolution import layout
-from drstool.models.vgg import NUM_ACTIVATIONS, VGG, image_scores
+from drstool.models.network import MapNetwork, image_scores
 from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
 
 __all__ = [
@@ -228,17 +228,17 @@ def _by_image(
     return maps
 
 
-def grad_cam(model: VGG, layer: int) -> Network:
+def grad_cam(model: MapNetwork, layer: int) -> Network:
     """A network that gives the Grad-CAM maps at the activations of one layer.
 
     The map of class c is ``sum_k w_k A_k`` with ``w_k`` the spatial sum of ``d score_c / d A_k``;
-    its positive part is taken later. At the last layer this is the plain map without its bias.
+    its positive part is taken later. At the network's last layer this is the plain map without its bias.
 
     Parameters
     ----------
     model
     layer
-        Index 0..15.
+        Index in ``model.layers``.
 
     References
     ----------
@@ -251,7 +251,7 @@ def grad_cam(model: VGG, layer: int) -> Network:
     def network(images: Tensor, channels: Sequence[Sequence[int]]) -> Tensor:
         with torch.enable_grad():
             activations = model.features(images, 0, layer + 1).detach().requires_grad_()
-            scores = image_scores(model.output(model.features(activations, layer + 1, NUM_ACTIVATIONS)))
+            scores = image_scores(model.output(model.features(activations, layer + 1)))
             maps = activations.new_zeros(
                 (len(images), model.output.out_channels, *activations.shape[2:]), dtype=torch.float32)
             # Images do not influence each other in evaluation mode, so that one backward pass is
@@ -271,7 +271,7 @@ def grad_cam(model: VGG, layer: int) -> Network:
     return network
 
 
-def predicted_channels(model: VGG, images: Tensor, threshold: float) -> list[list[int]]:
+def predicted_channels(model: MapNetwork, images: Tensor, threshold: float) -> list[list[int]]:
     """Object channels that the classifier finds in each image; the most probable one always counts.
 
     Parameters
@@ -307,9 +307,10 @@ def segment_probabilities(
     (num_classes, H, W) float32 in [0, 1]
     """
     size = tuple(image.shape[2:])
+    least = max(_LEAST_SIDE, getattr(model, "output_stride", 0))
     total = None
     for scale in scales:
-        scaled = tuple(max(_LEAST_SIDE, round(side * scale)) for side in size)
+        scaled = tuple(max(least, round(side * scale)) for side in size)
         seen = image
         if scaled != size:
             seen = F.interpolate(image, size=scaled, mode="bilinear", align_corners=False)

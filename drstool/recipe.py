@@ -15,6 +15,7 @@ from drstool.errors import UsageError
 
 __all__ = [
     "AUTO_BATCH",
+    "BACKBONES",
     "CRF_PRESETS",
     "NORMALIZE_MEAN",
     "NORMALIZE_STD",
@@ -51,7 +52,22 @@ _BATCH_HELP = (
 _EPOCHS_HELP = "Number of training epochs; 0 writes the initialised network."
 _DECAY_EPOCHS_HELP = "Epochs, counted from 1, at whose start the learning rate is multiplied by --decay-factor."
 _DECAY_FACTOR_HELP = "Factor by which the learning rate is multiplied at each of --decay-epochs."
+_STRIDE_HELP = "Ratio of input size to map size, 8 or 16; 0: 8 for VGG, 16 for the others."
+_HEAD_HELP = (
+    "Layers behind the backbone: the paper's three 3x3 convolutions, or none (plain); auto: the paper's for VGG, none "
+    "for the others."
+)
+_EXTRA_INIT_HELP = (
+    "Initial kernels of the paper's three layers: random, or identity plus a little noise, so that features pass "
+    "through them."
+)
+_FREEZE_NORM_HELP = "Keep the statistics and parameters of batch norm that --init provides."
 _FLIP_HELP = "Probability of a random horizontal flip."
+
+# The rows of the table in drstool/models/trunks.py.
+BACKBONES = (
+    "vgg16", "vgg16_bn", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0",
+    "convnext_tiny", "vgg16-small")
 
 # Default batch size for inference by device type, large enough to keep it busy.
 AUTO_BATCH = {"cpu": 8, "cuda": 32}
@@ -77,13 +93,20 @@ class Jitter:
 class ClassifierRecipe(Jitter):
     """``train-cls``: VGG-16 with DRS, multi-label soft margin loss, SGD (paper, section 4.1)."""
 
-    backbone: str = _option("vgg16", "Backbone network.", choices=("vgg16", "vgg16-small"))
+    backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
+    output_stride: int = _option(0, _STRIDE_HELP, choices=(0, 8, 16))
+    head: str = _option("auto", _HEAD_HELP, choices=("auto", "paper", "plain"))
+    extra_init: str = _option("random", _EXTRA_INIT_HELP, choices=("random", "identity"))
+    freeze_norm: bool = _option(False, _FREEZE_NORM_HELP)
     suppression: str = _option(
         "learnable",
         "Bound that DRS puts on the responses after a ReLU: fixed, learnable, or none for a plain CAM classifier.",
         choices=("fixed", "learnable", "none"))
     delta: float = _option(0.55, "Bound of fixed DRS, as a fraction of each channel's maximum.", min=0.0, max=1.0)
-    drs_layers: str = _option("all", "ReLU layers followed by DRS: all, or numbers from 1 to 16, such as 1-10,13.")
+    drs_layers: str = _option(
+        "all",
+        "Layers whose ReLUs are followed by DRS: all, or a list of numbers, such as 1-10,13, and stages, such as "
+        "stage3-4,extra.")
     epochs: int = _option(15, _EPOCHS_HELP, min=0)
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
     image_size: int = _option(320, "Side of the square training crop, in pixels.", min=32, max=_MAX_SIDE)
@@ -111,7 +134,11 @@ class ClassifierRecipe(Jitter):
 class RefinerRecipe(Jitter):
     """``refine-train``: VGG-16 without DRS regresses the maps, MSE loss, Adam (paper, section 3.3)."""
 
-    backbone: str = _option("vgg16", "Backbone network.", choices=("vgg16", "vgg16-small"))
+    backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
+    output_stride: int = _option(0, _STRIDE_HELP, choices=(0, 8, 16))
+    head: str = _option("auto", _HEAD_HELP, choices=("auto", "paper", "plain"))
+    extra_init: str = _option("random", _EXTRA_INIT_HELP, choices=("random", "identity"))
+    freeze_norm: bool = _option(False, _FREEZE_NORM_HELP)
     epochs: int = _option(15, _EPOCHS_HELP, min=0)
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
     image_size: int = _option(
@@ -130,7 +157,7 @@ class SegmenterRecipe:
     """``train-seg``: DeepLabV3+, cross-entropy over pseudo labels, SGD with the poly schedule."""
 
     backbone: str = _option(
-        "resnet50", "Backbone network.", choices=("resnet50", "resnet101", "mobilenet_v2", "vgg16-small"))
+        "resnet50", "Backbone network.", choices=BACKBONES)
     output_stride: int = _option(16, "Ratio of input size to feature size before ASPP.", choices=(16, 8))
     epochs: int = _option(1, _EPOCHS_HELP, min=0)
     steps: int = _option(0, "Number of training steps, overriding --epochs; 0: use --epochs.", min=0)
@@ -168,13 +195,15 @@ class _MapSettings:
         """Number of images that shards and interruptions never split: one batch on the CPU."""
         return self.batch_size or AUTO_BATCH["cpu"]
 
-    def for_network(self: Settings, recipe: dict[str, Any]) -> Settings:
+    def for_network(self: Settings, recipe: dict[str, Any], output_stride: int = _MIN_SIDE) -> Settings:
         """The same settings, with missing sizes filled in from the network's training.
 
         Parameters
         ----------
         recipe
             The checkpoint's recipe; where it has no image size (an imported network), 320 is used.
+        output_stride
+            The network's, which no size may be below.
 
         Raises
         ------
@@ -184,9 +213,9 @@ class _MapSettings:
         side = self.image_size or recipe.get("image_size") or ClassifierRecipe.image_size
         sizes = self.sizes or tuple(round(scale * side) for scale in _MAP_SCALES)
         for option, size in (("--image-size", side), *(("--sizes", size) for size in sizes)):
-            if not _MIN_SIDE <= size <= _MAX_SIDE:
+            if not output_stride <= size <= _MAX_SIDE:
                 raise UsageError(
-                    option, f"{size} pixels is out of range", f"must be between {_MIN_SIDE} and {_MAX_SIDE:,}")
+                    option, f"{size} pixels is out of range", f"must be between {output_stride} and {_MAX_SIDE:,}")
         return replace(self, image_size=side, sizes=sizes)
 
 

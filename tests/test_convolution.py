@@ -6,7 +6,7 @@ from torch import nn
 
 from drstool.inference import Execution
 from drstool.models.convolution import convolved, layout, training_layout
-from drstool.models.vgg import build_classifier
+from drstool.models.network import build_classifier
 
 CPU = torch.device("cpu")
 needs_nnpack = pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="this PyTorch has no NNPACK")

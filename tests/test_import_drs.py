@@ -9,9 +9,10 @@ from drstool.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from drstool.errors import InputError, UsageError
 from drstool.models.build import restore_network
 from drstool.models.drs import FixedDRS, LearnableDRS
-from drstool.models.vgg import TORCHVISION_POSITIONS
+from drstool.models.vgg import torchvision_positions
 from drstool.stages.import_ import import_drs
 
+TORCHVISION_POSITIONS = torchvision_positions(batch_norm=False)
 # Their names of the 16 layers, block by block, and their outputs.
 BLOCKS = [("layer1_", 2, 64), ("layer2_", 2, 128), ("layer3_", 3, 256), ("layer4_", 3, 512), ("layer5_", 3, 512),
           ("extra_", 3, 512)]

@@ -18,7 +18,7 @@ from drstool.inference import (
     segment_probabilities,
 )
 from drstool.models.build import build_network
-from drstool.models.vgg import build_classifier, build_refiner, without_suppression
+from drstool.models.network import build_classifier, build_refiner, without_suppression
 from drstool.recipe import CamSettings, RefineSettings
 from drstool.stages.cam import cam
 from drstool.stages.refine import items_of_maps, refine

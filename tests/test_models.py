@@ -9,7 +9,7 @@ from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network, load_pretrained, parse_layers, restore_network
 from drstool.models.deeplab import build_segmenter
 from drstool.models.drs import FixedDRS, LearnableDRS
-from drstool.models.vgg import NUM_ACTIVATIONS, build_classifier, build_refiner, image_scores, without_suppression
+from drstool.models.network import MapNetwork, build_classifier, build_refiner, image_scores, without_suppression
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -109,7 +109,7 @@ def test_refiner_is_the_slow_one_without_suppression(features):
 def test_rectifiers_stand_where_they_are_asked_for(suppression, kind):
     model = build_classifier("vgg16-small", 3, suppression, 0.4, (1, 14))
     found = [index for index, layer in enumerate(model.layers) if isinstance(layer.rectifier, kind)]
-    assert len(model.layers) == NUM_ACTIVATIONS == 16
+    assert len(model.layers) == 16
     assert found == [1, 14]
     assert all(isinstance(model.layers[index].rectifier, torch.nn.ReLU) for index in set(range(16)) - {1, 14})
     plain = build_classifier("vgg16-small", 3, "none", 0.4)
@@ -144,13 +144,13 @@ def test_scores_are_the_spatial_mean():
     ("text", "layers"),
     [("all", list(range(16))), ("1", [0]), ("16,1-2", [0, 1, 15]), ("3-5, 4-6", [2, 3, 4, 5])])
 def test_layer_lists(text, layers):
-    assert parse_layers(text) == layers
+    assert parse_layers(text, MapNetwork("vgg16-small", 1)) == layers
 
 
 @pytest.mark.parametrize("text", ["", "0", "17", "5-3", "1-", "a", "1,,2", "-3"])
 def test_wrong_layer_lists(text):
     with pytest.raises(UsageError, match="--drs-layers"):
-        parse_layers(text)
+        parse_layers(text, MapNetwork("vgg16-small", 1))
 
 
 def test_networks_are_as_wide_as_published():

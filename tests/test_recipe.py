@@ -23,7 +23,8 @@ def test_imagenet_statistics():
 def test_classifier():
     """Paper, section 4.1, and qjadud1994/DRS."""
     expected = JITTER | {
-        "backbone": "vgg16", "suppression": "learnable", "delta": 0.55, "drs_layers": "all", "epochs": 15,
+        "backbone": "vgg16", "output_stride": 0, "head": "auto", "extra_init": "random", "freeze_norm": False,
+        "suppression": "learnable", "delta": 0.55, "drs_layers": "all", "epochs": 15,
         "batch_size": 3, "image_size": 320, "resize_size": 0, "optimizer": "sgd", "lr": 1e-3, "bias_lr_factor": 2.0,
         "new_lr_factor": 10.0, "momentum": 0.9, "weight_decay": 5e-4, "decay_epochs": (5, 10), "decay_factor": 0.1,
         "flip": 0.5}
@@ -40,7 +41,8 @@ def test_warped_side():
 
 def test_refiner():
     expected = JITTER | {
-        "backbone": "vgg16", "epochs": 15, "batch_size": 3, "image_size": 320, "lr": 1e-4, "new_lr_factor": 1.0,
+        "backbone": "vgg16", "output_stride": 0, "head": "auto", "extra_init": "random", "freeze_norm": False,
+        "epochs": 15, "batch_size": 3, "image_size": 320, "lr": 1e-4, "new_lr_factor": 1.0,
         "decay_epochs": (5, 10), "decay_factor": 0.1, "flip": 0.5}
     assert vars(RefinerRecipe()) == vars(named_recipe("default", RefinerRecipe)) == expected
     assert vars(named_recipe("paper", RefinerRecipe)) == expected | {
@@ -145,7 +147,7 @@ def test_numbers_are_finite(value):
 
 def test_choices():
     assert override(SegmenterRecipe(), {"output_stride": 8}).output_stride == 8
-    for kind, changes in ((SegmenterRecipe, {"output_stride": 4}), (ClassifierRecipe, {"backbone": "resnet50"})):
+    for kind, changes in ((SegmenterRecipe, {"output_stride": 4}), (ClassifierRecipe, {"backbone": "vgg19"})):
         with pytest.raises(UsageError):
             override(kind(), changes)
 

@@ -19,7 +19,7 @@ from drstool.formats.label_png import encode_label_png
 from drstool.formats.map_file import MapFileWriter
 from drstool.formats.records import MapRecord
 from drstool.models.build import build_network
-from drstool.models.vgg import TORCHVISION_POSITIONS, build_classifier, build_refiner
+from drstool.models.network import build_classifier, build_refiner
 from drstool.recipe import ClassifierRecipe, RefinerRecipe, SegmenterRecipe, named_recipe
 from drstool.stages import refine_train as refining, train_cls as classifying, train_seg as segmenting
 from drstool.training.loop import RunConfig, fit
@@ -77,7 +77,7 @@ def test_classifier_learning_rates(backbone):
     assert (recipe.lr, recipe.bias_lr_factor, recipe.new_lr_factor) == (1e-3, 2, 10)
     with torch.device("meta"):
         model = build_classifier(backbone, 3, "learnable")
-    rates = rates_by_name(model, classifying.parameter_groups(model, recipe))
+    rates = rates_by_name(model, classifying.parameter_groups(model, frozenset(), recipe))
     assert rates["layers.0.conv.weight"] == pytest.approx(1e-3)
     assert rates["layers.12.conv.weight"] == pytest.approx(1e-3)
     assert rates["layers.0.rectifier.controller.weight"] == pytest.approx(1e-2)
@@ -93,11 +93,8 @@ def test_classifier_learning_rates(backbone):
 def vgg_weights(backbone):
     """A stand-in for torchvision's weights: the trunk's convolutions under its names, all zero."""
     with torch.device("meta"):
-        layers = build_refiner(backbone, 2).layers[:13]
-    return {
-        f"features.{position}.{name}": torch.zeros(value.shape)
-        for layer, position in zip(layers, TORCHVISION_POSITIONS, strict=True)
-        for name, value in layer.conv.named_parameters()}
+        model = build_refiner(backbone, 2)
+    return {source: torch.zeros(model.state_dict()[name].shape) for name, source in model.published.items()}
 
 
 @pytest.mark.parametrize(("start", "new"), [

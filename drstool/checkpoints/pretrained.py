@@ -15,13 +15,6 @@ from drstool.errors import InputError
 
 __all__ = ["history_of_weights", "initial_weights"]
 
-_TORCHVISION = {
-    "vgg16": "VGG16_Weights",
-    "resnet50": "ResNet50_Weights",
-    "resnet101": "ResNet101_Weights",
-    "mobilenet_v2": "MobileNet_V2_Weights",
-}
-
 
 def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapping[str, Any] | None:
     """The state dict that ``--init`` names; None for random initialization.
@@ -38,17 +31,20 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
     Raises
     ------
     InputError
-        The download fails, there are no weights for this backbone, or the file is not a state dict.
+        The download fails, there are no weights for this backbone, the file is not a state dict, or is a
+        checkpoint with another backbone.
     """
     if init == "none":
         return None
     if init != "imagenet":
-        return _from_file(init)
-    if backbone not in _TORCHVISION:
-        raise InputError("--init", f"there are no ImageNet weights for {backbone}", "use --init none or --init FILE")
-    import torchvision
+        return _from_file(init, backbone)
+    from torchvision.models import get_model_weights
 
-    weights = getattr(torchvision.models, _TORCHVISION[backbone]).IMAGENET1K_V1
+    try:
+        weights = get_model_weights(backbone)["IMAGENET1K_V1"]
+    except ValueError:
+        raise InputError(
+            "--init", f"there are no ImageNet weights for {backbone}", "use --init none or --init FILE") from None
     try:
         # torch prints the address on stdout, which is for data.
         with contextlib.redirect_stdout(sys.stderr if progress else io.StringIO()):
@@ -69,11 +65,15 @@ def history_of_weights(init: str) -> tuple[dict[str, Any], ...]:
         return ()
 
 
-def _from_file(path: str) -> Mapping[str, Any]:
+def _from_file(path: str, backbone: str) -> Mapping[str, Any]:
     if not Path(path).exists():
         raise InputError("--init", f"'{path}' does not exist", "use imagenet, none or a file")
     content = load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
+        architecture = content.get("architecture")
+        trained = architecture.get("backbone", backbone) if isinstance(architecture, dict) else backbone
+        if trained != backbone:
+            raise InputError(path, f"holds a network with backbone {trained}", f"give --backbone {trained}, or others")
         content = content.get("weights")
     if not isinstance(content, dict) or not content or not all(
             isinstance(name, str) and hasattr(value, "shape") for name, value in content.items()):

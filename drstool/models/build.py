@@ -10,47 +10,114 @@ from torch import Tensor, nn
 
 from drstool.errors import InputError, UsageError
 from drstool.labels import num_classes
-from drstool.models.deeplab import DEEPLAB_BACKBONES, build_segmenter
-from drstool.models.vgg import (
-    NUM_ACTIVATIONS, VGG, VGG_BACKBONES, build_classifier, build_refiner, load_torchvision_features,
-)
+from drstool.models.deeplab import build_segmenter
+from drstool.models.network import EXTRA_STAGE, MapNetwork, build_classifier, build_refiner
+from drstool.models.trunks import TRUNKS
+from drstool.models.vgg import Layer
 
-__all__ = ["build_network", "load_pretrained", "parse_layers", "restore_network"]
+__all__ = ["build_network", "classifier_architecture", "load_pretrained", "parse_layers", "restore_network"]
+
+_EXAMPLES = "give all, numbers like 1-10,13, or stages like stage3-4,extra"
 
 
-def parse_layers(text: str, option: str = "--drs-layers") -> list[int]:
-    """Layer indices 0..15, ascending, from a list such as ``1-10,13`` that counts from 1, or from ``all``.
+def parse_layers(text: str, network: MapNetwork, option: str = "--drs-layers") -> list[int]:
+    """Indices of a network's layers, ascending, from a list of layers and stages.
+
+    Parameters
+    ----------
+    text
+        ``all``, or, separated by commas: numbers of layers, which count from 1, and ranges of them, as in
+        ``1-10,13``; stages (VGG-16's blocks), as in ``stage3`` or ``stage4-5``; ``extra``, the head's layers.
+    network
+    option
+        Named in the error.
 
     Raises
     ------
     UsageError
-        The text is not such a list.
+        The text is not such a list, or the network has no such layers.
 
     Examples
     --------
-    >>> parse_layers("1-3,16")
+    >>> network = MapNetwork("vgg16-small", 20)
+    >>> parse_layers("1-3,16", network)
     [0, 1, 2, 15]
+    >>> parse_layers("stage2,extra", network)
+    [2, 3, 13, 14, 15]
     """
     if text == "all":
-        return list(range(NUM_ACTIVATIONS))
+        return list(range(len(network.layers)))
     layers: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not dash:
-            last = first
-        if not first.isdecimal() or not last.isdecimal():
+    for part in map(str.strip, text.split(",")):
+        staged = part.startswith("stage") or part == "extra"
+        numbers = network.stages if staged else range(1, len(network.layers) + 1)
+        limits = str(EXTRA_STAGE) if part == "extra" else part.removeprefix("stage")
+        first, dash, last = limits.partition("-")
+        if not first.isdecimal() or not (last.isdecimal() if dash else True):
+            raise UsageError(option, f"{text!r} is not a list of layers", _EXAMPLES)
+        low, high = int(first), int(last) if dash else int(first)
+        if part == "extra" and network.head == "plain":
+            raise UsageError(option, "the network has no extra layers", "give --head paper, or other layers")
+        if not staged and not 1 <= low <= high <= len(network.layers):
             raise UsageError(
-                option, f"{text!r} is not a list of layers", f"all, or 1 to {NUM_ACTIVATIONS} like 1-10,13")
-        low, high = int(first), int(last)
-        if not 1 <= low <= high <= NUM_ACTIVATIONS:
+                option, f"{part} is not a range of layers",
+                f"the layers of {network.backbone} are numbered 1 to {len(network.layers)}")
+        found = [index for index, number in enumerate(numbers) if low <= number <= high]
+        if not found or low > high or (part != "extra" and staged and high >= EXTRA_STAGE):
+            stages = sorted(set(network.stages) - {EXTRA_STAGE})
             raise UsageError(
-                option, f"{part.strip()} is not a range of layers", f"layers are numbered 1 to {NUM_ACTIVATIONS}")
-        layers.update(range(low - 1, high))
+                option, f"{part} is not a range of stages",
+                f"the stages of {network.backbone} are numbered {stages[0]} to {stages[-1]}")
+        layers.update(found)
     return sorted(layers)
 
 
+def classifier_architecture(
+    backbone: str, head: str, output_stride: int, suppression: str, delta: float, drs_layers: str,
+) -> dict[str, Any]:
+    """The description of a classifier, as :func:`build_network` takes it, from its options.
+
+    Raises
+    ------
+    UsageError
+        DRS is not possible at the layers, or there are no such layers.
+    """
+    with torch.device("meta"):
+        network = MapNetwork(backbone, 1, head, output_stride)
+    layers = parse_layers(drs_layers, network)
+    possible = network.suppressible()
+    impossible = sorted(set(layers) - set(possible))
+    if suppression != "none" and impossible:
+        instead = f"give layers among {_ranges(possible)}, " if possible else ""
+        instead += "" if network.head == "paper" else "--head paper --drs-layers extra, "
+        raise UsageError(
+            "--drs-layers",
+            f"the activations of {backbone}'s {_ranges(impossible)} can be negative, so that a fraction of their "
+            "maximum is no bound", f"{instead}or --suppression none")
+    return {
+        "backbone": backbone, "head": network.head, "output_stride": network.output_stride,
+        "suppression": suppression, "delta": delta, "drs_layers": layers}
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Layers, by their numbers from 1.
+
+    Examples
+    --------
+    >>> _ranges([0, 1, 2, 4])
+    '1-3,5'
+    """
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and parts[-1][1] == index:
+            parts[-1][1] = index + 1
+        else:
+            parts.append([index + 1, index + 1])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+
+
 def build_network(
-    kind: str, architecture: Mapping[str, Any], class_names: Sequence[str]
+    kind: str, architecture: Mapping[str, Any], class_names: Sequence[str], extra_init: str = "random",
 ) -> tuple[nn.Module, nn.Module]:
     """A randomly initialised network, and the module that takes pretrained weights.
 
@@ -59,25 +126,31 @@ def build_network(
     kind
         ``classifier``, ``refiner`` or ``segmenter``.
     architecture
-        ``backbone``; for a classifier also ``suppression``, ``delta`` and ``drs_layers`` (indices
-        0..15); for a segmenter also ``output_stride``.
+        ``backbone``; for a classifier also ``suppression``, ``delta`` and ``drs_layers`` (indices);
+        for a segmenter also ``output_stride``. ``head`` and ``output_stride`` of the others are the
+        paper's where they are missing, as in checkpoints from before there were any to choose from.
     class_names
         The C object classes.
+    extra_init
+        See :func:`drstool.models.network.build_classifier`.
 
     Raises
     ------
-    KeyError, TypeError
-        The description is incomplete.
+    IndexError, KeyError, TypeError, ValueError
+        The description is incomplete or impossible.
     """
     backbone = architecture["backbone"]
     if kind == "segmenter":
         return build_segmenter(backbone, num_classes(class_names), architecture["output_stride"])
+    more = {
+        "head": architecture.get("head", "paper"), "output_stride": architecture.get("output_stride", 8),
+        "extra_init": extra_init}
     if kind == "refiner":
-        model = build_refiner(backbone, len(class_names))
+        model = build_refiner(backbone, len(class_names), **more)
     else:
         model = build_classifier(
             backbone, len(class_names), architecture["suppression"], architecture["delta"],
-            architecture["drs_layers"])
+            architecture["drs_layers"], **more)
     return model, model
 
 
@@ -92,24 +165,25 @@ def restore_network(
     InputError
         The backbone is unknown, or the weights do not fit the description.
     """
-    known = DEEPLAB_BACKBONES if kind == "segmenter" else VGG_BACKBONES
-    if architecture.get("backbone") not in list(known):
+    if architecture.get("backbone") not in list(TRUNKS):
         raise InputError(
-            where, f"has an unknown backbone {architecture.get('backbone')!r}", "expected one of " + ", ".join(known))
+            where, f"has an unknown backbone {architecture.get('backbone')!r}", "expected one of " + ", ".join(TRUNKS))
     try:
         model, _ = build_network(kind, architecture, class_names)
         model.load_state_dict(dict(weights))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+    except (IndexError, KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise InputError(
             where, "its weights do not fit the architecture that it describes", "recreate it") from None
     return model.eval()
 
 
 # Parts of published networks, and of our own, that are not taken over.
-_UNUSED = ("classifier.", "fc.", "features.18.", "output.", "decoder.1.")
+_UNUSED = ("classifier.", "fc.", "output.", "decoder.1.")
 
 
-def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: object) -> frozenset[str]:
+def load_pretrained(
+    network: nn.Module, weights: Mapping[str, Tensor], where: object, *, any_head: bool = False,
+) -> frozenset[str]:
     """Load pretrained weights into a network's backbone; new layers keep their initial weights.
 
     Parameters
@@ -121,33 +195,99 @@ def load_pretrained(network: nn.Module, weights: Mapping[str, Tensor], where: ob
         the same backbone.
     where
         Named in the error.
+    any_head
+        Whether a checkpoint may have another head, of which nothing is then loaded.
 
     Returns
     -------
     frozenset of str
-        Names, in the network's state dict, of the tensors that were loaded.
+        Names, in the network's state dict, of the tensors that were loaded; the others are new.
 
     Raises
     ------
     InputError
-        A tensor is missing or has the wrong shape.
+        A tensor is missing, has the wrong shape, or is of a larger network or another head.
     """
-    filled: set[str] = set()
-    try:
-        if isinstance(network, VGG) and any(name.startswith("features.") for name in weights):
-            return load_torchvision_features(network, weights)
-        with torch.no_grad():
-            for name, target in network.state_dict().items():
-                if name.startswith(_UNUSED) or ".rectifier." in name or "num_batches_tracked" in name:
-                    continue
-                source = weights[name]
-                if source.shape != target.shape:
-                    raise ValueError(f"{name!r} has shape {tuple(source.shape)}, not {tuple(target.shape)}")
-                target.copy_(source)
-                filled.add(name)
-        return frozenset(filled)
-    except KeyError as error:
-        problem = f"does not hold the weights of this backbone: {error} is missing"
-    except ValueError as error:
-        problem = f"holds the weights of another backbone: {error}"
-    raise InputError(where, problem, "give the state dict of torchvision's network of that name, or --init none")
+    own = not isinstance(network, MapNetwork) or any(name.startswith("layers.") for name in weights)
+    if own:
+        names = {name: name for name in network.state_dict()}
+        if isinstance(network, MapNetwork):
+            names = _of_same_head(network, names, weights, where, any_head)
+    else:
+        names, weights = network.published, _without_biases(network, weights)
+    names = {
+        name: source for name, source in names.items()
+        if not name.startswith(_UNUSED) and ".controller." not in name and "num_batches_tracked" not in name}
+    problem = _difference(network, names, weights)
+    if problem:
+        twin = next((name for name in TRUNKS if _is_of(name, weights)), None) if not own else None
+        problem += f" (they look like those of {twin})" if twin else ""
+        raise InputError(
+            where, problem, "give the state dict of torchvision's network of that name, or --init none")
+    state = network.state_dict()
+    with torch.no_grad():
+        for name, source in names.items():
+            state[name].copy_(weights[source])
+    return frozenset(names)
+
+
+def _difference(network: nn.Module, names: Mapping[str, str], weights: Mapping[str, Tensor]) -> str:
+    """What is wrong with pretrained weights; empty where they fit."""
+    state = network.state_dict()
+    for name, source in names.items():
+        if source not in weights:
+            return f"does not hold the weights of this backbone: {source!r} is missing"
+        if weights[source].shape != state[name].shape:
+            return (
+                f"holds the weights of another backbone: {source!r} has shape {tuple(weights[source].shape)}, "
+                f"not {tuple(state[name].shape)}")
+    known, parts = set(names.values()), {source.split(".")[0] for source in names.values()}
+    for source in weights:
+        if (source.split(".")[0] in parts and source not in known and not source.startswith(_UNUSED)
+                and ".controller." not in source and "num_batches_tracked" not in source):
+            return f"holds the weights of another backbone: {source!r} has no place in this one"
+    return ""
+
+
+def _is_of(backbone: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights under torchvision's names are a backbone's."""
+    with torch.device("meta"):
+        network = MapNetwork(backbone, 1, "plain")
+    names = {name: source for name, source in network.published.items() if "num_batches_tracked" not in name}
+    return not _difference(network, names, _without_biases(network, weights))
+
+
+def _of_same_head(
+    network: MapNetwork, names: dict[str, str], weights: Mapping[str, Tensor], where: object, any_head: bool,
+) -> dict[str, str]:
+    """The names but those of the head's extra layers, where ``any_head`` is set and the weights have none.
+
+    Raises
+    ------
+    InputError
+        The weights have another head.
+    """
+    extra = f"layers.{network.trunk_layers}."
+    has = any(name.startswith(extra) for name in weights)
+    if has == (network.head == "paper"):
+        return names
+    if not any_head:
+        raise InputError(
+            where, f"has {'the' if has else 'none of the'} three extra layers of the paper's head",
+            f"give --head {'paper' if has else 'plain'}, or other weights")
+    return {name: source for name, source in names.items() if int(name.split(".")[1]) < network.trunk_layers}
+
+
+def _without_biases(network: MapNetwork, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """torchvision's weights of VGG-16 with batch norm, with the biases before it taken into its means.
+
+    Our convolutions have no bias before batch norm, which subtracts it again.
+    """
+    folded = dict(weights)
+    for layer, paths in zip(network.layers, network.paths, strict=False):
+        if not isinstance(layer, Layer) or layer.norm is None:
+            continue
+        bias, mean = f"{paths['conv']}.bias", f"{paths['norm']}.running_mean"
+        if bias in folded and mean in folded and folded[bias].shape == folded[mean].shape:
+            folded[mean] = folded[mean].float() - folded.pop(bias).float()
+    return folded

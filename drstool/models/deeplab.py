@@ -1,4 +1,4 @@
-"""DeepLabV3+ on torchvision's backbones and ASPP.
+"""DeepLabV3+ on the trunks of :mod:`drstool.models.trunks` and torchvision's ASPP.
 
 References
 ----------
@@ -8,17 +8,18 @@ semantic image segmentation, ECCV 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from drstool.models.vgg import NUM_ACTIVATIONS, VGG, build_classifier
+from drstool.models.network import MapNetwork
+from drstool.models.trunks import output_channels
+from drstool.models.vgg import Layer
 
-__all__ = ["DEEPLAB_BACKBONES", "DeepLabV3Plus", "build_segmenter"]
+__all__ = ["DeepLabV3Plus", "build_segmenter"]
 
 # Channels of the stride-4 features after their projection (paper, section 4.1).
 _LOW_LEVEL_CHANNELS = 48
@@ -55,13 +56,16 @@ class DeepLabV3Plus(nn.Module):
         Atrous rates of ASPP's three dilated branches.
     channels
         Output channels of ASPP and decoder.
+    output_stride
+        Of the backbone's last features.
     """
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, rates: tuple[int, int, int], channels: int = 256
+        self, backbone: Backbone, num_classes: int, rates: tuple[int, int, int], channels: int = 256,
+        output_stride: int = 16,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.output_stride = backbone, output_stride
         self.aspp = ASPP(backbone.high_channels, list(rates), channels)
         # Paper: not given / authors' code: dropout 0.1 / torchvision's ASPP: 0.5 / here: the authors' 0.1.
         self.aspp.project[3].p = 0.1
@@ -100,73 +104,6 @@ def _conv_norm_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
         nn.ReLU(inplace=True))
 
 
-def _resnet(name: str, output_stride: int) -> tuple[Backbone, nn.Module]:
-    network = getattr(torchvision.models, name)(
-        weights=None, replace_stride_with_dilation=(False, output_stride == 8, True))
-    low = nn.Sequential(
-        network.conv1, network.bn1, network.relu, network.maxpool, network.layer1)
-    high = nn.Sequential(network.layer2, network.layer3, network.layer4)
-    return Backbone(low, high, 256, 2048), network
-
-
-# Positions in MobileNetV2's `features` of the blocks that go to strides 16 and 32.
-_MOBILENET_TO_16, _MOBILENET_TO_32, _MOBILENET_LAST = 7, 14, 18
-
-
-def _mobilenet_v2(name: str, output_stride: int) -> tuple[Backbone, nn.Module]:
-    network = getattr(torchvision.models, name)(weights=None)
-    features = network.features
-    halving = [_MOBILENET_TO_32] if output_stride == 16 else [_MOBILENET_TO_16, _MOBILENET_TO_32]
-    dilation = 1
-    for position in range(halving[0], _MOBILENET_LAST):
-        depthwise = features[position].conv[1][0]
-        if position in halving:
-            # Without its stride, this block has the dilation of those before it; those after it double it.
-            depthwise.stride = (1, 1)
-            _dilate(depthwise, dilation)
-            dilation *= 2
-        else:
-            _dilate(depthwise, dilation)
-    return Backbone(features[:4], features[4:_MOBILENET_LAST], 24, 320), network
-
-
-def _dilate(conv: nn.Conv2d, dilation: int) -> None:
-    conv.dilation = (dilation, dilation)
-    conv.padding = (dilation, dilation)
-
-
-class _VGGLayers(nn.Module):
-    """Consecutive layers of a VGG as a module."""
-
-    def __init__(self, network: VGG, first: int, last: int) -> None:
-        super().__init__()
-        self.layers = network.layers[first:last]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-# Index of the VGG-16 layer that goes from stride 4 to stride 8.
-_VGG_TO_8 = 7
-
-
-def _vgg(name: str, output_stride: int) -> tuple[Backbone, nn.Module]:
-    network = build_classifier(name, outputs=1, suppression="none")
-    low, high = _VGGLayers(network, 0, _VGG_TO_8), _VGGLayers(network, _VGG_TO_8, NUM_ACTIVATIONS)
-    channels = [layer.conv.out_channels for layer in network.layers]
-    return Backbone(low, high, channels[_VGG_TO_8 - 1], channels[-1]), network
-
-
-DEEPLAB_BACKBONES: dict[str, Callable[[str, int], tuple[Backbone, nn.Module]]] = {
-    "resnet50": _resnet,
-    "resnet101": _resnet,
-    "mobilenet_v2": _mobilenet_v2,
-    "vgg16-small": _vgg,
-}
-
-
 def build_segmenter(
     backbone: str, num_classes: int, output_stride: int = 16
 ) -> tuple[DeepLabV3Plus, nn.Module]:
@@ -178,21 +115,47 @@ def build_segmenter(
     Parameters
     ----------
     backbone
-        A key of ``DEEPLAB_BACKBONES``.
+        A key of ``TRUNKS``.
     num_classes
         Including the background.
     output_stride
         16 or 8; ``vgg16-small`` always has 8.
     """
-    features, network = DEEPLAB_BACKBONES[backbone](backbone, output_stride)
-    if backbone == "vgg16-small":
+    small = backbone == "vgg16-small"
+    network = MapNetwork(backbone, 1, "paper" if small else "plain", 8 if small else output_stride)
+    layers, low = list(network.layers), network.low_layers
+    # As in DeepLabV3+: a last layer that only widens the features for ImageNet's classes is left out.
+    layers = layers[:len(layers) - network.last_layers]
+    features = Backbone(
+        _sequence(layers[:low], network.paths[:low]), _sequence(layers[low:], network.paths[low:]),
+        output_channels(layers[low - 1]), output_channels(layers[-1]))
+    if small:
         # For small images: atrous rates that fit into about 20 cells, and a head as narrow as the backbone.
-        return DeepLabV3Plus(features, num_classes, (3, 6, 9), channels=64), network
+        return DeepLabV3Plus(features, num_classes, (3, 6, 9), channels=64, output_stride=8), network
     # DeepLabV3+ paper, section 3.1: rates 6, 12, 18 at stride 16, doubled at stride 8.
     rates = (6, 12, 18) if output_stride == 16 else (12, 24, 36)
-    model = DeepLabV3Plus(features, num_classes, rates)
+    model = DeepLabV3Plus(features, num_classes, rates, output_stride=output_stride)
     # Authors' code: slowly moving batch statistics in the backbone, since batches are small.
     for module in features.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01
     return model, network
+
+
+def _sequence(layers: list[nn.Module], paths: list[dict[str, str]]) -> nn.Sequential:
+    """Consecutive layers as one module, under the names that checkpoints have.
+
+    Those are the positions in torchvision's ``features``, or in a list of the network's modules.
+    """
+    if isinstance(layers[0], Layer):
+        return nn.Sequential(OrderedDict(layers=nn.Sequential(*layers)))
+    parts: dict[str, nn.Module] = {}
+    for layer, names in zip(layers, paths, strict=False):
+        for own, path in names.items():
+            parent, _, child = path.removeprefix("features.").partition(".")
+            if child:
+                parts.setdefault(parent, nn.Sequential()).add_module(child, layer)
+            else:
+                parts[parent] = layer.get_submodule(own)
+    return nn.Sequential(OrderedDict(
+        (name if name.isdecimal() else str(index), part) for index, (name, part) in enumerate(parts.items())))

@@ -16,6 +16,8 @@ AAAI 2021, section 3.1, equations 1-3.
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -143,6 +145,13 @@ def suppress(x: Tensor, k: Tensor) -> Tensor:
     return _Suppress.apply(x, k, None)
 
 
+def _capped(x: Tensor, ceiling: float) -> Tensor:
+    """``min(x, ceiling)``; overwrites ``x`` where gradients are disabled."""
+    if ceiling == inf:
+        return x
+    return x.clamp_max(ceiling) if torch.is_grad_enabled() else x.clamp_max_(ceiling)
+
+
 class FixedDRS(nn.Module):
     """ReLU and suppression with the same ``k = delta`` for all channels.
 
@@ -152,18 +161,21 @@ class FixedDRS(nn.Module):
     ----------
     delta
         In [0, 1]; 1 is a plain ReLU.
+    ceiling
+        Of the responses before they are suppressed: 6 where DRS follows ReLU6.
     """
 
-    def __init__(self, delta: float) -> None:
+    def __init__(self, delta: float, ceiling: float = inf) -> None:
         super().__init__()
-        self.delta = delta
+        self.delta, self.ceiling = delta, ceiling
 
     def forward(self, x: Tensor) -> Tensor:
+        x = _capped(x, self.ceiling)
         k = x.new_full(x.shape[:2], self.delta, dtype=torch.float32)
         return suppress(x, k) if torch.is_grad_enabled() else _suppressed(x, k, None)
 
     def extra_repr(self) -> str:
-        return f"delta={self.delta}"
+        return f"delta={self.delta}, ceiling={self.ceiling}"
 
 
 class LearnableDRS(nn.Module):
@@ -175,14 +187,18 @@ class LearnableDRS(nn.Module):
     ----------
     channels
         C; ``W`` is ``(C, C)`` without bias, initialised from N(0, 0.01).
+    ceiling
+        As in :class:`FixedDRS`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, ceiling: float = inf) -> None:
         super().__init__()
+        self.ceiling = ceiling
         self.controller = nn.Linear(channels, channels, bias=False)
         nn.init.normal_(self.controller.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = _capped(x, self.ceiling)
         if not torch.is_grad_enabled():
             return _suppressed(x, None, self.controller.weight)
         return _Suppress.apply(x, None, self.controller.weight)

@@ -14,18 +14,18 @@ from drstool.formats.records import MapRecord
 from drstool.inference import Execution, Network, fused_maps, grad_cam, localization_map, predicted_channels
 from drstool.mapping import Loaded, load_square, map_records, output_size
 from drstool.models.build import restore_network
-from drstool.models.vgg import NUM_ACTIVATIONS, TRUNK_LAYERS, VGG, without_suppression
+from drstool.models.network import MapNetwork, without_suppression
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CamSettings
 
-__all__ = ["METHODS", "cam", "usual_method"]
+__all__ = ["METHODS", "cam", "usual_layer", "usual_method"]
 
 METHODS = ("drs", "cam", "grad-cam")
 
 
 def cam(
     items: Iterable[Item], classifier: Checkpoint, settings: CamSettings, *, method: str | None = None,
-    layer: int = TRUNK_LAYERS, predict_tags: float | None = None, map_size: str = "square", dtype: str = "uint8",
+    layer: int | None = None, predict_tags: float | None = None, map_size: str = "square", dtype: str = "uint8",
     execution: Execution = Execution(), on_error: OnError | None = None, track: Track = untracked,
     total: int | None = None,
 ) -> Iterator[MapRecord]:
@@ -42,7 +42,7 @@ def cam(
         ``drs``: the maps of the network as it was trained. ``cam``: with its suppression switched
         off. ``grad-cam``: from the gradients at a layer. None: see :func:`usual_method`.
     layer
-        Of Grad-CAM, 1..16.
+        Of Grad-CAM, from 1; None: see :func:`usual_layer`.
     predict_tags
         Probability from which a class counts as present; None: the given tags are used.
     map_size
@@ -67,14 +67,16 @@ def cam(
     ----------
     Kim, Han, Kim, AAAI 2021, section 3.2; Zhou et al., CVPR 2016 (CAM); Selvaraju et al., ICCV 2017.
     """
-    model: VGG = restore_network(
+    model: MapNetwork = restore_network(
         "classifier", classifier.architecture, classifier.class_names, classifier.weights, "classifier")
     model.to(execution.device, memory_format=execution.layout)
-    network = _network(model, classifier.architecture["suppression"], method or usual_method(classifier), layer)
+    network = _network(
+        model, classifier.architecture["suppression"], method or usual_method(classifier),
+        model.trunk_layers if layer is None else layer)
     if method == "grad-cam" and execution.precision == "float16":
         raise UsageError(
             "--precision float16", "Grad-CAM's gradients are too small for it", "give float32 or bfloat16")
-    settings = settings.for_network(classifier.recipe)
+    settings = settings.for_network(classifier.recipe, model.output_stride)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(
         load_square, side=settings.image_size, class_names=None if predict_tags is not None else classifier.class_names)
@@ -97,7 +99,13 @@ def usual_method(checkpoint: Checkpoint) -> str:
     return "cam" if checkpoint.architecture.get("suppression") == "none" else "drs"
 
 
-def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
+def usual_layer(checkpoint: Checkpoint) -> int:
+    """The last layer of a classifier's backbone, counted from 1, without building the network."""
+    layers = {name.split(".")[1] for name in checkpoint.weights if name.startswith("layers.")}
+    return len(layers) - (3 if checkpoint.architecture.get("head", "paper") == "paper" else 0)
+
+
+def _network(model: MapNetwork, suppression: str, method: str, layer: int) -> Network:
     if method not in METHODS:
         raise UsageError("--method", f"{method!r} is not one of {', '.join(METHODS)}")
     if method == "drs" and suppression == "none":
@@ -105,8 +113,8 @@ def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
             "--method drs", "this classifier was trained without suppression",
             "give --method cam, or train with --suppression fixed or learnable")
     if method == "grad-cam":
-        if not 1 <= layer <= NUM_ACTIVATIONS:
-            raise UsageError("--layer", f"there is no layer {layer}", f"give a number from 1 to {NUM_ACTIVATIONS}")
+        if not 1 <= layer <= len(model.layers):
+            raise UsageError("--layer", f"there is no layer {layer}", f"give a number from 1 to {len(model.layers)}")
         return grad_cam(model, layer - 1)
     if method == "cam" and suppression != "none":
         model = without_suppression(model)

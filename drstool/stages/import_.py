@@ -12,7 +12,6 @@ from torch import Tensor
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors
 from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network
-from drstool.models.vgg import NUM_ACTIVATIONS, TRUNK_LAYERS
 
 __all__ = ["import_drs"]
 
@@ -70,11 +69,11 @@ def import_drs(
         raise InputError(
             path, f"has {outputs} object classes, but there are {len(names)} names",
             "give --classes FILE with one name per class")
-    architecture: dict[str, Any] = {"backbone": "vgg16"}
+    architecture: dict[str, Any] = {"backbone": "vgg16", "head": "paper", "output_stride": 8}
     if kind == "classifier":
         architecture |= {
             "suppression": "learnable" if learnable else "fixed", "delta": delta,
-            "drs_layers": list(range(NUM_ACTIVATIONS))}
+            "drs_layers": list(range(len(_THEIR_LAYERS)))}
     weights = _translated(state, learnable, path)
     model, _ = build_network(kind, architecture, names)
     try:
@@ -123,7 +122,6 @@ def _translated(state: Mapping[str, Tensor], learnable: bool, path: str) -> dict
         if learnable:
             controller = _tensor(state, f"{block}relu{number}.fc.0.weight", path)
             weights[f"layers.{index}.rectifier.controller.weight"] = controller
-    assert len(_THEIR_LAYERS) == TRUNK_LAYERS + 3
     for part in ("weight", "bias"):
         weights[f"output.{part}"] = _tensor(state, f"extra_conv4.{part}", path)
     return weights

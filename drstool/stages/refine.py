@@ -77,7 +77,7 @@ def refine(
     model = restore_network(
         "refiner", refiner.architecture, refiner.class_names, refiner.weights, "refiner")
     model.to(execution.device, memory_format=execution.layout)
-    settings = settings.for_network(refiner.recipe)
+    settings = settings.for_network(refiner.recipe, model.output_stride)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(load_square, side=settings.image_size, class_names=refiner.class_names, empty=True)
     loaded = track(map_items(load, items, execution.workers, on_error), "refine", total)

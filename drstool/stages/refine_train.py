@@ -16,7 +16,7 @@ from drstool.data import Dataset
 from drstool.data.transforms import RefinerSamples
 from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
-from drstool.models.vgg import NUM_ACTIVATIONS
+from drstool.models.network import MapNetwork
 from drstool.recipe import RefinerRecipe
 from drstool.training.loop import RunConfig, fit
 from drstool.training.schedule import Plan, step_factor
@@ -57,10 +57,14 @@ def refine_train(
     Kim, Han, Kim, AAAI 2021, section 3.3.
     """
     torch.manual_seed(config.seed)
-    architecture = {"backbone": recipe.backbone}
-    model, trunk = build_network("refiner", architecture, class_names)
-    pretrained = load_pretrained(trunk, weights, weights_name) if weights is not None else frozenset()
-    if any(name.startswith(f"layers.{NUM_ACTIVATIONS - 1}.") for name in pretrained):
+    described = {"backbone": recipe.backbone, "head": recipe.head, "output_stride": recipe.output_stride}
+    model: MapNetwork
+    model, _ = build_network("refiner", described, class_names, recipe.extra_init)
+    architecture = described | {"head": model.head, "output_stride": model.output_stride}
+    pretrained = load_pretrained(model, weights, weights_name) if weights is not None else frozenset()
+    if recipe.freeze_norm:
+        model.freeze_norm(pretrained)
+    if any(name.startswith(f"layers.{len(model.layers) - 1}.") for name in pretrained):
         # The regression is to begin near zero. Behind new layers, N(0, 0.01) does; a trained classifier's
         # features are so much stronger that the loss would begin at several times that of all-zero maps,
         # and a few hundred images end before such noise is unlearned.
@@ -89,11 +93,12 @@ def parameter_groups(model: nn.Module, pretrained: Set[str], recipe: RefinerReci
 
     Unlike in ``train-cls``, what is new depends on the start and not on the architecture: a refiner
     that begins as a classifier has its three extra layers trained already. Without pretrained
-    weights everything is new.
+    weights everything is new. Frozen parameters are left out.
     """
     groups: dict[bool, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(name not in pretrained, []).append(parameter)
+        if parameter.requires_grad:
+            groups.setdefault(name not in pretrained, []).append(parameter)
     return [
         {"params": parameters, "lr": recipe.lr * (recipe.new_lr_factor if new else 1)}
         for new, parameters in groups.items()]

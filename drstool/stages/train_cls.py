@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +15,8 @@ from drstool.data import Dataset, require_tags
 from drstool.data.transforms import ClassifierSamples
 from drstool.errors import UsageError
 from drstool.inference import normalize
-from drstool.models.build import build_network, load_pretrained, parse_layers
-from drstool.models.vgg import TRUNK_LAYERS, VGG, image_scores
+from drstool.models.build import build_network, classifier_architecture, load_pretrained
+from drstool.models.network import MapNetwork, image_scores
 from drstool.recipe import ClassifierRecipe
 from drstool.training.loop import RunConfig, fit
 from drstool.training.schedule import Plan, step_factor
@@ -63,19 +63,20 @@ def train_cls(
             "use 0 or at least that size: the crop is taken from the resized image")
     require_tags(dataset)
     torch.manual_seed(config.seed)
-    architecture: dict[str, Any] = {
-        "backbone": recipe.backbone, "suppression": recipe.suppression, "delta": recipe.delta,
-        "drs_layers": parse_layers(recipe.drs_layers)}
-    model, trunk = build_network("classifier", architecture, class_names)
-    if weights is not None:
-        load_pretrained(trunk, weights, weights_name)
+    architecture = classifier_architecture(
+        recipe.backbone, recipe.head, recipe.output_stride, recipe.suppression, recipe.delta, recipe.drs_layers)
+    model, _ = build_network("classifier", architecture, class_names, recipe.extra_init)
+    pretrained = load_pretrained(model, weights, weights_name) if weights is not None else frozenset()
+    if recipe.freeze_norm:
+        model.freeze_norm(pretrained)
 
     def snapshot() -> Checkpoint:
         return Checkpoint("classifier", class_names, architecture, asdict(recipe), model.state_dict())
 
     report = fit(
         model, _loss, ClassifierSamples(dataset, class_names, recipe, config.seed),
-        _optimizer(parameter_groups(model, recipe), recipe), step_factor(recipe.decay_epochs, recipe.decay_factor),
+        _optimizer(parameter_groups(model, pretrained, recipe), recipe),
+        step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed), config, snapshot=snapshot)
     return with_selection(snapshot(), report)
 
@@ -93,15 +94,18 @@ def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     return F.multilabel_soft_margin_loss(image_scores(model(normalize(images))), tags)
 
 
-def parameter_groups(model: VGG, recipe: ClassifierRecipe) -> list[dict[str, Any]]:
-    """Parameters by learning rate: trunk and new ones, each weights and biases.
+def parameter_groups(model: MapNetwork, pretrained: Set[str], recipe: ClassifierRecipe) -> list[dict[str, Any]]:
+    """Parameters by learning rate: trunk and new ones, each weights and biases; frozen ones are left out.
 
-    DRS controllers count as new weights wherever they stand (authors' code).
+    DRS controllers count as new weights wherever they stand (authors' code), and so do the layers behind
+    the trunk unless they are pretrained.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    new_layers = {f"layers.{i}." for i in range(TRUNK_LAYERS, len(model.layers))} | {"output."}
+    head = tuple(f"layers.{i}." for i in range(model.trunk_layers, len(model.layers)))
     for name, parameter in model.named_parameters():
-        new = name.startswith(tuple(new_layers)) or ".rectifier." in name
+        if not parameter.requires_grad:
+            continue
+        new = ".controller." in name or name.startswith((*head, "output.")) and name not in pretrained
         groups.setdefault((new, name.endswith("bias")), []).append(parameter)
     return [
         {"params": parameters,

@@ -69,7 +69,7 @@ def train_seg(
     if weights is not None:
         # A segmenter's own checkpoint has its own names; others have those of the backbone.
         whole = any(name.startswith("backbone.") for name in weights)
-        load_pretrained(model if whole else trunk, weights, weights_name)
+        load_pretrained(model if whole else trunk, weights, weights_name, any_head=True)
     plan = Plan(
         len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
         steps=recipe.steps if recipe.epochs else 0, drop_last=True)

@@ -26,7 +26,8 @@ class Method:
         metavar="drs|cam|grad-cam",
         help="The network's maps as trained, with suppression off, or Grad-CAM. "
         "[default: drs, or cam for a classifier without suppression]")] = None
-    layer: Annotated[int, typer.Option(help="Layer of Grad-CAM, 1 to 16.")] = 13
+    layer: Annotated[Optional[int], typer.Option(
+        help="Layer of Grad-CAM, counted from 1. [default: the last layer of the backbone]")] = None
 
     @property
     def threshold(self) -> float | None:
@@ -65,6 +66,7 @@ def cam(
     output = run.claim(output, "maps")
     classifier = load_checkpoint(weights, "classifier")
     settings, method = settings.for_network(classifier.recipe), how.method or stage.usual_method(classifier)
+    layer = stage.usual_layer(classifier) if how.layer is None else how.layer
     # Gradients are too small for float16.
     precision = "float32" if (method, network.precision) == ("grad-cam", "auto") else network.precision
     dataset = open_dataset(
@@ -72,10 +74,10 @@ def cam(
     artifact = Artifact(
         run, output, "localization-maps", Images(dataset, run.shard, settings.together), classifier.class_names,
         upstream=classifier.provenance, inputs={"checkpoint": run.digest(weights)}, device=True,
-        settings=plain(settings) | {"method": method, "layer": how.layer, "tag_threshold": how.threshold}
+        settings=plain(settings) | {"method": method, "layer": layer, "tag_threshold": how.threshold}
         | asdict(maps) | {"precision": precision},
         used={"tags": dataset.tags_source if how.threshold is None else "predicted", "pixel_ground_truth": False})
     artifact.write(stage.cam(
-        artifact.todo, classifier, settings, method=method, layer=how.layer, predict_tags=how.threshold,
+        artifact.todo, classifier, settings, method=method, layer=layer, predict_tags=how.threshold,
         map_size=maps.map_size, dtype=maps.dtype, execution=network.execution(run, precision), **artifact.work))
     artifact.done("image", before="maps of ")
