@@ -88,12 +88,12 @@ def classifier_architecture(
     possible = network.suppressible()
     impossible = sorted(set(layers) - set(possible))
     if suppression != "none" and impossible:
-        instead = f"give layers among {_ranges(possible)}, " if possible else ""
+        instead = f"layers among {_ranges(possible)}, " if possible else ""
         instead += "" if network.head == "paper" else "--head paper --drs-layers extra, "
         raise UsageError(
             "--drs-layers",
-            f"the activations of {backbone}'s {_ranges(impossible)} can be negative, so that a fraction of their "
-            "maximum is no bound", f"{instead}or --suppression none")
+            f"the activations of {backbone}'s layers {_ranges(impossible)} can be negative, so that a fraction of "
+            "their maximum is no bound", f"give {instead}or --suppression none")
     return {
         "backbone": backbone, "head": network.head, "output_stride": network.output_stride,
         "suppression": suppression, "delta": delta, "drs_layers": layers}
@@ -211,8 +211,11 @@ def load_pretrained(
     own = not isinstance(network, MapNetwork) or any(name.startswith("layers.") for name in weights)
     if own:
         names = {name: name for name in network.state_dict()}
-        if isinstance(network, MapNetwork):
-            names = _of_same_head(network, names, weights, where, any_head)
+        if isinstance(network, MapNetwork) and _has_extra_layers(network, weights) != (network.head == "paper"):
+            if not any_head:
+                raise _of_another_head(network, where)
+            names = {name: name for name in names if not _is_extra(network, name)}
+            weights = {name: value for name, value in weights.items() if not _is_extra(network, name)}
     else:
         names, weights = network.published, _without_biases(network, weights)
     names = {
@@ -257,25 +260,20 @@ def _is_of(backbone: str, weights: Mapping[str, Tensor]) -> bool:
     return not _difference(network, names, _without_biases(network, weights))
 
 
-def _of_same_head(
-    network: MapNetwork, names: dict[str, str], weights: Mapping[str, Tensor], where: object, any_head: bool,
-) -> dict[str, str]:
-    """The names but those of the head's extra layers, where ``any_head`` is set and the weights have none.
+def _has_extra_layers(network: MapNetwork, weights: Mapping[str, Tensor]) -> bool:
+    return f"layers.{network.trunk_layers}.conv.weight" in weights
 
-    Raises
-    ------
-    InputError
-        The weights have another head.
-    """
-    extra = f"layers.{network.trunk_layers}."
-    has = any(name.startswith(extra) for name in weights)
-    if has == (network.head == "paper"):
-        return names
-    if not any_head:
-        raise InputError(
-            where, f"has {'the' if has else 'none of the'} three extra layers of the paper's head",
-            f"give --head {'paper' if has else 'plain'}, or other weights")
-    return {name: source for name, source in names.items() if int(name.split(".")[1]) < network.trunk_layers}
+
+def _is_extra(network: MapNetwork, name: str) -> bool:
+    """Whether a name is of a tensor of the head's extra layers."""
+    list_name, _, rest = name.partition(".")
+    index = rest.partition(".")[0]
+    return list_name == "layers" and index.isdecimal() and int(index) >= network.trunk_layers
+
+
+def _of_another_head(network: MapNetwork, where: object) -> InputError:
+    has, other = ("no", "plain") if network.head == "paper" else ("the", "paper")
+    return InputError(where, f"has {has} extra layers of the paper's head", f"give --head {other}")
 
 
 def _without_biases(network: MapNetwork, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
