@@ -91,7 +91,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class ClassifierRecipe(Jitter):
-    """``train-cls``: VGG-16 with DRS, multi-label soft margin loss, SGD (paper, section 4.1)."""
+    """``train-cls``: a classifier with DRS, multi-label soft margin loss, SGD (paper, section 4.1)."""
 
     backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
     output_stride: int = _option(0, _STRIDE_HELP, choices=(0, 8, 16))
@@ -132,7 +132,7 @@ class ClassifierRecipe(Jitter):
 
 @dataclass(frozen=True)
 class RefinerRecipe(Jitter):
-    """``refine-train``: VGG-16 without DRS regresses the maps, MSE loss, Adam (paper, section 3.3)."""
+    """``refine-train``: a network without DRS regresses the maps, MSE loss, Adam (paper, section 3.3)."""
 
     backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
     output_stride: int = _option(0, _STRIDE_HELP, choices=(0, 8, 16))

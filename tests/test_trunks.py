@@ -16,7 +16,8 @@ from drstool.models.deeplab import build_segmenter
 from drstool.models.drs import FixedDRS, LearnableDRS
 from drstool.models.network import MapNetwork, build_classifier, build_refiner, without_suppression
 from drstool.models.trunks import TRUNKS, activations
-from drstool.recipe import BACKBONES
+from drstool.recipe import BACKBONES, ClassifierRecipe
+from drstool.stages.train_cls import parameter_groups
 
 CLASSES = ("cat", "dog", "cow")
 PUBLISHED = [name for name in TRUNKS if not name.startswith("vgg16")]
@@ -193,10 +194,11 @@ def suppressing(name, suppression, originals=None):
     return model.double().eval()
 
 
-@pytest.mark.parametrize("suppression", ["fixed", "learnable"])
-@pytest.mark.parametrize("name", [name for name in TRUNKS if SUPPRESSIBLE[name] and name != "resnet101"])
+@pytest.mark.parametrize(("name", "suppression"), [
+    *((name, "learnable") for name in TRUNKS if SUPPRESSIBLE[name] and name not in ("resnet101", "vgg16")),
+    *((name, "fixed") for name in ("vgg16-small", "resnet18", "mobilenet_v2", "mobilenet_v3_large"))])
 def test_suppression_is_the_formula(name, suppression, originals):
-    """Values and gradients of the whole network; ResNet-101 has the blocks of ResNet-50."""
+    """Values and gradients of the whole network; ResNet-101 has the blocks of ResNet-50, and VGG-16 is in test_models."""
     model = suppressing(name, suppression, None if name == "vgg16-small" else originals)
     modules = [module for module in model.modules() if isinstance(module, (FixedDRS, LearnableDRS))]
     assert len(modules) == SUPPRESSIBLE[name]
@@ -226,7 +228,7 @@ def test_responses_above_six_are_cut_before_they_are_suppressed():
         torch.testing.assert_close(leaf.grad, other.grad)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "vgg16-small"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "vgg16-small"])
 def test_without_suppression(name):
     model = suppressing(name, "learnable")
     plain, images = without_suppression(model), torch.randn(1, 3, 64, 64).double()
@@ -326,6 +328,26 @@ def test_frozen_batch_norm(originals):
         assert torch.equal(value, before[name]) == frozen, name
     model.freeze_norm(())
     assert all(norm.training for norm in norms(model.train()).values())
+
+
+@pytest.mark.parametrize("init", ["published", "classifier"])
+def test_learning_rates(init, originals):
+    """The output and controllers are new, and the head's layers unless they are pretrained; what is frozen has none."""
+    model = build_classifier("resnet18", 3, "learnable", head="paper", drs_layers=[2])
+    other = build_classifier("resnet18", 3, "none", head="paper")
+    weights = originals("resnet18").state_dict() if init == "published" else other.state_dict()
+    pretrained = load_pretrained(model, weights, "weights")
+    model.freeze_norm(pretrained)
+    recipe = ClassifierRecipe(lr=1.0, new_lr_factor=10.0, bias_lr_factor=1.0)
+    rates = {id(parameter): group["lr"] for group in parameter_groups(model, pretrained, recipe)
+             for parameter in group["params"]}
+    found = {name: rates.get(id(parameter)) for name, parameter in model.named_parameters()}
+    new_head = 10.0 if init == "published" else 1.0
+    assert found["layers.2.relu1.controller.weight"] == found["output.weight"] == found["output.bias"] == 10.0
+    assert found["layers.0.conv1.weight"] == found["layers.8.conv2.weight"] == 1.0
+    assert found["layers.9.conv.weight"] == new_head
+    assert found["layers.0.bn1.weight"] is found["layers.8.bn2.bias"] is None
+    assert found["layers.11.norm.bias"] == (10.0 if init == "published" else None)
 
 
 def test_layer_norm_is_not_frozen():

@@ -41,8 +41,13 @@ class MapNetwork(nn.Module):
     layers
     trunk_layers
         Number of the layers that are the trunk's.
+    low_layers, last_layers
+        Number of the trunk's layers up to stride 4, and of those at its end that only widen the features for
+        ImageNet's classes.
     stages
         Of each layer: 1 to 5, or ``EXTRA_STAGE``.
+    paths
+        Of each of the trunk's layers, names in torchvision's network by names in the layer.
     published
         Names of the trunk's tensors in torchvision's state dict, by their names in this one.
     backbone, head, output_stride
@@ -64,8 +69,7 @@ class MapNetwork(nn.Module):
         self.head = head if head != "auto" else "paper" if is_vgg else "plain"
         trunk = build_trunk(backbone, self.output_stride)
         self.layers, self.stages, self.trunk_layers = nn.ModuleList(trunk.layers), trunk.stages, len(trunk.layers)
-        self.low_layers, self.paths = trunk.low, trunk.paths
-        self.last_layers = int(trunk.widens)
+        self.low_layers, self.last_layers, self.paths = trunk.low, int(trunk.widens), trunk.paths
         channels = output_channels(self.layers[-1])
         if self.head == "paper":
             width = row.extra if is_vgg else 512
