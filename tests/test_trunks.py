@@ -198,7 +198,7 @@ def suppressing(name, suppression, originals=None):
     *((name, "learnable") for name in TRUNKS if SUPPRESSIBLE[name] and name not in ("resnet101", "vgg16")),
     *((name, "fixed") for name in ("vgg16-small", "resnet18", "mobilenet_v2", "mobilenet_v3_large"))])
 def test_suppression_is_the_formula(name, suppression, originals):
-    """Values and gradients of the whole network; ResNet-101 has the blocks of ResNet-50, and VGG-16 is in test_models."""
+    """Values and gradients of the whole network; ResNet-101 has ResNet-50's blocks; of VGG-16 see test_models."""
     model = suppressing(name, suppression, None if name == "vgg16-small" else originals)
     modules = [module for module in model.modules() if isinstance(module, (FixedDRS, LearnableDRS))]
     assert len(modules) == SUPPRESSIBLE[name]
