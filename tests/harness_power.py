@@ -64,6 +64,8 @@ class Disk:
 
     def __init__(self, kind, folder):
         self._file, self._copy = folder / "disk", folder / "copy"
+        # The copy of an xfs has the same identity as the one that is mounted.
+        self._options = "loop,nouuid" if kind == "xfs" else "loop"
         self.path, self._cut = folder / "mounted", folder / "cut"
         self.path.mkdir()
         self._cut.mkdir()
@@ -82,9 +84,7 @@ class Disk:
     def after_a_power_failure(self):
         """In the block the path of what would be there if the power failed now."""
         _must("cp", "--sparse=always", self._file, self._copy)
-        # A copy of xfs has the same identity as the one that is mounted.
-        more = ",nouuid" if shutil.which("blkid") and "xfs" in _must("blkid", "-o", "value", self._copy) else ""
-        _must("mount", "-o", f"loop{more}", self._copy, self._cut)
+        _must("mount", "-o", self._options, self._copy, self._cut)
         try:
             yield self._cut
         finally:
@@ -159,7 +159,7 @@ def main():
         voc, zygote = make_voc(folder / "voc"), Zygote()
         make(zygote, voc, folder / "made")
         zygote.close()
-        print("disk  output      before  " + "".join(f"{wait:>14g} s" for wait in chosen.seconds) + "    another's sync")
+        print("disk  output      before" + "".join(f"{wait:>22g} s" for wait in chosen.seconds) + "  another's sync")
         for kind in kinds():
             (folder / kind).mkdir()
             with Disk(kind, folder / kind) as disk:
@@ -169,8 +169,8 @@ def main():
                     for overwrite in (False, True):
                         states = trial(disk, words, name, overwrite=overwrite, seconds=chosen.seconds)
                         bad += sum(each != "new" for each in states)
-                        print(f"{kind:5} {name:11} {'old' if overwrite else 'none':6}  "
-                              + "".join(f"{each:>16}" for each in states), flush=True)
+                        print(f"{kind:5} {name:11} {'old' if overwrite else 'none':6}"
+                              + "".join(f"{each:>24}" for each in states), flush=True)
     sys.exit(bool(bad))
 
 

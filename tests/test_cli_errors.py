@@ -521,6 +521,11 @@ def test_existing_scores(drs, world):
     assert untouched(out)
 
 
+def test_scores_among_the_labels(drs, world):
+    arguments = (*WRITERS["segment"](world, world.out), "--scores", world.out / "scores.h5")
+    check_failure(drs(*arguments), USAGE, world.tmp, "--scores", "would go where the labels go")
+
+
 @pytest.mark.parametrize("command", WRITERS)
 def test_folder_of_the_output_is_missing(drs, world, command):
     out = world.tmp / "gone" / "result"
