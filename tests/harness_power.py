@@ -91,8 +91,8 @@ class Disk:
             _must("umount", self._cut)
 
     def settle(self):
-        """Have all written down."""
-        os.sync()
+        """Have all written down, on this disk only."""
+        _must("sync", "-f", self.path)
 
     def commit(self):
         """Have another program's file written down, and with it whatever the file system thinks belongs to it."""
