@@ -103,14 +103,15 @@ class Compute(Protocol):
 
 
 def map_records(
-    loaded: Iterable[Loaded], compute: Compute, execution: Execution, *, batch_size: int, dtype: str,
+    loaded: Iterable[Loaded | None], compute: Compute, execution: Execution, *, batch_size: int, dtype: str,
 ) -> Iterator[MapRecord]:
     """Records of the images' maps, in order.
 
     Parameters
     ----------
     loaded
-        Consumed one batch at a time.
+        Consumed one batch at a time. None is an image that failed; it keeps its place in its batch, so that
+        the others share theirs with the same images as if it had not.
     compute
     execution
     batch_size
@@ -137,8 +138,10 @@ def map_records(
     def started() -> Iterator[_Started]:
         nonlocal size
         iterator = iter(loaded)
-        waiting: deque[Loaded] = deque()
-        while batch := _next_batch(waiting, iterator, size):
+        waiting: deque[Loaded | None] = deque()
+        while places := _next_batch(waiting, iterator, size):
+            if not (batch := [image for image in places if image is not None]):
+                continue
             try:
                 yield start(batch)
                 continue
@@ -151,7 +154,7 @@ def map_records(
                     "lower --sizes or --image-size, or give --device cpu")
             # Outside the handler, where nothing refers to the failed batch's tensors any more.
             size = len(batch) // 2
-            waiting.extendleft(reversed(batch))
+            waiting.extendleft(reversed(places))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -159,7 +162,9 @@ def map_records(
         yield from batch.records()
 
 
-def _next_batch(waiting: deque[Loaded], iterator: Iterator[Loaded], size: int) -> list[Loaded]:
+def _next_batch(
+    waiting: deque[Loaded | None], iterator: Iterator[Loaded | None], size: int,
+) -> list[Loaded | None]:
     batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
     return batch + list(islice(iterator, size - len(batch)))
 

@@ -80,9 +80,10 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
 
 
 def map_items(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, on_error: OnError | None = None,
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, on_error: OnError | None = None, *,
+    gaps: bool = False,
 ) -> Iterator[Result]:
-    """As :func:`ordered_map`; with ``on_error``, items whose work fails are left out.
+    """As :func:`ordered_map`; with ``on_error``, items whose work fails are left out or, with ``gaps``, None.
 
     It is called in the caller's thread with each such item's :class:`DrstoolError`, in the items' order.
     Other exceptions, and those of ``items`` itself, are always raised.
@@ -104,6 +105,8 @@ def map_items(
             yield result  # type: ignore[misc]
         else:
             on_error(error)
+            if gaps:
+                yield None  # type: ignore[misc]
 
 
 @cache

@@ -9,6 +9,7 @@ import resource
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -37,6 +38,12 @@ class World:
         path = self.tmp / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
+
+    def copied(self, name):
+        """A copy of an artifact."""
+        source = getattr(self.made, name)
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        return Path(copy(source, self.tmp / source.name))
 
     def manifest(self, *rows):
         """A manifest with one image per row; ``image`` defaults to the first training image."""
@@ -457,6 +464,49 @@ def test_existing_output(drs, world, command):
     assert untouched(out)
 
 
+# Outputs that are what the command reads: the output, and the command line without it.
+ITSELF = {
+    "cat": lambda w: (w.copied("cams"), lambda out: ("cat", out)),
+    "pseudo-label": lambda w: (w.copied("cams"), lambda out: ("pseudo-label", out, *w.saliency)),
+    "refine": lambda w: (w.copied("cams"), lambda out: (
+        "refine", out, "--weights", w.made.refiner, "--sizes", "32")),
+    "cam": lambda w: (w.copied("cls"), lambda out: ("cam", *w.train, "--weights", out, "--sizes", "32")),
+    "crf": lambda w: (w.copied("cams"), lambda out: ("crf", out, "--background", "power")),
+    "overlay": lambda w: (w.copied("labels"), lambda out: ("overlay", *w.train, "--labels", out)),
+    "train-cls": lambda w: (w.copied("cls"), lambda out: ("train-cls", *w.train, *SMALL, "--init", out)),
+}
+
+
+@pytest.mark.parametrize("command", ITSELF)
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_input_is_no_output(drs, world, command, linked):
+    path, line = ITSELF[command](world)
+    before, out = path.stat().st_mtime_ns, path
+    if linked:
+        out = world.tmp / "link"
+        out.symlink_to(path)
+    for more in (("--overwrite",), ("--resume",) if command != "cat" else ()):
+        check_failure(drs(*line(path), *more, "-o", out), FAILED, world.tmp, "is also an input of this command")
+    assert path.stat().st_mtime_ns == before
+
+
+def test_the_name_of_a_split_is_no_input(drs, world, monkeypatch):
+    line = ("segment", *world.val, "--weights", world.made.seg, "-o", "val")
+    monkeypatch.chdir(world.tmp)
+    assert drs(*line).code == 0
+    assert drs(*line, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("name", ["JPEGImages/p0.jpg", "ImageSets/Segmentation/train.txt", "classes.txt"])
+def test_the_files_of_a_dataset_are_no_output(drs, world, own_voc, name):
+    before = (own_voc / name).read_bytes()
+    line = ("cat", world.made.cams, "--overwrite", "-o", own_voc / name)
+    training = ("train-cls", *world.train, *SMALL, "--overwrite", "-o", world.tmp / "x.pt", "--log", own_voc / name)
+    for words in (line, training):
+        check_failure(drs(*words), FAILED, world.tmp, f"is part of the dataset '{own_voc}'")
+    assert (own_voc / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("command", FOLDERS)
 def test_overwrite_spares_folders_of_others(drs, world, command):
     out, untouched = occupied(world, command)
@@ -469,6 +519,11 @@ def test_existing_scores(drs, world):
     arguments = (*WRITERS["segment"](world, world.out), "--scores", out)
     check_failure(drs(*arguments), FAILED, world.tmp, "taken", "exists")
     assert untouched(out)
+
+
+def test_scores_among_the_labels(drs, world):
+    arguments = (*WRITERS["segment"](world, world.out), "--scores", world.out / "scores.h5")
+    check_failure(drs(*arguments), USAGE, world.tmp, "--scores", "would go where the labels go")
 
 
 @pytest.mark.parametrize("command", WRITERS)

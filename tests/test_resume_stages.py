@@ -329,19 +329,185 @@ def test_pictures_that_were_cut_off_are_made_again(drs, world, tmp_path, after, 
     assert contents(tmp_path / output) == world.whole(drs, name)
 
 
-def test_other_files_in_the_place_of_what_is_kept_are_told(drs, world, tmp_path):
-    for name in ("cam", "pseudo-label"):
+def test_what_others_put_where_work_is_kept_is_named_and_stays(drs, world, tmp_path):
+    for name, at, content in (
+        ("cam", ".result.h5.resume", b"mine"), ("cam", ".result.h5.resume", None), ("cam", ".result.h5.resume", "link"),
+        ("pseudo-label", ".result.resume", b"mine"), ("pseudo-label", ".result.resume.json", b"mine"),
+        ("pseudo-label", ".result.resume.json", b'{"format": "other"}'), ("pseudo-label", ".result.resume/notes", b"x"),
+        ("cam", ".result.h5.lock", b"mine"), ("pseudo-label", ".result.lock", b"mine"),
+    ):
         words, output = world.line(name)
-        kept = tmp_path / f".{output}.resume"
-        if name == "cam":
-            kept.write_bytes(b"mine")
+        folder = tmp_path / str(len(left_in(tmp_path)))
+        folder.mkdir()
+        place = folder / at
+        place.parent.mkdir(exist_ok=True)
+        if content == "link":
+            place.symlink_to(folder / "elsewhere")
+        elif content is None:
+            (place / "inner").mkdir(parents=True)
         else:
-            kept.mkdir()
-            (tmp_path / f".{output}.resume.json").write_bytes(b"mine")
-        outcome = drs(*words, "-o", tmp_path / output, "--resume")
-        assert outcome.code == 3 and "is damaged; discard it with --overwrite and without --resume" in outcome.err
-        assert drs(*words, "-o", tmp_path / output, "--overwrite").code == 0
-        assert contents(tmp_path / output) == world.whole(drs, name)
+            place.write_bytes(content)
+        for more in ((), ("--resume",), ("--overwrite",)):
+            outcome = drs(*words, "-o", folder / output, *more)
+            assert outcome.code == 1 and f"/{at}" in outcome.err, outcome.err
+            assert os.path.lexists(place) and (not isinstance(content, bytes) or place.read_bytes() == content)
+            assert left_in(folder) == [at.partition("/")[0]]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "street/p9.png", "p9.png", "p9.png, a link"])
+def test_what_others_put_among_what_is_kept_is_named_and_stays(drs, world, tmp_path, after, made, name):
+    words, output = world.line("pseudo-label")
+    interrupt(drs, after, words, tmp_path / output, 2)
+    name, _, link = name.partition(", ")
+    place = tmp_path / f".{output}.resume" / name
+    place.parent.mkdir(exist_ok=True)
+    if link:
+        place.symlink_to(made.labels / "p0.png")
+    else:
+        shutil.copy(made.labels / "p0.png", place)
+    outcome = drs(*words, "-o", tmp_path / output, "--resume")
+    assert outcome.code == 1 and f".result.resume/{name}: lies where unfinished work is kept" in outcome.err
+    assert os.path.lexists(place)
+    place.unlink()
+    assert drs(*words, "-o", tmp_path / output, "--resume").code == 0
+    assert contents(tmp_path / output).keys() == world.whole(drs, "pseudo-label").keys()
+
+
+def test_a_journal_that_ends_in_zeros_counts_up_to_them(drs, world, tmp_path, after):
+    """As a power failure leaves it on some file systems."""
+    words, output = world.line("cam, stream")
+    interrupt(drs, after, words, tmp_path / output, 4)
+    with open(tmp_path / f".{output}.resume", "ab") as journal:
+        journal.write(bytes(5000))
+    assert "resuming after 4 images" in drs(*words, "-o", tmp_path / output, "--resume").err
+    assert contents(tmp_path / output) == world.whole(drs, "cam, stream")
+
+
+# --- what --keep-going left out, and damage -------------------------------------------------------
+
+
+def without(own_voc, made, tmp_path):
+    """Command lines whose image p1 fails, and those files that make it fail; pictures are all of one batch."""
+    train = ("--data", own_voc, "--split", "train")
+    image, saliency = own_voc / "JPEGImages" / "p1.jpg", own_voc / "saliency_map" / "p1.png"
+    map_lines = {
+        "cam": ("cam", *train, "--weights", made.cls, "--sizes", "32", "--batch-size", "1"),
+        "cam, batches": ("cam", *train, "--weights", made.cls, "--sizes", "32", "--batch-size", "2"),
+        "refine": ("refine", *train, "--weights", made.refiner, "--sizes", "32", "--batch-size", "3"),
+        "segment": ("segment", *train, "--weights", made.seg),
+        "crf": ("crf", made.cams, *train, "--background", "power", "--crf-iterations", "1"),
+        "saliency": ("saliency", *train),
+        "overlay": ("overlay", *train, "--labels", made.labels),
+    }
+    lines = {name: (words, image) for name, words in map_lines.items()}
+    return lines | {"pseudo-label": (
+        ("pseudo-label", made.cams, "--saliency", own_voc / "saliency_map"), saliency)}
+
+
+LACKING = {
+    "cam": ("result.h5", 3), "cam, batches": ("result.tar", 2), "refine": ("result.h5", 1), "segment": ("result", 3),
+    "crf": ("result.h5", 3), "saliency": ("result.tar", 3), "overlay": ("result", 12)}
+
+
+@pytest.mark.parametrize(("name", "history"), [*((name, False) for name in LACKING), ("cam", True), ("overlay", True)])
+def test_what_was_left_out_is_taken_up(drs, own_voc, made, tmp_path, name, history):
+    words, spoilt = without(own_voc, made, tmp_path)[name]
+    (output, kept), plain = LACKING[name], () if history else PLAIN
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    assert drs(*words, *PLAIN, "-o", there / output).code == 0
+    good = spoilt.read_bytes()
+    spoilt.write_bytes(good[:100])
+    line = (*words, *plain, "-o", here / output, "--keep-going")
+    assert drs(*line).code == 4
+    first = contents(here / output)
+    # Still damaged, with --keep-going and without.
+    outcome = drs(*line, "--resume")
+    assert outcome.code == 4 and "finished already" not in outcome.err
+    if not history:
+        assert contents(here / output) == first
+    assert drs(*line[:-1], "--resume").code == 3
+    assert history or contents(here / output) == first
+    spoilt.write_bytes(good)
+    outcome = drs(*line, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert f"resuming after {kept} " in outcome.err
+    assert drs(*line, "--resume").err.endswith("is finished already\n")
+    assert left_in(here) == [output]
+    assert history or contents(here / output) == contents(there / output)
+
+
+def test_maps_without_saliency_are_taken_up(drs, own_voc, made, tmp_path):
+    """There the inputs' digest changes with the mended file: it is another job, unless nothing tells of it."""
+    words, spoilt = without(own_voc, made, tmp_path)["pseudo-label"]
+    good = spoilt.read_bytes()
+    spoilt.write_bytes(good[:100])
+    assert drs(*words, *PLAIN, "--keep-going", "-o", tmp_path / "labels").code == 4
+    spoilt.write_bytes(good)
+    outcome = drs(*words, *PLAIN, "--resume", "-o", tmp_path / "labels")
+    assert outcome.code == 0 and "lacks 1 image, resuming after 3 images" in outcome.err
+    assert drs(*words, *PLAIN, "-o", tmp_path / "again").code == 0
+    assert contents(tmp_path / "labels") == contents(tmp_path / "again")
+
+
+@pytest.mark.parametrize("scores", ["scores.h5", "scores.tar"])
+def test_what_was_left_out_of_labels_with_scores_is_taken_up(drs, own_voc, made, tmp_path, scores):
+    words, spoilt = without(own_voc, made, tmp_path)["segment"]
+
+    def line(folder, *more):
+        folder.mkdir(exist_ok=True)
+        return drs(*words, *PLAIN, "-o", folder / "labels", "--scores", folder / scores, *more)
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert line(there).code == 0
+    good = spoilt.read_bytes()
+    spoilt.write_bytes(good[:100])
+    assert line(here, "--keep-going").code == 4
+    assert line(here, "--keep-going", "--resume").code == 4
+    spoilt.write_bytes(good)
+    outcome = line(here, "--resume")
+    assert outcome.code == 0 and "lacks 1 image, resuming after 3 images" in outcome.err
+    assert contents(here / "labels") == contents(there / "labels")
+    assert contents(here / scores) == contents(there / scores)
+    assert line(here, "--resume").err.endswith("is finished already\n")
+    # Of two outputs one is not enough.
+    (here / scores).unlink()
+    assert line(here, "--resume").code == 0
+    assert contents(here / scores) == contents(there / scores) and left_in(here) == ["labels", scores]
+
+
+def test_interrupted_while_what_was_left_out_is_taken_up(drs, own_voc, made, tmp_path, after):
+    words, spoilt = without(own_voc, made, tmp_path)["cam"]
+    good = spoilt.read_bytes()
+    assert drs(*words, *PLAIN, "-o", tmp_path / "whole.h5").code == 0
+    for count in (1, 2, 3):
+        spoilt.write_bytes(good[:100])
+        assert drs(*words, *PLAIN, "-o", tmp_path / "m.h5", "--keep-going", "--overwrite").code == 4
+        before = contents(tmp_path / "m.h5")
+        spoilt.write_bytes(good)
+        assert interrupt(drs, after, (*words, *PLAIN, "--resume"), tmp_path / "m.h5", count).code == 143
+        assert contents(tmp_path / "m.h5") == before
+        assert drs(*words, *PLAIN, "-o", tmp_path / "m.h5", "--resume").code == 0
+        assert contents(tmp_path / "m.h5") == contents(tmp_path / "whole.h5")
+    assert left_in(tmp_path) == ["m.h5", "own", "whole.h5"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "flipped", "longer"])
+@pytest.mark.parametrize("name", ["cam", "cam, stream", "pseudo-label", "saliency", "overlay labels"])
+def test_damaged_work_is_not_finished(drs, world, tmp_path, name, damage):
+    words, output = world.line(name)
+    target = tmp_path / output
+    assert drs(*words, "-o", target).code == 0
+    file = target if target.is_file() else sorted(target.glob("*.png"))[1]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes({"empty": b"", "flipped": bytes(data), "longer": file.read_bytes() + b"more"}[damage])
+    outcome = drs(*words, "-o", target, "--resume")
+    assert outcome.code == 1 and outcome.err.endswith("; choose another name, or use --overwrite\n"), outcome.err
+    assert target.is_file() or file.name in outcome.err
+    assert drs(*words, "-o", target, "--resume", "--overwrite").code == 0
+    assert contents(target) == world.whole(drs, name)
 
 
 # --- another work, no part, a finished one --------------------------------------------------------
@@ -583,9 +749,24 @@ def test_what_the_killed_left_goes(drs, world, tmp_path):
 def test_clearing_away_is_no_danger_to_what_is_there(tmp_path):
     with new_folder(tmp_path / "out") as making:
         (making / "a").touch()
-    (tmp_path / ".out.replaced-0123abcd").mkdir()
+    old = tmp_path / ".out.replaced-0123abcd"
+    old.mkdir()
+    (old / "drstool.json").write_text('{"format": "drstool", "kind": "labels"}')
     clear_away(tmp_path / "out")
     assert left_in(tmp_path) == ["out"] and (tmp_path / "out" / "a").exists()
+    # Nor to what others gave such a name, or to what is no longer whole and would come back.
+    for name in (".out.partial-0123abcd", ".out.replaced-0123abcd", ".out.replaced-4567abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    (tmp_path / ".out.replaced-89abcdef").touch()
+    (tmp_path / ".out.partial-89abcdef").symlink_to(tmp_path / "out")
+    before = left_in(tmp_path)
+    clear_away(tmp_path / "out")
+    assert left_in(tmp_path) == before
+    os.rename(tmp_path / "out", tmp_path / "other")
+    (tmp_path / ".out.replaced-0123abcd" / "drstool.json").write_text('{"format": "drstool", "kind": "labels"}')
+    clear_away(tmp_path / "out")
+    assert "out" not in left_in(tmp_path) and ".out.replaced-0123abcd" not in left_in(tmp_path)
     clear_away(tmp_path / "none" / "x")
 
 

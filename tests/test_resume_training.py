@@ -268,6 +268,34 @@ def test_a_damaged_state_is_refused(drs, tmp_path, interrupted):
     assert "net.pt" in left_in(tmp_path) and ".net.pt.resume" not in left_in(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"mine", b"PK\3\4 of another program", "link", "folder"])
+def test_what_others_put_in_the_place_of_a_state_is_named_and_stays(drs, voc, made, tmp_path, content):
+    place = tmp_path / ".net.pt.resume"
+    if content == "link":
+        place.symlink_to(made.cls)
+    elif content == "folder":
+        (place / "mine").mkdir(parents=True)
+    else:
+        place.write_bytes(content)
+    for more in ((), ("--resume",), ("--overwrite",)):
+        outcome = drs(*line("train-cls", voc, made), "-o", tmp_path / "net.pt", *more)
+        assert outcome.code == 1 and f"{place}: lies where unfinished work is kept" in outcome.err
+        assert left_in(tmp_path) == [place.name]
+        assert not isinstance(content, bytes) or place.read_bytes() == content
+
+
+def test_a_damaged_checkpoint_is_not_finished(drs, voc, made, tmp_path):
+    words = (*line("train-cls", voc, made), "--epochs", "0", "-o", tmp_path / "net.pt")
+    assert drs(*words).code == 0
+    data = bytearray((tmp_path / "net.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "net.pt").write_bytes(data)
+    outcome = drs(*words, "--resume")
+    assert outcome.code == 1 and "already exists, and is a damaged torch file" in outcome.err
+    assert drs(*words, "--resume", "--overwrite").code == 0
+    assert (tmp_path / "net.pt").read_bytes() != data
+
+
 @pytest.mark.parametrize("change", [
     lambda state: state["loop"].pop("random"),
     lambda state: state["loop"]["model"].popitem(),

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 import select
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from drstool.artifacts.header import FORMAT, HEADER_NAME
+from drstool.artifacts.header import END_NAME, HEADER_NAME
+from drstool.artifacts.ownership import check_apart_from_data, check_only_ours, kind_of
 from drstool.errors import OutputError
+from drstool.parallel import ordered_map
 
 __all__ = [
-    "check_writable", "clear_away", "sidecar", "new_file", "new_folder", "output_error", "unfinished_path",
-    "write_fully", "writing",
+    "check_writable", "clear_away", "copy_mode", "sidecar", "new_file", "new_folder", "output_error",
+    "unfinished_path", "write_fully", "writing",
 ]
 
 _RIGHT = {
@@ -43,6 +45,10 @@ _RIGHT = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), or lower --workers",
     errno.ENFILE: "close other programs, or ask who looks after the machine",
 }
+# File systems that cannot sync a file or folder say so in these ways.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# Files synced at a time: the disk then writes down many of them together.
+_SYNC_THREADS = 16
 # Names beside the target get some letters more; 255 bytes is the common limit.
 _MAX_NAME_BYTES = 220
 
@@ -60,7 +66,7 @@ def output_error(where: object, error: OSError) -> OutputError:
 
 
 def check_writable(
-    path: str | Path, overwrite: bool, *, folder: bool = False, dataset: bool = False
+    path: str | Path, overwrite: bool, *, folder: bool = False, dataset: bool = False, may_exist: bool = False,
 ) -> Path:
     """Where the output will lie, after checking that it may be written; called before the work.
 
@@ -74,20 +80,23 @@ def check_writable(
         Whether the output is a folder. An existing empty folder counts as absent.
     dataset
         Whether the output is a dataset, and so may replace one.
+    may_exist
+        Whether something may be there that is not going to be replaced.
 
     Raises
     ------
     OutputError
-        It exists and may not be replaced, or its folder is missing or not writable.
+        It exists and may not be replaced, would be part of a dataset, or its folder is missing or not writable.
     """
     if not os.fspath(path):
         raise OutputError("-o", "is empty", "name a file or folder")
     target = Path(os.path.realpath(path))
     with writing(path, target):
+        check_apart_from_data(path, target, folder=folder)
         if folder:
-            _check_folder(path, target, overwrite, dataset)
+            _check_folder(path, target, overwrite, dataset, may_exist)
         else:
-            _check_file(path, target, overwrite)
+            _check_file(path, target, overwrite or may_exist)
         _check_parent(path, target)
     return target
 
@@ -112,10 +121,14 @@ def new_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     partial = _beside(target, "partial")
     with writing(path, partial):
         try:
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            # Nobody may read it meanwhile who may not read what it replaces.
+            mode = 0o600 if target.exists() else 0o666
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
             yield partial
+            copy_mode(target, partial)
             _sync(partial)
             _publish_file(path, partial, target, overwrite)
+            _sync_folder(target.parent)
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -132,7 +145,7 @@ def new_folder(
     path
         The folder to make.
     overwrite
-        Whether a folder there is replaced; only one that holds a ``drstool.json`` is.
+        Whether a folder there is replaced; only one that drstool wrote is, and that holds nothing else.
     dataset
         Whether a dataset is written: only that may replace a dataset.
     at
@@ -149,18 +162,21 @@ def new_folder(
     with writing(path, partial):
         try:
             if at is None:
-                partial.mkdir()
+                partial.mkdir(0o700 if target.exists() else 0o777)
             yield partial
+            _copy_modes(target, partial)
+            _sync_all(partial)
             _publish_folder(path, partial, target, overwrite, dataset)
         finally:
             if at is None:
-                shutil.rmtree(partial, ignore_errors=True)
+                _remove_ours(partial)
 
 
 def clear_away(path: str | Path) -> None:
     """Remove what killed commands left of an output in the making; nobody may be writing it.
 
-    What they moved aside to replace it comes back where nothing took its place.
+    What they moved aside to replace it comes back where nothing took its place. A file is known by its name,
+    a part of which is drawn by lot; a folder must also have drstool's marker, or be empty.
     """
     target = Path(os.path.realpath(path))
     makers = (target, unfinished_path(target), sidecar(target, "resume.json"))
@@ -170,13 +186,16 @@ def clear_away(path: str | Path) -> None:
         for name in os.listdir(target.parent):
             if not leavings.fullmatch(name):
                 continue
-            left = target.with_name(name)
-            if ".replaced-" in name and not os.path.lexists(target):
-                os.rename(left, target)
-            elif left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
+            left, replaced = target.with_name(name), ".replaced-" in name
+            mode = os.lstat(left).st_mode
+            if stat.S_ISREG(mode) and not replaced:
                 left.unlink()
+            elif not stat.S_ISDIR(mode) or not _has_marker(left, replaced):
+                continue
+            elif replaced and (left / END_NAME).exists() and not os.path.lexists(target):
+                os.rename(left, target)
+            else:
+                _remove_ours(left)
 
 
 def unfinished_path(output: str | Path) -> Path:
@@ -193,6 +212,13 @@ def unfinished_path(output: str | Path) -> Path:
 def sidecar(target: Path, role: str) -> Path:
     """The hidden name of a role beside a target; another one for each target, however long its name."""
     return target.with_name(f".{_distinct(target.name)}.{role}")
+
+
+def copy_mode(of: Path, to: Path) -> None:
+    """Give a new file or folder the permissions of one that is there; unchanged where there is none."""
+    # Where a system has no such permissions, the new one keeps its own, which are not wider.
+    with suppress(OSError):
+        os.chmod(to, stat.S_IMODE(os.stat(of).st_mode) & 0o777)
 
 
 @contextmanager
@@ -253,7 +279,7 @@ def _check_file(path: object, target: Path, overwrite: bool) -> None:
         raise _exists(path)
 
 
-def _check_folder(path: object, target: Path, overwrite: bool, dataset: bool) -> None:
+def _check_folder(path: object, target: Path, overwrite: bool, dataset: bool, may_exist: bool = False) -> None:
     if not os.path.lexists(target):
         return
     if not target.is_dir():
@@ -265,13 +291,16 @@ def _check_folder(path: object, target: Path, overwrite: bool, dataset: bool) ->
     if not any(target.iterdir()):
         return
     if not overwrite:
+        if may_exist:
+            return
         raise _exists(path)
-    kind = _kind_of(target)
+    kind = kind_of(target)
     if kind is None:
         raise OutputError(path, "was not written by drstool", "move it, or choose another -o")
-    if not dataset and "dataset" in (kind, _kind_of(target.parent)):
+    if not dataset and "dataset" in (kind, kind_of(target.parent)):
         what = "is a dataset" if kind == "dataset" else "is part of a dataset"
         raise OutputError(path, what, "choose another -o; only 'drstool demo' replaces a dataset")
+    check_only_ours(path, target, kind)
 
 
 def _check_parent(path: object, target: Path) -> None:
@@ -286,15 +315,25 @@ def _exists(path: object) -> OutputError:
     return OutputError(path, "already exists", "choose another name, or use --overwrite")
 
 
-def _kind_of(folder: Path) -> str | None:
-    """The kind of a folder that drstool wrote; None for any other."""
-    try:
-        header = json.loads((folder / HEADER_NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        return None
-    return str(header.get("kind"))
+def _has_marker(folder: Path, replaced: bool) -> bool:
+    """Whether a folder holds drstool's marker or, unless it was whole once, only what comes before that."""
+    return kind_of(folder) is not None or not replaced and set(os.listdir(folder)) <= {HEADER_NAME}
+
+
+def _remove_ours(folder: Path) -> None:
+    """Delete a folder, as far as possible.
+
+    What a kill leaves is still known as drstool's by its marker, the last to go, and as not whole by the
+    end record, the first to go.
+    """
+    with suppress(OSError):
+        (folder / END_NAME).unlink(missing_ok=True)
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            elif entry.name != HEADER_NAME:
+                os.unlink(entry.path)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _beside(target: Path, role: str) -> Path:
@@ -311,14 +350,49 @@ def _distinct(name: str) -> str:
 
 def _sync(path: Path) -> None:
     # Network and quota file systems report only now that there is no room.
-    descriptor = os.open(path, os.O_RDWR)
+    _fsync(os.open(path, os.O_RDWR))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a folder's names written down; done without where the system opens no folder, or cannot."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # on Windows always; elsewhere where we may write into it, but not read it
+        return
+    _fsync(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+        if error.errno not in _NO_SYNC:
             raise
     finally:
         os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> None:
+    """Have all that a folder holds, and the folder, written to the disk."""
+    places = list(os.walk(folder))
+    files = (Path(root, name) for root, _, names in places for name in names)
+    for _ in ordered_map(_sync, files, _SYNC_THREADS):
+        pass
+    for root, _, _ in places:
+        _sync_folder(Path(root))
+
+
+def _copy_modes(old: Path, new: Path) -> None:
+    """Give a folder that replaces another one its permissions, and the files those of the other one's marker."""
+    if not (old / HEADER_NAME).is_file():
+        copy_mode(old, new)
+        return
+    for root, folders, names in os.walk(new, topdown=False):
+        for name in names:
+            copy_mode(old / HEADER_NAME, Path(root, name))
+        for name in folders:
+            copy_mode(old, Path(root, name))
+    copy_mode(old, new)
 
 
 def _publish_file(path: object, partial: Path, target: Path, overwrite: bool) -> None:
@@ -326,6 +400,7 @@ def _publish_file(path: object, partial: Path, target: Path, overwrite: bool) ->
         try:
             # Unlike a rename, a link does not replace what another program put there meanwhile.
             os.link(partial, target)
+            partial.unlink()
             return
         except FileExistsError:
             raise _exists(path) from None
@@ -340,12 +415,15 @@ def _publish_folder(path: object, partial: Path, target: Path, overwrite: bool, 
     _check_folder(path, target, overwrite, dataset)
     if not target.is_dir() or not any(target.iterdir()):
         os.rename(partial, target)
+        _sync_folder(target.parent)
         return
     old = _beside(target, "replaced")
     os.rename(target, old)
     try:
         os.rename(partial, target)
+        _sync_folder(target.parent)
     except BaseException:
-        os.rename(old, target)
+        if not target.exists():
+            os.rename(old, target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove_ours(old)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from drstool.artifacts.header import END_NAME, HEADER_NAME, json_bytes
 from drstool.errors import InputError, UnfinishedError
 from drstool.files import read_bytes
 
-__all__ = ["MAX_END_BYTES", "check_end_file", "check_end_record", "end_record"]
+__all__ = ["MAX_END_BYTES", "check_end_file", "check_end_record", "end_record", "names_crc32"]
 
 MAX_END_BYTES = 1 << 16
 
 
-def end_record(count: int, head: bytes | None = None) -> bytes:
+def end_record(count: int, head: bytes | None = None, names: Iterable[str] | None = None) -> bytes:
     """The last member of a whole stream or folder of ``count`` records.
 
     Parameters
@@ -24,11 +25,20 @@ def end_record(count: int, head: bytes | None = None) -> bytes:
     count
     head
         Bytes of its header member; the record keeps their checksum.
+    names
+        Of the records' files; the record keeps their checksum.
     """
     record: dict[str, object] = {"count": count, "complete": True}
     if head is not None:
         record["header_crc32"] = zlib.crc32(head)
+    if names is not None:
+        record["names_crc32"] = names_crc32(names)
     return json_bytes(record)
+
+
+def names_crc32(names: Iterable[str]) -> int:
+    """Checksum of file names, whatever their order."""
+    return zlib.crc32("\0".join(sorted(names)).encode("utf-8", "surrogateescape"))
 
 
 def check_end_file(folder: Path, count: int, head: bytes | None, where: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,8 @@ def _acquired(path: str | Path, kind: type[BaseFileLock]) -> BaseFileLock:
     file = sidecar(Path(os.path.realpath(path)), "lock-owner" if soft else "lock")
     if file.is_symlink():
         raise OutputError(path, f"its lock file '{file}' is a symbolic link", "remove it")
+    if _is_foreign(file, soft):
+        raise OutputError(path, f"its lock file would be '{file}', which is another program's", "move that file")
     is_new = not file.exists()
     lock = kind(str(file), timeout=_SECONDS, thread_local=False, fallback_to_soft=False)
     try:
@@ -76,3 +79,12 @@ def _acquired(path: str | Path, kind: type[BaseFileLock]) -> BaseFileLock:
             return _acquired(path, SoftFileLock)
         raise output_error(path, error) from error
     return lock
+
+
+def _is_foreign(file: Path, soft: bool) -> bool:
+    """Whether something lies in the place of a lock file that is none: those are empty, unless they are soft."""
+    try:
+        status = os.lstat(file)
+    except OSError:
+        return False
+    return not stat.S_ISREG(status.st_mode) or status.st_size > 0 and not soft

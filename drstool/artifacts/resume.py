@@ -1,7 +1,8 @@
 """What is finished of an output of many records, kept beside it until the output is whole.
 
 For a map file or a stream this is a *journal*, ``.NAME.resume``: one record after the other, each with
-its checksum, so that whatever ends the program costs the last one at most. HDF5 itself guarantees
+its checksum, so that whatever ends the program costs the last one at most (and a power failure, what the
+system had not written down yet). HDF5 itself guarantees
 nothing for a file that was not closed. For a folder these are its files, in a folder ``.NAME.resume``
 with ``.NAME.resume.json`` beside it.
 """
@@ -22,8 +23,9 @@ from typing import Any, BinaryIO
 
 from drstool.artifacts import job as job_module
 from drstool.artifacts.atomic import new_file, sidecar, unfinished_path, writing
-from drstool.artifacts.header import END_NAME, FORMAT, HEADER_NAME, json_bytes
+from drstool.artifacts.header import FORMAT, json_bytes
 from drstool.artifacts.job import Job, is_duration, is_job
+from drstool.artifacts.ownership import MARKERS, beginning, contents, foreign_work, is_note
 from drstool.artifacts.provenance import timestamp
 from drstool.errors import InputError, OutputError
 from drstool.files import unreadable
@@ -80,6 +82,16 @@ class _Resume:
         self.runs.append(run)
         return run
 
+    def check_place(self) -> None:
+        """Check that what is on disk is work of this kind, which may be resumed or replaced.
+
+        Raises
+        ------
+        OutputError
+            It is something else, which is named.
+        """
+        raise NotImplementedError
+
     def close(self) -> None:
         """Close what is open; what is finished stays on disk."""
 
@@ -118,6 +130,12 @@ class Journal(_Resume):
         self._start, self._ends = 0, []
         self._run: dict[str, Any] | None = None
 
+    def check_place(self) -> None:
+        if os.path.lexists(self.path):
+            head = beginning(self.path, len(_MAGIC))
+            if head is None or not _MAGIC.startswith(head):
+                raise foreign_work(self.path)
+
     def leftover(self) -> tuple[int, float] | None:
         """Number of records in the journal on disk, and seconds of work; None where there is none."""
         if not os.path.lexists(self.path):
@@ -154,6 +172,9 @@ class Journal(_Resume):
         """Start a journal, replacing the one on disk."""
         with writing(self.output, self.path):
             self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115
+            if os.path.exists(self.output):
+                # Which others may not read, perhaps.
+                self.path.chmod(0o600)
             self._file.write(_MAGIC)
             self._write({"work": self.job.to_json()})
             self._start = self._file.tell()
@@ -252,8 +273,8 @@ class Journal(_Resume):
                 size = os.fstat(file.fileno()).st_size
                 while len(head := file.read(_FRAME.size)) == _FRAME.size:
                     crc, length = _FRAME.unpack(head)
-                    # Checked before memory is allocated.
-                    if length > min(_MAX_FRAME_BYTES, size - file.tell()):
+                    # Checked before memory is allocated. A power failure may leave zeros at the end.
+                    if not 0 < length <= min(_MAX_FRAME_BYTES, size - file.tell()):
                         return
                     content = file.read(length)
                     if len(content) < length or zlib.crc32(content) != crc:
@@ -303,20 +324,41 @@ class PartialFolder(_Resume):
             return len(files), 0.0
         return len(files), self._worked(note, files)
 
-    def load(self) -> None:
+    def check_place(self) -> None:
+        noted = os.path.lexists(self._note)
+        if noted and not is_note(self._note):
+            raise foreign_work(self._note)
+        if os.path.lexists(self.path):
+            if self.path.is_symlink() or not self.path.is_dir():
+                raise foreign_work(self.path)
+            for name, is_file in contents(self.path):
+                if not noted or not is_file or not (name.endswith(".png") or name in MARKERS):
+                    raise foreign_work(self.path / name)
+
+    def load(self, expected: Sequence[str] | None = None) -> None:
         """Resume the folder on disk, or start one.
+
+        Parameters
+        ----------
+        expected
+            Ids of the images, if they are known.
 
         Raises
         ------
         InputError
             It belongs to a different job: the difference is named.
+        OutputError
+            It holds something else.
         """
         if not os.path.lexists(self._note) or not os.path.lexists(self.path):
             self.start()
             return
         note = self._read_note()
         self._check_job(note["work"])
-        files = list(self._files())
+        files, known = list(self._files()), None if expected is None else frozenset(expected)
+        for file in files:
+            if known is not None and self._name(file) not in known:
+                raise foreign_work(file)
         self._seconds, self.runs = self._worked(note, files), note["sittings"]
         with writing(self.output, self.path):
             whole = []
@@ -326,7 +368,7 @@ class PartialFolder(_Resume):
                 else:
                     file.unlink()
             # They are about the run that was interrupted.
-            for name in (HEADER_NAME, END_NAME):
+            for name in MARKERS:
                 (self.path / name).unlink(missing_ok=True)
         self.finished = sorted(self._name(file) for file in whole)
         self._new_run()
@@ -337,7 +379,7 @@ class PartialFolder(_Resume):
         self.remove()
         with writing(self.output, self.path):
             self._write_note()
-            self.path.mkdir()
+            self.path.mkdir(0o700 if os.path.exists(self.output) else 0o777)
 
     def keep_only(self, finished: Iterable[str]) -> None:
         """Delete all files but these."""
@@ -363,7 +405,7 @@ class PartialFolder(_Resume):
 
     def _files(self) -> Iterator[Path]:
         for root, _, names in os.walk(self.path):
-            yield from (Path(root, name) for name in names if name not in (HEADER_NAME, END_NAME))
+            yield from (Path(root, name) for name in names if name not in MARKERS)
 
     def _read_note(self) -> dict[str, Any]:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 from drstool.artifacts.atomic import unfinished_path
 from drstool.artifacts.header import FORMAT
 from drstool.artifacts.job import Job, is_duration, is_job
+from drstool.artifacts.ownership import beginning, foreign_work
 from drstool.artifacts.provenance import timestamp
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors, save_torch
 from drstool.errors import InputError, OutputError
@@ -22,6 +23,8 @@ __all__ = ["KIND", "TrainingState", "check_state", "is_state", "unfinished_check
 
 KIND = "training-state"
 VERSION = 1
+# What a torch file holds begins within so many bytes, and a state with its format.
+_BEGINNING = 4096
 _PARTS = {
     "work": dict, "network": str, "class_names": list, "architecture": dict, "recipe": dict, "sittings": list,
     "seconds": float, "loop": dict,
@@ -59,6 +62,19 @@ class TrainingState:
         self._content: dict[str, Any] | None = None
         self._network: Checkpoint | None = None
         self._seconds, self._started = 0.0, time.monotonic()
+
+    def check_place(self) -> None:
+        """Check that what lies there is a training's state, damaged perhaps, which may be resumed or replaced.
+
+        Raises
+        ------
+        OutputError
+            It is something else.
+        """
+        if os.path.lexists(self.path):
+            start = beginning(self.path, _BEGINNING)
+            if start is None or start and not (start.startswith(b"PK") and FORMAT.encode() in start):
+                raise foreign_work(self.path)
 
     def read(self) -> int | None:
         """Read the state that is there; its step, or None where there is none.

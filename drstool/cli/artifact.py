@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -71,8 +72,11 @@ class Artifact:
         self._job = run.job(classes, inputs={**(inputs or {}), **source.inputs}, shard=source.shard, **job)
         self._noun = "picture" if kind == "figures" else "image"
         self._scores_resume: Journal | PartialFolder | None = None
+        # Of outputs that are there, made by this job: the records that are taken over, as they lack others.
+        self._held: dict[str, tuple[str, ...]] = {}
         self._resume = self._begin()
-        self.finished: tuple[str, ...] = tuple(self._resume.finished) if self._resume is not None else ()
+        held = self._held.get(str(output), ())
+        self.finished: tuple[str, ...] = (*(self._resume.finished if self._resume is not None else ()), *held)
         self.todo, self._total = source.remaining(self.finished)
 
     @property
@@ -95,14 +99,18 @@ class Artifact:
     @contextmanager
     def open(self) -> Iterator[RecordSink]:
         """A sink for the records; the output appears when the block ends well."""
-        from drstool.formats import open_sink
-
-        with open_sink(
-            self.output, self.header, overwrite=self._run.overwrite, resume=self._resume,
-            threads=self._run.threads,
-        ) as sink:
+        with self._sink(self.output, self.header, self._resume) as sink:
             yield sink
         self.count = sink.count
+
+    def _sink(
+        self, output: str | None, header: Header, resume: Journal | PartialFolder | None,
+    ) -> AbstractContextManager[RecordSink]:
+        from drstool.formats import open_sink
+
+        return open_sink(
+            output, header, overwrite=self._run.overwrite or str(output) in self._held, resume=resume,
+            threads=self._run.threads, earlier=frozenset(self._held.get(str(output), ())), order=self._source.ids or ())
 
     def write(self, records: Iterable) -> None:
         """Write records as they come."""
@@ -111,24 +119,30 @@ class Artifact:
 
     def write_pairs(self, pairs: Iterable[tuple]) -> None:
         """Write the first of each pair here and the second to ``scores``, unless that is None."""
-        from drstool.formats import open_sink, write_both
+        from drstool.formats import write_both
 
         if self.scores is None:
             self.write(first for first, _ in pairs)
             return
-        header, run = replace(self.header, kind="score-maps"), self._run
-        with self.open() as labels, open_sink(
-            self.scores, header, overwrite=run.overwrite, resume=self._scores_resume, threads=run.threads,
-        ) as scores:
+        header = replace(self.header, kind="score-maps")
+        with self.open() as labels, self._sink(self.scores, header, self._scores_resume) as scores:
             write_both(labels, scores, pairs)
 
     def write_pictures(self, pictures: Iterable) -> None:
         """Write named pictures into a folder."""
         from drstool.formats import write_pictures
 
+        held, pictures = self._held.get(str(self.output)), iter(pictures)
+        if held is not None:
+            # Which pictures there should be is known only by going through what they are drawn from.
+            first = next(pictures, None)
+            if first is None and not self._run.has_failures:
+                self._finish(self._resume)
+            self._say_resuming(len(self.finished))
+            pictures = chain(() if first is None else (first,), pictures)
         self.count = write_pictures(
-            self.output, self.header, pictures, overwrite=self._run.overwrite, resume=self._resume,
-            threads=self._run.threads)
+            self.output, self.header, pictures, overwrite=self._run.overwrite or held is not None,
+            resume=self._resume, threads=self._run.threads, earlier=held or ())
 
     def done(self, noun: str, *, before: str = "", note: str = "") -> None:
         """Say how many of what were written, and where."""
@@ -138,66 +152,84 @@ class Artifact:
 
     def _begin(self) -> Journal | PartialFolder | None:
         """What can be resumed; None where the output, or the input, is a pipe."""
-        from drstool.formats import goes_to_disk
-
-        resume = self._opened(self.output, self.kind)
-        if self.scores is not None and goes_to_disk(self.scores) and self._is_finished(self.scores, "score-maps"):
-            # They are published before the labels are; only those are missing.
-            self.scores = None
-        if self.scores is not None and resume is not None:
-            self._scores_resume = self._opened(self.scores, "score-maps", among=resume.finished)
+        resume, held = self._examined(self.output, self.kind)
+        scores, scores_held = self._examined(self.scores, "score-maps") if self.scores is not None else (None, None)
+        if scores is not None and self._is_whole(scores_held):
+            # They are published before the labels are; only those may be missing.
+            scores.remove()
+            self.scores = scores = None
+        if self.scores is None and self._is_whole(held):
+            self._finish(resume)
+        if resume is None:
+            return None
+        self._open(resume, self.output)
+        if scores is not None:
+            self._open(scores, self.scores, among=resume.finished)
+            self._scores_resume = scores
             if self._run.resume:
                 # Labels and scores then have the same images.
-                resume.keep_only(self._scores_resume.finished if self._scores_resume is not None else ())
-        if resume is not None and self._run.resume:
-            finished = counted(len(resume.finished), self._noun)
-            self._run.say(
-                f"{self._run.command}: {self.output}: "
-                + (f"resuming after {finished}" if resume.finished else "nothing to resume, starting from scratch"))
+                resume.keep_only(scores.finished)
+        if held is not None:
+            both = held if scores is None else set(held) & set(scores_held or ())
+            self._held[str(self.output)] = self._in_whole_batches(both, resume.finished)
+        if scores_held is not None and scores is not None:
+            self._held[str(self.scores)] = self._held.get(str(self.output), ())
+        if self._run.resume and (held is None or self.kind != "figures"):
+            lacking = len(set(self._source.ids or ()) - set(held)) if held is not None else 0
+            self._say_resuming(len(resume.finished) + len(self._held.get(str(self.output), ())), lacking)
         return resume
 
-    def _opened(
-        self, output: str | None, kind: str, among: Sequence[str] | None = None,
-    ) -> Journal | PartialFolder | None:
-        """The unfinished output on disk, or a new one.
+    def _examined(
+        self, output: str | None, kind: str,
+    ) -> tuple[Journal | PartialFolder | None, tuple[str, ...] | None]:
+        """What is on disk of unfinished work on an output, and what --resume finds in the output itself.
 
-        Parameters
-        ----------
-        output, kind
-        among
-            Ids beyond which nothing counts as finished.
+        Both are None where the output or the input is a pipe, the second also where there is no output.
+
+        Raises
+        ------
+        OutputError
+            The output was made by a different job, or is damaged, and must not be overwritten.
         """
         from drstool.artifacts.header import record_type
-        from drstool.artifacts.resume import Journal
-        from drstool.formats import goes_to_disk, resume_beside
+        from drstool.formats import earlier_output, goes_to_disk, resume_beside
 
-        run, noun = self._run, self._noun
+        run = self._run
         if not goes_to_disk(output):
-            return None
+            return None, None
         if self._source.piped:
             if run.resume:
                 raise UsageError(
                     "--resume", "the input comes through a pipe, which can only be read once",
                     "save it first, and name the file")
-            return None
-        resume = resume_beside(str(output), record_type(kind), self._job)
-        if self._is_finished(output, kind):
-            resume.remove()
-            run.say(f"{run.command}: {output} is finished already")
-            raise typer.Exit
+            return None, None
+        path = str(output)
+        resume = resume_beside(path, record_type(kind), self._job)
+        resume.check_place()
+        if not run.resume or not os.path.exists(path) or os.path.isdir(path) and not os.listdir(path):
+            return resume, None
+        difference, held = earlier_output(path, kind, self._job, self._source.ids, run.threads)
+        return resume, held if run.is_same(output, difference) else None
+
+    def _open(
+        self, resume: Journal | PartialFolder, output: str | None, among: Sequence[str] | None = None,
+    ) -> None:
+        """Resume the unfinished output on disk, or start a new one; nothing beyond ``among`` counts as finished."""
+        from drstool.artifacts.resume import Journal
+
+        run, noun = self._run, self._noun
         if not run.resume:
             if (leftover := resume.leftover()) is not None:
                 count, seconds = leftover
                 check_leftover(run, str(output), counted(count, noun) if count else "", seconds)
             run.keep(resume, noun)
             resume.start()
-            return resume
+            return
         if isinstance(resume, Journal):
             resume.load(self._expected(among), self._source.unit)
         else:
-            resume.load()
+            resume.load(self._source.ids)
         run.keep(resume, noun)
-        return resume
 
     def _expected(self, among: Sequence[str] | None) -> Sequence[str] | None:
         """Ids of the records that a journal should hold, in order."""
@@ -207,11 +239,27 @@ class Artifact:
         known = set(among)
         return ids[:next((n for n, identifier in enumerate(ids) if identifier not in known), len(ids))]
 
-    def _is_finished(self, output: str | None, kind: str) -> bool:
-        """Whether --resume finds an output that is whole and made by this very job; raises as ``Run.is_same``."""
-        from drstool.formats import output_difference
+    def _is_whole(self, held: Sequence[str] | None) -> bool:
+        """Whether an output on disk holds the records of all images; of pictures nobody knows how many there are."""
+        return held is not None and self._source.ids is not None and set(held) >= set(self._source.ids)
 
-        path = str(output)
-        if not self._run.resume or not os.path.exists(path) or os.path.isdir(path) and not os.listdir(path):
-            return False
-        return self._run.is_same(output, output_difference(path, kind, self._job, self._source.ids))
+    def _in_whole_batches(self, held: Collection[str], finished: Sequence[str]) -> tuple[str, ...]:
+        """What is held but not finished, without images whose batch lacks another one: they are made together."""
+        ids, unit, known = self._source.ids, self._source.unit, {*held, *finished}
+        if ids is not None:
+            batches = (ids[start:start + unit] for start in range(0, len(ids), unit))
+            held = [each for batch in batches if known.issuperset(batch) for each in batch]
+        done = frozenset(finished)
+        return tuple(each for each in held if each not in done)
+
+    def _finish(self, resume: Journal | PartialFolder | None) -> NoReturn:
+        """End, as the output is whole already."""
+        if resume is not None:
+            resume.remove()
+        self._run.say(f"{self._run.command}: {self.output} is finished already")
+        raise typer.Exit
+
+    def _say_resuming(self, count: int, lacking: int = 0) -> None:
+        done = f"resuming after {counted(count, self._noun)}" if count else "nothing to resume, starting from scratch"
+        lacks = f"lacks {counted(lacking, self._noun)}, " if lacking else ""
+        self._run.say(f"{self._run.command}: {self.output}: {lacks}{done}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -132,10 +133,11 @@ class _Command:
         @functools.wraps(function)
         def call(**values: Any) -> None:
             _check_filled(own, values)
+            inputs = _inputs(values)
             for key, kind in groups.items():
                 values[key] = kind(**{spec.name: values.pop(spec.name) for spec in fields(kind)})
             options = CommonOptions(**{each.name: values.pop(each.name) for each in common})
-            with Run(self.name, sys.argv, options, joint=self.joint, shards=self.shards) as run:
+            with Run(self.name, sys.argv, options, joint=self.joint, shards=self.shards, inputs=inputs) as run:
                 function(run=run, **self._with_settings(run, values, taken))
 
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -175,6 +177,8 @@ class _Command:
         return values
 
 
+# Parameters that name files and folders to read.
+_INPUTS = ("inputs", "file", "data", "weights", "maps", "labels", "saliency", "init", "ids", "tags", "classes")
 # Parameters of a command's function that are made of options, or of what the user typed.
 _SUPPLIED = ("run", "settings", "given", "automatic", "crf")
 
@@ -240,6 +244,15 @@ def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -
         value = values[parameter.name]
         if value == "" or isinstance(value, (list, tuple)) and "" in value:
             raise UsageError(_shown_name(parameter), "is empty", "give a value, or omit it")
+
+
+def _inputs(values: dict[str, Any]) -> list[str]:
+    """What a command line names to be read; some of it may be a word of another meaning."""
+    named = [values.get(name) for name in _INPUTS]
+    # A split is a name or a file, and a folder of that name something else.
+    split = values.get("split")
+    named += [split] if split is not None and os.path.isfile(split) else []
+    return [str(path) for each in named if each is not None for path in (each if isinstance(each, list) else [each])]
 
 
 def _shown_name(parameter: inspect.Parameter) -> str:

@@ -68,11 +68,13 @@ class Run(Console):
         Whether several processes, under ``torchrun``, do one job: the first writes and speaks.
     shards
         Whether they work on a shard each.
+    inputs
+        Paths of what the command reads.
     """
 
     def __init__(
         self, command: str, arguments: Sequence[str], options: CommonOptions, *, joint: bool = False,
-        shards: bool = False,
+        shards: bool = False, inputs: Sequence[str] = (),
     ) -> None:
         self._joint = joint and is_one_of_several()
         self._team: Team | None = None
@@ -81,7 +83,7 @@ class Run(Console):
         super().__init__(command, options.quiet or self.follows, options.verbose)
         self.seed, self.overwrite, self.resume = options.seed, options.overwrite, options.resume
         self._options, self._arguments, self._device = options, arguments, None
-        self._failures, self._claims = 0, ExitStack()
+        self._inputs, self._failures, self._claims = inputs, 0, ExitStack()
         self._unfinished: Journal | PartialFolder | None = None
         self._noun = "image"
         self.shard = pick_shard(options.shard) if shards else ShardChoice()
@@ -194,13 +196,14 @@ class Run(Console):
         from drstool.artifacts.atomic import check_writable, clear_away
         from drstool.artifacts.locks import claimed
 
+        self._check_no_input(output)
         # What exists already may be what --resume finds finished.
-        may_exist = self.overwrite or self.resume
-        check_writable(output, may_exist, folder=folder, dataset=dataset)
+        how = {"folder": folder, "dataset": dataset, "may_exist": self.resume}
+        check_writable(output, self.overwrite, **how)
         self._claims.enter_context(claimed(output))
         clear_away(output)
         # Once more: another command may have finished it just before.
-        check_writable(output, may_exist, folder=folder, dataset=dataset)
+        check_writable(output, self.overwrite, **how)
 
     def claim(self, output: str | None, what: str) -> str | None:
         """The name of this shard's output, checked and locked; it may also be a pipe.
@@ -224,10 +227,17 @@ class Run(Console):
         if self.resume and not on_disk:
             raise UsageError(
                 "--resume", f"{output or 'stdout'} is not a file that can be resumed", "give -o FILE, or omit --resume")
-        check_sink(output, self.overwrite or self.resume, what=what)
         if on_disk:
             self.reserve(output, folder=what != "maps" and not str(output).endswith(".tar"))
+        else:
+            check_sink(output, self.overwrite, what=what)
         return output
+
+    def _check_no_input(self, output: str | os.PathLike) -> None:
+        """Check that an output is not one of the files and folders that the command reads."""
+        for path in self._inputs:
+            if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+                raise OutputError(output, "is also an input of this command", "choose another name for the output")
 
     def is_same(self, output: str | None, difference: str | None) -> bool:
         """Whether an existing output was made by this very job; ``difference`` says how the jobs differ.
@@ -245,6 +255,11 @@ class Run(Console):
         """Keep what is finished of an output, ``noun`` by ``noun``, when this run ends early."""
         self._unfinished, self._noun = unfinished, noun
         self._claims.callback(lambda: unfinished.close() if unfinished.finished else unfinished.remove())
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether images have failed so far."""
+        return self._failures > 0
 
     @property
     def on_error(self) -> Any:

@@ -244,6 +244,7 @@ class TrainingRun:
             self._train_once(Observer(), None)
             return
         self._describe()
+        self._state.check_place()
         if self._is_finished():
             return
         reporter = self._reporter()

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from drstool.formats.pictures import check_picture, write_end, write_marker, write_pictures
     from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
     from drstool.formats.sinks import (
-        RecordSink, check_sink, goes_to_disk, open_sink, output_difference, resume_beside, write_both,
+        RecordSink, check_sink, earlier_output, goes_to_disk, open_sink, resume_beside, write_both,
     )
     from drstool.formats.sources import RecordSource, open_records
 
 __all__ = [
     "Header", "LabelRecord", "LazyRecord", "MapRecord", "RecordSink", "RecordSource", "check_folder", "check_picture",
-    "output_difference", "check_sink", "goes_to_disk", "resume_beside", "load", "open_records", "open_sink",
+    "check_sink", "earlier_output", "goes_to_disk", "resume_beside", "load", "open_records", "open_sink",
     "write_both", "write_end", "write_marker", "write_pictures",
 ]
 
@@ -31,7 +31,7 @@ _PLACES = {
     "formats.pictures": ("check_picture", "write_end", "write_marker", "write_pictures"),
     "formats.records": ("LabelRecord", "LazyRecord", "MapRecord", "load"),
     "formats.sinks": (
-        "RecordSink", "output_difference", "check_sink", "goes_to_disk", "resume_beside", "open_sink", "write_both"),
+        "RecordSink", "check_sink", "earlier_output", "goes_to_disk", "resume_beside", "open_sink", "write_both"),
     "formats.sources": ("RecordSource", "open_records"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -45,11 +45,15 @@ class LabelFolderWriter:
     ) -> None:
         self._folder, self._header = Path(folder), header
         self.where = str(where if where is not None else folder)
-        self.count = len(records)
-        self._names = Names(self.where)
+        self._ids, self._names = list(records), Names(self.where)
         for identifier in records:
             self._names.add(identifier)
         write_marker(self._folder, header)
+
+    @property
+    def count(self) -> int:
+        """Number of records in the folder."""
+        return len(self._ids)
 
     def prepare(self, record: LabelRecord) -> tuple[str, bytes]:
         """Id and PNG of a record, checked: the slow part, which may run in threads.
@@ -87,11 +91,11 @@ class LabelFolderWriter:
             except (FileExistsError, NotADirectoryError) as error:
                 raise InputError(
                     self.where, f"cannot store '{identifier}': its name is already taken", ONE_NAME_RULE) from error
-        self.count += 1
+        self._ids.append(identifier)
 
     def close(self) -> None:
         """Write the end record."""
-        write_end(self._folder, self._header, self.count)
+        write_end(self._folder, self._header, self.count, (member_name(each, ".png") for each in self._ids))
 
 
 class LabelFolderReader:

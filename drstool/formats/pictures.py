@@ -28,7 +28,7 @@ _SUFFIXES = (".png", ".jpg")
 
 def write_pictures(
     folder: str | Path, header: Header, pictures: Iterable[tuple[str, Image.Image]], *,
-    overwrite: bool = False, resume: PartialFolder | None = None, threads: int = 1,
+    overwrite: bool = False, resume: PartialFolder | None = None, threads: int = 1, earlier: Iterable[str] = (),
 ) -> int:
     """Write pictures as PNG into a new folder, whole or not at all; their number.
 
@@ -45,6 +45,8 @@ def write_pictures(
         Where finished pictures survive an interruption; those that did count as written.
     threads
         Number of threads that compress pictures; the bytes do not depend on it.
+    earlier
+        Names of pictures to take over from the folder that is replaced.
 
     Raises
     ------
@@ -54,22 +56,28 @@ def write_pictures(
         It exists, or cannot be written.
     """
     done, names = frozenset(() if resume is None else resume.finished), Names(folder)
-    count = len(done)
     for name in done:
         names.add(name)
+    written = list(done)
+
+    def write(name: str, data: bytes) -> None:
+        names.add(name)
+        path = making / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        written.append(name)
+        if resume is not None:
+            resume.add(name)
+
     with keeping(resume), new_folder(folder, overwrite, at=None if resume is None else resume.path) as making:
         write_marker(making, header)
+        for name in earlier:
+            write(name, read_bytes(Path(folder, name)))
         missing = (pair for pair in pictures if pair[0] not in done)
         for name, data in ordered_map(_encoded, missing, threads):
-            names.add(name)
-            path = making / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            count += 1
-            if resume is not None:
-                resume.add(name)
-        write_end(making, header, count)
-    return count
+            write(name, data)
+        write_end(making, header, len(written), written)
+    return len(written)
 
 
 def _encoded(pair: tuple[str, Image.Image]) -> tuple[str, bytes]:
@@ -84,9 +92,9 @@ def write_marker(folder: Path, header: Header) -> None:
     (folder / HEADER_NAME).write_bytes(json_bytes(header.to_json()))
 
 
-def write_end(folder: Path, header: Header, count: int) -> None:
-    """Put an end record beside the header: the folder is complete and holds so many pictures."""
-    (folder / END_NAME).write_bytes(end_record(count, json_bytes(header.to_json())))
+def write_end(folder: Path, header: Header, count: int, names: Iterable[str] | None = None) -> None:
+    """Put an end record beside the header: the folder is complete and holds so many pictures, of these file names."""
+    (folder / END_NAME).write_bytes(end_record(count, json_bytes(header.to_json()), names))
 
 
 def read_marker(folder: Path) -> tuple[Header | None, bytes | None]:

@@ -6,26 +6,30 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import call
 from pathlib import Path
 from typing import BinaryIO
 
 from drstool.artifacts.atomic import check_writable, new_file, new_folder, output_error, write_fully, writing
+from drstool.artifacts.end_record import check_end_file
 from drstool.artifacts.header import Header, record_type
 from drstool.artifacts.job import Job, recorded_job
 from drstool.artifacts.resume import Journal, PartialFolder, keeping
 from drstool.errors import InputError, OutputError, UsageError
 from drstool.formats.label_folder import LabelFolderWriter
 from drstool.formats.map_file import MapFileWriter, restored_map
-from drstool.formats.pictures import read_marker
+from drstool.formats.pictures import picture_files, read_marker
 from drstool.formats.records import Record
 from drstool.formats.sources import open_records
 from drstool.formats.stream import StreamWriter, restored_member
+from drstool.identifiers import member_name
 from drstool.parallel import ordered_map
+from drstool.png import is_whole_png
 
 __all__ = [
-    "RecordSink", "check_sink", "goes_to_disk", "open_sink", "output_difference", "resume_beside", "write_both",
+    "RecordSink", "check_sink", "earlier_output", "goes_to_disk", "open_sink", "resume_beside", "write_both",
 ]
 
 _COPY_BYTES = 1 << 20
@@ -50,6 +54,9 @@ class RecordSink:
         threads: int = 1,
     ) -> None:
         self._writer, self._resume, self._threads = writer, resume, threads
+        self._earlier: Iterator[Record] = iter(())
+        self._places: Mapping[str, int] = {}
+        self._next: Record | None = None
 
     @property
     def count(self) -> int:
@@ -90,6 +97,24 @@ class RecordSink:
 
     def put(self, prepared: tuple[Record, object]) -> None:
         """Add what :meth:`prepare` made; raises as :meth:`write`."""
+        while self._next is not None and self._places[self._next.id] < self._places[prepared[0].id]:
+            self._put_earlier()
+        self._put(prepared)
+
+    @contextmanager
+    def among(self, earlier: Iterable[Record], order: Sequence[str]) -> Iterator[None]:
+        """In the block records are added; those of an earlier output come among them, in the order of all ids."""
+        self._earlier, self._places = iter(earlier), {identifier: n for n, identifier in enumerate(order)}
+        self._next = next(self._earlier, None)
+        yield
+        while self._next is not None:
+            self._put_earlier()
+
+    def _put_earlier(self) -> None:
+        self._put(self.prepare(self._next))  # type: ignore[arg-type]
+        self._next = next(self._earlier, None)
+
+    def _put(self, prepared: tuple[Record, object]) -> None:
         record, made = prepared
         self._writer.put(made)  # type: ignore[arg-type]
         if isinstance(self._resume, Journal):
@@ -132,7 +157,8 @@ def check_sink(
 @contextmanager
 def open_sink(
     output: str | None, header: Header, *, overwrite: bool = False, stdout: BinaryIO | None = None,
-    resume: Journal | PartialFolder | None = None, threads: int = 1,
+    resume: Journal | PartialFolder | None = None, threads: int = 1, earlier: Container[str] = (),
+    order: Sequence[str] = (),
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
 
@@ -153,6 +179,10 @@ def open_sink(
         first in the output.
     threads
         How many compress what goes to a file or folder.
+    earlier
+        Ids of records to take over from the output that is replaced.
+    order
+        Ids of all records, in the order in which those that are taken over come among the new ones.
 
     Raises
     ------
@@ -176,7 +206,13 @@ def open_sink(
     else:
         target = _label_folder(str(output), header, overwrite, resume, threads)
     with target as sink:
-        yield sink
+        if not earlier:
+            yield sink
+            return
+        with open_records(output) as source, sink.among(
+            (record for record in source.records() if record.id in earlier), order,
+        ):
+            yield sink
 
 
 def _goes_to_stdout(output: str | None) -> bool:
@@ -304,8 +340,12 @@ def resume_beside(output: str, what: str, job: Job) -> Journal | PartialFolder:
     return PartialFolder(output, job) if _is_folder(output, what) else Journal(output, job)
 
 
-def output_difference(output: str, kind: str, job: Job, ids: Sequence[str] | None = None) -> str | None:
-    """How the job that made an output differs from another; None where it is the same.
+def earlier_output(
+    output: str, kind: str, job: Job, ids: Sequence[str] | None = None, threads: int = 1,
+) -> tuple[str | None, tuple[str, ...]]:
+    """How the job that made an output differs from another, None where it is the same; and what it holds.
+
+    Every record is read or, of a folder, every PNG's checksums are: damage is a difference.
 
     Parameters
     ----------
@@ -315,21 +355,72 @@ def output_difference(output: str, kind: str, job: Job, ids: Sequence[str] | Non
         Of the records or pictures.
     job
     ids
-        Of the images. What an output without provenance does not tell cannot differ.
+        Of the images, if known. What an output without provenance does not tell cannot differ.
+    threads
+        How many read.
+
+    Returns
+    -------
+    difference : str or None
+    held : tuple of str
+        Ids of its records, or names of its pictures.
     """
     try:
-        if record_type(kind) == "figures":
-            header, found = read_marker(Path(output))[0], None
-        else:
-            with open_records(output) as source:
-                header, found = source.header, source.ids()
+        header = _header_of(output, kind)
+        difference = _difference(header, kind, job)
     except InputError as error:
-        return error.what
+        return error.what, ()
+    if difference is not None:
+        return difference, ()
+    try:
+        held = _checked(output, header, threads)
+    except InputError as error:
+        return f"is damaged ({error.where}: {error.what})", ()
+    return "holds other images" if ids is not None and not set(held) <= set(ids) else None, held
+
+
+def _header_of(output: str, kind: str) -> Header | None:
+    if record_type(kind) == "figures":
+        return read_marker(Path(output))[0]
+    with open_records(output) as source:
+        return source.header
+
+
+def _difference(header: Header | None, kind: str, job: Job) -> str | None:
     if header is None or header.kind != kind:
         return f"holds {'something else' if header is None else header.kind}"
     if header.provenance:
         return job.difference(recorded_job(header.provenance[-1], header.class_names, header.shard))
-    if ids is not None and found is not None and sorted(ids) != sorted(found):
-        return "holds other images"
     shard = {} if header.shard is None else {"shard": str(header.shard)}
     return job.difference({"classes": list(header.class_names), "settings": shard})
+
+
+def _checked(output: str, header: Header, threads: int) -> tuple[str, ...]:
+    """Ids of an output's records, or names of its pictures.
+
+    Raises
+    ------
+    InputError
+        One is damaged, or some are missing.
+    """
+    folder = Path(output)
+    if record_type(header.kind) == "figures":
+        names = [path.relative_to(folder).as_posix() for path in picture_files(folder)]
+        check_end_file(folder, len(names), read_marker(folder)[1], output)
+        _check_pngs(folder, names, threads)
+        return tuple(names)
+    with open_records(output) as source:
+        if folder.is_dir():
+            held = source.ids() or ()
+            _check_pngs(folder, [member_name(identifier, ".png") for identifier in held], threads)
+        else:
+            held = tuple(record.id for record in ordered_map(call, source.attempts(), threads))
+            source.check_extent()
+        return held
+
+
+def _check_pngs(folder: Path, names: Sequence[str], threads: int) -> None:
+    whole = ordered_map(lambda name: is_whole_png(folder / name), names, threads)
+    for name, is_whole in zip(names, whole):
+        if not is_whole:
+            raise InputError(folder / name, "is not a whole PNG")

@@ -106,7 +106,8 @@ class StreamWriter:
 
     def close(self) -> None:
         """Write the end record."""
-        self._put(END_NAME, end_record(self.count, self._head), _TRAILER)
+        names = (member_name(each, _SUFFIX[self._kind]) for each in self._seen)
+        self._put(END_NAME, end_record(self.count, self._head, names), _TRAILER)
 
     def _put(self, name: str, data: bytes, trailer: bytes = b"") -> None:
         # TarInfo's defaults name no user and no time: the same records are the same bytes.

@@ -80,7 +80,7 @@ def cam(
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(
         load_square, side=settings.image_size, class_names=None if predict_tags is not None else classifier.class_names)
-    loaded = track(map_items(load, items, execution.workers, on_error), "cam", total)
+    loaded = track(map_items(load, items, execution.workers, on_error, gaps=True), "cam", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
         if predict_tags is None:

@@ -80,7 +80,7 @@ def refine(
     settings = settings.for_network(refiner.recipe, model.output_stride)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(load_square, side=settings.image_size, class_names=refiner.class_names, empty=True)
-    loaded = track(map_items(load, items, execution.workers, on_error), "refine", total)
+    loaded = track(map_items(load, items, execution.workers, on_error, gaps=True), "refine", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:
         channels = [image.channels for image in batch]

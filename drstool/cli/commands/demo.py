@@ -27,6 +27,9 @@ def demo(
 
     run.reserve(folder, folder=True, dataset=True)
     with new_folder(folder, run.overwrite, dataset=True) as making:
+        # Marks the folder as ours, so that --overwrite may replace it.
+        header = Header("dataset", (), run.history(run.job(seed=True)))
+        write_marker(making, header)
         stage.render_demo(making, seed=run.seed, train=train, val=val, size=size, workers=run.threads, track=run.track)
         dataset = open_dataset(str(making), "trainval")
         # Of the two measures, the better one on these drawings.
@@ -35,8 +38,5 @@ def demo(
         )
         with open_sink(str(making / "saliency_map"), Header("saliency", ())) as sink:
             sink.write_all(LabelRecord(identifier, values) for identifier, values in maps)
-        # Marks the folder as ours, so that --overwrite may replace it.
-        header = Header("dataset", (), run.history(run.job(seed=True)))
-        write_marker(making, header)
         write_end(making, header, len(dataset))
     run.done(f"drew {train} + {val} pictures into {folder}")

@@ -56,6 +56,6 @@ def segment(
 def _check_apart(labels: str | None, scores: str | None) -> None:
     """Check that labels and scores do not go to one place."""
     names = [os.path.realpath("/dev/stdout" if name in (None, "-") else name) for name in (labels, scores)]
-    if names[0] == names[1]:
+    if names[0] == names[1] or names[1].startswith(names[0] + os.sep):
         raise UsageError(
             "--scores", f"would go where the labels go, {labels or 'stdout'}", "give both -o and --scores a name")
