@@ -113,3 +113,8 @@ def test_maps_of_a_network(calls):
 def test_layout_of_training(batch_norm, device, precision, wanted):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), *([nn.BatchNorm2d(4)] if batch_norm else []))
     assert training_layout(network, torch.device(device), precision) is wanted
+
+
+def test_networks_of_depthwise_convolutions_train_channels_last():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.GELU())
+    assert training_layout(network, CPU, "float32") is torch.channels_last
