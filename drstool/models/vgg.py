@@ -48,6 +48,9 @@ VGG_BACKBONES: dict[str, VGGWidths] = {
 class Layer(nn.Module):
     """[pooling] convolution [batch norm] activation: one of the 16 layers."""
 
+    # For :func:`drstool.models.convolution.layout`.
+    calls_convolved = True
+
     def __init__(
         self, index: int, inputs: int, outputs: int, batch_norm: bool, activation: nn.Module
     ) -> None:

@@ -69,8 +69,10 @@ def cam(
     """
     model: VGG = restore_network(
         "classifier", classifier.architecture, classifier.class_names, classifier.weights, "classifier")
-    model.to(execution.device, memory_format=execution.layout)
-    network = _network(model, classifier.architecture["suppression"], method or usual_method(classifier), layer)
+    network = _network(
+        model, classifier.architecture["suppression"], method or usual_method(classifier), layer, execution)
+    # Tags are predicted by the network as it was trained.
+    execution.prepared(model)
     if method == "grad-cam" and execution.precision == "float16":
         raise UsageError(
             "--precision float16", "Grad-CAM's gradients are too small for it", "give float32 or bfloat16")
@@ -97,7 +99,7 @@ def usual_method(checkpoint: Checkpoint) -> str:
     return "cam" if checkpoint.architecture.get("suppression") == "none" else "drs"
 
 
-def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
+def _network(model: VGG, suppression: str, method: str, layer: int, execution: Execution) -> Network:
     if method not in METHODS:
         raise UsageError("--method", f"{method!r} is not one of {', '.join(METHODS)}")
     if method == "drs" and suppression == "none":
@@ -107,7 +109,8 @@ def _network(model: VGG, suppression: str, method: str, layer: int) -> Network:
     if method == "grad-cam":
         if not 1 <= layer <= NUM_ACTIVATIONS:
             raise UsageError("--layer", f"there is no layer {layer}", f"give a number from 1 to {NUM_ACTIVATIONS}")
-        return grad_cam(model, layer - 1)
+        return grad_cam(execution.prepared(model), layer - 1)
     if method == "cam" and suppression != "none":
         model = without_suppression(model)
+    execution.prepared(model)
     return lambda images, channels: model(images)
