@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from drstool.errors import UsageError
 from drstool.models.convolution import training_layout
 from drstool.models.depthwise import use_fast_gradients
+from drstool.models.folding import fold_frozen_norm
 from drstool.training.device import autocast
 from drstool.training.distributed import Team
 from drstool.training.reports import EpochReport, Observer
@@ -119,6 +120,7 @@ def fit(
     config = replace(config, precision=team.broadcast(config.precision))
     if device.type == "cpu":
         use_fast_gradients(model)
+        fold_frozen_norm(model)
     model.to(device).to(memory_format=training_layout(model, device, config.precision)).train()
     saved = team.broadcast(None if checkpointer is None else checkpointer.load(snapshot()))
     start = 0 if saved is None else saved["step"]
