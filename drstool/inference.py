@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drstool.models.convolution import layout
+from drstool.models.folding import fold_batch_norm
 from drstool.models.network import MapNetwork, image_scores
 from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
 
@@ -19,6 +21,8 @@ __all__ = [
     "Execution", "fused_maps", "grad_cam", "localization_map", "normalize", "on_device",
     "predicted_channels", "refined_map", "segment_probabilities",
 ]
+
+Prepared = TypeVar("Prepared", bound=nn.Module)
 
 # Gives class maps (N, C, h, w) of normalised images, and of the channels wanted of each.
 Network = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
@@ -76,7 +80,7 @@ class Execution:
     autotune
         On a GPU, let cuDNN choose the fastest convolutions where image sizes stay the same.
     winograd
-        On a CPU, use Winograd convolutions; see :mod:`drstool.models.convolution`.
+        On a CPU without AVX-512, use Winograd convolutions; see :mod:`drstool.models.convolution`.
     workers
         Threads that read images, or run the CRF on several images; results do not depend on it.
     """
@@ -88,10 +92,11 @@ class Execution:
     winograd: bool = True
     workers: int = 1
 
-    @property
-    def layout(self) -> torch.memory_format:
-        """The memory layout in which the device convolves fastest."""
-        return layout(self.device, self.precision, self.winograd)
+    def prepared(self, network: Prepared) -> Prepared:
+        """A network in evaluation mode, changed in place into what computes the same fastest, on the device."""
+        fold_batch_norm(network)
+        return network.to(
+            self.device, memory_format=layout(network, self.device, self.precision, self.winograd))
 
     @contextmanager
     def computing(self, *, same_size: bool = False) -> Iterator[None]:

@@ -126,13 +126,13 @@ def map_records(
     InputError
         A map value is not finite.
     """
-    device, layout = execution.device, execution.layout
+    device = execution.device
     size = batch_size or AUTO_BATCH.get(device.type, 1)
 
     def start(batch: list[Loaded]) -> _Started:
         with execution.computing(same_size=len(batch) == size):
             images = normalize(on_device(torch.stack([image.pixels for image in batch]), device))
-            channels, maps = compute(batch, images.contiguous(memory_format=layout))
+            channels, maps = compute(batch, images)
             return _Started(batch, channels, maps, dtype)
 
     def started() -> Iterator[_Started]:

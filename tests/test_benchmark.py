@@ -37,13 +37,15 @@ def check(result, *contenders):
 
 
 def test_structure(bench, tmp_path, capsys, voc):
-    names = ("cam", "train-cls", "refine-train", "train-seg", "drs", "memory", "busy", "decoding", "eval", "sweep",
-             "crf-irn", "bytes", "writing")
+    names = ("cam", "light", "train-cls", "refine-train", "train-seg", "drs", "memory", "busy", "decoding", "eval",
+             "sweep", "crf-irn", "bytes", "writing")
     told, table = run(bench, tmp_path, capsys, "--data", str(voc), *only(*names))
     assert {"processor", "torch", "gpu", "clock", "pictures"} <= set(told["machine"])
     results = {result["name"]: result for result in told["results"]}
     assert tuple(results) == names
     check(results["cam"], "drstool", "one at a time")
+    check(results["light"], "step", "step, eager float32", "maps", "maps, eager float32")
+    assert results["light"]["speedup_of_step"] > 0 and results["light"]["speedup_of_maps"] > 0
     check(results["train-cls"], "drstool", "eager float32")
     assert results["train-cls"]["share_of_ceiling"] > 0 and results["train-cls"]["gflop_a_step"] > 0
     check(results["busy"], "reading", "not reading")

@@ -6,6 +6,7 @@ from torch import nn
 
 from drstool.inference import Execution
 from drstool.models.convolution import convolved, layout, training_layout
+from drstool.models.deeplab import build_segmenter
 from drstool.models.network import build_classifier
 
 CPU = torch.device("cpu")
@@ -74,7 +75,6 @@ def test_not_while_training(calls):
 def test_switched_off(calls):
     conv, x = nn.Conv2d(32, 32, 3, padding=1), torch.randn(1, 32, 24, 24)
     with Execution(winograd=False).computing():
-        assert layout(CPU) is torch.channels_last
         convolved(conv, x)
     assert calls == []
     with Execution().computing():
@@ -82,9 +82,26 @@ def test_switched_off(calls):
     assert len(calls) == 1
 
 
-def test_layouts():
-    assert layout(torch.device("cuda")) is torch.channels_last
-    assert layout(CPU, "bfloat16") is torch.channels_last
+def test_not_for_weights_in_the_other_layout(calls):
+    conv, x = nn.Conv2d(32, 32, 3, padding=1).to(memory_format=torch.channels_last), torch.randn(1, 32, 24, 24)
+    with torch.no_grad():
+        assert torch.equal(convolved(conv, x), conv(x))
+    assert calls == []
+
+
+@needs_nnpack
+@pytest.mark.parametrize(("capability", "wanted"), [
+    ("DEFAULT", torch.contiguous_format), ("AVX2", torch.contiguous_format), ("AVX512", torch.channels_last)])
+def test_layouts(monkeypatch, capability, wanted):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    network = build_classifier("vgg16-small", 2)
+    assert layout(network, CPU) is wanted
+    assert layout(network, CPU, winograd=False) is torch.channels_last
+    assert layout(network, CPU, "bfloat16") is torch.channels_last
+    assert layout(network, torch.device("cuda")) is torch.channels_last
+    assert layout(build_segmenter("mobilenet_v2", 3)[0], CPU) is torch.channels_last
+    with torch.backends.nnpack.flags(enabled=False):
+        assert layout(network, CPU) is torch.channels_last
 
 
 @needs_nnpack
@@ -113,3 +130,8 @@ def test_maps_of_a_network(calls):
 def test_layout_of_training(batch_norm, device, precision, wanted):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), *([nn.BatchNorm2d(4)] if batch_norm else []))
     assert training_layout(network, torch.device(device), precision) is wanted
+
+
+def test_networks_of_depthwise_convolutions_train_channels_last():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.GELU())
+    assert training_layout(network, CPU, "float32") is torch.channels_last

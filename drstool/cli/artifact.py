@@ -117,6 +117,14 @@ class Artifact:
         with self.open() as sink:
             sink.write_all(records)
 
+    def write_maps(self, records: Iterable) -> None:
+        """Write maps as they come, and name the classes whose maps are empty."""
+        from drstool.reports.empty_maps import EmptyMaps
+
+        empty = EmptyMaps()
+        self.write(empty.counted(records))
+        self._run.notes(empty.lines(self._classes))
+
     def write_pairs(self, pairs: Iterable[tuple]) -> None:
         """Write the first of each pair here and the second to ``scores``, unless that is None."""
         from drstool.formats import write_both

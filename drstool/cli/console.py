@@ -39,6 +39,11 @@ class Console:
         if self.verbose:
             self.say(f"{self.command}: {message}")
 
+    def notes(self, lines: Iterable[str]) -> None:
+        """Print lines about the result on stderr."""
+        for line in lines:
+            self.say(f"{self.command}: {line}")
+
     def done(self, what: str) -> None:
         """Print the last line: what was made, and how long it took."""
         self.say(f"{self.command}: {what} in {duration(self.elapsed)}")

@@ -52,16 +52,20 @@ Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to w
 OutputOrStdout = Annotated[Optional[str], typer.Option(
     "-o", "--output", help="File or folder to write; by default, a stream on stdout, for a pipe.")]
 Precision = Annotated[str, typer.Option(
-    "--precision", help="Floating-point precision: float32, bfloat16, or auto (bfloat16 if the device supports it).")]
+    "--precision",
+    help="Floating-point precision: float32, bfloat16, or auto (bfloat16 where the device is clearly "
+    "faster with it; a CPU is measured).")]
 # Unlike in training, the default is float32: maps must be the same on every device.
 MapPrecision = Annotated[str, typer.Option(
     "--precision",
-    help="Floating-point precision: float32; on a GPU also float16 (faster; maps differ by about 0.01) or bfloat16 "
-    "(differ by up to 0.1); auto: float16 on a GPU.")]
+    help="Floating-point precision: float32; bfloat16 (faster where the device multiplies it natively; maps differ by "
+    "0.1 and more); on a GPU also float16 (maps differ by about 0.01); auto: float16 on a GPU.")]
 Tf32 = Annotated[bool, typer.Option(
     "--tf32/--no-tf32", help="On a GPU, allow TF32 in float32 products (faster; as exact as float16).")]
 Winograd = Annotated[bool, typer.Option(
-    "--winograd/--no-winograd", help="On a CPU, use Winograd convolutions: about twice as fast, last digits differ.")]
+    "--winograd/--no-winograd",
+    help="On a CPU without AVX-512, use Winograd convolutions: about twice "
+    "as fast, last digits differ.")]
 MapSize = Annotated[str, typer.Option(
     "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels.")]
 DTYPES = ("uint8", "float16")

@@ -170,9 +170,12 @@ class Run(Console):
 
     def precision(self, name: str) -> str:
         """The precision that ``--precision`` names, on this device."""
-        from drstool.training.device import pick_precision
+        from drstool.training.device import bfloat16_gain, pick_precision
 
-        return pick_precision(name, self.device)
+        precision = pick_precision(name, self.device)
+        if name == "auto" and self.device.type == "cpu":
+            self.detail(f"precision {precision}: bfloat16 is {bfloat16_gain():.1f} times as fast as float32 here")
+        return precision
 
     def map_precision(self, name: str) -> str:
         """The precision that ``--precision`` names for networks that are not trained, on this device."""

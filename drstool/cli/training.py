@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -274,14 +274,20 @@ class TrainingRun:
             "inputs": digests | ({"init": run.digest(options.init)} if from_file else {}),
             "used": {"pixel_ground_truth": truth} | ({"tags": data.tags} if data.tags else {}),
             "settings": plain(self._settings)
-            | {"precision": run.precision(options.precision)}
+            | {"precision": options.precision}
             | ({} if from_file else {"init": options.init}),
             "device": True,
             "seed": True,
         }
         self._use(self._settings)
-        if self._automatic and run.resume and (size := self._earlier_batch_size()) is not None:
-            self._use(replace(self._settings, batch_size=size))
+        # What a run measured itself is not measured anew for the rest of it.
+        earlier = self._earlier_settings() if run.resume and (self._automatic or options.precision == "auto") else {}
+        known = options.precision == "auto" and earlier.get("precision") in ("float32", "bfloat16")
+        self._description["settings"]["precision"] = (
+            earlier["precision"] if known else run.precision(options.precision))
+        size = earlier.get("batch_size")
+        fits = self._automatic and isinstance(size, int) and size in self._batch_sizes()
+        self._use(replace(self._settings, batch_size=size) if fits else self._settings)
 
     def _use(self, settings: Any) -> None:
         """Train with these settings."""
@@ -292,15 +298,17 @@ class TrainingRun:
         self._job = self._run.job(self._data.class_names, **self._description)
         self._state = TrainingState(self._output, self._job, self._cannot_save)
 
-    def _earlier_batch_size(self) -> int | None:
-        """The batch size that --batch-size auto found before what --resume is to continue, if any."""
+    def _earlier_settings(self) -> dict[str, Any]:
+        """The settings that what --resume is to continue was begun with; empty where that is not known."""
         from drstool.checkpoints.checkpoint import load_checkpoint
 
         settings = self._state.settings()
         if settings is None and Path(self._output).is_file():
-            settings = load_checkpoint(self._output).recipe
-        size = (settings or {}).get("batch_size")
-        return size if isinstance(size, int) and size in self._batch_sizes() else None
+            with suppress(InputError):
+                checkpoint = load_checkpoint(self._output)
+                history = checkpoint.provenance[-1:]
+                settings = checkpoint.recipe | (history[0].get("settings", {}) if history else {})
+        return settings or {}
 
     def _batch_sizes(self) -> list[int]:
         """The batch sizes that --batch-size auto tries."""
@@ -389,8 +397,9 @@ class TrainingRun:
         from drstool.training.loop import RunConfig
 
         run, options = self._run, self._options
+        precision = run.precision(options.precision) if run.follows else self._description["settings"]["precision"]
         config = RunConfig(
-            seed=run.seed, device=run.device, precision=run.precision(options.precision),
+            seed=run.seed, device=run.device, precision=precision,
             workers=run.loader_processes, team=run.team, observer=observer,
             select=self._selection.score if options.select_on else None, checkpointer=state)
         # With 0 epochs the initialised network is written, pretrained weights included.

@@ -1,4 +1,4 @@
-"""Winograd convolutions, 3×3, for inference on a CPU: about twice as fast.
+"""Winograd convolutions, 3×3, for inference on a CPU without AVX-512: about twice as fast.
 
 PyTorch ships NNPACK, which needs fewer multiplications (minimal filtering), but itself uses it only
 for large batches; NNPACK is fastest one image at a time.
@@ -25,7 +25,7 @@ def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
     Parameters
     ----------
     conv
-        NNPACK computes 3×3 kernels with stride 1, padding 1 and no dilation.
+        NNPACK computes 3×3 kernels with stride 1, padding 1 and no dilation, and weights that are not channels last.
     x : (N, C, H, W) float
         NNPACK computes float32 on a CPU, without gradients.
 
@@ -36,14 +36,22 @@ def convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     if not _applies(conv, x):
         return conv(x)
-    weight = conv.weight.contiguous()
     return torch.cat([
-        torch._nnpack_spatial_convolution(image.contiguous(), weight, conv.bias, padding=1) for image in x.split(1)])
+        torch._nnpack_spatial_convolution(image.contiguous(), conv.weight, conv.bias, padding=1)
+        for image in x.split(1)])
 
 
-def layout(device: torch.device, precision: str = "float32", winograd: bool = True) -> torch.memory_format:
-    """The memory layout in which a device convolves fastest: contiguous for NNPACK, otherwise channels last."""
-    by_nnpack = winograd and device.type == "cpu" and precision == "float32" and _is_on()
+def layout(
+    network: nn.Module, device: torch.device, precision: str = "float32", winograd: bool = True,
+) -> torch.memory_format:
+    """The memory layout in which a device computes a network fastest: contiguous for NNPACK, otherwise channels last.
+
+    NNPACK does not use AVX-512, with which PyTorch's own convolutions are faster in spite of more multiplications.
+    """
+    by_nnpack = (
+        winograd and device.type == "cpu" and precision == "float32" and _is_on()
+        and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and any(getattr(module, "calls_convolved", False) for module in network.modules()))
     return torch.contiguous_format if by_nnpack else torch.channels_last
 
 
@@ -52,21 +60,24 @@ def training_layout(network: nn.Module, device: torch.device, precision: str) ->
 
     On a GPU, channels last is for tensor cores. In float32 on a CPU, the backward pass of a plain stack
     of wide convolutions is a quarter faster in the contiguous layout (VGG-16 at 320 pixels, on AVX2).
-    Networks of narrow, pointwise and depthwise convolutions are as fast or faster with channels last;
-    among ours, they are the ones with batch norm.
+    Networks of narrow, pointwise and depthwise convolutions are as fast or faster with channels last: those
+    with batch norm or depthwise convolutions. Timing a single convolution does not tell: alone, it is as
+    fast either way.
     """
     if device.type == "cuda":
         channels_last = precision == "bfloat16"
     else:
-        channels_last = precision != "float32" or any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+        channels_last = precision != "float32" or any(
+            isinstance(layer, nn.BatchNorm2d) or getattr(layer, "groups", 1) > 1 for layer in network.modules())
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _applies(conv: nn.Conv2d, x: Tensor) -> bool:
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     return (
-        shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and min(conv.weight.shape[:2]) >= _LEAST_CHANNELS
-        and min(x.shape[2:]) >= _LEAST_SIDE and x.numel() > 0
+        type(conv) is nn.Conv2d and shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+        and min(conv.weight.shape[:2]) >= _LEAST_CHANNELS
+        and min(x.shape[2:]) >= _LEAST_SIDE and x.numel() > 0 and conv.weight.is_contiguous()
         and x.device.type == "cpu" and x.dtype == conv.weight.dtype == torch.float32 and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu") and _is_on())
 

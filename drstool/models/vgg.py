@@ -32,6 +32,9 @@ class VGGWidths:
 class Layer(nn.Module):
     """[pooling] 3×3 convolution [batch norm] ReLU, initialised after He et al."""
 
+    # For :func:`drstool.models.convolution.layout`.
+    calls_convolved = True
+
     def __init__(
         self, inputs: int, outputs: int, batch_norm: bool, *, pool: nn.Module | None = None, dilation: int = 1
     ) -> None:

@@ -69,10 +69,11 @@ def cam(
     """
     model: MapNetwork = restore_network(
         "classifier", classifier.architecture, classifier.class_names, classifier.weights, "classifier")
-    model.to(execution.device, memory_format=execution.layout)
     network = _network(
         model, classifier.architecture["suppression"], method or usual_method(classifier),
-        model.trunk_layers if layer is None else layer)
+        model.trunk_layers if layer is None else layer, execution)
+    # Tags are predicted by the network as it was trained.
+    execution.prepared(model)
     if method == "grad-cam" and execution.precision == "float16":
         raise UsageError(
             "--precision float16", "Grad-CAM's gradients are too small for it", "give float32 or bfloat16")
@@ -105,7 +106,7 @@ def usual_layer(checkpoint: Checkpoint) -> int:
     return len(layers) - (3 if checkpoint.architecture.get("head", "paper") == "paper" else 0)
 
 
-def _network(model: MapNetwork, suppression: str, method: str, layer: int) -> Network:
+def _network(model: MapNetwork, suppression: str, method: str, layer: int, execution: Execution) -> Network:
     if method not in METHODS:
         raise UsageError("--method", f"{method!r} is not one of {', '.join(METHODS)}")
     if method == "drs" and suppression == "none":
@@ -115,7 +116,8 @@ def _network(model: MapNetwork, suppression: str, method: str, layer: int) -> Ne
     if method == "grad-cam":
         if not 1 <= layer <= len(model.layers):
             raise UsageError("--layer", f"there is no layer {layer}", f"give a number from 1 to {len(model.layers)}")
-        return grad_cam(model, layer - 1)
+        return grad_cam(execution.prepared(model), layer - 1)
     if method == "cam" and suppression != "none":
         model = without_suppression(model)
+    execution.prepared(model)
     return lambda images, channels: model(images)

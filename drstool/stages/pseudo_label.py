@@ -23,11 +23,15 @@ from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
 from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings
+from drstool.reports.empty_maps import EmptyMaps
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["IgnoreReport", "Relabelling", "pseudo_label"]
+
+# Up to this share of the images, some without an object are usual.
+_NOTICEABLE = 0.1
 
 # Up to this many labels are counted faster one by one than all at once.
 _FEW_LABELS = 10
@@ -46,12 +50,19 @@ class IgnoreReport:
     ignored
         For each rule of :data:`drstool.cues.IGNORE_RULES`, the number of ignored pixels by the label of
         the strongest map there.
+    empty
+        Maps without a value above 0.
+    images_with_maps, images_without_object
+        Number of images that have a map, and of those of them that got no object pixel.
     """
 
     images: int = 0
     pixels: int = 0
     labelled: Counter[int] = field(default_factory=Counter)
     ignored: dict[str, Counter[int]] = field(default_factory=lambda: {rule: Counter() for rule in cues.IGNORE_RULES})
+    empty: EmptyMaps = field(default_factory=EmptyMaps)
+    images_with_maps: int = 0
+    images_without_object: int = 0
 
     def add(self, other: IgnoreReport) -> None:
         """Add another report's counts."""
@@ -60,6 +71,9 @@ class IgnoreReport:
         self.labelled += other.labelled
         for rule, pixels in other.ignored.items():
             self.ignored[rule] += pixels
+        self.empty.add(other.empty)
+        self.images_with_maps += other.images_with_maps
+        self.images_without_object += other.images_without_object
 
     def to_json(self, class_names: Sequence[str]) -> dict:
         """Shares of ignored pixels, overall and by class.
@@ -70,6 +84,8 @@ class IgnoreReport:
         lost = sum(self.ignored.values(), Counter())
         return {
             "images": self.images,
+            "images_with_maps": self.images_with_maps,
+            "images_without_object": self.images_without_object,
             "pixels": self.pixels,
             "ignored_share": _share(lost.total(), self.pixels),
             "ignored_share_by_rule": {
@@ -77,9 +93,17 @@ class IgnoreReport:
             "classes": [
                 {"label": label, "name": name, "pixels": self.labelled[label], "ignored": lost[label],
                  "ignored_share": _share(lost[label], self.labelled[label] + lost[label]),
-                 "ignored_by_rule": {rule: pixels[label] for rule, pixels in self.ignored.items()}}
+                 "ignored_by_rule": {rule: pixels[label] for rule, pixels in self.ignored.items()},
+                 "maps": self.empty.maps[label], "empty_maps": self.empty.empty[label]}
                 for label, name in enumerate(label_names(class_names))],
         }
+
+    def empty_lines(self, class_names: Sequence[str]) -> list[str]:
+        """What is to be said of classes whose maps are empty, and of images without an object."""
+        lines = self.empty.lines(class_names)
+        if self.images_without_object > _NOTICEABLE * self.images_with_maps:
+            lines.append(f"{self.images_without_object:,} of {self.images_with_maps:,} images got no object pixel")
+        return lines
 
     def words(self, class_names: Sequence[str], most: int = 3) -> str:
         """The shares in one line, with the classes that have the largest ones."""
@@ -201,6 +225,9 @@ def _labelled(
     report = IgnoreReport(images=1, pixels=labels.size, labelled=_counted(labels, present))
     for rule, strongest in ignored.items():
         report.ignored[rule] = _counted(strongest, present)
+    report.empty.count(record)
+    report.images_with_maps = int(bool(record.labels))
+    report.images_without_object = int(bool(record.labels) and not any(map(report.labelled.get, record.labels)))
     return LabelRecord(id=record.id, labels=labels, image=record.image), report
 
 

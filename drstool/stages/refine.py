@@ -74,9 +74,8 @@ def refine(
     ----------
     Kim, Han, Kim, AAAI 2021, section 3.3.
     """
-    model = restore_network(
-        "refiner", refiner.architecture, refiner.class_names, refiner.weights, "refiner")
-    model.to(execution.device, memory_format=execution.layout)
+    model = execution.prepared(restore_network(
+        "refiner", refiner.architecture, refiner.class_names, refiner.weights, "refiner"))
     settings = settings.for_network(refiner.recipe, model.output_stride)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(load_square, side=settings.image_size, class_names=refiner.class_names, empty=True)

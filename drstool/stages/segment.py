@@ -53,9 +53,8 @@ def segment(
     InputError
         An image is unreadable.
     """
-    model = restore_network(
-        "segmenter", segmenter.architecture, segmenter.class_names, segmenter.weights, "segmenter")
-    model.to(execution.device, memory_format=torch.channels_last)
+    model = execution.prepared(restore_network(
+        "segmenter", segmenter.architecture, segmenter.class_names, segmenter.weights, "segmenter"))
     workers = execution.workers
     loaded = map_items(lambda item: (item, image_tensor(load_pil(item.image))), items, workers, on_error)
     segmented = _segment(track(loaded, "segment", total), model, settings, scores or crf is not None, execution)
@@ -91,7 +90,6 @@ def _segment(
             # Sizes differ from image to image, so autotuning does not pay.
             with execution.computing():
                 image = normalize(on_device(pixels[None], execution.device))
-                image = image.contiguous(memory_format=torch.channels_last)
                 probabilities = segment_probabilities(model, image, settings.scales, settings.flip)
                 # Channel c of a segmenter is label c: it has a channel for the background.
                 dtype = label_type(len(probabilities) - 1)

@@ -8,7 +8,7 @@ step depends on is the training's state, which can be saved between two steps an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from drstool.errors import UsageError
 from drstool.models.convolution import training_layout
+from drstool.models.depthwise import use_fast_gradients
+from drstool.models.folding import fold_frozen_norm
 from drstool.training.device import autocast
 from drstool.training.distributed import Team
 from drstool.training.reports import EpochReport, Observer
@@ -114,6 +116,11 @@ def fit(
     team, device, total = config.team, config.device, plan.total_steps
     observer, checkpointer = (config.observer, config.checkpointer) if team.is_first else (Observer(), None)
     team.start(device, _too_few_images(plan, team, device))
+    # Each process may have measured another precision to be the fastest.
+    config = replace(config, precision=team.broadcast(config.precision))
+    if device.type == "cpu":
+        use_fast_gradients(model)
+        fold_frozen_norm(model)
     model.to(device).to(memory_format=training_layout(model, device, config.precision)).train()
     saved = team.broadcast(None if checkpointer is None else checkpointer.load(snapshot()))
     start = 0 if saved is None else saved["step"]

@@ -263,6 +263,59 @@ def cam(bench: Bench) -> Result:
     return Result("cam", "image", times, told)
 
 
+def light(bench: Bench) -> Result:
+    """A step of training, and the maps, of a MobileNetV2 with frozen batch norm at output stride 16, as drstool
+    computes them and as PyTorch does by default.
+    """
+    import copy
+
+    import torch
+
+    from drstool.inference import Execution, fused_maps, localization_map
+    from drstool.models.deeplab import build_segmenter
+    from drstool.stages import train_cls as stage
+
+    torch.manual_seed(0)
+    backbone = build_segmenter("mobilenet_v2", 2, 16)[0].backbone
+    network = torch.nn.Sequential(
+        backbone.low, backbone.high, torch.nn.Conv2d(backbone.high_channels, AUTHORS_CLASSES, 1)).to(bench.device)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train = lambda mode=True, module=module: module  # stays in evaluation mode
+            module.requires_grad_(False).training = False
+    image, size = picture(bench), bench.settings.image_size
+    batch = torch.stack([image] * bench.settings.batch_size)
+
+    def steps(how: Callable) -> Callable[[], Any]:
+        model = copy.deepcopy(network)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-9)
+        work = how(bench, model, stage._loss, optimizer, image, torch.ones(AUTHORS_CLASSES))
+        return lambda: work(1)
+
+    def maps(model: Any, execution: Execution) -> Callable[[], Any]:
+        from drstool.inference import normalize
+
+        def work() -> None:
+            with execution.computing():
+                fused_maps(
+                    lambda seen, _: model(seen), normalize(batch.to(bench.device)), [[0, 1]] * len(batch),
+                    localization_map, [(size, size)] * len(batch),
+                    sizes=[round(scale * size) for scale in (0.8, 1, 1.2)])
+
+        return work
+
+    plainly = Execution(bench.device, winograd=False)
+    contenders = {
+        "step": steps(trained), "step, eager float32": steps(plain),
+        "maps": maps(plainly.prepared(copy.deepcopy(network).eval()), plainly),
+        "maps, eager float32": maps(copy.deepcopy(network).eval(), plainly)}
+    result = Result("light", "batch", bench.alternate(contenders, 1), {"batch_size": bench.settings.batch_size})
+    for name in ("step", "maps"):
+        pairs = zip(result.times[name], result.times[f"{name}, eager float32"])
+        result.told[f"speedup_of_{name}"] = statistics.median(slow / fast for fast, slow in pairs)
+    return result
+
+
 def authors_maps(bench: Bench, network: Any, items: list, class_names: tuple[str, ...], folder: Path) -> None:
     """The loop of the authors' script: one image at a time, with gradients, storing all classes."""
     import numpy as np
@@ -911,8 +964,8 @@ def scaling(bench: Bench) -> Result:
 
 
 BENCHMARKS: dict[str, Callable[[Bench], Result]] = {
-    "cam": cam, "train-cls": train_cls, "refine-train": refine_train, "train-seg": train_seg, "drs": drs,
-    "memory": memory, "busy": busy, "decoding": decoding, "eval": eval_, "sweep": sweep,
+    "cam": cam, "light": light, "train-cls": train_cls, "refine-train": refine_train, "train-seg": train_seg,
+    "drs": drs, "memory": memory, "busy": busy, "decoding": decoding, "eval": eval_, "sweep": sweep,
     **{f"crf-{preset}": partial(crf, preset=preset) for preset in ("irn", "deeplab", "psa")},
     "imports": imports, "bytes": bytes_, "writing": writing, "scaling": scaling}
 

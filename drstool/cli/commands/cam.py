@@ -77,7 +77,7 @@ def cam(
         settings=plain(settings) | {"method": method, "layer": layer, "tag_threshold": how.threshold}
         | asdict(maps) | {"precision": precision},
         used={"tags": dataset.tags_source if how.threshold is None else "predicted", "pixel_ground_truth": False})
-    artifact.write(stage.cam(
+    artifact.write_maps(stage.cam(
         artifact.todo, classifier, settings, method=method, layer=layer, predict_tags=how.threshold,
         map_size=maps.map_size, dtype=maps.dtype, execution=network.execution(run, precision), **artifact.work))
     artifact.done("image", before="maps of ")

@@ -26,7 +26,7 @@ def pseudo_label(
     files: CueFiles,
     output: OutputOrStdout = None,
     json: Annotated[bool, typer.Option(
-        "--json", help="Print what the rules ignored, in total and by class, as JSON; needs -o.")] = False,
+        "--json", help="Print what the rules ignored, and empty maps, by class, as JSON; needs -o.")] = False,
 ) -> None:
     """Write label PNGs from maps: object cues against a background cue.
 
@@ -53,5 +53,6 @@ def pseudo_label(
                 num_object_classes=len(cues.classes), finish=sink.prepare, **artifact.work))
     if json:
         run.write(json_text(report.to_json(cues.classes)))
+    run.notes(report.empty_lines(cues.classes))
     since = " since resuming" if artifact.finished else ""
     artifact.done("label image", note=f", {report.words(cues.classes)}{since},")

@@ -64,7 +64,7 @@ def refine(
             run, output, "refined-maps", images, refiner.class_names, upstream=refiner.provenance, device=True,
             settings=plain(settings) | asdict(stored) | {"precision": network.precision},
             inputs={"checkpoint": run.digest(weights)}, used={"pixel_ground_truth": False})
-        artifact.write(stage.refine(
+        artifact.write_maps(stage.refine(
             artifact.todo, refiner, settings, map_size=stored.map_size, dtype=stored.dtype,
             execution=network.execution(run), **artifact.work))
     artifact.done("image", before="maps of ")
