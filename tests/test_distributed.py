@@ -116,7 +116,8 @@ def weights(path):
 
 
 def epochs(text):
-    return re.findall(r"epoch \d+/\d+  loss \S+(?:  mIoU \S+)?", text)
+    """Of all processes' images; what else is measured is of the first one's."""
+    return [" ".join(re.findall(r"epoch \S+|(?:loss|mIoU) \S+", line)) for line in re.findall("epoch .*/.*", text)]
 
 
 def assert_same(found, expected):

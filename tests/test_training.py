@@ -159,7 +159,7 @@ def test_multi_label_soft_margin_loss():
             p = 1 / (1 + math.exp(-maps[n, c].mean().item()))
             total -= (math.log(p) if tags[n, c] else math.log(1 - p)) / (2 * 3)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    assert classifying._TagLoss(0.0)(lambda seen: maps, [images, tags]).item() == pytest.approx(total, rel=1e-5)
+    assert classifying._loss(lambda seen: maps, [images, tags]).item() == pytest.approx(total, rel=1e-5)
 
 
 def test_regression_loss():

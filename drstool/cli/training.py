@@ -177,12 +177,19 @@ class _Reporter(Observer):
         self._last, self._step = time.monotonic(), 0
         # Of this epoch.
         self._images, self._seconds = 0, 0.0
+        self._waiting: list[str] | None = []
 
     def notice(self, *messages: str) -> None:
+        if self._waiting is not None:
+            # What fails before the first step is told in one line.
+            self._waiting += messages
+            return
         for message in messages:
             self._run.say(f"{self._run.command}: {message}")
 
     def begins(self, step: int, steps: int, epochs: int) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        self.notice(*waiting)
         self._last, self._step = time.monotonic(), step
         self._log.begin(self._start() | {"steps": steps}, step, epochs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -130,14 +130,21 @@ def _set_bias(output: nn.Module, frequencies: np.ndarray, images: int) -> None:
         output.bias.copy_(torch.logit(clamped))
 
 
+def _loss(model: Callable[[Tensor], Tensor], batch: list[Tensor]) -> Tensor:
+    images, tags = batch
+    return F.multilabel_soft_margin_loss(image_scores(model(normalize(images))), tags)
+
+
 class _TagLoss(TagMeter):
     """Loss of a batch, whose scores are kept for the epoch's mAP."""
 
     def __call__(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
-        images, tags = batch
-        scores = image_scores(model(normalize(images)))
-        self.add(scores, tags)
-        return F.multilabel_soft_margin_loss(scores, tags)
+        def watched(images: Tensor) -> Tensor:
+            maps = model(images)
+            self.add(image_scores(maps.detach()), batch[1])
+            return maps
+
+        return _loss(watched, batch)
 
 
 class _Validation:
