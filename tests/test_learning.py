@@ -444,20 +444,22 @@ def test_other_images_are_scored_and_change_nothing(world, monkeypatch):
     val = replace(world, items=world.items[:5])
     expected = learn(world, epochs=2, observer=plain)
     modes = []
-    scores_of = classifying.image_scores
+    validate = classifying._Validation.__call__
     monkeypatch.setattr(
-        classifying, "image_scores", lambda maps: modes.append((len(maps), maps.requires_grad)) or scores_of(maps))
+        classifying._Validation, "__call__",
+        lambda self, model: modes.append((model.training, torch.rand(3))) or validate(self, model))
     found = learn(world, epochs=2, observer=watched, val=val)
     assert all(torch.equal(expected.weights[name], found.weights[name]) for name in expected.weights)
-    assert modes == [(2, True)] * 3 + [(2, False), (2, False), (1, False)] + [(2, True)] * 3 + [
-        (2, False), (2, False), (1, False)]
+    # In evaluation mode, and random numbers drawn then are drawn again.
+    assert [training for training, _ in modes] == [False, False]
     assert [report.loss for report in plain.epochs] == [report.loss for report in watched.epochs]
     # Of the network as it ends, on the images as they are.
     model, _ = classifying.build_network("classifier", found.architecture, CLASSES)
     model.load_state_dict(found.weights)
     pixels = [np.array(Image.open(item.image).resize((32, 32), Image.Resampling.BILINEAR)) for item in val.items]
+    images = classifying.normalize(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
     with torch.no_grad():
-        scores = scores_of(model.eval()(classifying.normalize(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))))
+        scores = classifying.image_scores(model.eval()(images))
     metrics = watched.epochs[-1].metrics
     ranked = [c for c in range(3) if PRESENT[:5, c].any()]
     expected = [average_precision_score(PRESENT[:5, c], scores[:, c]) for c in ranked]
@@ -548,6 +550,14 @@ def test_val_split_reads_no_masks(must, own_voc, tmp_path):
 def test_a_val_split_that_is_not_there(drs, voc, tmp_path):
     outcome = drs(*LINE, "--data", voc, "--val-split", "none", "-o", tmp_path / "net.pt")
     assert outcome.code == 3 and len(outcome.err.splitlines()) == 1 and "none" in outcome.err
+
+
+@pytest.mark.parametrize("option", ["--val-split", "--select-on"])
+def test_stdin_has_no_other_split(drs, must, voc, tmp_path, option):
+    manifest = must("ids", "--data", voc, "--split", "train").out
+    outcome = drs(*LINE, "--data", "-", option, "val", "-o", tmp_path / "net.pt", stdin=manifest.encode())
+    assert (outcome.code, outcome.err) == (
+        2, f"drstool: {option}: the manifest on stdin can be read only once; give --data a file or folder\n")
 
 
 @pytest.mark.parametrize("command", ["refine-train", "train-seg"])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClassifierTrainingOptions", "MapTrainingOptions", "TrainingData", "TrainingOptions", "TrainingRun",
-    "named_classes",
+    "named_classes", "other_split",
 ]
 
 SelectOn = Annotated[Optional[str], typer.Option(
@@ -66,6 +66,21 @@ class ClassifierTrainingOptions(MapTrainingOptions):
     """Those of classifiers."""
 
     val_split: ValSplit = None
+
+
+def other_split(option: str, data: str, split: str, **more: Any) -> Dataset:
+    """The images of another split of the data than is learned from; see :func:`drstool.data.open_dataset`.
+
+    Raises
+    ------
+    UsageError
+        The data comes on stdin, which is read already.
+    """
+    from drstool.data import open_dataset
+
+    if data == "-":
+        raise UsageError(option, "the manifest on stdin can be read only once", "give --data a file or folder")
+    return open_dataset(data, split, **more)
 
 
 def named_classes(dataset: Dataset) -> tuple[str, ...]:
@@ -125,10 +140,9 @@ class _Selection:
         """Digests of what the selection depends on."""
         if self.split is None:
             return {}
-        from drstool.data import open_dataset
         from drstool.files import content_digest
 
-        dataset = open_dataset(self.data, self.split, class_names=class_names)
+        dataset = other_split("--select-on", self.data, self.split, class_names=class_names)
         return {"select_list": f"sha256:{dataset.digest()}"} | (
             {"saliency": content_digest(self.saliency)} if self.saliency else {}
         )
