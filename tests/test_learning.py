@@ -23,7 +23,7 @@ from drstool.recipe import FEW_IMAGES, ClassifierRecipe, Optimization, RefinerRe
 from drstool.reports.learning import about_length, about_tags, classifier_verdict, regression_verdict
 from drstool.stages import refine_train as refining, train_cls as classifying, train_seg as segmenting
 from drstool.training.loop import RunConfig, fit
-from drstool.training.meters import SumMeter, TagMeter, tag_loss, tag_metrics
+from drstool.training.meters import Meter, SumMeter, TagMeter, tag_loss, tag_metrics
 from drstool.training.optimizer import build_optimizer
 from drstool.training.reports import Observer
 from drstool.training.schedule import Plan, balancing_weights, learning_rate_schedule, ramp, recorded, stretched
@@ -162,6 +162,26 @@ def test_what_is_done_before_each_step():
     fit(model, lambda m, batch: m(batch[0]).sum(), Ones(4), torch.optim.SGD(model.parameters(), lr=0.0),
         lambda step, epoch: 1.0, Plan(4, 2, 2, 0), RunConfig(), before_step=seen.append)
     assert seen == [0, 1, 2, 3]
+
+
+class Drawing(Meter):
+    def measure(self, model):
+        return {"drawn": torch.rand(3).sum().item()}
+
+
+def test_measuring_draws_none_of_the_random_numbers_of_training():
+    def losses(meter):
+        torch.manual_seed(0)
+        model, listener = nn.Linear(1, 1), Listener()
+        fit(model, lambda m, batch: m(batch[0]).sum() * 0 + torch.rand(()), Ones(2),
+            torch.optim.SGD(model.parameters(), lr=0.0), lambda step, epoch: 1.0, Plan(2, 3, 1, 0),
+            RunConfig(observer=listener), meter=meter)
+        return [report.loss for report in listener.epochs], [report.metrics for report in listener.epochs]
+
+    plain, _ = losses(None)
+    found, metrics = losses(Drawing())
+    assert found == plain and len(set(plain)) == 3
+    assert [list(each) for each in metrics] == [["drawn"]] * 3
 
 
 def test_recipes_record_what_ran():
@@ -447,11 +467,10 @@ def test_other_images_are_scored_and_change_nothing(world, monkeypatch):
     validate = classifying._Validation.__call__
     monkeypatch.setattr(
         classifying._Validation, "__call__",
-        lambda self, model: modes.append((model.training, torch.rand(3))) or validate(self, model))
+        lambda self, model: modes.append(model.training) or validate(self, model))
     found = learn(world, epochs=2, observer=watched, val=val)
     assert all(torch.equal(expected.weights[name], found.weights[name]) for name in expected.weights)
-    # In evaluation mode, and random numbers drawn then are drawn again.
-    assert [training for training, _ in modes] == [False, False]
+    assert modes == [False, False]
     assert [report.loss for report in plain.epochs] == [report.loss for report in watched.epochs]
     # Of the network as it ends, on the images as they are.
     model, _ = classifying.build_network("classifier", found.architecture, CLASSES)
