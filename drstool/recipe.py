@@ -2,7 +2,7 @@
 
 Each dataclass holds the settings of one stage, and each of its fields becomes a command-line
 option with the field's help text. ``RECIPES`` holds the named sets: ``default``, for one small
-GPU, and ``paper``, the authors' code (qjadud1994/DRS).
+GPU, ``paper``, the authors' code (qjadud1994/DRS), and ``light``, for few images or no GPU.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ __all__ = [
     "AUTO_BATCH",
     "BACKBONES",
     "CRF_PRESETS",
+    "FEW_IMAGES",
     "NORMALIZE_MEAN",
     "NORMALIZE_STD",
     "RECIPES",
+    "RECIPE_USES",
     "CamSettings",
     "ClassifierRecipe",
     "CrfSettings",
     "CueSettings",
     "Jitter",
+    "Optimization",
     "OverlaySettings",
     "RefineSettings",
     "RefinerRecipe",
@@ -50,8 +53,7 @@ _BATCH_HELP = (
     "in GPU memory; learning rates stay."
 )
 _EPOCHS_HELP = "Number of training epochs; 0 writes the initialised network."
-_DECAY_EPOCHS_HELP = "Epochs, counted from 1, at whose start the learning rate is multiplied by --decay-factor."
-_DECAY_FACTOR_HELP = "Factor by which the learning rate is multiplied at each of --decay-epochs."
+_WEIGHT_DECAY_HELP = "Weight decay: an L2 penalty; with adamw, decoupled from the gradients."
 _STRIDE_HELP = "Ratio of input size to map size, 8 or 16; 0: 8 for VGG, 16 for the others."
 _HEAD_HELP = (
     "Layers behind the backbone: the paper's three 3x3 convolutions, or none (plain); auto: the paper's for VGG, none "
@@ -90,7 +92,36 @@ class Jitter:
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe(Jitter):
+class Optimization:
+    """How the weights move, in all trainings.
+
+    References
+    ----------
+    Loshchilov, Hutter: Decoupled weight decay regularization (AdamW), ICLR 2019.
+    """
+
+    optimizer: str = _option("sgd", "Optimizer.", choices=("sgd", "adam", "adamw"))
+    momentum: float = _option(0.9, "Momentum of SGD.", min=0.0, max=1.0)
+    schedule: str = _option(
+        "step", "Learning-rate schedule: step (falls at --decay-epochs) or poly (falls towards 0 at every step).",
+        choices=("step", "poly"))
+    decay_epochs: tuple[int, ...] = _option(
+        (5, 10),
+        "For the step schedule: epochs, counted from 1, at whose start the learning rate is multiplied by "
+        "--decay-factor; if --min-steps adds epochs, they come later in proportion.")
+    decay_factor: float = _option(
+        0.1, "Factor by which the learning rate is multiplied at each of --decay-epochs.", min=0.0)
+    poly_power: float = _option(0.9, "Exponent of the poly schedule.", min=0.0)
+    warmup: float = _option(
+        0.0, "Fraction of the training during which the learning rate rises linearly to its value.", min=0.0, max=1.0)
+    clip_norm: float = _option(
+        0.0, "Largest norm of all gradients together, to which larger ones are scaled down; 0: no limit.", min=0.0)
+    min_steps: int = _option(
+        0, "Minimum number of training steps: with few images, the number of epochs is raised to reach it.", min=0)
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe(Optimization, Jitter):
     """``train-cls``: a classifier with DRS, multi-label soft margin loss, SGD (paper, section 4.1)."""
 
     backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
@@ -107,21 +138,26 @@ class ClassifierRecipe(Jitter):
         "all",
         "Layers whose ReLUs are followed by DRS: all, or a list of numbers, such as 1-10,13, and stages, such as "
         "stage3-4,extra.")
+    suppression_ramp: float = _option(
+        0.0,
+        "Fraction of the training during which DRS's suppression rises linearly from none (a plain ReLU) to full. "
+        "Networks that are saved or scored before that have full suppression.",
+        min=0.0, max=1.0)
     epochs: int = _option(15, _EPOCHS_HELP, min=0)
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
     image_size: int = _option(320, "Side of the square training crop, in pixels.", min=32, max=_MAX_SIDE)
     resize_size: int = _option(
         0, "Side of the square that images are warped to before cropping, in pixels; 0: 1.2 × --image-size.", min=0,
         max=_MAX_SIDE)
-    optimizer: str = _option(
-        "sgd", "Optimizer: sgd, as in the paper, or adam, for training from scratch.", choices=("sgd", "adam"))
     lr: float = _option(1e-3, "Base learning rate, used for pretrained weights.", min=0.0)
     bias_lr_factor: float = _option(2.0, "Learning-rate multiplier for biases, relative to weights.", min=0.0)
     new_lr_factor: float = _option(10.0, "Learning-rate multiplier for new layers and DRS controllers.", min=0.0)
     momentum: float = _option(0.9, "Nesterov momentum of SGD.", min=0.0, max=1.0)
-    weight_decay: float = _option(5e-4, "Weight decay (L2 penalty).", min=0.0)
-    decay_epochs: tuple[int, ...] = _option((5, 10), _DECAY_EPOCHS_HELP)
-    decay_factor: float = _option(0.1, _DECAY_FACTOR_HELP, min=0.0)
+    weight_decay: float = _option(5e-4, _WEIGHT_DECAY_HELP, min=0.0)
+    prior_bias: bool = _option(
+        False, "Start from the log-odds of each class's tag frequency as the output's bias, instead of from 0.")
+    balance_classes: bool = _option(
+        False, "Draw images of rare classes more often: in proportion to 1/√frequency of an image's rarest class.")
     flip: float = _option(0.5, _FLIP_HELP, min=0.0, max=1.0)
 
     @property
@@ -131,7 +167,7 @@ class ClassifierRecipe(Jitter):
 
 
 @dataclass(frozen=True)
-class RefinerRecipe(Jitter):
+class RefinerRecipe(Optimization, Jitter):
     """``refine-train``: a network without DRS regresses the maps, MSE loss, Adam (paper, section 3.3)."""
 
     backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
@@ -143,17 +179,17 @@ class RefinerRecipe(Jitter):
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
     image_size: int = _option(
         320, "Side of the square that images and maps are warped to, in pixels.", min=32, max=_MAX_SIDE)
-    lr: float = _option(1e-4, "Learning rate of Adam.", min=0.0)
+    optimizer: str = _option("adam", "Optimizer.", choices=("sgd", "adam", "adamw"))
+    lr: float = _option(1e-4, "Base learning rate, used for pretrained weights.", min=0.0)
     # Authors' code: one rate for all layers. Starting from a classifier, only the output layer is new; starting
     # from ImageNet weights, so are the three layers before it.
     new_lr_factor: float = _option(1.0, "Learning-rate multiplier for layers that --init does not initialise.", min=0.0)
-    decay_epochs: tuple[int, ...] = _option((5, 10), _DECAY_EPOCHS_HELP)
-    decay_factor: float = _option(0.1, _DECAY_FACTOR_HELP, min=0.0)
+    weight_decay: float = _option(0.0, _WEIGHT_DECAY_HELP, min=0.0)
     flip: float = _option(0.5, _FLIP_HELP, min=0.0, max=1.0)
 
 
 @dataclass(frozen=True)
-class SegmenterRecipe:
+class SegmenterRecipe(Optimization):
     """``train-seg``: DeepLabV3+, cross-entropy over pseudo labels, SGD with the poly schedule."""
 
     backbone: str = _option(
@@ -166,10 +202,12 @@ class SegmenterRecipe:
     # Paper recipe: 0.05 at batch size 32; the default is scaled down to batch size 2.
     lr: float = _option(0.003, "Base learning rate, used for the segmentation head.", min=0.0)
     backbone_lr_factor: float = _option(0.1, "Learning-rate multiplier for the backbone.", min=0.0)
-    momentum: float = _option(0.9, "Momentum of SGD.", min=0.0, max=1.0)
-    weight_decay: float = _option(1e-4, "Weight decay (L2 penalty).", min=0.0)
-    poly_power: float = _option(0.9, "Exponent of the poly learning-rate schedule.", min=0.0)
-    min_lr: float = _option(1e-6, "Minimum learning rate of the schedule.", min=0.0)
+    weight_decay: float = _option(1e-4, _WEIGHT_DECAY_HELP, min=0.0)
+    schedule: str = _option(
+        "poly",
+        "Learning-rate schedule: step (falls at --decay-epochs) or poly (falls towards --min-lr at every step).",
+        choices=("step", "poly"))
+    min_lr: float = _option(1e-6, "Minimum learning rate of the poly schedule.", min=0.0)
     scale_min: float = _option(0.5, "Minimum of the random scale factor.", min=0.05, max=_MAX_SCALE)
     scale_max: float = _option(2.0, "Maximum of the random scale factor.", min=0.05, max=_MAX_SCALE)
     flip: float = _option(0.5, _FLIP_HELP, min=0.0, max=1.0)
@@ -327,7 +365,13 @@ CRF_PRESETS: dict[str, CrfSettings] = {
 
 Recipe = TypeVar("Recipe")
 
-# default: one small GPU. paper: the authors' published scripts and run.sh files.
+# Below so many images the steps of `default` and `paper` are too few for their learning rates.
+FEW_IMAGES = 2000
+
+# What each recipe is for, in the help.
+RECIPE_USES = {"default": "one small GPU", "paper": "the authors' code", "light": "few images, or no GPU"}
+
+# default: one small GPU. paper: the authors' published scripts and run.sh files. light: few images, or no GPU.
 RECIPES: dict[str, dict[type, Any]] = {
     "default": {
         ClassifierRecipe: ClassifierRecipe(),
@@ -338,6 +382,16 @@ RECIPES: dict[str, dict[type, Any]] = {
         ClassifierRecipe: ClassifierRecipe(batch_size=5),
         RefinerRecipe: RefinerRecipe(batch_size=5, epochs=30, decay_epochs=(10, 20)),
         SegmenterRecipe: SegmenterRecipe(backbone="resnet101", steps=20_000, batch_size=32, image_size=513, lr=0.05),
+    },
+    "light": {
+        ClassifierRecipe: ClassifierRecipe(
+            backbone="mobilenet_v2", image_size=256, batch_size=8, epochs=10, optimizer="adamw", lr=1e-4,
+            new_lr_factor=10.0, bias_lr_factor=1.0, weight_decay=0.01, schedule="poly", prior_bias=True),
+        RefinerRecipe: RefinerRecipe(
+            backbone="mobilenet_v2", image_size=256, batch_size=8, epochs=10, optimizer="adamw", lr=1e-4,
+            new_lr_factor=10.0, weight_decay=0.01, schedule="poly"),
+        SegmenterRecipe: SegmenterRecipe(
+            backbone="mobilenet_v2", image_size=256, batch_size=8, epochs=20, lr=0.02),
     },
 }
 

@@ -53,7 +53,7 @@ class World:
 
     def pictured(self, name, content):
         """A manifest of two images, the second of which is the given file."""
-        return self.manifest({"id": "good"}, {"id": "bad", "image": str(self.file(name, content))})
+        return self.manifest({"id": "good"}, {"id": "bad", "image": str(self.file(name, content)), "tags": ["disc"]})
 
     def labels(self, array, mode="P", name="p4"):
         """A foreign folder of labels for the validation images, one of which is the given array."""
@@ -183,13 +183,13 @@ def test_bad_image(drs, world, kind):
 @pytest.mark.parametrize("command", IMAGE_READERS)
 def test_bad_image_in_every_command(drs, world, command):
     data = world.pictured("bad.jpg", BAD_IMAGES["truncated"])
-    check_failure(drs(*IMAGE_READERS[command](world, data)), INPUT, world.tmp, "bad.jpg")
+    check_failure(drs(*IMAGE_READERS[command](world, data), "-q"), INPUT, world.tmp, "bad.jpg")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_image_while_training(drs, world, workers):
     data = world.pictured("bad.jpg", BAD_IMAGES["truncated"])
-    outcome = drs(*train_cls(world, "--data", data, "--workers", workers))
+    outcome = drs(*train_cls(world, "--data", data, "--workers", workers, "-q"))
     check_failure(outcome, INPUT, world.tmp, "bad.jpg")
 
 
@@ -375,7 +375,7 @@ BAD_LABELS = {
 def test_bad_label_images(drs, world, kind):
     folder = BAD_LABELS[kind](world)
     check_failure(drs("eval", folder, *world.val), INPUT, world.tmp, "p4")
-    training = ("train-seg", *world.val, *SMALL, "--labels", folder, "-o", world.out)
+    training = ("train-seg", *world.val, *SMALL, "--labels", folder, "-o", world.out, "-q")
     check_failure(drs(*training), INPUT, world.tmp, "p4.png")
 
 

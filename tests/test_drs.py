@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from drstool.models.drs import FixedDRS, LearnableDRS, _peaks, _peaks_by_reduction, suppress
+from drstool.models.drs import FixedDRS, LearnableDRS, _peaks, _peaks_by_reduction, set_strength, suppress
 
 
 def written_out(x, k):
@@ -105,6 +105,54 @@ def test_learnable_module(channels_last):
     found = torch.autograd.grad(y, (x, weight), ahead)
     for left, right in zip(found, torch.autograd.grad(expected, (x, weight), ahead), strict=True):
         torch.testing.assert_close(left, right)
+
+
+def modules():
+    learnable = LearnableDRS(5).double()
+    nn.init.normal_(learnable.controller.weight, std=0.7)
+    return [FixedDRS(0.55), learnable]
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_strength_eases_the_bound(strength):
+    """``1 - strength (1 - k)`` in place of k, forward and backward, as autograd differentiates it."""
+    for module in modules():
+        set_strength(nn.Sequential(module), strength)
+        x, parameters = responses(11).requires_grad_(), list(module.parameters())
+        if parameters:
+            k = torch.sigmoid(torch.relu(x).mean(dim=(2, 3)) @ parameters[0].T)
+        else:
+            k = torch.full((2, 5), 0.55, dtype=torch.float64)
+        expected, y = written_out(x, 1 - strength * (1 - k)), module(x)
+        # The bound of fixed suppression is a float32.
+        torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
+        ahead = torch.randn(x.shape, dtype=torch.float64)
+        found = torch.autograd.grad(y, (x, *parameters), ahead)
+        for left, right in zip(found, torch.autograd.grad(expected, (x, *parameters), ahead), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-6)
+        with torch.no_grad():
+            torch.testing.assert_close(module(x.clone()), y)
+
+
+def test_without_strength_it_is_a_plain_relu():
+    for module in modules():
+        set_strength(module, 0.0)
+        x = responses(12).requires_grad_()
+        y = module(x)
+        torch.testing.assert_close(y, torch.relu(x), rtol=0, atol=0)
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], (x > 0).double(), rtol=0, atol=0)
+
+
+def test_evaluation_is_at_full_strength_which_is_no_part_of_the_state():
+    for module in modules():
+        x, names = responses(13), list(module.state_dict())
+        full = module(x)
+        set_strength(module, 0.5)
+        assert not torch.equal(module(x), full)
+        assert torch.equal(module.eval()(x), full)
+        with torch.no_grad():
+            assert torch.equal(module(x.clone()), full)
+        assert list(module.state_dict()) == names
 
 
 def test_controller_starts_small_and_square():

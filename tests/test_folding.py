@@ -11,7 +11,7 @@ from drstool.inference import Execution
 from drstool.models.deeplab import DEEPLAB_BACKBONES, build_segmenter
 from drstool.models.depthwise import use_fast_gradients
 from drstool.models.folding import fold_batch_norm, fold_frozen_norm
-from drstool.models.vgg import build_classifier, build_refiner
+from drstool.models.network import build_classifier, build_refiner
 
 
 def lived_in(network):

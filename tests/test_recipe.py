@@ -11,6 +11,8 @@ from drstool.recipe import (
     override,
 )
 
+# Neither the paper nor qjadud1994/DRS has these.
+OFF = {"warmup": 0.0, "clip_norm": 0.0, "min_steps": 0}
 # qjadud1994/DRS: transforms of all trainings of the classifier and the refiner.
 JITTER = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}
 
@@ -22,7 +24,8 @@ def test_imagenet_statistics():
 
 def test_classifier():
     """Paper, section 4.1, and qjadud1994/DRS."""
-    expected = JITTER | {
+    expected = JITTER | OFF | {
+        "schedule": "step", "poly_power": 0.9, "suppression_ramp": 0.0, "prior_bias": False, "balance_classes": False,
         "backbone": "vgg16", "output_stride": 0, "head": "auto", "extra_init": "random", "freeze_norm": False,
         "suppression": "learnable", "delta": 0.55, "drs_layers": "all", "epochs": 15,
         "batch_size": 3, "image_size": 320, "resize_size": 0, "optimizer": "sgd", "lr": 1e-3, "bias_lr_factor": 2.0,
@@ -40,7 +43,8 @@ def test_warped_side():
 
 
 def test_refiner():
-    expected = JITTER | {
+    expected = JITTER | OFF | {
+        "optimizer": "adam", "momentum": 0.9, "weight_decay": 0.0, "schedule": "step", "poly_power": 0.9,
         "backbone": "vgg16", "output_stride": 0, "head": "auto", "extra_init": "random", "freeze_norm": False,
         "epochs": 15, "batch_size": 3, "image_size": 320, "lr": 1e-4, "new_lr_factor": 1.0,
         "decay_epochs": (5, 10), "decay_factor": 0.1, "flip": 0.5}
@@ -51,7 +55,8 @@ def test_refiner():
 
 def test_segmenter():
     """The paper's: DeepLabV3+ with ResNet-101, 20,000 steps of 32 crops of 513 pixels."""
-    expected = {
+    expected = OFF | {
+        "optimizer": "sgd", "schedule": "poly", "decay_epochs": (5, 10), "decay_factor": 0.1,
         "backbone": "resnet50", "output_stride": 16, "epochs": 1, "steps": 0, "batch_size": 2, "image_size": 320,
         "lr": 0.003, "backbone_lr_factor": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "poly_power": 0.9,
         "min_lr": 1e-6, "scale_min": 0.5, "scale_max": 2.0, "flip": 0.5}

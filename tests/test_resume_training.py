@@ -45,7 +45,7 @@ def uninterrupted(drs, voc, made, tmp_path_factory):
 
 def log(text):
     """What is told of the epochs, without times."""
-    return re.findall(r"epoch \d+/\d+  loss \S+(?:  mIoU \S+)?", text)
+    return re.findall(r"epoch \d+/\d+  loss \S+  baseline \S+(?:  (?:val )?mAP \S+)*(?:  mIoU \S+)?", text)
 
 
 def left_in(folder):
@@ -449,7 +449,7 @@ def test_worker_processes_end_with_a_killed_training(program, voc, made, tmp_pat
     """Also those that nobody is left to end."""
     words = (*line("train-cls", voc, made, "--workers", "2", "--epochs", "1000000"), "-o", tmp_path / "net.pt")
     with program.start(*words, stderr=subprocess.PIPE) as process:
-        assert process.stderr.readline().startswith(b"train-cls: epoch 1/")
+        assert any(told.startswith(b"train-cls: epoch 1/") for told in process.stderr)
         with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
             workers = [int(pid) for pid in file.read().split()]
         assert len(workers) == 2

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from drstool.recipe import ClassifierRecipe
-from drstool.stages.train_cls import _optimizer
 from drstool.training.loop import RunConfig, fit
 from drstool.training.reports import EpochReport
 from drstool.training.schedule import Plan
@@ -109,14 +107,6 @@ def test_training_without_it_reads_no_ground_truth(must, own_voc, tmp_path):
     told = must("info", output, "--json").json()
     assert told["provenance"][-1]["used"]["pixel_ground_truth"] is False
     assert "selected_epoch" not in told["recipe"]
-
-
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
-def test_optimizer(name, kind):
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.25}]
-    optimizer = _optimizer(groups, ClassifierRecipe(optimizer=name, weight_decay=0.125))
-    assert type(optimizer) is kind
-    assert optimizer.param_groups[0]["lr"] == 0.25 and optimizer.param_groups[0]["weight_decay"] == 0.125
 
 
 def test_a_segmenter_starts_from_a_segmenter(must, voc, made, tmp_path):

@@ -51,7 +51,8 @@ def test_a_log(drs, words, tmp_path):
     assert all(line["images_per_second"] > 0 and line["memory"] > 1e7 for line in steps)
     for line, told in zip(epochs, re.findall(r"epoch .*", outcome.err)):
         assert re.fullmatch(
-            rf"epoch {line['epoch']}/6  loss {line['loss']:.4f}  mIoU {line['mean_iou']:.4f}  "
+            rf"epoch {line['epoch']}/6  loss {line['loss']:.4f}  baseline {line['baseline']:.4f}  "
+            rf"mAP {line['map']:.4f}  mIoU {line['mean_iou']:.4f}  "
             r"\d+\.\d images/s  \d+\.\d GB  .*s", told)
 
 
@@ -175,7 +176,10 @@ def test_the_bar_of_a_training(on_terminal, voc, tmp_path):
         r"train-cls .*\d+/400 +\d:\d\d:\d\d left +\d+\.\d images/s  loss \d\.\d{3}  \d+\.\d GB *", bar)]
     assert full, bars[-3:]
     # A line an epoch all the same, and no bar is left at the end.
-    assert re.search(r"train-cls: epoch 100/100  loss \d\.\d{4}  \d+\.\d images/s  \d+\.\d GB", shown)
+    number = r"\d\.\d{4}"
+    assert re.search(
+        rf"train-cls: epoch 100/100  loss {number}  baseline {number}  mAP {number}  \d+\.\d images/s  \d+\.\d GB",
+        shown)
 
 
 def test_the_bar_of_other_work(on_terminal, made, tmp_path):

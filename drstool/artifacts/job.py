@@ -22,7 +22,7 @@ WORTH_KEEPING = 60.0
 _MOST_SECONDS = 1e10
 
 # Settings that a checkpoint gains by its training.
-_OUTCOMES = ("selected_epoch", "selected_score")
+_OUTCOMES = ("selected_epoch", "selected_score", "trained_epochs", "trained_steps")
 # Characters of a value in a message.
 _SHOWN = 60
 

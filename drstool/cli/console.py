@@ -133,7 +133,8 @@ class Console:
 def _stderr() -> Any:
     from rich.console import Console as RichConsole
 
-    return RichConsole(stderr=True)
+    # Long messages are the terminal's to wrap.
+    return RichConsole(stderr=True, soft_wrap=True)
 
 
 def gigabytes(count: int) -> str:

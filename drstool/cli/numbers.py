@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from drstool.cli.parameters import check_choice, number_list, option
 from drstool.errors import UsageError
-from drstool.recipe import CRF_PRESETS, RECIPES, CrfSettings, named_recipe, override
+from drstool.recipe import CRF_PRESETS, RECIPE_USES, RECIPES, CrfSettings, named_recipe, override
 
 __all__ = ["automatic", "chosen", "chosen_crf", "crf_options", "given", "options", "summary"]
 
@@ -20,7 +20,7 @@ def options(settings: type) -> list[inspect.Parameter]:
     """An option for each field, preceded by ``--recipe`` for settings that recipes define."""
     found = []
     if any(settings in recipe for recipe in RECIPES.values()):
-        text = "Named set of defaults: " + " or ".join(RECIPES) + "."
+        text = "Named set of defaults: " + ", ".join(f"{name} ({use})" for name, use in RECIPE_USES.items()) + "."
         found.append(option("recipe", str, "default", "--recipe", help=text))
     named = {name: named_recipe(name, settings) for name in RECIPES}
     return found + [_option(_PREFIX, "--", spec, named) for spec in fields(settings)]

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from drstool.data import Dataset
     from drstool.training.state import Diverged
 
-__all__ = ["MapTrainingOptions", "TrainingData", "TrainingOptions", "TrainingRun", "named_classes"]
+__all__ = [
+    "ClassifierTrainingOptions", "MapTrainingOptions", "TrainingData", "TrainingOptions", "TrainingRun",
+    "named_classes", "other_split",
+]
 
 SelectOn = Annotated[Optional[str], typer.Option(
     "--select-on",
@@ -34,6 +37,9 @@ Log = Annotated[Optional[str], typer.Option(
     "--log",
     help="Write metrics to this file during training: one JSON object per line, every ten steps and "
     "every epoch.")]
+ValSplit = Annotated[Optional[str], typer.Option(
+    "--val-split",
+    help="Report mAP on the tags of this split after each epoch; it changes nothing, and no masks are read.")]
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,28 @@ class MapTrainingOptions(TrainingOptions):
     """Those of networks that make maps."""
 
     saliency: Saliency = None
+
+
+@dataclass(frozen=True)
+class ClassifierTrainingOptions(MapTrainingOptions):
+    """Those of classifiers."""
+
+    val_split: ValSplit = None
+
+
+def other_split(option: str, data: str, split: str, **more: Any) -> Dataset:
+    """The images of another split of the data than is learned from; see :func:`drstool.data.open_dataset`.
+
+    Raises
+    ------
+    UsageError
+        The data comes on stdin, which is read already.
+    """
+    from drstool.data import open_dataset
+
+    if data == "-":
+        raise UsageError(option, "the manifest on stdin can be read only once", "give --data a file or folder")
+    return open_dataset(data, split, **more)
 
 
 def named_classes(dataset: Dataset) -> tuple[str, ...]:
@@ -112,10 +140,9 @@ class _Selection:
         """Digests of what the selection depends on."""
         if self.split is None:
             return {}
-        from drstool.data import open_dataset
         from drstool.files import content_digest
 
-        dataset = open_dataset(self.data, self.split, class_names=class_names)
+        dataset = other_split("--select-on", self.data, self.split, class_names=class_names)
         return {"select_list": f"sha256:{dataset.digest()}"} | (
             {"saliency": content_digest(self.saliency)} if self.saliency else {}
         )
@@ -144,6 +171,10 @@ class _Selection:
         return evaluate(records, dataset, scoring=scoring).scores.mean_iou
 
 
+# How the line of an epoch calls what was measured.
+_METRICS = {"baseline": "baseline", "map": "mAP", "val_map": "val mAP", "mean_iou": "mIoU"}
+
+
 class _Reporter(Observer):
     """Reports a training on the screen and in its log.
 
@@ -160,8 +191,19 @@ class _Reporter(Observer):
         self._last, self._step = time.monotonic(), 0
         # Of this epoch.
         self._images, self._seconds = 0, 0.0
+        self._waiting: list[str] | None = []
+
+    def notice(self, *messages: str) -> None:
+        if self._waiting is not None:
+            # What fails before the first step is told in one line.
+            self._waiting += messages
+            return
+        for message in messages:
+            self._run.say(f"{self._run.command}: {message}")
 
     def begins(self, step: int, steps: int, epochs: int) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        self.notice(*waiting)
         self._last, self._step = time.monotonic(), step
         self._log.begin(self._start() | {"steps": steps}, step, epochs)
 
@@ -181,14 +223,18 @@ class _Reporter(Observer):
 
     def epoch_ended(self, report: EpochReport) -> None:
         parts = [f"epoch {report.epoch}/{report.epochs}", f"loss {report.loss:.4f}"]
-        parts += [] if report.score is None else [f"mIoU {report.score:.4f}"]
+        numbers = {name: value for name, value in report.metrics.items() if isinstance(value, float)}
+        numbers |= {} if report.score is None else {"mean_iou": report.score}
+        parts += [f"{_METRICS[name]} {value:.4f}" for name, value in numbers.items()]
         parts += [f"{self._images / self._seconds:.1f} images/s"] if self._seconds else []
         parts += [gigabytes(self._run.memory), duration(self._run.elapsed)]
         self._run.say(f"{self._run.command}: {'  '.join(parts)}")
         # The scoring is none of the steps to come.
         self._last, self._images, self._seconds = time.monotonic(), 0, 0.0
         score = {} if report.score is None else {"mean_iou": report.score}
-        self._log.add("epoch", epoch=report.epoch, epochs=report.epochs, step=report.step, loss=report.loss, **score)
+        self._log.add(
+            "epoch", epoch=report.epoch, epochs=report.epochs, step=report.step, loss=report.loss,
+            **report.metrics, **score)
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:

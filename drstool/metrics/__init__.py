@@ -1,5 +1,6 @@
-"""Scores of label images: confusion matrix, boundary IoU, threshold sweeps, confidence intervals."""
+"""Scores of label images (confusion matrix, boundary IoU, sweeps, confidence intervals) and of tags (precision)."""
 
+from drstool.metrics.average_precision import above_chance, average_precision, chance_precision
 from drstool.metrics.boundary import BOUNDARY_RATIO, BoundaryCounts, BoundaryMatrix, boundary, count_boundaries
 from drstool.metrics.confusion import (
     IGNORED_AS, ClassScore, ConfusionMatrix, LabelCounts, Margins, Scores, check_same_size, count_labels, mean_of,
@@ -11,7 +12,7 @@ from drstool.metrics.sweep import (
 
 __all__ = [
     "BOUNDARY_RATIO", "GRIDS", "IGNORED_AS", "BoundaryCounts", "BoundaryMatrix", "ClassScore", "ConfusionMatrix",
-    "LabelCounts", "LabelSteps", "Margins", "Scores", "StepCounts", "SweepMatrix", "boundary", "check_same_size",
-    "count_boundaries", "count_labels", "count_steps", "label_steps", "mean_of", "ratio", "scores_of",
-    "settings_at", "swept_settings",
+    "LabelCounts", "LabelSteps", "Margins", "Scores", "StepCounts", "SweepMatrix", "above_chance", "average_precision",
+    "boundary", "chance_precision", "check_same_size", "count_boundaries", "count_labels", "count_steps", "label_steps",
+    "mean_of", "ratio", "scores_of", "settings_at", "swept_settings",
 ]

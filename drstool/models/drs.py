@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["FixedDRS", "LearnableDRS", "suppress"]
+__all__ = ["FixedDRS", "LearnableDRS", "set_strength", "suppress"]
 
 
 # `grad` where `values` is above zero, elsewhere 0; in one pass and without a mask tensor.
@@ -34,48 +34,54 @@ class _Suppress(torch.autograd.Function):
     """The clamp, with the same gradients as autograd of the formula.
 
     The only tensor of the size of ``x`` that is saved for the backward pass is the output, which the
-    next convolution saves anyway. ``k`` is given, or computed from ``controller`` and the mean.
+    next convolution saves anyway. ``k`` is given, or computed from ``controller`` and the mean, and then eased.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, k: Tensor | None, controller: Tensor | None, strength: float) -> Tensor:
         maximum, where = _peaks(x)
         maximum = maximum.clamp_min(0)
         mean = None
         if controller is not None:
             mean = _mean(torch.relu(x), controller.dtype)
             k = _controlled(mean, controller)
-        bound = (k * maximum).to(x.dtype)[..., None, None]
+        bound = (_eased(k, strength) * maximum).to(x.dtype)[..., None, None]
         y = torch.clamp(x, min=torch.zeros_like(bound), max=bound)
         ctx.save_for_backward(y, bound, maximum, where, k, mean, controller)
+        ctx.strength = strength
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         y, bound, maximum, where, k, mean, controller = ctx.saved_tensors
         # A response strictly between 0 and the bound receives its gradient itself; of one that was
         # clamped the bound receives it. In a dead channel (maximum 0) nothing is above 0.
         through = _where_positive(grad, y, 0)
         grad_x = _where_positive(through, bound - y, 0)
         grad_bound = through.sub_(grad_x).sum(dim=(2, 3), dtype=torch.promote_types(through.dtype, k.dtype)).to(k.dtype)
-        grad_k, grad_controller = grad_bound * maximum, None
+        grad_k, grad_controller = grad_bound * maximum * ctx.strength, None
         if controller is not None:
             grad_logit = grad_k * k * (1 - k)
             grad_controller = grad_logit.T @ mean
             grad_mean = (grad_logit @ controller / (y.shape[2] * y.shape[3])).to(grad.dtype)
             grad_x += _where_positive(grad_mean[..., None, None].expand_as(y), y, 0)
-        _add_at(grad_x, where, grad_bound * k)
-        return grad_x, grad_k if ctx.needs_input_grad[1] else None, grad_controller
+        _add_at(grad_x, where, grad_bound * _eased(k, ctx.strength))
+        return grad_x, grad_k if ctx.needs_input_grad[1] else None, grad_controller, None
 
 
-def _suppressed(x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tensor:
+def _suppressed(x: Tensor, k: Tensor | None, controller: Tensor | None, strength: float) -> Tensor:
     """The same values without gradients; overwrites ``x``."""
     x = torch.relu_(x)
     maximum = x.amax(dim=(2, 3))
     if controller is not None:
         k = _controlled(_mean(x, controller.dtype), controller)
-    return torch.clamp_max_(x, (k * maximum).to(x.dtype)[..., None, None])
+    return torch.clamp_max_(x, (_eased(k, strength) * maximum).to(x.dtype)[..., None, None])
+
+
+def _eased(k: Tensor, strength: float) -> Tensor:
+    """``1 - strength * (1 - k)``: no bound at strength 0, and ``k`` itself at 1."""
+    return k if strength == 1 else 1 - strength * (1 - k)
 
 
 def _mean(positive: Tensor, dtype: torch.dtype) -> Tensor:
@@ -142,7 +148,7 @@ def suppress(x: Tensor, k: Tensor) -> Tensor:
     >>> suppress(x, torch.tensor([[0.5]])).flatten().tolist()
     [0.0, 1.0, 2.0, 2.0]
     """
-    return _Suppress.apply(x, k, None)
+    return _Suppress.apply(x, k, None, 1.0)
 
 
 def _capped(x: Tensor, ceiling: float) -> Tensor:
@@ -152,7 +158,27 @@ def _capped(x: Tensor, ceiling: float) -> Tensor:
     return x.clamp_max(ceiling) if torch.is_grad_enabled() else x.clamp_max_(ceiling)
 
 
-class FixedDRS(nn.Module):
+class _DRS(nn.Module):
+    """ReLU and suppression.
+
+    Attributes
+    ----------
+    strength : float in [0, 1]
+        How much of the suppression acts in training: the bound is ``1 - strength * (1 - k)``, so that 0 is a plain
+        ReLU and 1 the method. In evaluation mode all of it acts. No part of the network's state.
+    ceiling : float
+        Of the responses before they are suppressed: 6 where DRS follows ReLU6.
+    """
+
+    strength = 1.0
+    ceiling = inf
+
+    def _suppress(self, x: Tensor, k: Tensor | None, controller: Tensor | None) -> Tensor:
+        function = _Suppress.apply if torch.is_grad_enabled() else _suppressed
+        return function(_capped(x, self.ceiling), k, controller, self.strength if self.training else 1.0)
+
+
+class FixedDRS(_DRS):
     """ReLU and suppression with the same ``k = delta`` for all channels.
 
     With gradients disabled, the input is overwritten.
@@ -170,15 +196,13 @@ class FixedDRS(nn.Module):
         self.delta, self.ceiling = delta, ceiling
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _capped(x, self.ceiling)
-        k = x.new_full(x.shape[:2], self.delta, dtype=torch.float32)
-        return suppress(x, k) if torch.is_grad_enabled() else _suppressed(x, k, None)
+        return self._suppress(x, x.new_full(x.shape[:2], self.delta, dtype=torch.float32), None)
 
     def extra_repr(self) -> str:
         return f"delta={self.delta}, ceiling={self.ceiling}"
 
 
-class LearnableDRS(nn.Module):
+class LearnableDRS(_DRS):
     """ReLU and suppression with ``k = sigmoid(W mean_spatial(relu(x)))`` for each channel.
 
     With gradients disabled, the input is overwritten.
@@ -198,7 +222,11 @@ class LearnableDRS(nn.Module):
         nn.init.normal_(self.controller.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _capped(x, self.ceiling)
-        if not torch.is_grad_enabled():
-            return _suppressed(x, None, self.controller.weight)
-        return _Suppress.apply(x, None, self.controller.weight)
+        return self._suppress(x, None, self.controller.weight)
+
+
+def set_strength(network: nn.Module, strength: float) -> None:
+    """Set how much of its suppression acts in training, in [0, 1]; see :attr:`FixedDRS.strength`."""
+    for module in network.modules():
+        if isinstance(module, _DRS):
+            module.strength = strength

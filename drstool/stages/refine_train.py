@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +18,11 @@ from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.network import MapNetwork
 from drstool.recipe import RefinerRecipe
+from drstool.reports.learning import about_length, regression_verdict
 from drstool.training.loop import RunConfig, fit
-from drstool.training.schedule import Plan, step_factor
+from drstool.training.meters import SumMeter
+from drstool.training.optimizer import build_optimizer
+from drstool.training.schedule import Plan, learning_rate_schedule, recorded
 
 __all__ = ["parameter_groups", "refine_train"]
 
@@ -70,14 +73,24 @@ def refine_train(
         # and a few hundred images end before such noise is unlearned.
         nn.init.zeros_(model.output.weight)
 
-    def snapshot() -> Checkpoint:
-        return Checkpoint("refiner", class_names, architecture, asdict(recipe), model.state_dict())
+    planned = Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed)
+    plan = planned.at_least(recipe.min_steps)
+    if plan.total_steps:
+        config.observer.notice(about_length(planned, plan, recipe, len(class_names)))
 
+    def snapshot() -> Checkpoint:
+        return Checkpoint("refiner", class_names, architecture, recorded(recipe, planned, plan), model.state_dict())
+
+    loss = _MapLoss(_loss_of_means)
     report = fit(
-        model, _loss, RefinerSamples(dataset, maps, recipe, config.seed),
-        torch.optim.Adam(parameter_groups(model, pretrained, recipe), lr=recipe.lr),
-        step_factor(recipe.decay_epochs, recipe.decay_factor),
-        Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed), config, snapshot=snapshot)
+        model, loss, RefinerSamples(dataset, maps, recipe, config.seed),
+        build_optimizer(parameter_groups(model, pretrained, recipe), recipe),
+        learning_rate_schedule(recipe, planned, plan), plan, config, snapshot=snapshot, clip_norm=recipe.clip_norm,
+        meter=loss)
+    if report is not None and report.metrics:
+        config.observer.notice(regression_verdict(
+            report.loss, report.metrics["baseline"], "each class's mean value",
+            "more --epochs, --init with the classifier, or a higher --new-lr-factor"))
     return with_selection(snapshot(), report)
 
 
@@ -86,6 +99,22 @@ def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     maps = F.interpolate(
         model(normalize(images)).float(), size=images.shape[2:], mode="bilinear", align_corners=True)
     return F.mse_loss(maps, targets.float() / 255)
+
+
+class _MapLoss(SumMeter):
+    """Loss of a batch, of whose targets the sums are kept that :func:`_loss_of_means` needs."""
+
+    def __call__(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
+        targets = batch[1].float() / 255
+        count = targets.new_tensor([targets[:, 0].numel()])
+        self.add(torch.cat([count, targets.sum(dim=(0, 2, 3)), (targets**2).sum(dim=(0, 2, 3))]))
+        return _loss(model, batch)
+
+
+def _loss_of_means(sums: np.ndarray) -> dict[str, float]:
+    """The loss of predicting each class's mean value everywhere; from number of pixels, sums and sums of squares."""
+    means, squares = np.split(sums[1:] / sums[0], 2)
+    return {"baseline": float((squares - means**2).mean())}
 
 
 def parameter_groups(model: nn.Module, pretrained: Set[str], recipe: RefinerRecipe) -> list[dict[str, Any]]:

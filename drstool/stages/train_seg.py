@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,8 +19,11 @@ from drstool.labels import ignore_label, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
 from drstool.recipe import SegmenterRecipe
+from drstool.reports.learning import about_length, regression_verdict
 from drstool.training.loop import RunConfig, fit
-from drstool.training.schedule import Plan, poly_factor
+from drstool.training.meters import SumMeter
+from drstool.training.optimizer import build_optimizer
+from drstool.training.schedule import Plan, learning_rate_schedule, recorded
 
 __all__ = ["train_seg"]
 
@@ -70,20 +73,26 @@ def train_seg(
         # A segmenter's own checkpoint has its own names; others have those of the backbone.
         whole = any(name.startswith("backbone.") for name in weights)
         load_pretrained(model if whole else trunk, weights, weights_name, any_head=True)
-    plan = Plan(
+    planned = Plan(
         len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
         steps=recipe.steps if recipe.epochs else 0, drop_last=True)
-    optimizer = torch.optim.SGD(
-        _parameter_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    plan = planned.at_least(recipe.min_steps)
+    if plan.total_steps:
+        config.observer.notice(about_length(planned, plan, recipe, len(class_names)))
     floor = recipe.min_lr / recipe.lr if recipe.lr else 0
 
     def snapshot() -> Checkpoint:
-        return Checkpoint("segmenter", class_names, architecture, asdict(recipe), model.state_dict())
+        return Checkpoint("segmenter", class_names, architecture, recorded(recipe, planned, plan), model.state_dict())
 
+    loss = _LabelLoss(len(class_names))
     report = fit(
-        model, _loss, SegmenterSamples(dataset, labels, class_names, recipe, config.seed), optimizer,
-        poly_factor(plan.total_steps or 1, recipe.poly_power, floor), plan, config, snapshot=snapshot,
-        weight_of=lambda batch: _counted(batch[1], len(class_names)))
+        model, loss, SegmenterSamples(dataset, labels, class_names, recipe, config.seed),
+        build_optimizer(_parameter_groups(model, recipe), recipe),
+        learning_rate_schedule(recipe, planned, plan, floor), plan, config, snapshot=snapshot,
+        weight_of=lambda batch: _counted(batch[1], len(class_names)), clip_norm=recipe.clip_norm, meter=loss)
+    if report is not None and report.metrics:
+        config.observer.notice(regression_verdict(
+            report.loss, report.metrics["baseline"], "the labels' frequencies", "more --epochs or --min-steps"))
     return with_selection(snapshot(), report)
 
 
@@ -95,6 +104,28 @@ def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     # The mean over no pixel at all would be NaN: a crop may hold nothing but ignored ones.
     counted = _counted(labels, num_objects).clamp_min(1)
     return F.cross_entropy(logits, labels, ignore_index=_ignored(num_objects), reduction="sum") / counted
+
+
+class _LabelLoss(SumMeter):
+    """Loss of a batch, of whose labels the numbers of pixels are kept."""
+
+    def __init__(self, num_objects: int) -> None:
+        super().__init__(_entropy)
+        self._num_objects = num_objects
+
+    def __call__(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
+        labels = batch[1].flatten()
+        # Ignored pixels are counted behind the others, and left out.
+        labels = torch.where(labels == _ignored(self._num_objects), self._num_objects + 1, labels)
+        counts = labels.new_zeros(self._num_objects + 2).scatter_add_(0, labels, torch.ones_like(labels))
+        self.add(counts[:-1])
+        return _loss(model, batch)
+
+
+def _entropy(counts: np.ndarray) -> dict[str, float]:
+    """The cross-entropy of predicting the labels' frequencies for every pixel."""
+    frequencies = counts[counts > 0] / max(counts.sum(), 1)
+    return {"baseline": float(-(frequencies * np.log(frequencies)).sum())}
 
 
 def _counted(labels: Tensor, num_objects: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The one training loop.
 
 Whatever is random about image *i* in epoch *e* comes from a generator seeded by (seed, e, i), and
-the order from (seed, e), so a training does not depend on the number of workers. What else the next
+what comes in what order from (seed, e), so a training does not depend on the number of workers. What else the next
 step depends on is the training's state, which can be saved between two steps and loaded again.
 """
 
@@ -20,6 +20,7 @@ from drstool.models.depthwise import use_fast_gradients
 from drstool.models.folding import fold_frozen_norm
 from drstool.training.device import autocast
 from drstool.training.distributed import Team
+from drstool.training.meters import Meter
 from drstool.training.reports import EpochReport, Observer
 from drstool.training.schedule import Plan
 from drstool.training.state import Checkpointer, Saver, TrainState
@@ -75,6 +76,7 @@ def fit(
     model: nn.Module, loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor], samples: Any,
     optimizer: torch.optim.Optimizer, factor: Callable[[int, int], float], plan: Plan, config: RunConfig, *,
     snapshot: Callable[[], Any] = lambda: None, weight_of: Callable[[Sequence[Tensor]], Tensor] = _count_images,
+    before_step: Callable[[int], None] = lambda step: None, clip_norm: float = 0.0, meter: Meter | None = None,
 ) -> EpochReport | None:
     """Train the model in place; the report of the epoch whose weights it ends with.
 
@@ -86,7 +88,8 @@ def fit(
     loss_of
         Loss of a collated batch (without the ids), a scalar.
     samples
-        By (epoch, index), each a tuple of the image's id and tensors; ``id_of(index)`` gives the id without reading it.
+        By key (see :meth:`Plan.order`), each a tuple of the image's id and tensors; ``id_of(index)`` gives the id
+        without reading it.
     optimizer
     factor
         What the initial learning rates are multiplied by at a step, from (step, epoch), both from 0.
@@ -96,6 +99,12 @@ def fit(
         The network as it is, as the configuration's selection and checkpointer want it.
     weight_of
         Number of what the loss of a batch is the mean of, () int64; by default of images.
+    before_step
+        Called before each step with the number of steps done.
+    clip_norm
+        Largest norm of the gradients of all parameters together, averaged over the team; 0: no limit.
+    meter
+        Measures what the epochs' reports tell beside the loss; of a team the first process's share of the images.
 
     Raises
     ------
@@ -128,7 +137,7 @@ def fit(
         observer.begins(0, 0, 0)
         return None
     network, rates = team.wrap(model, device), [group["lr"] for group in optimizer.param_groups]
-    state = TrainState(model, optimizer, device, samples.id_of)
+    state = TrainState(model, optimizer, device, samples.id_of, meter)
     saver, all_keys = Saver(checkpointer, state), plan.batches(start)
     with load_batches(samples, plan.batches(start, team.rows), config.workers, device.type == "cuda") as batches, \
             Stop() as stop, saver.final_save(stop):
@@ -140,8 +149,8 @@ def fit(
         batches = observer.track(batches, total - start)
         while True:
             if plan.ends_epoch(state.step) and state.epoch_is_open:
-                score = team.from_first(_score, config.select, snapshot, model, device, stop)
-                observer.epoch_ended(state.close_epoch(plan.epoch_of(state.step), plan.total_epochs, score))
+                found = team.from_first(_evaluate, config.select, snapshot, meter, model, device, stop)
+                observer.epoch_ended(state.close_epoch(plan.epoch_of(state.step), plan.total_epochs, *found))
             batch = team.agree(_next_batch, batches, saver, stop)
             if batch is None:
                 break
@@ -149,7 +158,10 @@ def fit(
             scale = factor(state.step, state.step // plan.steps_per_epoch)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * scale
+            before_step(state.step)
             loss = _backward(network, loss_of, weight_of, optimizer, batch[1:], len(keys), config)
+            if clip_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
             state.count(keys, loss)
             if state.step % _REPORT_EVERY == 0 or plan.ends_epoch(state.step):
@@ -195,15 +207,15 @@ def _next_batch(batches: Iterator[Sequence[Any]], saver: Saver, stop: Stop) -> S
         return batch
 
 
-def _score(
-    select: Callable[[Any], float] | None, snapshot: Callable[[], Any], model: nn.Module, device: torch.device,
-    stop: Stop,
-) -> float | None:
-    if select is None:
-        return None
+def _evaluate(
+    select: Callable[[Any], float] | None, snapshot: Callable[[], Any], meter: Meter | None, model: nn.Module,
+    device: torch.device, stop: Stop,
+) -> tuple[float | None, dict[str, Any]]:
+    """The score by which epochs are selected, and what the meter has measured of this one."""
     model.eval()
     # Building networks draws random numbers; dropout must not notice.
     with stop.interruptible(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        score = select(snapshot())
+        metrics = {} if meter is None else meter.measure(model)
+        score = None if select is None else select(snapshot())
     model.train()
-    return score
+    return score, metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["EpochReport", "Observer", "StepReport"]
@@ -23,6 +23,10 @@ class EpochReport:
         Steps done so far.
     score
         Of the network after the epoch, where the epoch is selected by score.
+    metrics
+        What else was measured, as plain values: ``baseline``, the loss of the best prediction that is the same for
+        all images; for a classifier ``ap`` and ``map``, average precisions of the classes and their mean, and
+        ``val_ap`` and ``val_map`` on other images.
     """
 
     epoch: int
@@ -30,6 +34,7 @@ class EpochReport:
     loss: float
     step: int
     score: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ class StepReport:
 
 class Observer:
     """Follows a training; this one takes no notice."""
+
+    def notice(self, *messages: str) -> None:
+        """What the user should know, each in one line."""
 
     def begins(self, step: int, steps: int, epochs: int) -> None:
         """The steps begin, after so many of so many steps and so many finished epochs."""

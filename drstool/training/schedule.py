@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Plan", "poly_factor", "step_factor"]
+from drstool.recipe import Optimization
+
+__all__ = [
+    "Plan", "balancing_weights", "learning_rate_schedule", "poly_factor", "ramp", "recorded", "step_factor",
+    "stretched", "warmed_up",
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Plan:
         Stop after so many; 0: after the epochs.
     drop_last
         Leave out a last batch that is not full (batch norm cannot take a single image).
+    weights
+        How often each image is drawn relative to the others; empty: each once per epoch. An epoch has as many
+        images as ever, so that some of them come several times and others not at all.
     """
 
     images: int
@@ -36,6 +45,7 @@ class Plan:
     seed: int
     steps: int = 0
     drop_last: bool = False
+    weights: tuple[float, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -61,8 +71,27 @@ class Plan:
         """Whether an epoch is over after so many steps."""
         return step % self.steps_per_epoch == 0 or step == self.total_steps
 
-    def batches(self, start: int = 0, rows: Callable[[int], slice] = slice) -> Iterator[list[tuple[int, int]]]:
-        """Batches of (epoch, index) keys from a step on to the last.
+    def at_least(self, steps: int) -> Plan:
+        """The same plan with as many epochs (or steps, where they are given) as it takes; none stays none."""
+        if self.total_steps >= steps or not self.total_steps:
+            return self
+        if self.steps:
+            return replace(self, steps=steps)
+        return replace(self, epochs=-(-steps // self.steps_per_epoch))
+
+    def order(self, epoch: int) -> list[tuple[int, ...]]:
+        """Keys of an epoch's images: (epoch, index), and for one that is drawn again (epoch, index, times before)."""
+        random = np.random.default_rng([self.seed, epoch])
+        if not self.weights:
+            return [(epoch, i) for i in random.permutation(self.images).tolist()]
+        # Each weight's whole part, and by chance one more for the rest (Gupta et al., CVPR 2019, section 5.1).
+        weights = np.array(self.weights) / min(self.weights)
+        copies = (weights + random.random(self.images)).astype(int)
+        keys = [(epoch, i, *((k,) if k else ())) for i, count in enumerate(copies.tolist()) for k in range(count)]
+        return [keys[i] for i in random.permutation(len(keys))[: self.images].tolist()]
+
+    def batches(self, start: int = 0, rows: Callable[[int], slice] = slice) -> Iterator[list[tuple[int, ...]]]:
+        """Batches of keys (see :meth:`order`) from a step on to the last.
 
         Parameters
         ----------
@@ -75,8 +104,8 @@ class Plan:
         for step in range(start, self.total_steps):
             epoch, position = divmod(step, self.steps_per_epoch)
             if position == 0 or order is None:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-            batch = [(epoch, int(i)) for i in order[position * size : (position + 1) * size]]
+                order = self.order(epoch)
+            batch = order[position * size : (position + 1) * size]
             # A process with nothing to do in a step still needs to know the shape of an image.
             yield batch[rows(len(batch))] or batch[:1]
 
@@ -103,3 +132,90 @@ def poly_factor(total: int, power: float, floor: float) -> Callable[[int, int], 
     0.5359
     """
     return lambda step, epoch: max((1 - step / total) ** power, floor)
+
+
+def warmed_up(factor: Callable[[int, int], float], steps: int) -> Callable[[int, int], float]:
+    """A schedule that rises linearly to another one within so many steps.
+
+    Examples
+    --------
+    >>> factor = warmed_up(step_factor((), 0.1), 4)
+    >>> [factor(step, 0) for step in range(6)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    """
+    return lambda step, epoch: factor(step, epoch) * (min(1.0, (step + 1) / steps) if steps else 1.0)
+
+
+def stretched(epochs: Sequence[int], planned: int, actual: int) -> tuple[int, ...]:
+    """Epochs, counted from 1, at whose start as large a part is done of a training that takes more steps than planned.
+
+    Examples
+    --------
+    >>> stretched((5, 10), 1500, 6000)
+    (17, 37)
+    """
+    return tuple(1 + round((epoch - 1) * actual / planned) for epoch in epochs) if planned else tuple(epochs)
+
+
+def learning_rate_schedule(
+    recipe: Optimization, planned: Plan, plan: Plan, floor: float = 0.0
+) -> Callable[[int, int], float]:
+    """The schedule of a recipe over the whole of a training.
+
+    Parameters
+    ----------
+    recipe
+    planned
+        As the recipe says.
+    plan
+        As it is, perhaps longer: see :meth:`Plan.at_least`.
+    floor
+        Below which the poly schedule does not fall, as a factor.
+    """
+    if recipe.schedule == "poly":
+        factor = poly_factor(plan.total_steps or 1, recipe.poly_power, floor)
+    else:
+        decays = stretched(recipe.decay_epochs, planned.total_steps, plan.total_steps)
+        factor = step_factor(decays, recipe.decay_factor)
+    return warmed_up(factor, round(recipe.warmup * plan.total_steps))
+
+
+def recorded(recipe: Optimization, planned: Plan, plan: Plan) -> dict[str, Any]:
+    """The recipe as a checkpoint keeps it: with the length of the training where that is not the recipe's."""
+    if plan == planned:
+        return asdict(recipe)
+    return asdict(recipe) | {"trained_epochs": plan.total_epochs, "trained_steps": plan.total_steps}
+
+
+def ramp(step: int, steps: float) -> float:
+    """From 0 at the first step linearly to 1 after so many, and 1 from then on.
+
+    Examples
+    --------
+    >>> [ramp(step, 4) for step in range(6)]
+    [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    return min(1.0, step / steps) if steps else 1.0
+
+
+def balancing_weights(present: np.ndarray) -> tuple[float, ...]:
+    """How often each image is to be drawn so that rare classes come more often: by its rarest class.
+
+    Parameters
+    ----------
+    present : (M, C) bool
+        Which of C classes each of M images has.
+
+    Returns
+    -------
+    tuple of M floats
+        ``max over the image's classes of sqrt(most images of any class / images of the class)``, at least 1.
+
+    References
+    ----------
+    Gupta, Dollár, Girshick: LVIS, CVPR 2019, section 5.1 (repeat factor sampling), with the frequency of the most
+    frequent class as the threshold.
+    """
+    counts = present.sum(axis=0)
+    factors = np.sqrt(counts.max(initial=1) / np.maximum(counts, 1))
+    return tuple(np.where(present, factors, 1.0).max(axis=1, initial=1.0).tolist())

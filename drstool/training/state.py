@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drstool.errors import DrstoolError, InputError
+from drstool.training.meters import Meter
 from drstool.training.reports import EpochReport, StepReport
 from drstool.training.stop import Stop
 
@@ -43,6 +44,8 @@ class TrainState:
     model, optimizer, device
     id_of
         The id of an image, for messages.
+    meter
+        What is measured during an epoch.
 
     Attributes
     ----------
@@ -57,8 +60,9 @@ class TrainState:
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device,
-        id_of: Callable[[int], str] = str,
+        id_of: Callable[[int], str] = str, meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or Meter()
         self._model, self._optimizer, self._device = model, optimizer, device
         self.step, self.mid_step = 0, False
         self.reports: list[EpochReport] = []
@@ -71,8 +75,8 @@ class TrainState:
         """Whether there were steps since the last epoch was closed."""
         return self.step > (self.reports[-1].step if self.reports else 0)
 
-    def count(self, keys: Sequence[tuple[int, int]], loss: Tensor) -> None:
-        """A step was done, with the images of these (epoch, index) keys."""
+    def count(self, keys: Sequence[tuple[int, ...]], loss: Tensor) -> None:
+        """A step was done, with the images of these keys."""
         self._losses.add(self.step, keys, loss)
         self.step, self.mid_step = self.step + 1, False
 
@@ -81,9 +85,12 @@ class TrainState:
         loss, images = self._losses.close_window()
         return StepReport(self.step, epoch, loss, lr, images)
 
-    def close_epoch(self, epoch: int, epochs: int, score: float | None) -> EpochReport:
+    def close_epoch(
+        self, epoch: int, epochs: int, score: float | None = None, metrics: dict[str, Any] | None = None
+    ) -> EpochReport:
         """The report of the epoch that ends here; raises :class:`Diverged`."""
-        report = EpochReport(epoch, epochs, self._losses.close_epoch(), self.step, score)
+        report = EpochReport(epoch, epochs, self._losses.close_epoch(), self.step, score, metrics or {})
+        self._meter.reset()
         if score is not None and (self._best is None or score > self._best_report().score):
             weights = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
             self._best = {"epoch": epoch, "weights": weights}
@@ -119,6 +126,7 @@ class TrainState:
             "loss_sum": loss_sum,
             "images": images,
             "recent": self._losses.window,
+            "meter": self._meter.state_dict(),
             "reports": [asdict(report) for report in self.reports],
             "model": weights,
             "optimizer": self._optimizer.state_dict(),
@@ -139,6 +147,7 @@ class TrainState:
             loss_sum, images = state.get("recent", (0.0, 0))
             self._losses.epoch = state["loss_sum"], state["images"]
             self._losses.window = float(loss_sum), int(images)
+            self._meter.load_state_dict(state.get("meter", {}))
             self.reports = [EpochReport(**report) for report in state["reports"]]
             if state["best"] is not None:
                 self._best = {name: state["best"][name] for name in ("epoch", "weights")}
@@ -209,10 +218,10 @@ class _Losses:
     def __init__(self, id_of: Callable[[int], str]) -> None:
         self._id_of = id_of
         self.epoch, self.window = (0.0, 0), (0.0, 0)
-        self._unread: list[tuple[int, Sequence[tuple[int, int]], Tensor]] = []
+        self._unread: list[tuple[int, Sequence[tuple[int, ...]], Tensor]] = []
         self._seen = 0
 
-    def add(self, step: int, keys: Sequence[tuple[int, int]], loss: Tensor) -> None:
+    def add(self, step: int, keys: Sequence[tuple[int, ...]], loss: Tensor) -> None:
         self._unread.append((step, keys, loss))
         self._seen += len(keys)
 
@@ -236,7 +245,7 @@ class _Losses:
         losses = torch.stack([loss for _, _, loss in self._unread]).tolist()
         for (step, keys, _), loss in zip(self._unread, losses, strict=True):
             if not math.isfinite(loss):
-                ids = ", ".join(self._id_of(index) for _, index in keys)
+                ids = ", ".join(self._id_of(index) for _, index, *_ in keys)
                 raise Diverged("training", f"the loss is {loss} at step {step + 1} (images {ids})", _CALMER)
             self.epoch, self.window = (
                 (loss_sum + loss * len(keys), images + len(keys)) for loss_sum, images in (self.epoch, self.window))

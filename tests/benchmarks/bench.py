@@ -436,13 +436,14 @@ def classifier_parts(bench: Bench, suppression: str, class_names: Sequence[str])
     from drstool.models.build import build_network
     from drstool.recipe import ClassifierRecipe
     from drstool.stages import train_cls as stage
+    from drstool.training.optimizer import build_optimizer
 
     torch.manual_seed(0)
     recipe = ClassifierRecipe(backbone=bench.settings.backbone, lr=1e-9)
     parts = {"backbone": recipe.backbone, "suppression": suppression, "delta": 0.55, "drs_layers": list(range(16))}
     network, _ = build_network("classifier", parts, class_names)
     network.to(bench.device)
-    return network, stage._loss, stage._optimizer(stage.parameter_groups(network, recipe), recipe)
+    return network, stage._loss, build_optimizer(stage.parameter_groups(network, recipe), recipe, nesterov=True)
 
 
 def picture(bench: Bench) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drstool.cli.options import Classes, Data, Output, Split, Tags, command
 from drstool.cli.run import Run
-from drstool.cli.training import MapTrainingOptions, TrainingData, TrainingRun, named_classes
+from drstool.cli.training import ClassifierTrainingOptions, TrainingData, TrainingRun, named_classes, other_split
 from drstool.recipe import ClassifierRecipe
 
 
@@ -27,7 +27,7 @@ def train_cls(
     tags: Tags = None,
     classes: Classes = None,
     *,
-    options: MapTrainingOptions,
+    options: ClassifierTrainingOptions,
 ) -> None:
     """Train a classification network with DRS, from images and tags."""
     from drstool.data import open_dataset
@@ -36,7 +36,8 @@ def train_cls(
     training = TrainingRun(run, output, settings, options, bool(automatic))
     dataset = open_dataset(data, split, tags=tags, classes=classes)
     class_names = named_classes(dataset)
+    val = options.val_split and other_split("--val-split", data, options.val_split, tags=tags, class_names=class_names)
     training.train(
         TrainingData(data, dataset, class_names, tags=dataset.tags_source),
-        lambda recipe, **how: stage(dataset, class_names, recipe, **how),
+        lambda recipe, **how: stage(dataset, class_names, recipe, val=val, **how),
     )
