@@ -24,6 +24,7 @@ from drstool.data.item import RawDataset, RawItem
 from drstool.data.tags import gather_names
 from drstool.data.text import decode_text, read_text
 from drstool.errors import InputError
+from drstool.files import is_file
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 
@@ -98,7 +99,7 @@ def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
             raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
         rows = [row for row in rows if table.splits.get(row.id) == split]
     for row in rows:
-        if not os.path.isfile(row.image):
+        if not is_file(row.image):
             raise InputError(
                 row.where, f"image {row.id!r} is missing: {row.image}", "paths are relative to the manifest's folder")
     names, stated = table.class_names, table.class_names is not None

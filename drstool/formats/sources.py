@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Union
 
 from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError, UsageError
-from drstool.files import unreadable
+from drstool.files import is_folder, unreadable
 from drstool.formats.pipes import BLOCK, read_up_to
 from drstool.png import SIGNATURE
 
@@ -160,7 +160,7 @@ def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> Re
     if source is None or str(source) == "-":
         return _open_stdin(stdin)
     path = Path(source)
-    if os.path.isdir(path):
+    if is_folder(path):
         from drstool.formats.label_folder import LabelFolderReader
 
         return RecordSource(LabelFolderReader(path, source))

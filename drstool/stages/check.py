@@ -21,7 +21,7 @@ from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
-from drstool.files import unreadable
+from drstool.files import is_file, is_folder, status, unreadable
 from drstool.formats import check_picture, open_records
 from drstool.formats.pictures import picture_files, read_marker
 from drstool.labels import check_label_values
@@ -137,14 +137,14 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
     if path is None:
         _check_records(report, None, stream, workers, track)
         return
-    if not os.path.lexists(path):
+    if status(path, follow=False) is None:
         raise _missing(path)
     name = os.path.basename(os.path.normpath(path))
     if name.startswith(".") and name.endswith((".resume", ".resume.json")):
         raise UnfinishedError(path, "is unfinished work", "run its command again with --resume")
     if name.startswith(".") and ".partial-" in name:
         raise UnfinishedError(path, "was left by an interrupted command", "run it again, or delete this")
-    if os.path.isdir(path):
+    if is_folder(path):
         _check_folder(report, Path(path), workers, track)
         return
     start = _start_of(path)
@@ -178,7 +178,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _start_of(path: str) -> bytes:
     # Bytes read from a pipe are gone; it can only hold records.
-    if not os.path.isfile(path):
+    if not is_file(path):
         return b""
     try:
         with open(path, "rb") as file:
@@ -241,14 +241,14 @@ def _check_checkpoint(report: Report, path: str) -> None:
 def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: int, track: Track) -> None:
     report.kind = "dataset"
     saliency = folder / "saliency_map"
-    if saliency.is_dir():
+    if is_folder(saliency):
         for error in check(str(saliency), workers=workers, track=track).problems:
             report.add(error)
     dataset = open_dataset(str(folder), "trainval")
     report.count = len(dataset)
     names = dataset.class_names or ()
     _all(report, (lambda item=item: _check_item(item, names) for item in dataset.items), len(dataset), workers, track)
-    without = [item.id for item in dataset.items if item.saliency is None] if saliency.is_dir() else []
+    without = [item.id for item in dataset.items if item.saliency is None] if is_folder(saliency) else []
     if without:
         report.add(InputError(
             saliency, f"has no maps for {counted(len(without), 'image')}: {listed(without)}", "recreate them"))
