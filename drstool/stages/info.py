@@ -14,6 +14,7 @@ from drstool.files import is_file, status
 from drstool.formats import RecordSource, open_records
 from drstool.formats.pictures import picture_files, read_marker
 from drstool.pixels import shown_size
+from drstool.reports.text import lines_text
 
 __all__ = ["as_json", "as_text", "describe"]
 
@@ -152,7 +153,7 @@ def as_text(description: dict[str, Any]) -> str:
     for number, step in enumerate(description.get("provenance", ()), start=1):
         lines.append((f"step {number}", f"{step.get('time', '')}  {step.get('command', '')}"))
     width = max(len(name) for name, _ in lines)
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
+    return lines_text(f"{name:<{width}}  {value}" for name, value in lines)
 
 
 def _short(value: Any, name: str) -> str:
