@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedErr
 from drstool.files import is_file, is_folder, status, unreadable
 from drstool.formats import check_picture, open_records
 from drstool.formats.pictures import picture_files, read_marker
+from drstool.formats.pipes import read_up_to
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
 from drstool.png import SIGNATURE
@@ -34,6 +34,7 @@ __all__ = ["STATES", "Report", "as_json", "check"]
 STATES = ("whole", "damaged", "unfinished", "foreign", "missing")
 _TORCH_STARTS = (b"PK\3\4", b"\x80")
 _PNG_START = SIGNATURE[:4]
+_COPY_BYTES = 1 << 20
 
 
 @dataclass
@@ -123,12 +124,17 @@ def _as_file(path: str | None, stdin: BinaryIO | None) -> Iterator[tuple[str | N
     if stream is not None and not hasattr(stream, "peek"):
         stream = io.BufferedReader(stream)  # type: ignore[arg-type]
     # A closed one, or a terminal, is refused where records are opened.
-    if stream is None or stream.isatty() or not stream.peek(8).startswith((*_TORCH_STARTS, _PNG_START)):
+    try:
+        is_stream = stream is None or stream.isatty() or not stream.peek(8).startswith((*_TORCH_STARTS, _PNG_START))
+    except OSError as error:
+        raise unreadable("stdin", error) from error
+    if is_stream:
         yield None, stream
         return
     where = f"temporary folder {tempfile.gettempdir()}"
     with writing(where), tempfile.NamedTemporaryFile() as spool:
-        shutil.copyfileobj(stream, spool)
+        while part := read_up_to(stream, _COPY_BYTES, "stdin"):
+            spool.write(part)
         spool.flush()
         yield spool.name, None
 
