@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -13,6 +14,8 @@ from drstool.errors import EXIT_INTERRUPTED, DrstoolError, signal_behind
 
 def main() -> None:
     """Entry point of ``drstool``."""
+    # Images are worked on in threads of our own. Where the system lets OpenBLAS start none, it prints lines of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         install()
         _main()
@@ -29,7 +32,8 @@ def main() -> None:
         with suppress(OSError, DrstoolError):
             if sys.stdout is not None:
                 sys.stdout.flush()
-        # All is done and the exit code is decided.
+        # All is done and the exit code is decided. Nobody needs to know what libraries fail to tidy up.
+        sys.unraisablehook = lambda _: None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 

@@ -15,12 +15,12 @@ def failure_line(error: BaseException) -> str | None:
     Examples
     --------
     >>> failure_line(RuntimeError("can't start new thread"))
-    'no more threads or processes can be started; raise the limit (ulimit -u), or lower --workers'
+    'no more threads or processes can be started; raise the limits (ulimit -u, -v), or lower --workers'
     >>> failure_line(KeyError("labels")) is None
     True
     """
     if is_shortage(error, "threads"):
-        return "no more threads or processes can be started; raise the limit (ulimit -u), or lower --workers"
+        return "no more threads or processes can be started; raise the limits (ulimit -u, -v), or lower --workers"
     if isinstance(error, MemoryError):
         return "out of memory; reduce --batch-size, --image-size, --workers or --sizes"
     if is_shortage(error, "address space"):
@@ -28,7 +28,7 @@ def failure_line(error: BaseException) -> str | None:
     if is_shortage(error, "memory"):
         return "the device is out of memory; reduce --batch-size, --image-size or --sizes, or use --device cpu"
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return "a worker process was killed, possibly for lack of memory; reduce --workers"
+        return "a worker process ended, possibly for lack of memory or threads; reduce --workers"
     if isinstance(error, ImportError):
         return f"{error.name or 'a library'} cannot be loaded: {_first_cause(error)}; check the installation"
     if isinstance(error, UnicodeEncodeError):

@@ -193,6 +193,9 @@ def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> Re
         raise unreadable(source, error) from error
     try:
         return _open_file(file, str(source), path)
+    except OSError as error:
+        file.close()
+        raise unreadable(source, error) from error
     except BaseException:
         file.close()
         raise

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drstool.errors import InputError, UsageError
+from drstool.errors import InputError, UsageError, is_shortage
 from drstool.labels import num_classes
 from drstool.models.deeplab import DEEPLAB_BACKBONES, build_segmenter
 from drstool.models.vgg import (
@@ -99,7 +99,9 @@ def restore_network(
     try:
         model, _ = build_network(kind, architecture, class_names)
         model.load_state_dict(dict(weights))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if is_shortage(error):
+            raise
         raise InputError(
             where, "its weights do not fit the architecture that it describes", "recreate it") from None
     return model.eval()

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import call
 from pathlib import Path
@@ -131,11 +131,12 @@ def _as_file(path: str | None, stdin: BinaryIO | None) -> Iterator[tuple[str | N
     if is_stream:
         yield None, stream
         return
-    where = f"temporary folder {tempfile.gettempdir()}"
-    with writing(where), tempfile.NamedTemporaryFile() as spool:
-        while part := read_up_to(stream, _COPY_BYTES, "stdin"):
-            spool.write(part)
-        spool.flush()
+    with ExitStack() as stack:
+        with writing(f"temporary folder {tempfile.gettempdir()}"):
+            spool = stack.enter_context(tempfile.NamedTemporaryFile())
+            while part := read_up_to(stream, _COPY_BYTES, "stdin"):
+                spool.write(part)
+            spool.flush()
         yield spool.name, None
 
 

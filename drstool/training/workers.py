@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +38,13 @@ def load_batches(
         _ErrorsAsValues(samples), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
         pin_memory=pin_memory, worker_init_fn=_begin_worker)
     with _blocked_signals():
-        batches = iter(loader)
+        try:
+            batches = iter(loader)
+        except BaseException:
+            # Not all could be started. Python would wait for the others at exit, which ignore its signal to end.
+            for process in torch.multiprocessing.active_children():
+                process.kill()
+            raise
     try:
         yield _checked(batches)
     finally:
@@ -99,7 +106,8 @@ def _begin_worker(worker: int) -> None:
     # Linux torch's own watch does so some seconds later.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    # Errors in samples are returned, or reported by torch; this shows only that the thread which hands
-    # tensors over finds nobody to take them, as the one that trains is going.
+    # Errors in samples are returned, or reported by torch. What else is told here is that the one that trains is
+    # going, or that threads cannot be started, of which it learns as this process ends.
     sys.excepthook = lambda *_: None
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     torch.set_num_threads(1)
