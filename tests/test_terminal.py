@@ -247,6 +247,7 @@ def test_a_shortage_is_no_damage(made, voc, monkeypatch):
     def out_of_memory(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
+    # Not the words of a damaged file, as a sound one may meet a low limit.
     def no_memory(*_, **__):
         raise MemoryError
 

@@ -96,6 +96,14 @@ class LabelFolderWriter:
 class LabelFolderReader:
     """Reads a folder of label PNGs, drstool's or another program's.
 
+    Parameters
+    ----------
+    folder
+    where
+        Named in errors; the folder where not given.
+    complete
+        Whether a folder of ours must be whole.
+
     Raises
     ------
     InputError
@@ -104,7 +112,7 @@ class LabelFolderReader:
 
     searchable = True
 
-    def __init__(self, folder: str | Path, where: object = None) -> None:
+    def __init__(self, folder: str | Path, where: object = None, *, complete: bool = True) -> None:
         self._folder, self._identity = Path(folder), FolderIdentity(folder, HEADER_NAME)
         self.where = str(where if where is not None else folder)
         self.header, self._head = read_marker(self._folder)
@@ -114,7 +122,8 @@ class LabelFolderReader:
         if self.header is not None:
             if record_type(self.header.kind) != "labels":
                 raise InputError(self.where, f"holds {self.header.kind}", "expected a folder of label PNGs")
-            check_end_file(self._folder, len(self._files), self._head, self.where)
+            if complete:
+                self.check_end()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -128,6 +137,16 @@ class LabelFolderReader:
     def lazy(self, identifier: str) -> LazyRecord:
         """As :meth:`read`, left for later."""
         return LazyRecord(identifier, partial(self.read, identifier), is_maps=False)
+
+    def check_end(self) -> None:
+        """Check that a folder of ours has all of its PNGs.
+
+        Raises
+        ------
+        InputError
+            It has not.
+        """
+        check_end_file(self._folder, len(self._files), self._head, self.where)
 
     def ids(self) -> tuple[str, ...]:
         """The image ids, sorted."""

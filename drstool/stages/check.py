@@ -21,7 +21,8 @@ from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
 from drstool.files import is_file, is_folder, status, unreadable
-from drstool.formats import check_picture, open_records
+from drstool.formats import RecordSource, check_picture, open_records
+from drstool.formats.label_folder import LabelFolderReader
 from drstool.formats.pictures import picture_files, read_marker
 from drstool.formats.pipes import read_up_to
 from drstool.labels import check_label_values
@@ -203,7 +204,10 @@ def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> N
         with suppress(ForeignError):
             _check_records(report, str(folder), None, workers, track)
     elif record_type(header.kind) == "labels":
-        _check_records(report, str(folder), None, workers, track)
+        reader = LabelFolderReader(folder, complete=False)
+        with _adding_to(report):
+            reader.check_end()
+        _check_source(report, RecordSource(reader), workers, track)
     elif header.kind == "figures":
         files = picture_files(folder)
         report.kind, report.count = header.kind, len(files)
@@ -220,13 +224,17 @@ def _check_records(
     report: Report, path: str | None, stream: BinaryIO | None, workers: int, track: Track
 ) -> None:
     with open_records(path, stream) as source:
-        report.kind = source.kind
-        ids = source.ids()
-        report.count = None if ids is None else len(ids)
-        read = _all(report, source.attempts(), report.count, workers, track)
-        # Of a stream it is known only now, and not if the stream is truncated.
-        report.count = read if report.count is None else report.count
-        source.check_extent()
+        _check_source(report, source, workers, track)
+
+
+def _check_source(report: Report, source: RecordSource, workers: int, track: Track) -> None:
+    report.kind = source.kind
+    ids = source.ids()
+    report.count = None if ids is None else len(ids)
+    read = _all(report, source.attempts(), report.count, workers, track)
+    # Of a stream it is known only now, and not if the stream is truncated.
+    report.count = read if report.count is None else report.count
+    source.check_extent()
 
 
 def _check_checkpoint(report: Report, path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -97,6 +98,10 @@ def _collate(samples: list) -> list | DrstoolError:
     return error if error is not None else torch.utils.data.default_collate(samples)
 
 
+def _end_worker(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _begin_worker(worker: int) -> None:
     # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every one of the job; the
     # one that trains ends the others.
@@ -110,4 +115,6 @@ def _begin_worker(worker: int) -> None:
     # going, or that threads cannot be started, of which it learns as this process ends.
     sys.excepthook = lambda *_: None
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    # A batch that cannot be handed over would be waited for without end.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[method-assign]
     torch.set_num_threads(1)
