@@ -42,9 +42,8 @@ def load_batches(
         try:
             batches = iter(loader)
         except BaseException:
-            # Not all could be started. Python would wait for the others at exit, which ignore its signal to end.
-            for process in torch.multiprocessing.active_children():
-                process.kill()
+            # Not all could be started.
+            _kill_workers()
             raise
     try:
         yield _checked(batches)
@@ -52,6 +51,13 @@ def load_batches(
         shutdown = getattr(batches, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
+        _kill_workers()
+
+
+def _kill_workers() -> None:
+    """End those that are left: they ignore the signal to end, and Python would wait for them at exit."""
+    for process in torch.multiprocessing.active_children():
+        process.kill()
 
 
 @contextlib.contextmanager
