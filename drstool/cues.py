@@ -27,7 +27,6 @@ Inter-pixel Relations (IRN), CVPR 2019, and its published code: two thresholds.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -35,8 +34,9 @@ from pathlib import Path
 
 import numpy as np
 
+from drstool.artifacts.header import HEADER_NAME
 from drstool.errors import InputError, UsageError
-from drstool.files import unreadable
+from drstool.files import FolderIdentity, is_file, is_folder
 from drstool.identifiers import member_name
 from drstool.labels import BACKGROUND, ignore_label
 from drstool.pixels import shown_size
@@ -391,21 +391,19 @@ def saliency_folder(folder: str | Path) -> Callable[[str], Path]:
     Raises
     ------
     InputError
-        The folder does not exist; or, from the function, the file does not.
+        The folder does not exist; or, from the function, the file does not, or another folder has taken its place.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(folder, "no such folder", "expected a folder of saliency maps named ID.png")
+
+    identity = FolderIdentity(folder, HEADER_NAME)
 
     def saliency_of(identifier: str) -> Path:
         path = folder / member_name(identifier, ".png")
-        try:
-            if stat.S_ISREG(path.stat().st_mode):
-                return path
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise unreadable(path, error, "check its permissions") from error
+        identity.check()
+        if is_file(path):
+            return path
         raise InputError(
             path, f"no saliency map for image '{identifier}'",
             "create it with 'drstool saliency', or use --background constant or power",

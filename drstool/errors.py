@@ -4,11 +4,19 @@ from __future__ import annotations
 
 __all__ = [
     "EXIT_INTERRUPTED", "EXIT_TERMINATED", "DrstoolError", "ForeignError", "InputError", "ItemsFailed", "OutputError",
-    "ReportedByPeer", "UnfinishedError", "UsageError", "signal_behind",
+    "ReportedByPeer", "UnfinishedError", "UsageError", "is_shortage", "signal_behind",
 ]
 
 # After Ctrl-C, and after SIGTERM.
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+
+
+# What the system, torch and HDF5 say where something has run out, in lower case.
+_SHORTAGES = {
+    "threads": ("can't start new thread", "resource temporarily unavailable"),
+    "address space": ("failed to map segment", "cannot allocate memory in static tls"),
+    "memory": ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "memory allocation failed"),
+}
 
 
 class DrstoolError(Exception):
@@ -88,6 +96,31 @@ class ReportedByPeer(DrstoolError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.exit_code,)
+
+
+def is_shortage(error: BaseException, *kinds: str) -> bool:
+    """Whether an error came of a lack of threads, address space or memory, and not of what was being read.
+
+    Parameters
+    ----------
+    error
+    kinds
+        Of ``_SHORTAGES``; all of them where none is given.
+
+    Examples
+    --------
+    >>> is_shortage(RuntimeError("DefaultCPUAllocator: can't allocate memory")), is_shortage(ValueError("no map"))
+    (True, False)
+    """
+    if isinstance(error, MemoryError):
+        return not kinds or "memory" in kinds
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if any(words in str(error).lower() for kind in kinds or _SHORTAGES for words in _SHORTAGES[kind]):
+            return isinstance(error, (RuntimeError, OSError, ImportError, SystemError))
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return False
 
 
 def signal_behind(error: BaseException | None) -> int | None:

@@ -1,15 +1,20 @@
-"""Reading files whole, within bounds, and their digests; and what to say of those that cannot be read."""
+"""Reading files whole, within bounds, and their digests; what is there at all, and what to say of the unreadable."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from drstool.errors import InputError
 
-__all__ = ["content_digest", "read_bytes", "unreadable"]
+__all__ = [
+    "FolderIdentity", "content_digest", "is_file", "is_folder", "names_in", "read_bytes", "status", "unreadable",
+    "walk",
+]
 
 # Sixteen times what the largest picture takes uncompressed.
 _MAX_BYTES = 2**31
@@ -25,7 +30,115 @@ def unreadable(path: object, error: Exception, right: str = "") -> InputError:
     >>> print(unreadable("a.png", PermissionError(13, "Permission denied"), "check its permissions"))
     a.png: cannot be read: Permission denied; check its permissions
     """
+    if getattr(error, "errno", None) == errno.EMFILE:
+        right = "raise the limit of open files (ulimit -n)"
     return InputError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}", right)
+
+
+def status(path: str | Path, *, follow: bool = True) -> os.stat_result | None:
+    """What the system says about a file or folder; None only where there is none, or no file can have such a name.
+
+    ``os.path.exists`` and its relatives, and ``glob``, also take for missing what may not be read.
+
+    Parameters
+    ----------
+    path
+    follow
+        Whether a symbolic link stands for what it leads to.
+
+    Raises
+    ------
+    InputError
+        The system cannot tell: no permission, an I/O error, …
+    """
+    try:
+        return os.stat(path, follow_symlinks=follow)
+    except (OSError, ValueError) as error:
+        if _is_absent(error):
+            return None
+        raise unreadable(path, error, "check its permissions") from error
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a regular file; raises as :func:`status`."""
+    found = status(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder; raises as :func:`status`."""
+    found = status(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def names_in(folder: str | Path) -> list[str]:
+    """Names of what is in a folder, sorted; none where there is no such folder.
+
+    Raises
+    ------
+    InputError
+        It cannot be listed.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except (OSError, ValueError) as error:
+        if _is_absent(error):
+            return []
+        raise unreadable(folder, error, "check its permissions") from error
+
+
+def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As :func:`os.walk`, which leaves out what cannot be listed; nothing where there is no such folder.
+
+    Raises
+    ------
+    InputError
+        A folder cannot be listed.
+    """
+    def refuse(error: OSError) -> None:
+        if error.filename != os.fspath(folder) or not _is_absent(error):
+            raise unreadable(error.filename or folder, error, "check its permissions") from error
+
+    return os.walk(os.fspath(folder), onerror=refuse)
+
+
+def _is_absent(error: Exception) -> bool:
+    # ValueError: a null character in the path.
+    return isinstance(error, ValueError) or getattr(error, "errno", None) in (
+        errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
+class FolderIdentity:
+    """Notices that a folder that is being read was replaced by another of the same name.
+
+    Parameters
+    ----------
+    folder
+    marker
+        Name of a file in the folder that is written once; where it is missing, the folder alone counts.
+    """
+
+    def __init__(self, folder: str | Path, marker: str) -> None:
+        self._folder, self._marker = folder, os.path.join(folder, marker)
+        self._seen = self._now()
+
+    def check(self) -> None:
+        """Check that it is still the same.
+
+        Raises
+        ------
+        InputError
+            It is not.
+        """
+        if self._now() != self._seen:
+            raise InputError(self._folder, "was replaced while it was being read", "run this command again")
+
+    def _now(self) -> tuple:
+        folder, marker = status(self._folder), status(self._marker)
+        # A number is given to another file once its own is gone; the time tells them apart.
+        return (
+            folder and (folder.st_dev, folder.st_ino),
+            marker and (marker.st_dev, marker.st_ino, marker.st_size, marker.st_mtime_ns))
 
 
 def read_bytes(
@@ -95,7 +208,7 @@ def content_digest(path: str | Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        if not os.path.isdir(path):
+        if not is_folder(path):
             with open(path, "rb") as file:
                 hashlib.file_digest(file, lambda: digest)
         else:
@@ -105,11 +218,11 @@ def content_digest(path: str | Path) -> str:
                     digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
                     hashlib.file_digest(file, lambda: digest)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(error.filename or path, error) from error
     return f"sha256:{digest.hexdigest()}"
 
 
 def _names_in(folder: Path) -> list[str]:
     """Paths of a folder's files, at any depth, relative to it and with ``/``."""
     return [Path(root, name).relative_to(folder).as_posix()
-            for root, _, names in os.walk(folder) for name in names if not name.startswith(".")]
+            for root, _, names in walk(folder) for name in names if not name.startswith(".")]

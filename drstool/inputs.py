@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from drstool.artifacts.provenance import merge
 from drstool.artifacts.shard import ShardChoice
 from drstool.data.item import Dataset
 from drstool.errors import UsageError
-from drstool.files import content_digest
+from drstool.files import content_digest, status
 from drstool.formats import RecordSource, open_records
 
 __all__ = ["Images", "Pictures", "Records", "input_digests", "list_digest"]
@@ -140,7 +140,8 @@ def input_digests(**paths: str | None) -> tuple[dict[str, str], bool]:
 
 
 def _is_pipe(path: str) -> bool:
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    found = status(path)
+    return found is not None and not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode)
 
 
 def list_digest(dataset: Dataset | None) -> dict[str, str]:

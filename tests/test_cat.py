@@ -1,6 +1,8 @@
 """``cat`` and ``--shard``: parts merged equal the whole, and what does not belong together is told."""
 
 import json
+import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from drstool.artifacts.shard import Shard, ids_digest, shard_slice
 from drstool.errors import InputError, UsageError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
-from drstool.stages.cat import fuse
+from drstool.stages.cat import cat, fuse
 
 CLASSES = ("bar", "disc")
 SIZES = ("--sizes", "32", "--batch-size", "1")
@@ -476,3 +478,43 @@ def test_slurm_example(drs, program, voc, made, tmp_path, monkeypatch):
         outcome = drs(*call.splitlines())
         assert outcome.code == 0, outcome.err
     assert list(read(tmp_path / "cams.h5")) == list(read(tmp_path / "labels")) == ["p0", "p1", "p2", "p3"]
+
+
+# --- many files ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path):
+    paths = [tmp_path / f"{number}.h5" for number in range(24)]
+    for number, path in enumerate(paths):
+        with open_sink(str(path), Header("localization-maps", ("a",))) as sink:
+            sink.write(MapRecord(f"i{number:02}", np.full((1, 4, 4), number, np.uint8), (1,), (8, 8), "i.jpg"))
+    return paths
+
+
+def test_more_files_than_may_be_open(drs, many, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    line = ("cat", *many, "-o", tmp_path / "all.h5", "-q")
+    # What is imported needs handles too.
+    assert drs(*line).code == 0
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 12, before[1]))
+    try:
+        merged, fused = drs(*line, "--overwrite"), drs(*line, "--overwrite", "--fuse", "max")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert merged.code == 0, merged.err
+    with open_records(str(tmp_path / "all.h5")) as source:
+        assert [record.values.max() for record in source.records()] == list(range(24))
+    # Fusing needs all of them at once.
+    assert fused.code == 3 and fused.err.endswith("Too many open files; raise the limit of open files (ulimit -n)\n")
+
+
+def test_file_that_is_replaced_before_its_turn(many):
+    sources = [open_records(str(path)) for path in many[:2]]
+    for source in sources:
+        source.close()
+    os.replace(many[5], many[1])
+    with pytest.raises(InputError, match=r"1\.h5: was replaced while it was being read"):
+        list(cat(sources))

@@ -370,3 +370,15 @@ def test_workers_do_not_matter(made, tmp_path):
         (folder / name).write_bytes(b"")
     told = [[str(problem) for problem in check(str(folder), workers=workers).problems] for workers in (1, 4)]
     assert told[0] == told[1] and len(told[0]) == 2
+
+
+def test_a_folder_that_lacks_a_label_is_read_on(drs, made, tmp_path):
+    labels = shutil.copytree(made.labels, tmp_path / "labels")
+    (labels / "p0.png").unlink()
+    (labels / "p1.png").write_bytes((labels / "p1.png").read_bytes()[:-20])
+    outcome = drs("check", labels)
+    first, second = outcome.out.splitlines()
+    assert outcome.code == 3 and "holds 3 records where its end record says 4" in first and "p1" in second
+    (labels / "drstool.end.json").unlink()
+    report = drs("check", "--json", labels).json()
+    assert report["state"] == "unfinished" and len(report["problems"]) == 2

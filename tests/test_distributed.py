@@ -362,7 +362,7 @@ def test_a_dead_worker_of_one(together, voc, made, tmp_path):
     words = (*line("train-cls", voc, made, "--workers", "1", "--epochs", "20"), "-o", tmp_path / "net.pt")
     outcomes = together(*words, before=killed)
     assert outcomes.codes == [1, 1], outcomes
-    assert len(outcomes.errors) == 1 and outcomes.errors[0].startswith("drstool: a worker process was killed")
+    assert len(outcomes.errors) == 1 and outcomes.errors[0].startswith("drstool: a worker process ended")
     assert left_in(tmp_path) == [".net.pt.resume"]
 
 

@@ -1,6 +1,7 @@
 """A system that refuses: full disk, lost file, no permission, no more open files, a held lock."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -9,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+from drstool.errors import InputError
 
 FAILED, INPUT = 1, 3
 NOBODY = 65534
@@ -104,9 +107,101 @@ def test_what_may_not_be_read(drs, place, name):
     check_one_line(outcome, place, {INPUT})
 
 
+UNLISTABLE = {
+    "masks": ("SegmentationClass", "eval"),
+    "better masks": ("SegmentationClassAug", "eval"),
+    "saliency maps of the dataset": ("saliency_map", "ids"),
+    "annotations": ("Annotations", "ids"),
+    "lists": ("ImageSets/Segmentation", "ids"),
+    "lists of classes": ("ImageSets/Main", "ids"),
+    "images below": ("JPEGImages/more", "ids"),
+    "masks below": ("SegmentationClass/more", "ids"),
+}
+
+
+@pytest.mark.parametrize("mode", [0, 0o100], ids=["no permission", "no listing"])
+@pytest.mark.parametrize("name", UNLISTABLE)
+def test_folder_of_a_dataset_that_may_not_be_listed(drs, place, name, mode):
+    """It does not count as absent: other masks, tags or classes would take its place."""
+    spoilt, command = UNLISTABLE[name]
+    for folder in ("JPEGImages/more", "SegmentationClass/more", "SegmentationClassAug", "Annotations",
+                   "ImageSets/Main"):
+        (place / "voc" / folder).mkdir(parents=True, exist_ok=True)
+    shutil.copy(place / "voc/JPEGImages/p4.jpg", place / "voc/JPEGImages/more/p4.jpg")
+    line = LINES[command](place)
+    if name in ("annotations", "lists of classes"):
+        (place / "voc/classes.txt").unlink()
+        (place / "voc/ImageSets/Segmentation/val_cls.txt").unlink()
+    if name == "images below":
+        shutil.rmtree(place / "voc/ImageSets/Segmentation")
+        line = ("ids", "--data", place / "voc")
+    if name == "masks below":
+        (place / "voc/ImageSets/Segmentation/val.txt").write_text("more/p4\n")
+    assert drs(*line, "-q").code == 0
+    (place / "voc" / spoilt).chmod(mode)
+    with unprivileged():
+        outcome = drs(*line)
+    (place / "voc" / spoilt).chmod(0o777)
+    check_one_line(outcome, place, {INPUT})
+    assert spoilt in outcome.err and "Permission denied" in outcome.err and outcome.out == ""
+
+
+def test_folders_whose_parts_may_not_be_listed(drs, place):
+    from drstool.files import content_digest
+
+    inner = place / "pred/below"
+    inner.mkdir()
+    shutil.copy(place / "pred/p4.png", inner)
+    content_digest(place / "pred")
+    inner.chmod(0)
+    with unprivileged(), pytest.raises(InputError, match="below: cannot be read: Permission denied"):
+        content_digest(place / "pred")
+    with unprivileged():
+        outcome = drs("info", place / "pred")
+    inner.chmod(0o777)
+    check_one_line(outcome, place, {INPUT})
+    assert "below: cannot be read: Permission denied" in outcome.err
+
+
+def test_images_and_markers_behind_a_closed_folder(drs, place):
+    """What is wrong is the permission, not the path."""
+    manifest = place / "list.jsonl"
+    manifest.write_text('{"id": "p4", "image": "voc/JPEGImages/p4.jpg"}\n')
+    lines = {
+        "JPEGImages": ("ids", "--data", manifest), "labels": ("check", place / "labels"),
+        "cls": ("info", place / "closed/cls.pt"), "data": ("ids", "--data", place / "closed/voc"),
+    }
+    (place / "closed").mkdir()
+    shutil.copy(place / "cls.pt", place / "closed/cls.pt")
+    for closed in (place / "voc/JPEGImages", place / "labels", place / "closed"):
+        closed.chmod(0)
+    with unprivileged():
+        found = {name: drs(*line) for name, line in lines.items()}
+    for name, outcome in found.items():
+        assert outcome.code == INPUT, name
+        assert (outcome.err + outcome.out).count("Permission denied") == 1, name
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ELOOP, errno.ESTALE, errno.EMFILE])
+def test_only_what_does_not_exist_is_missing(monkeypatch, tmp_path, number):
+    from drstool import files
+
+    assert files.status(tmp_path / "no") is None and files.names_in(tmp_path / "no") == []
+    assert files.status(tmp_path / ("n" * 300)) is None and files.names_in("null\0character") == []
+    assert list(files.walk(tmp_path / "no")) == [] and not files.is_file(tmp_path) and files.is_folder(tmp_path)
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), str(tmp_path))
+
+    for name in ("stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    for ask in (files.status, files.is_file, files.is_folder, files.names_in, lambda path: list(files.walk(path))):
+        with pytest.raises(InputError, match=f"cannot be read: {os.strerror(number)}"):
+            ask(tmp_path)
+
+
 def test_checkpoint_that_may_not_be_read(place):
     from drstool.checkpoints.checkpoint import load_tensors
-    from drstool.errors import InputError
 
     (place / "cls.pt").chmod(0)
     with unprivileged(), pytest.raises(InputError, match="cls.pt: cannot be read: Permission denied"):
@@ -188,6 +283,63 @@ def test_map_file_that_is_replaced_while_at_work(drs, place, monkeypatch, made):
     then(monkeypatch, "drstool.formats.map_file.MapFileReader.read", (place / "cams.h5").unlink, 2)
     assert drs(*LINES["pseudo-label"](place), "--workers", "0", "-q").code == 0
     assert sorted(path.name for path in (place / "out/x").glob("p*.png")) == ["p0.png", "p1.png", "p2.png", "p3.png"]
+
+
+def replaced(folder):
+    """Another folder in the place of one, as --overwrite puts it there."""
+    os.rename(folder, folder.with_name("old"))
+    shutil.copytree(folder.with_name("old"), folder)
+
+
+@pytest.mark.parametrize("touch", [False, True], ids=["another folder", "another marker"])
+@pytest.mark.parametrize("read", ["LabelFolderReader.read", "LabelFolderReader.lazy"])
+def test_label_folder_that_is_replaced_while_at_work(drs, place, monkeypatch, read, touch):
+    line = LINES["eval"](place) if read.endswith("lazy") else ("cat", place / "pred", "-o", place / "out/x")
+    assert drs(*line, "-q", "--workers", "0").code == 0
+    empty(place / "out")
+
+    def deed():
+        if touch:
+            os.utime(place / "pred/drstool.json")
+        else:
+            replaced(place / "pred")
+
+    then(monkeypatch, f"drstool.formats.label_folder.{read}", deed, 2)
+    outcome = drs(*line, "-q", "--workers", "0")
+    check_one_line(outcome, place, {INPUT})
+    assert outcome.err == f"drstool: {place / 'pred'}: was replaced while it was being read; run this command again\n"
+
+
+def test_last_label_image_of_a_replaced_folder_is_not_taken(place):
+    from drstool.formats.label_folder import LabelFolderReader
+
+    reader = LabelFolderReader(place / "pred")
+    replaced(place / "pred")
+    for identifier in reader.ids():
+        with pytest.raises(InputError, match="was replaced"):
+            reader.read(identifier)
+    # Also where the file is gone.
+    shutil.rmtree(place / "pred")
+    with pytest.raises(InputError, match="was replaced"):
+        reader.read(reader.ids()[0])
+
+
+def test_labels_that_are_replaced_while_training(place):
+    from drstool.formats.label_folder import label_paths
+
+    paths = label_paths(place / "labels")[1]
+    assert paths["p0"] == place / "labels/p0.png" and "p9" not in paths and len(paths) == 4
+    replaced(place / "labels")
+    with pytest.raises(InputError, match="was replaced"):
+        paths["p0"]
+
+
+def test_saliency_maps_that_are_replaced_while_at_work(drs, place, monkeypatch):
+    line = LINES["pseudo-label"](place)
+    then(monkeypatch, "drstool.stages.pseudo_label.load_saliency", lambda: replaced(place / "voc/saliency_map"), 1)
+    outcome = drs(*line, "--workers", "0", "-q")
+    check_one_line(outcome, place, {INPUT})
+    assert "saliency_map: was replaced while it was being read" in outcome.err
 
 
 # --- no room, no handles ---------------------------------------------------------------------------

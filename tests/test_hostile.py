@@ -111,7 +111,7 @@ def test_overlapping_members(tmp_path):
         check_torch_file(path)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), KeyError("x"), RuntimeError("a\nb")])
+@pytest.mark.parametrize("error", [RecursionError("too deep"), KeyError("x"), RuntimeError("a\nb")])
 def test_whatever_torch_raises_is_one_line(tmp_path, monkeypatch, error):
     import torch
 

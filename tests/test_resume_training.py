@@ -180,7 +180,7 @@ def test_a_dead_worker_process_is_one_line_and_can_be_gone_on_from(drs, voc, mad
     at_step(3, kill)
     outcome = drs(*words)
     assert outcome.code == 1
-    assert outcome.err.startswith("drstool: a worker process was killed") and outcome.err.count("\n") == 1
+    assert outcome.err.startswith("drstool: a worker process ended") and outcome.err.count("\n") == 1
     assert drs(*words, "--resume").code == 0
     assert (tmp_path / "net.pt").read_bytes() == expected
     assert multiprocessing.active_children() == []

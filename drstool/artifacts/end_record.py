@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from drstool.artifacts.header import END_NAME, HEADER_NAME, json_bytes
 from drstool.errors import InputError, UnfinishedError
-from drstool.files import read_bytes
+from drstool.files import read_bytes, status
 
 __all__ = ["MAX_END_BYTES", "check_end_file", "check_end_record", "end_record", "names_crc32"]
 
@@ -52,7 +51,7 @@ def check_end_file(folder: Path, count: int, head: bytes | None, where: object) 
         There is none.
     """
     end = folder / END_NAME
-    if not os.path.exists(end):
+    if status(end) is None:
         raise UnfinishedError(where, f"has no end record '{END_NAME}'", "copy it again or recreate it")
     check_end_record(read_bytes(end, most=MAX_END_BYTES), count, where, head)
 

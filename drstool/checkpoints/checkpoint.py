@@ -15,7 +15,8 @@ from drstool.artifacts.header import FORMAT, check_plain
 from drstool.artifacts.job import Job, recorded_job, without_outcome
 from drstool.artifacts.provenance import without_home
 from drstool.checkpoints.torch_file import AGAIN, CODE, check_torch_file
-from drstool.errors import ForeignError, InputError, UnfinishedError
+from drstool.errors import ForeignError, InputError, UnfinishedError, is_shortage
+from drstool.files import is_file, status, unreadable
 from drstool.labels import check_class_names
 from drstool.training.stop import Stop
 
@@ -192,8 +193,8 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
         The file is missing, damaged or not torch's, or could run code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "is not a file" if path.exists() else "no such file", "give a checkpoint file")
+    if not is_file(path):
+        raise InputError(path, "no such file" if status(path) is None else "is not a file", "give a checkpoint file")
     # First, as torch is slow to import.
     check_torch_file(path, {_pickled_name(entry) for entry in allowed or ()})
     import torch
@@ -204,6 +205,10 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … on damaged files
+        if is_shortage(error):
+            raise
+        if isinstance(error, OSError):
+            raise unreadable(path, error) from error
         if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|WeightsUnpickler|GLOBAL", str(error)):
             raise InputError(path, *CODE) from None
         raise InputError(path, f"is not a torch file, or is damaged ({type(error).__name__})", AGAIN) from None

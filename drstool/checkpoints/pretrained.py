@@ -6,12 +6,12 @@ import contextlib
 import io
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from drstool.artifacts.header import FORMAT
 from drstool.checkpoints.checkpoint import load_checkpoint, load_tensors
 from drstool.errors import InputError
+from drstool.files import is_file, status
 
 __all__ = ["history_of_weights", "initial_weights"]
 
@@ -59,14 +59,14 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
 def history_of_weights(init: str) -> tuple[dict[str, Any], ...]:
     """The provenance of the checkpoint that ``--init`` names; empty for anything else."""
     try:
-        return load_checkpoint(init).provenance if Path(init).is_file() else ()
+        return load_checkpoint(init).provenance if is_file(init) else ()
     except InputError:
         # A state dict has no history; a damaged file is refused where its weights are read.
         return ()
 
 
 def _from_file(path: str, backbone: str) -> Mapping[str, Any]:
-    if not Path(path).exists():
+    if status(path) is None:
         raise InputError("--init", f"'{path}' does not exist", "use imagenet, none or a file")
     content = load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:

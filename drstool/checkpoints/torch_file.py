@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
-from drstool.errors import ForeignError, InputError
+from drstool.errors import ForeignError, InputError, is_shortage
 from drstool.files import unreadable
 
 __all__ = ["AGAIN", "CODE", "check_torch_file"]
@@ -61,6 +61,8 @@ def check_torch_file(path: str | Path, allowed: Collection[str] = ()) -> None:
     except OSError as error:
         raise unreadable(path, error, "check its permissions") from error
     except Exception as error:  # zipfile and pickletools raise nearly anything on damaged files
+        if is_shortage(error):
+            raise
         raise InputError(path, "is a damaged torch file, or truncated", AGAIN) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from drstool.artifacts.ownership import beginning, foreign_work
 from drstool.artifacts.provenance import timestamp
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors, save_torch
 from drstool.errors import InputError, OutputError
+from drstool.files import status
 from drstool.labels import check_class_names
 
 __all__ = ["KIND", "TrainingState", "check_state", "is_state", "unfinished_checkpoint"]
@@ -84,7 +84,7 @@ class TrainingState:
         InputError
             It is damaged, or belongs to a different job: the difference is named.
         """
-        if not os.path.lexists(self.path):
+        if status(self.path, follow=False) is None:
             return None
         content = check_state(load_tensors(self.path), self.path)
         difference = self._job.difference(content["work"])
@@ -103,7 +103,7 @@ class TrainingState:
 
         A damaged one is worth nothing: its step is None.
         """
-        if not os.path.lexists(self.path):
+        if status(self.path, follow=False) is None:
             return None
         content = self._readable()
         return (None, 0.0) if content is None else (content["loop"]["step"], content["seconds"])

@@ -5,24 +5,35 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 
-from drstool.errors import EXIT_INTERRUPTED, signal_behind
+from drstool.cli.failures import failure_line
+from drstool.cli.streams import install
+from drstool.errors import EXIT_INTERRUPTED, DrstoolError, signal_behind
 
 
 def main() -> None:
     """Entry point of ``drstool``."""
+    # Images are worked on in threads of our own. Where the system lets OpenBLAS start none, it prints lines of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        install()
         _main()
     except BaseException as error:
         # While it begins, or while it tells of another end.
-        code = signal_behind(error)
-        if code is None or isinstance(error, SystemExit):
+        code, line = signal_behind(error), failure_line(error)
+        if code is None and line is None or isinstance(error, SystemExit):
             raise
-        if code == EXIT_INTERRUPTED:
-            print("drstool: interrupted", file=sys.stderr)
-        sys.exit(code)
+        if code in (None, EXIT_INTERRUPTED):
+            print("drstool: " + ("interrupted" if code else line), file=sys.stderr)
+        sys.exit(code or 1)
     finally:
-        # All is done and the exit code is decided.
+        # What an earlier failure left in its buffer; Python's own attempt at exit would change the exit code.
+        with suppress(OSError, DrstoolError):
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        # All is done and the exit code is decided. Nobody needs to know what libraries fail to tidy up.
+        sys.unraisablehook = lambda _: None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
@@ -32,13 +43,4 @@ def _main() -> None:
     from drstool.cli.commands import register
 
     register(sys.argv[1] if len(sys.argv) > 1 else None)
-    if sys.stderr is None:
-        # Closed by the shell; printing would then go to stdout, among the data.
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    # Ids and class names may hold any Unicode, whatever the terminal's locale says.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                encoding="utf-8", errors="backslashreplace" if stream is sys.stderr else "surrogateescape"
-            )
     app()

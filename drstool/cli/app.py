@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import contextlib
 import os
 import signal
@@ -15,19 +14,15 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from drstool.cli.failures import failure_line
 from drstool.cli.shards import is_first
-from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, OutputError, ReportedByPeer, signal_behind
+from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, ReportedByPeer, signal_behind
+from drstool.reports.text import printable
 
 __all__ = ["app"]
 
 # Base of everything that the command line parser itself complains about.
 _ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-
-# Of writes to a full disk.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-# What torch says when a device, or this machine, has no memory left.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 # Until then what swallowed a signal is over.
 _AGAIN_SECONDS = 0.05
@@ -47,7 +42,7 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:
         try:
             _terminate_cleanly()
-            with _signals_named(), _swallowed_signals_come_again(), _stdout_failures_named():
+            with _signals_named(), _swallowed_signals_come_again():
                 code = self._run(sys.argv[1:] if args is None else args)
                 if sys.stdout is not None:
                     sys.stdout.flush()
@@ -68,22 +63,14 @@ class _Group(TyperGroup):
             _leave(EXIT_INTERRUPTED, "interrupted" if is_first() else "")
         except BrokenPipeError:
             _leave(EXIT_CLOSED_PIPE)
-        except OSError as error:
-            _leave(EXIT_FAILED, _system_line(error))
-        except MemoryError:
-            _leave(EXIT_FAILED, "out of memory; reduce --batch-size, --image-size, --workers or --sizes")
         except Exception as error:
             if _signals_received:
                 # A data loader may notice that its workers got the signal too before we do.
                 _leave(EXIT_TERMINATED)
-            if not isinstance(error, RuntimeError):
+            line = failure_line(error)
+            if line is None:
                 raise
-            if "DataLoader worker" in str(error):
-                _leave(EXIT_FAILED, "a worker process was killed, possibly for lack of memory; reduce --workers")
-            if not any(words in str(error) for words in _NO_MEMORY):
-                raise
-            right = "reduce --batch-size, --image-size or --sizes, or use --device cpu"
-            _leave(EXIT_FAILED, f"the device is out of memory; {right}")
+            _leave(EXIT_FAILED, line)
         sys.exit(code)
 
     def _run(self, args: Sequence[str]) -> int:
@@ -98,9 +85,7 @@ class _Group(TyperGroup):
 
 def _leave(code: int, line: str = "") -> NoReturn:
     if line:
-        print("drstool: " + " ".join(line.split()), file=sys.stderr)
-    if code == EXIT_CLOSED_PIPE:
-        _abandon_stdout()
+        print("drstool: " + printable(" ".join(line.split())), file=sys.stderr)
     _leave_team(code)
     sys.exit(code)
 
@@ -109,18 +94,10 @@ def _leave_team(code: int) -> None:
     """End at once where other processes train with this one: what is under way between them may never end."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DrstoolError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def _abandon_stdout() -> None:
-    """Let what is still buffered go nowhere: Python would try once more at exit, and complain."""
-    if sys.stdout is not None and sys.stdout is sys.__stdout__:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
 
 
 @contextmanager
@@ -161,32 +138,11 @@ def _swallowed_signals_come_again() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-@contextmanager
-def _stdout_failures_named() -> Iterator[None]:
-    """Say that it was stdout that could not be written, where the system names no file."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if error.filename is not None or error.errno not in _NO_ROOM:
-            raise
-        _abandon_stdout()
-        raise OutputError(
-            "stdout", f"cannot be written: {error.strerror}", "free some space, or write elsewhere"
-        ) from None
-
-
 def _parser_line(error: Any) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "drstool"
     where = f"{command.removeprefix('drstool ')}: " if command != "drstool" else ""
     return f"{where}{error.format_message().rstrip('.')}; see '{command} --help'"
-
-
-def _system_line(error: OSError) -> str:
-    named = f"{error.filename}: " if error.filename else ""
-    return f"{named}{error.strerror or error}; check disk, folder and permissions"
 
 
 def _terminate_cleanly() -> None:

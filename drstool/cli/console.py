@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from drstool.errors import DrstoolError, OutputError
+from drstool.reports.text import printable
 
 __all__ = ["Console", "duration", "gigabytes"]
 
@@ -32,7 +33,7 @@ class Console:
     def say(self, message: str) -> None:
         """Print a line for the user on stderr."""
         if not self._quiet:
-            print(message, file=sys.stderr, flush=True)
+            print(printable(message), file=sys.stderr, flush=True)
 
     def detail(self, message: str) -> None:
         """Print a line on stderr with ``--verbose``."""
@@ -55,16 +56,26 @@ class Console:
 
     def report_failure(self, error: DrstoolError) -> None:
         """Print the error of one image, even with ``--quiet``."""
-        print(f"drstool: {error}", file=sys.stderr, flush=True)
+        print(printable(f"drstool: {error}"), file=sys.stderr, flush=True)
 
-    def write(self, text: str) -> None:
-        """Write text that is the command's result to stdout."""
+    def write(self, text: str, *, exact: bool = False) -> None:
+        """Write text that is the command's result to stdout.
+
+        Parameters
+        ----------
+        text
+            Lines, in which what a terminal would obey is escaped as JSON escapes it.
+        exact
+            Leave that as it is where stdout is not a terminal, as CSV has no escapes.
+        """
         if sys.stdout is None:
             raise OutputError("stdout", "is closed", "redirect it, or give it a terminal")
+        if not exact or sys.stdout.isatty():
+            text = "\n".join(map(printable, text.split("\n")))
         try:
             sys.stdout.write(text)
         except UnicodeEncodeError:
-            # A file name that is not Unicode, or a terminal of few characters.
+            # A terminal of few characters.
             sys.stdout.write(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding))
 
     def answer(self, text: str) -> None:
@@ -106,7 +117,7 @@ class Console:
             return
         from rich.progress import Progress
 
-        text = description if description == self.command else f"{self.command}: {description}"
+        text = printable(description if description == self.command else f"{self.command}: {description}")
         with Progress(*self._columns(images), console=_stderr(), transient=True) as progress:
             task = progress.add_task(text, total=total)
             for item in items:
@@ -126,8 +137,8 @@ class Console:
         # The bar gets what the numbers leave.
         bar = BarColumn(bar_width=max(4, min(40, _stderr().width - 76)))
         return (
-            TextColumn("{task.description}"), bar, MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"),
-            State())
+            TextColumn("{task.description}", markup=False), bar, MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("left"), State())
 
 
 def _stderr() -> Any:

@@ -148,7 +148,9 @@ class _Command:
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.
         app.command(
-            self.name, epilog=f"\b\nExample:\n  {self.example}", short_help=inspect.getdoc(function).splitlines()[0],
+            self.name, epilog=f"\b\nExample:\n  {self.example}",
+            # There is none where Python was told to leave them out (-OO).
+            short_help=(inspect.getdoc(function) or "").partition("\n")[0],
         )(call)
         return function
 

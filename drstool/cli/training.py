@@ -15,6 +15,7 @@ from drstool.cli.console import duration, gigabytes
 from drstool.cli.options import Init, Precision, Saliency
 from drstool.cli.run import Run, check_leftover, plain
 from drstool.errors import InputError, OutputError, ReportedByPeer, UsageError
+from drstool.files import is_file
 from drstool.training.reports import EpochReport, Observer, StepReport
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ class TrainingRun:
         from drstool.inputs import list_digest
 
         run, options, data = self._run, self._options, self._data
-        from_file = Path(options.init).is_file()
+        from_file = is_file(options.init)
         # What the first weights have learned from, this network has too.
         self._before = history_of_weights(options.init)
         digests = list_digest(data.dataset) | {name: digest() for name, digest in data.digests.items()}

@@ -7,7 +7,6 @@ them ``drstool ids`` starts in half the time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from drstool.data.item import Dataset, Item, RawDataset, RawItem
 from drstool.data.tags import gather_names, read_class_names, read_tag_list, resolve_names, resolve_tags
 from drstool.data.voc import is_voc, read_voc
 from drstool.errors import InputError
+from drstool.files import is_folder, status
 
 __all__ = ["CocoMask", "Dataset", "Item", "open_dataset", "require_tags", "saliency_of_items"]
 
@@ -102,9 +102,9 @@ def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) 
     if data == _STDIN:
         return manifest.read_manifest_stdin(stdin, split)
     path = Path(data)
-    if not os.path.lexists(path):
+    if status(path) is None:
         raise InputError(data, "no such file or folder", "check the path")
-    if path.is_dir():
+    if is_folder(path):
         if is_voc(path):
             return read_voc(path, split, need_names=need_names)
         return read_folder(path, split)

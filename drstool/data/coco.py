@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.text import read_text
 from drstool.errors import InputError
-from drstool.files import unreadable
+from drstool.files import is_file, unreadable
 from drstool.identifiers import check_id
 from drstool.labels import BACKGROUND, check_class_names, ignore_label, label_of, label_type
 from drstool.pixels import MAX_PIXELS, shown_size
@@ -174,10 +174,10 @@ def _is_number(text: str) -> bool:
 def _load(path: Path) -> _Coco:
     """The parsed file, cached while it does not change: masks are rasterised one by one."""
     try:
-        status = os.stat(path)
+        found = os.stat(path)
     except OSError as error:
         raise unreadable(path, error, "check the path") from None
-    return _parse(path, status.st_mtime_ns, status.st_size)
+    return _parse(path, found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=2)
@@ -259,7 +259,7 @@ def _image_folder(path: Path, split: str | None, file_name: str) -> Path:
     if split is None:
         folders += [here, here / "images", above, above / "images"]
     for folder in folders:
-        if os.path.isfile(folder / file_name):
+        if is_file(folder / file_name):
             return folder
     raise InputError(
         path, f"cannot find its images: no {file_name} in any of {', '.join(map(str, folders))}",
@@ -270,7 +270,7 @@ def _row(coco: _Coco, image_id: object, image: dict, folder: Path, has_masks: bo
     file_name = _text_of(image, "file_name", "image", coco.path)
     where = f"{coco.path} image {image_id}"
     identifier = check_id(os.path.splitext(PurePosixPath(file_name))[0], where)
-    if not os.path.isfile(folder / file_name):
+    if not is_file(folder / file_name):
         raise InputError(where, f"image {identifier!r} is missing: {folder / file_name}",
                          "put it there, or remove it from the list")
     tags = None

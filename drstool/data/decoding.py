@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 import drstool.pillow  # noqa: F401 - silences Pillow's warnings of large and of odd pictures
-from drstool.errors import DrstoolError, InputError
+from drstool.errors import DrstoolError, InputError, is_shortage
 from drstool.pixels import MAX_PIXELS, shown_size
 from drstool.png import chunks
 
@@ -217,6 +217,8 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(path, "has too many pixels", f"at most {MAX_PIXELS:,} pixels are read") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
+        if is_shortage(error):
+            raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(path, f"cannot be read: {reason}", "the file may be damaged or truncated") from None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
-from drstool.files import unreadable
+from drstool.files import is_folder, unreadable
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 
@@ -36,7 +36,7 @@ def read_folder(root: Path, split: str | None) -> RawDataset:
 
 def _read(root: Path, split: str | None) -> RawDataset:
     base = root if split is None else root / split
-    if not os.path.isdir(base):
+    if not is_folder(base):
         raise InputError(root, f"has no split '{split}'", f"expected a folder {base}")
     classes = _classes(base)
     if not classes:
@@ -75,7 +75,7 @@ def _is_image(entry: os.DirEntry) -> bool:
 
 def _advice(folder: Path) -> str:
     for path in _subfolders(folder):
-        if (path / "JPEGImages").is_dir():
+        if is_folder(path / "JPEGImages"):
             return f"did you mean the VOC folder {path}?"
     splits = [path.name for path in _subfolders(folder) if _classes(path)]
     if splits:

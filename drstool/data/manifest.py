@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ from typing import TextIO
 from drstool.data.coco import CocoMask, category_names
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.tags import gather_names
-from drstool.data.text import decode_text, read_text
+from drstool.data.text import read_stdin_text, read_text
 from drstool.errors import InputError
+from drstool.files import is_file
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 
@@ -54,13 +54,7 @@ def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
     InputError
         As :func:`read_manifest`.
     """
-    stdin = sys.stdin if stdin is None else stdin
-    if stdin is None:
-        raise InputError("stdin", "is closed", "pipe a manifest into it")
-    # Whatever the locale's encoding, a manifest is UTF-8.
-    buffer = getattr(stdin, "buffer", None)
-    text = stdin.read() if buffer is None else decode_text(buffer.read(), "stdin")
-    table = _table(_json_rows(text, "stdin"), Path(), "stdin")
+    table = _table(_json_rows(read_stdin_text(stdin), "stdin"), Path(), "stdin")
     return _dataset(table, split if table.splits else None, "stdin")
 
 
@@ -98,7 +92,7 @@ def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
             raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
         rows = [row for row in rows if table.splits.get(row.id) == split]
     for row in rows:
-        if not os.path.isfile(row.image):
+        if not is_file(row.image):
             raise InputError(
                 row.where, f"image {row.id!r} is missing: {row.image}", "paths are relative to the manifest's folder")
     names, stated = table.class_names, table.class_names is not None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import TextIO
 
 from drstool.errors import InputError
-from drstool.files import read_bytes
+from drstool.files import read_bytes, unreadable
 
-__all__ = ["decode_text", "read_lines", "read_text"]
+__all__ = ["decode_text", "read_lines", "read_stdin_text", "read_text"]
 
 # COCO's largest annotation file has half as many.
 MAX_TEXT_BYTES = 1 << 30
@@ -31,6 +33,24 @@ def decode_text(content: bytes, where: object) -> str:
 def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:
     """A text file's content; see :func:`drstool.files.read_bytes` and :func:`decode_text`."""
     return decode_text(read_bytes(path, most=most, pipes=True), path)
+
+
+def read_stdin_text(stdin: TextIO | None = None) -> str:
+    """All of a text on the standard input, or on what is given in its place; UTF-8 whatever the locale says.
+
+    Raises
+    ------
+    InputError
+        It is closed, cannot be read, or is not UTF-8.
+    """
+    stdin = sys.stdin if stdin is None else stdin
+    if stdin is None:
+        raise InputError("stdin", "is closed", "pipe a text into it")
+    try:
+        buffer = getattr(stdin, "buffer", None)
+        return stdin.read() if buffer is None else decode_text(buffer.read(), "stdin")
+    except OSError as error:
+        raise unreadable("stdin", error) from error
 
 
 def read_lines(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> list[str]:

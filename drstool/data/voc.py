@@ -20,7 +20,7 @@ from drstool.data.item import RawDataset, RawItem
 from drstool.data.tags import gather_names, read_class_names, read_tag_list, split_id
 from drstool.data.text import read_lines
 from drstool.errors import InputError, UsageError
-from drstool.files import read_bytes
+from drstool.files import is_file, is_folder, names_in, read_bytes, unreadable, walk
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 
@@ -39,7 +39,7 @@ _IMAGE_PATH = re.compile(r"/?JPEGImages/(\S+)\.(?:jpg|jpeg|png)\b.*", re.IGNOREC
 
 def is_voc(root: Path) -> bool:
     """Whether a folder has the layout of PASCAL VOC."""
-    return (root / "ImageSets").is_dir() or (root / "JPEGImages").is_dir()
+    return is_folder(root / "ImageSets") or is_folder(root / "JPEGImages")
 
 
 def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDataset:
@@ -153,7 +153,7 @@ class _Files:
     def stems(self) -> list[str]:
         """Ids of all files, also in subfolders, sorted."""
         ids = set()
-        for folder, _, _ in os.walk(self.folder):
+        for folder, _, _ in walk(self.folder):
             below = Path(folder).relative_to(self.folder).as_posix()
             prefix = "" if below == "." else below + "/"
             ids.update(prefix + stem for stem in self._listing(prefix.rstrip("/")))
@@ -163,10 +163,7 @@ class _Files:
         """File names by stem of one subfolder."""
         if below in self._listings:
             return self._listings[below]
-        try:
-            names = [os.path.splitext(name) for name in os.listdir(self.folder / below)]
-        except (OSError, ValueError):  # ValueError: a null byte in an id.
-            names = []
+        names = [os.path.splitext(name) for name in names_in(self.folder / below)]
         found = self._listings[below] = {}
         for wanted in self._suffixes:
             for stem, suffix in names:
@@ -207,10 +204,9 @@ def _find_list(root: Path, split: str | None) -> Path | None:
         split = names[0]
     for folder in _LIST_FOLDERS:
         path = root / folder / f"{split}.txt"
-        # Not Path.is_file(), which raises on a name too long for the system.
-        if os.path.isfile(path):
+        if is_file(path):
             return path
-    if os.path.isfile(split):
+    if is_file(split):
         return Path(split)
     right = f"choose from {', '.join(names)}, or give a file of ids" if names else "pass a file of ids with --split"
     raise InputError(root, f"has no split '{split}'", right)
@@ -219,11 +215,14 @@ def _find_list(root: Path, split: str | None) -> Path | None:
 def _list_names(root: Path, most: int = 8) -> list[str]:
     """Names of the splits, from the first of the folders that holds any."""
     for folder in _LIST_FOLDERS:
-        names = sorted(path.stem for path in (root / folder).glob("*.txt"))
-        names = [name for name in names if not name.endswith(_TAG_LIST_SUFFIX)]
+        names = [path.stem for path in _lists_in(root / folder) if not path.stem.endswith(_TAG_LIST_SUFFIX)]
         if names:
             return names[:most]
     return []
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    return [folder / name for name in names_in(folder) if name.endswith(".txt")]
 
 
 def _read_ids(path: Path, images: _Files) -> list[str]:
@@ -250,15 +249,15 @@ def _tag_list(ids_file: Path | None) -> Path | None:
     if ids_file.stem.endswith(_TAG_LIST_SUFFIX):
         return ids_file
     path = ids_file.with_name(ids_file.stem + _TAG_LIST_SUFFIX + ids_file.suffix)
-    return path if path.is_file() else None
+    return path if is_file(path) else None
 
 
 def _class_names(root: Path, annotations: _Annotations | None) -> tuple[tuple[str, ...] | None, bool]:
     """Class names in label order, and whether the dataset itself lists them."""
-    if (root / "classes.txt").is_file():
+    if is_file(root / "classes.txt"):
         return read_class_names(root / "classes.txt"), True
     # VOC numbers its classes in alphabetical order.
-    listed = {m[1] for path in (root / "ImageSets" / "Main").glob("*.txt")
+    listed = {m[1] for path in _lists_in(root / "ImageSets" / "Main")
               if (m := _CLASS_LIST_NAME.fullmatch(path.name)) and _is_class_list(path)}
     if listed:
         return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True
@@ -290,9 +289,11 @@ def _check_numbering(
 
 def _is_class_list(path: Path) -> bool:
     """Whether a list gives each image's membership of a class (1, 0, -1), unlike a list of ids."""
+    if not is_file(path):
+        return False
     try:
         with open(path, "rb") as file:
             columns = file.readline(4096).split()
-    except OSError:
-        return False
+    except OSError as error:
+        raise unreadable(path, error, "check its permissions") from error
     return len(columns) > 1 and columns[-1] in (b"1", b"0", b"-1")

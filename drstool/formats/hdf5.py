@@ -10,10 +10,11 @@ import io
 import math
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 
 from drstool.artifacts.header import HDF5_SIGNATURE, MAX_HEADER_BYTES
-from drstool.errors import InputError
+from drstool.errors import InputError, is_shortage
 from drstool.files import unreadable
 
 __all__ = ["DAMAGE", "UntrustedFile", "WriteGuard", "damaged", "with_small_cache"]
@@ -32,6 +33,7 @@ Node = h5py.h5g.GroupID | h5py.h5d.DatasetID
 DAMAGE = (
     OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, OverflowError, zlib.error,
 )
+_ERRNO = re.compile(r"errno = (\d+)")
 # On disk; in memory it is some ten times as much.
 _CACHE_BYTES = 1 << 18
 # Other filters are refused: HDF5 would look for a library of that number and load it.
@@ -57,6 +59,12 @@ def damaged(where: object, what: str, right: str = "recreate it") -> Iterator[No
     try:
         yield
     except DAMAGE as error:
+        if is_shortage(error):
+            raise
+        # Whatever the exception, HDF5's text tells what the system said.
+        said = _ERRNO.search(str(error))
+        if said and (number := int(said[1])):
+            raise unreadable(where, OSError(number, os.strerror(number))) from error
         raise InputError(where, what, right) from error
 
 
@@ -116,8 +124,9 @@ class UntrustedFile:
         return h5py.h5g.open(self._file.id, b"/")
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; nothing was written that could be lost."""
+        with suppress(*DAMAGE):
+            self._file.close()
 
     def member(self, group: Node, name: str, where: object) -> Node:
         """A group's own member.

@@ -7,8 +7,7 @@ all the same, with their paths below the folder as ids.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from drstool.artifacts.atomic import writing
 from drstool.artifacts.end_record import check_end_file
 from drstool.artifacts.header import HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError
-from drstool.files import read_bytes, unreadable
+from drstool.files import FolderIdentity, is_folder, read_bytes, status, walk
 from drstool.formats.label_png import decode_label, encode_label, label_info
 from drstool.formats.pictures import read_marker, write_end, write_marker
 from drstool.formats.records import LabelRecord, LazyRecord, check_label_record
@@ -101,6 +100,14 @@ class LabelFolderWriter:
 class LabelFolderReader:
     """Reads a folder of label PNGs, drstool's or another program's.
 
+    Parameters
+    ----------
+    folder
+    where
+        Named in errors; the folder where not given.
+    complete
+        Whether a folder of ours must be whole.
+
     Raises
     ------
     InputError
@@ -109,8 +116,8 @@ class LabelFolderReader:
 
     searchable = True
 
-    def __init__(self, folder: str | Path, where: object = None) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str | Path, where: object = None, *, complete: bool = True) -> None:
+        self._folder, self._identity = Path(folder), FolderIdentity(folder, HEADER_NAME)
         self.where = str(where if where is not None else folder)
         self.header, self._head = read_marker(self._folder)
         self._files = _png_files(self._folder, self.where, ours=self.header is not None)
@@ -119,7 +126,8 @@ class LabelFolderReader:
         if self.header is not None:
             if record_type(self.header.kind) != "labels":
                 raise InputError(self.where, f"holds {self.header.kind}", "expected a folder of label PNGs")
-            check_end_file(self._folder, len(self._files), self._head, self.where)
+            if complete:
+                self.check_end()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -134,6 +142,16 @@ class LabelFolderReader:
         """As :meth:`read`, left for later."""
         return LazyRecord(identifier, partial(self.read, identifier), is_maps=False)
 
+    def check_end(self) -> None:
+        """Check that a folder of ours has all of its PNGs.
+
+        Raises
+        ------
+        InputError
+            It has not.
+        """
+        check_end_file(self._folder, len(self._files), self._head, self.where)
+
     def ids(self) -> tuple[str, ...]:
         """The image ids, sorted."""
         return tuple(self._files)
@@ -144,7 +162,7 @@ class LabelFolderReader:
         Raises
         ------
         InputError
-            There is none in the folder, or it is damaged.
+            There is none in the folder, it is damaged, or another folder has taken this one's place.
         """
         return decode_label(identifier, self._bytes(identifier), self.header, self.where)
 
@@ -155,7 +173,10 @@ class LabelFolderReader:
     def _bytes(self, identifier: str) -> bytes:
         if identifier not in self._files:
             raise InputError(self.where, f"holds no labels for '{identifier}'", f"add '{identifier}.png'")
-        return read_bytes(self._files[identifier])
+        try:
+            return read_bytes(self._files[identifier])
+        finally:
+            self._identity.check()
 
     def close(self) -> None:
         """Do nothing: no file is held open."""
@@ -169,11 +190,11 @@ def check_folder(folder: str | Path) -> None:
     InputError
         It is ours, and not whole.
     """
-    if os.path.lexists(Path(folder, HEADER_NAME)):
+    if status(Path(folder, HEADER_NAME), follow=False) is not None:
         LabelFolderReader(folder)
 
 
-def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
+def label_paths(folder: str | Path) -> tuple[Header | None, Mapping[str, Path]]:
     """Header (None for a foreign folder) and files by image id of a whole folder of label PNGs.
 
     Raises
@@ -181,13 +202,30 @@ def label_paths(folder: str | Path) -> tuple[Header | None, dict[str, Path]]:
     InputError
         As :class:`LabelFolderReader`, or it is not a folder: training reads label images in any order.
     """
-    if not Path(folder).is_dir():
-        wrong = "is not a folder" if Path(folder).exists() else "no such folder"
+    if not is_folder(folder):
+        wrong = "no such folder" if status(folder) is None else "is not a folder"
         raise InputError(folder, wrong, "expected a folder of label PNGs, as written by 'drstool pseudo-label -o'")
     reader = LabelFolderReader(folder)
     if reader.header is not None and reader.header.kind != "labels":
         raise InputError(folder, f"holds {reader.header.kind}", "expected a folder of label PNGs")
-    return reader.header, dict(reader._files)
+    return reader.header, _WatchedPaths(reader)
+
+
+class _WatchedPaths(Mapping):
+    """Paths of a folder's label PNGs by image id; an error once another folder has taken its place."""
+
+    def __init__(self, reader: LabelFolderReader) -> None:
+        self._files, self._identity = reader._files, reader._identity
+
+    def __getitem__(self, identifier: str) -> Path:
+        self._identity.check()
+        return self._files[identifier]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:
@@ -202,14 +240,11 @@ def _png_files(folder: Path, where: str, *, ours: bool) -> dict[str, Path]:
 
 
 def _walk(folder: Path, where: str, *, hidden: bool) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise unreadable(where, error) from error
-
     def seen(name: str) -> bool:
         # '._NAME' is what one system drops beside each file that it copies elsewhere.
         return not name.startswith("._") if hidden else not name.startswith(".")
 
-    for root, folders, names in os.walk(folder, onerror=refuse):
+    for root, folders, names in walk(folder):
         folders[:] = sorted(filter(seen, folders))
         for name in filter(seen, names):
             if name.lower().endswith(".png"):

@@ -30,7 +30,7 @@ import numpy as np
 
 from drstool.artifacts.atomic import output_error
 from drstool.artifacts.header import FORMAT, VERSION, Header, json_bytes, record_type
-from drstool.errors import ForeignError, InputError, UnfinishedError
+from drstool.errors import ForeignError, InputError, OutputError, UnfinishedError
 from drstool.formats.hdf5 import DAMAGE, UntrustedFile, WriteGuard, damaged, with_small_cache
 from drstool.formats.records import LazyRecord, MapRecord, check_map_record, check_shape
 from drstool.identifiers import check_id
@@ -161,6 +161,9 @@ class MapFileWriter:
             self._raw.flush()
         except OSError as error:
             raise output_error(self.where, error) from error
+        except DAMAGE as error:
+            self._raise_failure()
+            raise OutputError(self.where, f"cannot be finished: {error}", "check the disk") from error
         finally:
             self.abort()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from drstool.artifacts.atomic import new_folder
 from drstool.artifacts.end_record import end_record
 from drstool.artifacts.header import END_NAME, HEADER_NAME, MAX_HEADER_BYTES, Header, json_bytes
 from drstool.artifacts.resume import PartialFolder, keeping
-from drstool.files import read_bytes
+from drstool.files import read_bytes, status, walk
 from drstool.identifiers import Names
 from drstool.parallel import ordered_map
 
@@ -106,7 +105,7 @@ def read_marker(folder: Path) -> tuple[Header | None, bytes | None]:
         The header is damaged.
     """
     path = folder / HEADER_NAME
-    if not os.path.lexists(path):
+    if status(path, follow=False) is None:
         return None, None
     head = read_bytes(path, most=MAX_HEADER_BYTES)
     return Header.from_json(head, path), head
@@ -114,8 +113,8 @@ def read_marker(folder: Path) -> tuple[Header | None, bytes | None]:
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures of a folder and the folders below, sorted."""
-    return sorted(path for path in folder.rglob("*")
-                  if path.suffix.lower() in _SUFFIXES and not path.name.startswith("._"))
+    return sorted(Path(root, name) for root, _, names in walk(folder) for name in names
+                  if name.lower().endswith(_SUFFIXES) and not name.startswith("._"))
 
 
 def check_picture(path: str | Path) -> None:

@@ -10,13 +10,14 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Union
 
 from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError, UsageError
-from drstool.files import unreadable
+from drstool.files import is_folder, unreadable
 from drstool.formats.pipes import BLOCK, read_up_to
 from drstool.png import SIGNATURE
 
@@ -46,10 +47,12 @@ class RecordSource:
         The header's kind; ``"labels"`` where there is no header.
     where : str
         For messages.
+    path : str or None
+        By which it can be opened again; None of a pipe.
     """
 
-    def __init__(self, reader: Reader, *held: BinaryIO) -> None:
-        self._reader, self._held = reader, held
+    def __init__(self, reader: Reader, *held: BinaryIO, path: str | None = None) -> None:
+        self._reader, self._held, self.path, self._closed = reader, held, path, False
         self.header: Header | None = reader.header
         self.kind: str = self.header.kind if self.header is not None else "labels"
         self.where: str = reader.where
@@ -125,8 +128,26 @@ class RecordSource:
             return self.read(identifier).info()
         return {"id": identifier, **self._reader.info(identifier)}  # type: ignore[union-attr]
 
+    @contextmanager
+    def reopened(self) -> Iterator[RecordSource]:
+        """The source, opened again if it was closed.
+
+        Raises
+        ------
+        InputError
+            It is not what it was.
+        """
+        if not self._closed:
+            yield self
+            return
+        with open_records(self.path) as source:
+            if source.header != self.header or source.ids() != self.ids():
+                raise InputError(self.where, "was replaced while it was being read", "run this command again")
+            yield source
+
     def close(self) -> None:
         """Let go of what is open; the standard input stays open."""
+        self._closed = True
         if self._reader.searchable:
             self._reader.close()
         for file in self._held:
@@ -160,10 +181,10 @@ def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> Re
     if source is None or str(source) == "-":
         return _open_stdin(stdin)
     path = Path(source)
-    if os.path.isdir(path):
+    if is_folder(path):
         from drstool.formats.label_folder import LabelFolderReader
 
-        return RecordSource(LabelFolderReader(path, source))
+        return RecordSource(LabelFolderReader(path, source), path=str(source))
     try:
         file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError as error:
@@ -172,6 +193,9 @@ def open_records(source: str | Path | None, stdin: BinaryIO | None = None) -> Re
         raise unreadable(source, error) from error
     try:
         return _open_file(file, str(source), path)
+    except OSError as error:
+        file.close()
+        raise unreadable(source, error) from error
     except BaseException:
         file.close()
         raise
@@ -194,8 +218,8 @@ def _open_file(file: BinaryIO, where: str, path: Path) -> RecordSource:
         from drstool.formats.map_file import MapFileReader
 
         file.close()
-        return RecordSource(MapFileReader(path, where))
-    return RecordSource(_tar_reader(file, where, head), file)
+        return RecordSource(MapFileReader(path, where), path=where)
+    return RecordSource(_tar_reader(file, where, head), file, path=where)
 
 
 def _open_stream(stream: BinaryIO, where: str, *held: BinaryIO) -> RecordSource:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drstool.errors import InputError, UsageError
+from drstool.errors import InputError, UsageError, is_shortage
 from drstool.labels import num_classes
 from drstool.models.deeplab import build_segmenter
 from drstool.models.network import EXTRA_STAGE, MapNetwork, build_classifier, build_refiner
@@ -171,7 +171,9 @@ def restore_network(
     try:
         model, _ = build_network(kind, architecture, class_names)
         model.load_state_dict(dict(weights))
-    except (IndexError, KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+    except (IndexError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if is_shortage(error):
+            raise
         raise InputError(
             where, "its weights do not fit the architecture that it describes", "recreate it") from None
     return model.eval()

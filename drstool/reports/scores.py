@@ -17,7 +17,9 @@ from drstool.artifacts.provenance import method_of
 from drstool.labels import label_names, num_classes
 from drstool.metrics import BOUNDARY_RATIO, ClassScore, ConfusionMatrix, LabelCounts, Scores, mean_of
 from drstool.recipe import CueSettings
-from drstool.reports.text import aligned, counted, csv_number, csv_text, json_number, json_text, listed, shown_number
+from drstool.reports.text import (
+    aligned, counted, csv_number, csv_text, json_number, json_text, lines_text, listed, shown_number,
+)
 
 if TYPE_CHECKING:
     from drstool.metrics.bootstrap import Interval
@@ -265,7 +267,7 @@ class Evaluation:
             means.append(("Boundary IoU", mean_of(self.boundary)))
         head = aligned([[name, shown_number(value)] for name, value in means])
         table = self._image_table() if self.counts else _class_table(scores.classes, self.boundary)
-        return "\n".join([*head, "", *table, "", *self.footnotes()]) + "\n"
+        return lines_text([*head, "", *table, "", *self.footnotes()])
 
     def _image_table(self) -> list[str]:
         rows = [[row.id, shown_number(row.mean_iou), shown_number(row.overall_acc), row.worst or "-"]
@@ -428,7 +430,7 @@ class Sweep:
             f"plateau: values around the best whose mean IoU is at most {self.tolerance:g} below it",
             "over- and under-activation: false positives and false negatives over the union, means of object classes",
             *self.protocol_at_best.notes(self.reported_on[1]), *_absent_note(scores), *self.warnings()]
-        return "\n".join([*head, "", *_class_table(scores.classes, None), "", *notes]) + "\n"
+        return lines_text([*head, "", *_class_table(scores.classes, None), "", *notes])
 
     def _row(self, index: int) -> dict:
         scores = self.scores[index]
@@ -507,7 +509,7 @@ class Comparison:
             f"seed {self.seed}"]
         for name, evaluation in zip(self.names, self.evaluations):
             notes += [f"{name}: {note}" for note in evaluation.footnotes()]
-        return "\n".join([*aligned(rows), "", *notes]) + "\n"
+        return lines_text([*aligned(rows), "", *notes])
 
 
 def as_json(result: Evaluation | Sweep | Comparison) -> str:

@@ -6,17 +6,43 @@ import csv
 import io
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ["aligned", "counted", "csv_number", "csv_text", "json_number", "json_text", "listed", "shown_number"]
+__all__ = [
+    "aligned", "counted", "csv_number", "csv_text", "json_number", "json_text", "lines_text", "listed", "printable",
+    "shown_number",
+]
 
 # How many ids a message names.
 SHOWN_IDS = 5
+# What a terminal obeys instead of showing it: control characters, line separators and marks of direction; and halves of
+# surrogate pairs, which stand for bytes of a file name that are not Unicode.
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with everything escaped that a terminal would obey, so that it stays one line.
+
+    The escapes are those of JSON: what has been escaped within a JSON text means the same as before.
+
+    Examples
+    --------
+    >>> printable("cat\x1b[2K\nverified: yes")
+    'cat\\u001b[2K\\u000averified: yes'
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def lines_text(lines: Iterable[str]) -> str:
+    """The lines as one text, of which each stays one line."""
+    return "".join(printable(line) + "\n" for line in lines)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The rows as lines, with the first column left-aligned and the others right-aligned."""
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*rows)]
     lines = []
     for first, *others in rows:

@@ -22,7 +22,6 @@ FUSIONS = ("max", "mean")
 _SHOWN = 5
 
 
-
 def in_order(sources: Sequence[RecordSource], *, incomplete: bool = False) -> list[RecordSource]:
     """The sources in reading order: shards by their number, others as given.
 
@@ -108,6 +107,7 @@ def cat(sources: Iterable[RecordSource], *, ids: Collection[str] | None = None) 
     Parameters
     ----------
     sources
+        Those that are closed are opened one at a time.
     ids
         Images to keep; None keeps all.
 
@@ -236,13 +236,14 @@ def _check_same_job(headers: Sequence[Header], sources: Sequence[RecordSource]) 
 def _in_turn(sources: Iterable[RecordSource], wanted: Collection[str] | None) -> Iterator[Record]:
     seen: dict[str, str] = {}
     for source in sources:
-        for record in _records(source, wanted):
-            if record.id in seen:
-                raise InputError(
-                    source.where, f"contains '{record.id}', and so does {seen[record.id]}",
-                    "remove it from one, or combine maps with --fuse")
-            seen[record.id] = source.where
-            yield record
+        with source.reopened() as opened:
+            for record in _records(opened, wanted):
+                if record.id in seen:
+                    raise InputError(
+                        source.where, f"contains '{record.id}', and so does {seen[record.id]}",
+                        "remove it from one, or combine maps with --fuse")
+                seen[record.id] = source.where
+                yield record
 
 
 def _all_found(records: Iterable[Record], wanted: Collection[str] | None) -> Iterator[Record]:

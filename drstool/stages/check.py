@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import call
 from pathlib import Path
@@ -21,9 +20,11 @@ from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
-from drstool.files import unreadable
-from drstool.formats import check_picture, open_records
+from drstool.files import is_file, is_folder, status, unreadable
+from drstool.formats import RecordSource, check_picture, open_records
+from drstool.formats.label_folder import LabelFolderReader
 from drstool.formats.pictures import picture_files, read_marker
+from drstool.formats.pipes import read_up_to
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
 from drstool.png import SIGNATURE
@@ -34,6 +35,7 @@ __all__ = ["STATES", "Report", "as_json", "check"]
 STATES = ("whole", "damaged", "unfinished", "foreign", "missing")
 _TORCH_STARTS = (b"PK\3\4", b"\x80")
 _PNG_START = SIGNATURE[:4]
+_COPY_BYTES = 1 << 20
 
 
 @dataclass
@@ -123,13 +125,19 @@ def _as_file(path: str | None, stdin: BinaryIO | None) -> Iterator[tuple[str | N
     if stream is not None and not hasattr(stream, "peek"):
         stream = io.BufferedReader(stream)  # type: ignore[arg-type]
     # A closed one, or a terminal, is refused where records are opened.
-    if stream is None or stream.isatty() or not stream.peek(8).startswith((*_TORCH_STARTS, _PNG_START)):
+    try:
+        is_stream = stream is None or stream.isatty() or not stream.peek(8).startswith((*_TORCH_STARTS, _PNG_START))
+    except OSError as error:
+        raise unreadable("stdin", error) from error
+    if is_stream:
         yield None, stream
         return
-    where = f"temporary folder {tempfile.gettempdir()}"
-    with writing(where), tempfile.NamedTemporaryFile() as spool:
-        shutil.copyfileobj(stream, spool)
-        spool.flush()
+    with ExitStack() as stack:
+        with writing(f"temporary folder {tempfile.gettempdir()}"):
+            spool = stack.enter_context(tempfile.NamedTemporaryFile())
+            while part := read_up_to(stream, _COPY_BYTES, "stdin"):
+                spool.write(part)
+            spool.flush()
         yield spool.name, None
 
 
@@ -137,14 +145,14 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
     if path is None:
         _check_records(report, None, stream, workers, track)
         return
-    if not os.path.lexists(path):
+    if status(path, follow=False) is None:
         raise _missing(path)
     name = os.path.basename(os.path.normpath(path))
     if name.startswith(".") and name.endswith((".resume", ".resume.json")):
         raise UnfinishedError(path, "is unfinished work", "run its command again with --resume")
     if name.startswith(".") and ".partial-" in name:
         raise UnfinishedError(path, "was left by an interrupted command", "run it again, or delete this")
-    if os.path.isdir(path):
+    if is_folder(path):
         _check_folder(report, Path(path), workers, track)
         return
     start = _start_of(path)
@@ -178,7 +186,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _start_of(path: str) -> bytes:
     # Bytes read from a pipe are gone; it can only hold records.
-    if not os.path.isfile(path):
+    if not is_file(path):
         return b""
     try:
         with open(path, "rb") as file:
@@ -196,7 +204,10 @@ def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> N
         with suppress(ForeignError):
             _check_records(report, str(folder), None, workers, track)
     elif record_type(header.kind) == "labels":
-        _check_records(report, str(folder), None, workers, track)
+        reader = LabelFolderReader(folder, complete=False)
+        with _adding_to(report):
+            reader.check_end()
+        _check_source(report, RecordSource(reader), workers, track)
     elif header.kind == "figures":
         files = picture_files(folder)
         report.kind, report.count = header.kind, len(files)
@@ -213,13 +224,17 @@ def _check_records(
     report: Report, path: str | None, stream: BinaryIO | None, workers: int, track: Track
 ) -> None:
     with open_records(path, stream) as source:
-        report.kind = source.kind
-        ids = source.ids()
-        report.count = None if ids is None else len(ids)
-        read = _all(report, source.attempts(), report.count, workers, track)
-        # Of a stream it is known only now, and not if the stream is truncated.
-        report.count = read if report.count is None else report.count
-        source.check_extent()
+        _check_source(report, source, workers, track)
+
+
+def _check_source(report: Report, source: RecordSource, workers: int, track: Track) -> None:
+    report.kind = source.kind
+    ids = source.ids()
+    report.count = None if ids is None else len(ids)
+    read = _all(report, source.attempts(), report.count, workers, track)
+    # Of a stream it is known only now, and not if the stream is truncated.
+    report.count = read if report.count is None else report.count
+    source.check_extent()
 
 
 def _check_checkpoint(report: Report, path: str) -> None:
@@ -241,14 +256,14 @@ def _check_checkpoint(report: Report, path: str) -> None:
 def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: int, track: Track) -> None:
     report.kind = "dataset"
     saliency = folder / "saliency_map"
-    if saliency.is_dir():
+    if is_folder(saliency):
         for error in check(str(saliency), workers=workers, track=track).problems:
             report.add(error)
     dataset = open_dataset(str(folder), "trainval")
     report.count = len(dataset)
     names = dataset.class_names or ()
     _all(report, (lambda item=item: _check_item(item, names) for item in dataset.items), len(dataset), workers, track)
-    without = [item.id for item in dataset.items if item.saliency is None] if saliency.is_dir() else []
+    without = [item.id for item in dataset.items if item.saliency is None] if is_folder(saliency) else []
     if without:
         report.add(InputError(
             saliency, f"has no maps for {counted(len(without), 'image')}: {listed(without)}", "recreate them"))

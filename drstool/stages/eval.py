@@ -22,7 +22,7 @@ from drstool.artifacts.header import HEADER_NAME, Header
 from drstool.data.decoding import load_saliency, load_target
 from drstool.data.item import Dataset, Item
 from drstool.errors import DrstoolError, InputError, UsageError
-from drstool.files import read_bytes
+from drstool.files import is_file, read_bytes
 from drstool.formats.label_png import read_label_png
 from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, Record, load
 from drstool.labels import as_label_type, check_class_names, check_label_values, ignore_label, label_type, num_classes
@@ -469,7 +469,9 @@ def _target_of(item: Item) -> tuple[np.ndarray, bytes]:
 
 def _dataset_provenance(dataset: Dataset) -> tuple[dict, ...]:
     """The provenance of a dataset that drstool made; empty for any other."""
-    with suppress(OSError, ValueError, DrstoolError):
-        path = Path(dataset.source, HEADER_NAME)
-        return Header.from_json(path.read_bytes(), path).provenance
+    path = Path(dataset.source, HEADER_NAME)
+    if is_file(path):
+        content = read_bytes(path)
+        with suppress(InputError):
+            return Header.from_json(content, path).provenance
     return ()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 from drstool.data.item import Dataset
+from drstool.reports.text import printable
 
 __all__ = ["ids"]
 
@@ -16,9 +17,4 @@ def ids(dataset: Dataset) -> Iterator[str]:
     Relative paths stay as the data were given, so the manifest is one for the folder it was made in.
     """
     for item in dataset.items:
-        line = json.dumps(item.to_json(), ensure_ascii=False)
-        try:
-            line.encode()
-        except UnicodeEncodeError:  # a file name that is not UTF-8 cannot be printed as it is
-            line = json.dumps(item.to_json())
-        yield line
+        yield printable(json.dumps(item.to_json(), ensure_ascii=False))

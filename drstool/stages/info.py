@@ -8,10 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from drstool.artifacts.header import HEADER_NAME, record_type
+from drstool.artifacts.header import record_type
 from drstool.errors import InputError
-from drstool.formats import Header, RecordSource, open_records
+from drstool.files import is_file, status
+from drstool.formats import RecordSource, open_records
+from drstool.formats.pictures import picture_files, read_marker
 from drstool.pixels import shown_size
+from drstool.reports.text import lines_text
 
 __all__ = ["as_json", "as_text", "describe"]
 
@@ -31,7 +34,7 @@ def describe(path: str | None) -> dict[str, Any]:
         It is missing, damaged or another program's.
     """
     if path is not None and path != "-":
-        if not Path(path).exists():
+        if status(path) is None:
             raise InputError(path, "no such file or folder", "give a file or folder that drstool wrote")
         if _is_checkpoint(Path(path)):
             return _checkpoint(path)
@@ -43,7 +46,7 @@ def describe(path: str | None) -> dict[str, Any]:
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether it is a zip file, which of ours only checkpoints are."""
-    if not path.is_file():
+    if not is_file(path):
         return False
     # Mostly enough, and quick: zipfile takes a while to import.
     with suppress(OSError), open(path, "rb") as file:
@@ -91,16 +94,13 @@ def _state(content: dict[str, Any]) -> dict[str, Any]:
 
 def _folder(path: Path) -> dict[str, Any] | None:
     """A folder with a header but neither maps nor labels, such as figures; None for anything else."""
-    marker = path / HEADER_NAME
-    if not marker.is_file():
-        return None
-    header = Header.from_json(marker.read_bytes(), marker)
-    if record_type(header.kind) in ("maps", "labels"):
+    header = read_marker(path)[0]
+    if header is None or record_type(header.kind) in ("maps", "labels"):
         return None
     return {
         "kind": header.kind,
         "class_names": list(header.class_names),
-        "pictures": sum(1 for file in path.rglob("*") if file.suffix in (".png", ".jpg")),
+        "pictures": len(picture_files(path)),
         "provenance": list(header.provenance),
     }
 
@@ -153,7 +153,7 @@ def as_text(description: dict[str, Any]) -> str:
     for number, step in enumerate(description.get("provenance", ()), start=1):
         lines.append((f"step {number}", f"{step.get('time', '')}  {step.get('command', '')}"))
     width = max(len(name) for name, _ in lines)
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines)
+    return lines_text(f"{name:<{width}}  {value}" for name, value in lines)
 
 
 def _short(value: Any, name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing.queues
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,13 +39,25 @@ def load_batches(
         _ErrorsAsValues(samples), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
         pin_memory=pin_memory, worker_init_fn=_begin_worker)
     with _blocked_signals():
-        batches = iter(loader)
+        try:
+            batches = iter(loader)
+        except BaseException:
+            # Not all could be started.
+            _kill_workers()
+            raise
     try:
         yield _checked(batches)
     finally:
         shutdown = getattr(batches, "_shutdown_workers", None)
         if shutdown is not None:
             shutdown()
+        _kill_workers()
+
+
+def _kill_workers() -> None:
+    """End those that are left: they ignore the signal to end, and Python would wait for them at exit."""
+    for process in torch.multiprocessing.active_children():
+        process.kill()
 
 
 @contextlib.contextmanager
@@ -90,6 +104,10 @@ def _collate(samples: list) -> list | DrstoolError:
     return error if error is not None else torch.utils.data.default_collate(samples)
 
 
+def _end_worker(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _begin_worker(worker: int) -> None:
     # Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every one of the job; the
     # one that trains ends the others.
@@ -99,7 +117,10 @@ def _begin_worker(worker: int) -> None:
     # Linux torch's own watch does so some seconds later.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    # Errors in samples are returned, or reported by torch; this shows only that the thread which hands
-    # tensors over finds nobody to take them, as the one that trains is going.
+    # Errors in samples are returned, or reported by torch. What else is told here is that the one that trains is
+    # going, or that threads cannot be started, of which it learns as this process ends.
     sys.excepthook = lambda *_: None
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    # A batch that cannot be handed over would be waited for without end.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[method-assign]
     torch.set_num_threads(1)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -14,6 +13,9 @@ from drstool.cli.parameters import number_list
 from drstool.cli.run import Run
 from drstool.errors import UsageError
 from drstool.reports.text import counted
+
+if TYPE_CHECKING:
+    from drstool.formats import RecordSource
 
 
 @command("cat", keep_going=False, example="drstool cat cams.h5 -o cams.tar")
@@ -47,14 +49,14 @@ def cat(
     """
     from drstool.artifacts.header import record_type
     from drstool.data.tags import read_class_names
-    from drstool.formats import open_records, open_sink
+    from drstool.formats import open_sink
     from drstool.stages import cat as stage
 
     names = inputs or ["-"]
     _check_options(names, ids, fuse, factors, incomplete)
     weights = number_list("--factors", factors, float) if factors is not None else ()
     with ExitStack() as stack:
-        sources = [stack.enter_context(open_records(name)) for name in names]
+        sources = [_opened(name, stack, stays_open=fuse is not None) for name in names]
         if fuse is None:
             sources = stage.in_order(sources, incomplete=incomplete)
         known = read_class_names(classes) if classes else None
@@ -84,10 +86,21 @@ def _check_options(
         raise UsageError("--incomplete", "is about shards, which --fuse does not merge", "omit one of them")
 
 
+def _opened(name: str, stack: ExitStack, *, stays_open: bool) -> RecordSource:
+    """An input that is read when its turn comes: until then, what can be opened again takes no handle."""
+    from drstool.formats import open_records
+
+    source = open_records(name)
+    if stays_open or source.path is None:
+        return stack.enter_context(source)
+    source.close()
+    return source
+
+
 def _read_ids(name: str | None) -> list[str] | None:
-    from drstool.data.text import read_lines
+    from drstool.data.text import read_lines, read_stdin_text
     from drstool.stages.cat import read_ids
 
     if name is None:
         return None
-    return read_ids(sys.stdin if name == "-" else read_lines(name))
+    return read_ids(read_stdin_text().split("\n") if name == "-" else read_lines(name))

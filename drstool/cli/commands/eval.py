@@ -129,7 +129,7 @@ def evaluate(
     result = results[0] if len(names) == 1 else stage.compare(
         names, results, resamples=options.resamples, level=options.level, seed=run.seed)
     write = stage.as_json if options.json else stage.as_csv if options.csv else stage.as_table
-    run.write(write(result))
+    run.write(write(result), exact=options.csv)
     if options.json or options.csv:
         # A table contains them.
         for line in result.warnings():
