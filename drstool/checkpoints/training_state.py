@@ -71,7 +71,7 @@ class TrainingState:
         OutputError
             It is something else.
         """
-        if os.path.lexists(self.path):
+        if status(self.path, follow=False) is not None:
             start = beginning(self.path, _BEGINNING)
             if start is None or start and not (start.startswith(b"PK") and FORMAT.encode() in start):
                 raise foreign_work(self.path)

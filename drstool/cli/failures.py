@@ -49,7 +49,8 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 def _unspellable(error: UnicodeEncodeError) -> str:
-    shown = repr(error.object[:80])
+    # Of a path, the end tells which file it is.
+    shown = repr(error.object[-80:])
     if error.encoding.startswith("utf"):
         return f"{shown} is not Unicode; rename the file"
     return f"{shown} cannot be spelled in this locale ({error.encoding}); use a UTF-8 locale, or set PYTHONUTF8=1"

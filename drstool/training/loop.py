@@ -127,10 +127,7 @@ def fit(
     team.start(device, _too_few_images(plan, team, device))
     # Each process may have measured another precision to be the fastest.
     config = replace(config, precision=team.broadcast(config.precision))
-    if device.type == "cpu":
-        use_fast_gradients(model)
-        fold_frozen_norm(model)
-    model.to(device).to(memory_format=training_layout(model, device, config.precision)).train()
+    _prepare(model, device, config.precision)
     saved = team.broadcast(None if checkpointer is None else checkpointer.load(snapshot()))
     start = 0 if saved is None else saved["step"]
     if not total:
@@ -169,6 +166,14 @@ def fit(
                 observer.stepped(team.agree(state.report_steps, plan.epoch_of(state.step), lr))
     model.eval()
     return state.restore_best()
+
+
+def _prepare(model: nn.Module, device: torch.device, precision: str) -> None:
+    """Change a network in place into what trains fastest on the device."""
+    if device.type == "cpu":
+        use_fast_gradients(model)
+        fold_frozen_norm(model)
+    model.to(device).to(memory_format=training_layout(model, device, precision)).train()
 
 
 def _too_few_images(plan: Plan, team: Team, device: torch.device) -> UsageError | None:

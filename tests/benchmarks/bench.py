@@ -443,7 +443,8 @@ def classifier_parts(bench: Bench, suppression: str, class_names: Sequence[str])
     parts = {"backbone": recipe.backbone, "suppression": suppression, "delta": 0.55, "drs_layers": list(range(16))}
     network, _ = build_network("classifier", parts, class_names)
     network.to(bench.device)
-    return network, stage._loss, build_optimizer(stage.parameter_groups(network, recipe), recipe, nesterov=True)
+    return network, stage._loss, build_optimizer(
+        stage.parameter_groups(network, frozenset(), recipe), recipe, nesterov=True)
 
 
 def picture(bench: Bench) -> Any:
