@@ -75,7 +75,7 @@ def train_cls(
 
     report = fit(
         model, _loss, ClassifierSamples(dataset, class_names, recipe, config.seed),
-        _optimizer(parameter_groups(model, pretrained, recipe), recipe),
+        _optimizer(parameter_groups(model, recipe, pretrained), recipe),
         step_factor(recipe.decay_epochs, recipe.decay_factor),
         Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed), config, snapshot=snapshot)
     return with_selection(snapshot(), report)
@@ -94,7 +94,9 @@ def _loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
     return F.multilabel_soft_margin_loss(image_scores(model(normalize(images))), tags)
 
 
-def parameter_groups(model: MapNetwork, pretrained: Set[str], recipe: ClassifierRecipe) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: MapNetwork, recipe: ClassifierRecipe, pretrained: Set[str] = frozenset()
+) -> list[dict[str, Any]]:
     """Parameters by learning rate: trunk and new ones, each weights and biases; frozen ones are left out.
 
     DRS controllers count as new weights wherever they stand (authors' code), and so do the layers behind

@@ -522,7 +522,7 @@ def refine_train(bench: Bench) -> Result:
     """A step of ``refine-train`` versus the same network in eager float32."""
     import torch
 
-    from drstool.models.build import build_refiner
+    from drstool.models.network import build_refiner
     from drstool.stages import refine_train as stage
 
     image = picture(bench)
