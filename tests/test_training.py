@@ -77,7 +77,7 @@ def test_classifier_learning_rates(backbone):
     assert (recipe.lr, recipe.bias_lr_factor, recipe.new_lr_factor) == (1e-3, 2, 10)
     with torch.device("meta"):
         model = build_classifier(backbone, 3, "learnable")
-    rates = rates_by_name(model, classifying.parameter_groups(model, frozenset(), recipe))
+    rates = rates_by_name(model, classifying.parameter_groups(model, recipe))
     assert rates["layers.0.conv.weight"] == pytest.approx(1e-3)
     assert rates["layers.12.conv.weight"] == pytest.approx(1e-3)
     assert rates["layers.0.rectifier.controller.weight"] == pytest.approx(1e-2)

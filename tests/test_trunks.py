@@ -339,7 +339,7 @@ def test_learning_rates(init, originals):
     pretrained = load_pretrained(model, weights, "weights")
     model.freeze_norm(pretrained)
     recipe = ClassifierRecipe(lr=1.0, new_lr_factor=10.0, bias_lr_factor=1.0)
-    rates = {id(parameter): group["lr"] for group in parameter_groups(model, pretrained, recipe)
+    rates = {id(parameter): group["lr"] for group in parameter_groups(model, recipe, pretrained)
              for parameter in group["params"]}
     found = {name: rates.get(id(parameter)) for name, parameter in model.named_parameters()}
     new_head = 10.0 if init == "published" else 1.0

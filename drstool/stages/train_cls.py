@@ -100,7 +100,7 @@ def train_cls(
     loss = _TagLoss(tag_loss(frequencies), None if val is None else _Validation(val, class_names, recipe, config))
     report = fit(
         model, loss, ClassifierSamples(dataset, class_names, recipe, config.seed),
-        build_optimizer(parameter_groups(model, pretrained, recipe), recipe, nesterov=True),
+        build_optimizer(parameter_groups(model, recipe, pretrained), recipe, nesterov=True),
         learning_rate_schedule(recipe, planned, plan), plan, config, snapshot=snapshot,
         before_step=lambda step: set_strength(model, ramp(step, recipe.suppression_ramp * plan.total_steps)),
         clip_norm=recipe.clip_norm, meter=loss)
@@ -168,7 +168,9 @@ class _Validation:
         return torch.cat(found), self._tags
 
 
-def parameter_groups(model: MapNetwork, pretrained: Set[str], recipe: ClassifierRecipe) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: MapNetwork, recipe: ClassifierRecipe, pretrained: Set[str] = frozenset()
+) -> list[dict[str, Any]]:
     """Parameters by learning rate: trunk and new ones, each weights and biases; frozen ones are left out.
 
     DRS controllers count as new weights wherever they stand (authors' code), and so do the layers behind

@@ -444,7 +444,7 @@ def classifier_parts(bench: Bench, suppression: str, class_names: Sequence[str])
     network, _ = build_network("classifier", parts, class_names)
     network.to(bench.device)
     return network, stage._loss, build_optimizer(
-        stage.parameter_groups(network, frozenset(), recipe), recipe, nesterov=True)
+        stage.parameter_groups(network, recipe), recipe, nesterov=True)
 
 
 def picture(bench: Bench) -> Any:
@@ -577,7 +577,7 @@ def refine_train(bench: Bench) -> Result:
     """A step of ``refine-train`` versus the same network in eager float32."""
     import torch
 
-    from drstool.models.build import build_refiner
+    from drstool.models.network import build_refiner
     from drstool.stages import refine_train as stage
 
     image = picture(bench)
