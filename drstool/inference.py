@@ -162,9 +162,9 @@ def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def fused_maps(
     network: Network, images: Tensor, channels: Sequence[Sequence[int]], finish: Finish,
-    outputs: Sequence[tuple[int, int]], *, sizes: Sequence[int], flip: bool = False,
+    outputs: Sequence[tuple[int, int]], *, sizes: Sequence[int], flip: bool = False, fusion: str = "max",
 ) -> list[Tensor]:
-    """Maps of a batch: the element-wise maximum over the input sizes, and over the mirrored images if asked.
+    """Maps of a batch: the element-wise maximum or mean over the input sizes, and over the mirrored images if asked.
 
     Parameters
     ----------
@@ -181,6 +181,8 @@ def fused_maps(
         Sides in pixels of the network's inputs.
     flip
         Also use the mirrored images.
+    fusion
+        ``max`` or ``mean``; a mean is finished once more, so that the largest value of a localization map is 1 again.
 
     Returns
     -------
@@ -197,6 +199,7 @@ def fused_maps(
         return [images.new_zeros((0, *output)) for output in outputs]
     rows, columns = on_device(torch.tensor(pairs).T.contiguous(), images.device)
     fused: dict[tuple[int, int], Tensor] = {}
+    combine = torch.maximum if fusion == "max" else torch.add
     for size in sizes:
         seen = images
         if images.shape[2:] != (size, size):
@@ -211,8 +214,11 @@ def fused_maps(
                 if not group:
                     continue
                 part = finish(picked[None, start:start + len(group)], output)[0]
-                fused[output] = part if output not in fused else torch.maximum(fused[output], part)
+                fused[output] = part if output not in fused else combine(fused[output], part)
                 start += len(group)
+    if fusion == "mean":
+        count = len(sizes) * (2 if flip else 1)
+        fused = {output: finish(total[None] / count, output)[0] for output, total in fused.items()}
     return _by_image(fused, channels, outputs, images)
 
 

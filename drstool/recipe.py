@@ -7,6 +7,7 @@ GPU, ``paper``, the authors' code (qjadud1994/DRS), and ``light``, for few image
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from typing import Any, TypeVar
@@ -222,6 +223,11 @@ class _MapSettings:
     sizes: tuple[int, ...] = _option(
         (), "Input sizes in pixels whose maps are fused. [default: 0.8, 1 and 1.2 × image size]")
     flip: bool = _option(False, "Also process the horizontally flipped image and fuse the maps.")
+    fusion: str = _option(
+        "auto",
+        "How maps of several sizes are fused: max (the largest value, as in the paper) or mean; auto: max for the "
+        "paper's head, mean for a plain one.",
+        choices=("auto", "max", "mean"))
     batch_size: int = _option(
         0,
         f"Images per batch. auto: {AUTO_BATCH['cpu']} on a CPU; {AUTO_BATCH['cuda']} on a GPU, halved until they fit "
@@ -233,13 +239,17 @@ class _MapSettings:
         """Number of images that shards and interruptions never split: one batch on the CPU."""
         return self.batch_size or AUTO_BATCH["cpu"]
 
-    def for_network(self: Settings, recipe: dict[str, Any], output_stride: int = _MIN_SIDE) -> Settings:
-        """The same settings, with missing sizes filled in from the network's training.
+    def for_network(
+        self: Settings, recipe: Mapping[str, Any], architecture: Mapping[str, Any], output_stride: int = _MIN_SIDE,
+    ) -> Settings:
+        """The same settings, with what is missing filled in from the network and its training.
 
         Parameters
         ----------
         recipe
             The checkpoint's recipe; where it has no image size (an imported network), 320 is used.
+        architecture
+            The checkpoint's; where it names no head (an earlier version's network), it has the paper's.
         output_stride
             The network's, which no size may be below.
 
@@ -254,7 +264,8 @@ class _MapSettings:
             if not output_stride <= size <= _MAX_SIDE:
                 raise UsageError(
                     option, f"{size} pixels is out of range", f"must be between {output_stride} and {_MAX_SIDE:,}")
-        return replace(self, image_size=side, sizes=sizes)
+        usual = "mean" if architecture.get("head") == "plain" else "max"
+        return replace(self, image_size=side, sizes=sizes, fusion=usual if self.fusion == "auto" else self.fusion)
 
 
 @dataclass(frozen=True)
@@ -385,13 +396,13 @@ RECIPES: dict[str, dict[type, Any]] = {
     },
     "light": {
         ClassifierRecipe: ClassifierRecipe(
-            backbone="mobilenet_v2", image_size=256, batch_size=8, epochs=10, optimizer="adamw", lr=1e-4,
-            new_lr_factor=10.0, bias_lr_factor=1.0, weight_decay=0.01, schedule="poly", prior_bias=True),
+            backbone="mobilenet_v2", freeze_norm=True, suppression="none", image_size=320, batch_size=8, epochs=10,
+            optimizer="adamw", lr=5e-5, new_lr_factor=20.0, bias_lr_factor=1.0, weight_decay=0.01, schedule="poly"),
         RefinerRecipe: RefinerRecipe(
-            backbone="mobilenet_v2", image_size=256, batch_size=8, epochs=10, optimizer="adamw", lr=1e-4,
-            new_lr_factor=10.0, weight_decay=0.01, schedule="poly"),
+            backbone="mobilenet_v2", freeze_norm=True, image_size=320, batch_size=8, epochs=10, optimizer="adamw",
+            lr=1e-4, new_lr_factor=10.0, weight_decay=0.01, schedule="poly"),
         SegmenterRecipe: SegmenterRecipe(
-            backbone="mobilenet_v2", image_size=256, batch_size=8, epochs=20, lr=0.02),
+            backbone="mobilenet_v2", image_size=320, batch_size=8, epochs=20, lr=0.02),
     },
 }
 

@@ -90,14 +90,15 @@ class Edges(nn.Module):
             pooled[:, 0] - pooled[:, 1].roll(1, dims=2), pooled[:, 1] * 2, pooled[:, 2].cumsum(dim=2)], dim=1)
 
 
+@pytest.mark.parametrize("fusion", ["max", "mean"])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("finish", [localization_map, refined_map])
-def test_fusion_is_the_maximum_over_sizes_and_mirroring(finish, flip):
+def test_fusion_over_sizes_and_mirroring(finish, flip, fusion):
     torch.manual_seed(1)
     images = torch.randn(3, 3, 20, 20)
     channels, outputs = [[0, 2], [1], [0, 1, 2]], [(11, 7), (20, 20), (5, 30)]
     sizes = (16, 20, 28)
-    found = fused_maps(Edges(), images, channels, finish, outputs, sizes=sizes, flip=flip)
+    found = fused_maps(Edges(), images, channels, finish, outputs, sizes=sizes, flip=flip, fusion=fusion)
     for n in range(3):
         for slot, channel in enumerate(channels[n]):
             parts = []
@@ -108,7 +109,11 @@ def test_fusion_is_the_maximum_over_sizes_and_mirroring(finish, flip):
                     plain = Edges()(one)[0, channel]
                     plain = plain.flip(1) if mirrored else plain
                     parts.append(finish(plain[None, None], outputs[n])[0, 0])
-            torch.testing.assert_close(found[n][slot], torch.stack(parts).amax(dim=0))
+            expected = torch.stack(parts).amax(dim=0)
+            if fusion == "mean":
+                expected = torch.stack(parts).mean(dim=0)
+                expected = expected / (expected.max() + 1e-5) if finish is localization_map else expected
+            torch.testing.assert_close(found[n][slot], expected)
 
 
 def test_image_without_class_has_no_map():

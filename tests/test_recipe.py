@@ -74,7 +74,8 @@ def test_cues():
 
 def test_inference():
     for settings in (CamSettings(), RefineSettings()):
-        assert vars(settings) == {"image_size": 0, "sizes": (), "flip": False, "batch_size": 0}
+        assert vars(settings) == {
+            "image_size": 0, "sizes": (), "flip": False, "fusion": "auto", "batch_size": 0}
     assert vars(SegmentSettings()) == {"scales": (1.0,), "flip": False}
     assert vars(OverlaySettings()) == {"opacity": 0.7}
     assert AUTO_BATCH == {"cpu": 8, "cuda": 32}
@@ -104,11 +105,14 @@ def test_settings_without_recipe_are_the_same_in_all():
 @pytest.mark.parametrize("kind", [CamSettings, RefineSettings])
 def test_sizes_of_maps(kind):
     """qjadud1994/DRS: 256, 320 and 384 pixels for a network trained at 320."""
-    found = kind().for_network({})
+    found = kind().for_network({}, {})
     assert (found.image_size, found.sizes) == (320, (256, 320, 384))
-    assert kind().for_network({"image_size": 48}).sizes == (38, 48, 58)
-    assert kind(image_size=100).for_network({"image_size": 48}).sizes == (80, 100, 120)
-    found = kind(sizes=(8, 10_000)).for_network({"image_size": 48})
+    assert kind().for_network({"image_size": 48}, {}).sizes == (38, 48, 58)
+    assert kind().for_network({}, {}).fusion == kind().for_network({}, {"head": "paper"}).fusion == "max"
+    assert kind().for_network({}, {"head": "plain"}).fusion == "mean"
+    assert kind(fusion="max").for_network({}, {"head": "plain"}).fusion == "max"
+    assert kind(image_size=100).for_network({"image_size": 48}, {}).sizes == (80, 100, 120)
+    found = kind(sizes=(8, 10_000)).for_network({"image_size": 48}, {})
     assert (found.image_size, found.sizes) == (48, (8, 10_000))
 
 
@@ -118,7 +122,7 @@ def test_sizes_of_maps(kind):
 def test_sizes_that_no_network_sees(settings):
     """8 pixels a side as a whole; 0.8 of it is too small."""
     with pytest.raises(UsageError, match="^--(sizes|image-size): "):
-        settings.for_network({})
+        settings.for_network({}, {})
 
 
 def test_images_that_stay_together():

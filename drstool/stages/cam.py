@@ -77,7 +77,7 @@ def cam(
     if method == "grad-cam" and execution.precision == "float16":
         raise UsageError(
             "--precision float16", "Grad-CAM's gradients are too small for it", "give float32 or bfloat16")
-    settings = settings.for_network(classifier.recipe, model.output_stride)
+    settings = settings.for_network(classifier.recipe, classifier.architecture, model.output_stride)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(
         load_square, side=settings.image_size, class_names=None if predict_tags is not None else classifier.class_names)
@@ -90,7 +90,8 @@ def cam(
             channels = predicted_channels(model, images, predict_tags)
         outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
         return channels, fused_maps(
-            network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip)
+            network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip,
+            fusion=settings.fusion)
 
     return map_records(loaded, compute, execution, batch_size=settings.batch_size, dtype=dtype)
 

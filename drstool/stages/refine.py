@@ -76,7 +76,7 @@ def refine(
     """
     model = execution.prepared(restore_network(
         "refiner", refiner.architecture, refiner.class_names, refiner.weights, "refiner"))
-    settings = settings.for_network(refiner.recipe, model.output_stride)
+    settings = settings.for_network(refiner.recipe, refiner.architecture, model.output_stride)
     output_size(map_size, settings.image_size, (1, 1))
     load = partial(load_square, side=settings.image_size, class_names=refiner.class_names, empty=True)
     loaded = track(map_items(load, items, execution.workers, on_error, gaps=True), "refine", total)
@@ -86,6 +86,6 @@ def refine(
         outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
         return channels, fused_maps(
             lambda seen, _: model(seen), images, channels, refined_map, outputs,
-            sizes=settings.sizes, flip=settings.flip)
+            sizes=settings.sizes, flip=settings.flip, fusion=settings.fusion)
 
     return map_records(loaded, compute, execution, batch_size=settings.batch_size, dtype=dtype)

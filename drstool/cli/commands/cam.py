@@ -65,7 +65,8 @@ def cam(
     check_choice("--dtype", maps.dtype, DTYPES)
     output = run.claim(output, "maps")
     classifier = load_checkpoint(weights, "classifier")
-    settings, method = settings.for_network(classifier.recipe), how.method or stage.usual_method(classifier)
+    settings = settings.for_network(classifier.recipe, classifier.architecture)
+    method = how.method or stage.usual_method(classifier)
     layer = stage.usual_layer(classifier) if how.layer is None else how.layer
     # Gradients are too small for float16.
     precision = "float32" if (method, network.precision) == ("grad-cam", "auto") else network.precision

@@ -58,7 +58,7 @@ def refine(
     check_choice("--dtype", stored.dtype, DTYPES)
     output = run.claim(output, "maps")
     refiner = load_checkpoint(weights, "refiner")
-    settings = settings.for_network(refiner.recipe)
+    settings = settings.for_network(refiner.recipe, refiner.architecture)
     with _images(run, data, split, maps, refiner.class_names, settings.together) as images:
         artifact = Artifact(
             run, output, "refined-maps", images, refiner.class_names, upstream=refiner.provenance, device=True,
