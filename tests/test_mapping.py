@@ -50,6 +50,20 @@ def test_batches_of_the_device():
     assert seen == [8, 8, 4]
 
 
+def test_an_image_that_failed_keeps_its_place_in_its_batch():
+    """Those after it are made with the same images as if it had not failed."""
+    images, batches = list(loaded(9)), []
+
+    def compute(batch, _):
+        batches.append([int(image.item.id) for image in batch])
+        return recorder(3, [])(batch, _)
+
+    holed = [None if n in (1, 3, 4, 5) else image for n, image in enumerate(images)]
+    records = list(map_records(holed, compute, Execution(), batch_size=3, dtype="uint8"))
+    assert batches == [[0, 2], [6, 7, 8]]
+    assert [record.id for record in records] == ["0", "2", "6", "7", "8"]
+
+
 @pytest.mark.parametrize("most, expected", [(5, [8, 4, 4, 4, 4, 4]), (1, [8, 4, 2, 1]), (7, [8, 4, 4, 4, 4, 4])])
 def test_automatic_batch_halves_and_stays_small(most, expected):
     seen = []
