@@ -247,13 +247,13 @@ def test_a_shortage_is_no_damage(made, voc, monkeypatch):
     def out_of_memory(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    # Not the words of a damaged file, as a sound one may meet a low limit.
     def no_memory(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(torch, "load", out_of_memory)
-    with pytest.raises(RuntimeError, match="can't allocate"):
-        load_tensors(made.cls)
+    for fail in (out_of_memory, no_memory):
+        monkeypatch.setattr(torch, "load", fail)
+        with pytest.raises(InputError, match="cls.pt: needs more memory than there is, or is damaged"):
+            load_tensors(made.cls)
     monkeypatch.setattr(Image, "open", no_memory)
     with pytest.raises(MemoryError):
         load_image(voc / "JPEGImages/p0.jpg")

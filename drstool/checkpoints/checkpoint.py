@@ -14,8 +14,8 @@ from drstool.artifacts.atomic import new_file
 from drstool.artifacts.header import FORMAT, check_plain
 from drstool.artifacts.job import Job, recorded_job, without_outcome
 from drstool.artifacts.provenance import without_home
-from drstool.checkpoints.torch_file import AGAIN, CODE, check_torch_file
-from drstool.errors import ForeignError, InputError, UnfinishedError, is_shortage
+from drstool.checkpoints.torch_file import AGAIN, CODE, check_torch_file, raise_shortage
+from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.files import is_file, status, unreadable
 from drstool.labels import check_class_names
 from drstool.training.stop import Stop
@@ -205,8 +205,7 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, … on damaged files
-        if is_shortage(error):
-            raise
+        raise_shortage(path, error)
         if isinstance(error, OSError):
             raise unreadable(path, error) from error
         if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|WeightsUnpickler|GLOBAL", str(error)):

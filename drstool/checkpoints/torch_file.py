@@ -16,7 +16,7 @@ from typing import BinaryIO
 from drstool.errors import ForeignError, InputError, is_shortage
 from drstool.files import unreadable
 
-__all__ = ["AGAIN", "CODE", "check_torch_file"]
+__all__ = ["AGAIN", "CODE", "check_torch_file", "raise_shortage"]
 
 _ZIP_START, _ZIP_END, _ZIP_END_BYTES = b"PK\3\4", b"PK\5\6", 22
 # Files of old versions: a magic number, a version, a description of the machine, the content, storage names.
@@ -61,9 +61,17 @@ def check_torch_file(path: str | Path, allowed: Collection[str] = ()) -> None:
     except OSError as error:
         raise unreadable(path, error, "check its permissions") from error
     except Exception as error:  # zipfile and pickletools raise nearly anything on damaged files
-        if is_shortage(error):
-            raise
+        raise_shortage(path, error)
         raise InputError(path, "is a damaged torch file, or truncated", AGAIN) from error
+
+
+def raise_shortage(path: object, error: Exception) -> None:
+    """Raise again what came of a lack of memory or threads; a damaged file may ask for more memory than there is."""
+    if is_shortage(error, "memory"):
+        raise InputError(
+            path, "needs more memory than there is, or is damaged", "raise the limit (ulimit -v)") from error
+    if is_shortage(error):
+        raise error
 
 
 def _check_archive(file: BinaryIO, path: object, allowed: Collection[str]) -> None:

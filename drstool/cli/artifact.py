@@ -268,6 +268,6 @@ class Artifact:
         raise typer.Exit
 
     def _say_resuming(self, count: int, lacking: int = 0) -> None:
-        done = f"resuming after {counted(count, self._noun)}" if count else "nothing to resume, starting from scratch"
-        lacks = f"lacks {counted(lacking, self._noun)}, " if lacking else ""
+        done = f"resuming after {counted(count, self._noun)}" if count else "starting from scratch"
+        lacks = f"lacks {counted(lacking, self._noun)}, " if lacking else "" if count else "nothing to resume, "
         self._run.say(f"{self._run.command}: {self.output}: {lacks}{done}")
