@@ -138,7 +138,7 @@ class ClassifierRecipe(Optimization, Jitter):
     drs_layers: str = _option(
         "all",
         "Layers whose ReLUs are followed by DRS: all, or a list of numbers, such as 1-10,13, and stages, such as "
-        "stage3-4,extra.")
+        "stage3-4,extra or stage5- (stage 5 and what follows).")
     suppression_ramp: float = _option(
         0.0,
         "Fraction of the training during which DRS's suppression rises linearly from none (a plain ReLU) to full. "
@@ -385,7 +385,11 @@ RECIPE_USES = {"default": "one small GPU", "paper": "the authors' code", "light"
 # default: one small GPU. paper: the authors' published scripts and run.sh files. light: few images, or no GPU.
 RECIPES: dict[str, dict[type, Any]] = {
     "default": {
-        ClassifierRecipe: ClassifierRecipe(),
+        # The authors' settings learn nothing from a few hundred images: suppression at all layers of a network that
+        # has only just lost ImageNet's classes, behind three random layers, needs many more steps.
+        ClassifierRecipe: ClassifierRecipe(
+            extra_init="identity", drs_layers="stage5-", suppression_ramp=0.5, optimizer="adamw", lr=3e-5,
+            bias_lr_factor=1.0, weight_decay=0.01, schedule="poly", min_steps=1000),
         RefinerRecipe: RefinerRecipe(),
         SegmenterRecipe: SegmenterRecipe(),
     },

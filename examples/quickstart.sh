@@ -24,7 +24,8 @@ cd "$work"
 # The learning rate decays often, because the loss drops most right after each decay. Hue jitter is off,
 # because the classes differ in the colours of their heads.
 backbone="--backbone vgg16-small --image-size 128 --batch-size 5 --hue 0 --saturation 0.1 --decay-factor 0.5"
-classifier="$backbone --resize-size 144 --optimizer adam --weight-decay 0 --bias-lr-factor 1"
+classifier="$backbone --resize-size 144 --optimizer adam --weight-decay 0 --bias-lr-factor 1 --schedule step"
+classifier="$classifier --extra-init random --suppression-ramp 0 --min-steps 0"
 
 drstool demo demo --val 60
 data="--data demo --split train"

@@ -26,7 +26,8 @@ if [ "${1:-}" = train ]; then
     # One launcher per node, which starts one process per GPU.
     srun --ntasks-per-node=1 torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
         --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:29500" \
-        -m drstool train-cls --data "$DATA" --split "$SPLIT" --batch-size 64 --lr 0.02 --resume -o "$WEIGHTS"
+        -m drstool train-cls --data "$DATA" --split "$SPLIT" --recipe paper --batch-size 40 --lr 0.008 --resume \
+        -o "$WEIGHTS"
     exit
 fi
 

@@ -31,8 +31,11 @@ def test_classifier():
         "batch_size": 3, "image_size": 320, "resize_size": 0, "optimizer": "sgd", "lr": 1e-3, "bias_lr_factor": 2.0,
         "new_lr_factor": 10.0, "momentum": 0.9, "weight_decay": 5e-4, "decay_epochs": (5, 10), "decay_factor": 0.1,
         "flip": 0.5}
-    assert vars(ClassifierRecipe()) == vars(named_recipe("default", ClassifierRecipe)) == expected
+    assert vars(ClassifierRecipe()) == expected
     assert vars(named_recipe("paper", ClassifierRecipe)) == expected | {"batch_size": 5}
+    default = named_recipe("default", ClassifierRecipe)
+    assert (default.backbone, default.suppression, default.image_size, default.batch_size, default.epochs) == (
+        "vgg16", "learnable", 320, 3, 15)
 
 
 def test_warped_side():

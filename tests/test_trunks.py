@@ -253,7 +253,8 @@ def test_suppression_only_where_it_is_asked_for():
     ("vgg16", "paper", "stage1,stage4-5", [0, 1, *range(7, 13)]), ("vgg16", "paper", "extra", [13, 14, 15]),
     ("resnet50", "plain", "stage1", [0]), ("resnet50", "plain", "stage2-3", list(range(1, 8))),
     ("resnet50", "paper", "17,extra", [16, 17, 18, 19]), ("mobilenet_v2", "plain", "stage5", [14, 15, 16, 17, 18]),
-    ("mobilenet_v3_large", "plain", "stage3, 2", [1, 4, 5, 6]), ("convnext_tiny", "paper", "extra", [22, 23, 24])])
+    ("mobilenet_v3_large", "plain", "stage3, 2", [1, 4, 5, 6]), ("convnext_tiny", "paper", "extra", [22, 23, 24]),
+    ("resnet18", "plain", "stage5-", [7, 8]), ("resnet18", "paper", "stage5-", [7, 8, 9, 10, 11])])
 def test_layers_by_stage(name, head, text, layers):
     assert classifier_architecture(name, head, 0, "fixed", 0.5, text)["drs_layers"] == layers
 
@@ -264,7 +265,9 @@ def test_layers_by_stage(name, head, text, layers):
     ("resnet50", "stage6", "numbered 1 to 5"), ("vgg16", "stage6", "numbered 1 to 5"),
     ("resnet50", "stage0", "numbered 1 to 5"), ("resnet50", "stage3-2", "stage3-2 is not"),
     ("resnet50", "stage", "stage3-4,extra"), ("resnet50", "extra-1", "stage3-4,extra"),
-    ("resnet50", "stages3", "stage3-4,extra"), ("resnet50", "stage4-", "stage3-4,extra"),
+    ("resnet50", "stages3", "stage3-4,extra"), ("resnet50", "stage-4", "stage3-4,extra"),
+    ("resnet50", "stage6-", "numbered 1 to 5"),
+    ("resnet50", "stage4-7", "numbered 1 to 5"), ("resnet50", "5-", "stage3-4,extra"),
     ("resnet50", "all,1", "stage3-4,extra")])
 def test_wrong_layer_lists(name, text, words):
     with torch.device("meta"):

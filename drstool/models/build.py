@@ -27,7 +27,8 @@ def parse_layers(text: str, network: MapNetwork, option: str = "--drs-layers") -
     ----------
     text
         ``all``, or, separated by commas: numbers of layers, which count from 1, and ranges of them, as in
-        ``1-10,13``; stages (VGG-16's blocks), as in ``stage3`` or ``stage4-5``; ``extra``, the head's layers.
+        ``1-10,13``; stages (VGG-16's blocks), as in ``stage3`` or ``stage4-5``; ``stage5-``, from stage 5 to
+        the end of the head; ``extra``, the head's layers.
     network
     option
         Named in the error.
@@ -44,6 +45,8 @@ def parse_layers(text: str, network: MapNetwork, option: str = "--drs-layers") -
     [0, 1, 2, 15]
     >>> parse_layers("stage2,extra", network)
     [2, 3, 13, 14, 15]
+    >>> parse_layers("stage5-", network)
+    [10, 11, 12, 13, 14, 15]
     """
     if text == "all":
         return list(range(len(network.layers)))
@@ -53,6 +56,8 @@ def parse_layers(text: str, network: MapNetwork, option: str = "--drs-layers") -
         numbers = network.stages if staged else range(1, len(network.layers) + 1)
         limits = str(EXTRA_STAGE) if part == "extra" else part.removeprefix("stage")
         first, dash, last = limits.partition("-")
+        from_here_on = part.startswith("stage") and dash and not last
+        last = str(EXTRA_STAGE) if from_here_on else last
         if not first.isdecimal() or not (last.isdecimal() if dash else True):
             raise UsageError(option, f"{text!r} is not a list of layers", _EXAMPLES)
         low, high = int(first), int(last) if dash else int(first)
@@ -63,7 +68,8 @@ def parse_layers(text: str, network: MapNetwork, option: str = "--drs-layers") -
                 option, f"{part} is not a range of layers",
                 f"the layers of {network.backbone} are numbered 1 to {len(network.layers)}")
         found = [index for index, number in enumerate(numbers) if low <= number <= high]
-        if not found or low > high or (part != "extra" and staged and high >= EXTRA_STAGE):
+        beyond = staged and part != "extra" and EXTRA_STAGE in (low, *(() if from_here_on else (high,)))
+        if not found or low > high or beyond or staged and high > EXTRA_STAGE:
             stages = sorted(set(network.stages) - {EXTRA_STAGE})
             raise UsageError(
                 option, f"{part} is not a range of stages",
