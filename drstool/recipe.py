@@ -118,7 +118,10 @@ class Optimization:
     clip_norm: float = _option(
         0.0, "Largest norm of all gradients together, to which larger ones are scaled down; 0: no limit.", min=0.0)
     min_steps: int = _option(
-        0, "Minimum number of training steps: with few images, the number of epochs is raised to reach it.", min=0)
+        0,
+        "Minimum number of training steps: with few images, the number of epochs is raised to reach it. With --epochs, "
+        "the recipe's minimum does not apply.",
+        min=0)
 
 
 @dataclass(frozen=True)

@@ -167,3 +167,12 @@ def test_choices():
 def test_options_of_the_crf_are_told_with_their_prefix():
     with pytest.raises(UsageError, match="^--crf-iterations: "):
         override(CrfSettings(), {"iterations": -1}, prefix="crf-")
+
+
+@pytest.mark.parametrize(("given", "least"), [
+    ({}, 400), ({"epochs": 3}, 0), ({"epochs": 3, "min_steps": 50}, 50), ({"min_steps": 50}, 50)])
+def test_epochs_that_are_given_are_meant(given, least):
+    from drstool.cli.numbers import chosen
+
+    values = {f"number_{spec.name}": given.get(spec.name) for spec in fields(ClassifierRecipe)}
+    assert chosen(ClassifierRecipe, {"recipe": "light", **values}).min_steps == least

@@ -214,7 +214,7 @@ def interrupted(drs, own_voc, made, tmp_path, at_step):
 
 
 OTHER = {
-    "setting": ("train-cls", lambda t: ("--lr", "0.5"), "--lr changed from 0.001 to 0.5"),
+    "setting": ("train-cls", lambda t: ("--lr", "0.5"), "--lr changed from 3e-05 to 0.5"),
     "two settings": ("train-seg", lambda t: ("--flip", "0", "--seed", "7"),
                      "--seed changed from 0 to 7, --flip changed"),
     "list": ("train-cls", lambda t: ("--split", "val"), "the list of images and tags changed"),
@@ -319,7 +319,7 @@ def test_a_state_holds_no_code_and_is_no_checkpoint(drs, voc, tmp_path, interrup
     interrupted("train-cls")
     told = drs("info", tmp_path / ".net.pt.resume", "--json").json()
     assert (told["kind"], told["of"], told["step"], told["epochs"]) == ("training-state", "train-cls", 3, 1)
-    assert told["settings"]["lr"] == 0.001
+    assert told["settings"]["lr"] == 3e-5
     assert "step" in drs("info", tmp_path / ".net.pt.resume").out
     outcome = drs("cam", "--data", voc, "--split", "train", "--weights", tmp_path / ".net.pt.resume", "-o", "x")
     assert outcome.code == 3
@@ -363,7 +363,7 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
         assert (tmp_path / "net.pt").read_bytes() == before
     outcome = drs(*words, "--resume", "--lr", "0.5")
     assert outcome.code == 1
-    assert "already exists, and --lr changed from 0.001 to 0.5; choose another name, or use --overwrite" in outcome.err
+    assert "already exists, and --lr changed from 3e-05 to 0.5; choose another name, or use --overwrite" in outcome.err
     assert drs(*words).code == 1
     assert (tmp_path / "net.pt").read_bytes() == before
 

@@ -31,7 +31,7 @@ def unmeasured(path):
 
 
 def test_a_log(drs, words, tmp_path):
-    outcome = drs(*words, "--select-on", "val")
+    outcome = drs(*words, "--select-on", "val", "--schedule", "step", "--lr", "0.001")
     assert outcome.code == 0
     start, *rest, end = lines(tmp_path / "log.jsonl")
     assert start["event"] == "start" and start["command"] == "train-cls" and start["settings"]["batch_size"] == 1

@@ -48,7 +48,7 @@ _RIGHT = {
 # File systems that cannot sync a file or folder say so in these ways.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Files synced at a time: the disk then writes down many of them together.
-_SYNC_THREADS = 16
+_SYNC_THREADS = 4
 # Names beside the target get some letters more; 255 bytes is the common limit.
 _MAX_NAME_BYTES = 220
 

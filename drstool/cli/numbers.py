@@ -94,6 +94,9 @@ def chosen(kind: type, values: dict[str, Any]) -> Any:
         value = values.pop(_PREFIX + spec.name)
         if value is not None:
             changes[spec.name] = _numbers(spec, value) if str(spec.type).startswith("tuple") else value
+    if "epochs" in changes and hasattr(base, "min_steps"):
+        # Who names the number of epochs means it.
+        changes.setdefault("min_steps", 0)
     return override(base, changes)
 
 
