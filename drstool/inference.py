@@ -80,7 +80,7 @@ class Execution:
     autotune
         On a GPU, let cuDNN choose the fastest convolutions where image sizes stay the same.
     winograd
-        On a CPU without AVX-512, use Winograd convolutions; see :mod:`drstool.models.convolution`.
+        On a CPU, use Winograd convolutions; see :mod:`drstool.models.convolution`.
     workers
         Threads that read images, or run the CRF on several images; results do not depend on it.
     """

@@ -64,8 +64,7 @@ Tf32 = Annotated[bool, typer.Option(
     "--tf32/--no-tf32", help="On a GPU, allow TF32 in float32 products (faster; as exact as float16).")]
 Winograd = Annotated[bool, typer.Option(
     "--winograd/--no-winograd",
-    help="On a CPU without AVX-512, use Winograd convolutions: about twice "
-    "as fast, last digits differ.")]
+    help="On a CPU, use Winograd convolutions: up to twice as fast, last digits differ.")]
 MapSize = Annotated[str, typer.Option(
     "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels.")]
 DTYPES = ("uint8", "float16")
