@@ -55,16 +55,6 @@ _BATCH_HELP = (
 )
 _EPOCHS_HELP = "Number of training epochs; 0 writes the initialised network."
 _WEIGHT_DECAY_HELP = "Weight decay: an L2 penalty; with adamw, decoupled from the gradients."
-_STRIDE_HELP = "Ratio of input size to map size, 8 or 16; 0: 8 for VGG, 16 for the others."
-_HEAD_HELP = (
-    "Layers behind the backbone: the paper's three 3x3 convolutions, or none (plain); auto: the paper's for VGG, none "
-    "for the others."
-)
-_EXTRA_INIT_HELP = (
-    "Initial kernels of the paper's three layers: random, or identity plus a little noise, so that features pass "
-    "through them."
-)
-_FREEZE_NORM_HELP = "Keep the statistics and parameters of batch norm that --init provides."
 _FLIP_HELP = "Probability of a random horizontal flip."
 
 # The rows of the table in drstool/models/trunks.py.
@@ -93,6 +83,27 @@ class Jitter:
 
 
 @dataclass(frozen=True)
+class MapArchitecture:
+    """What a classifier and a refiner are built from; see :class:`drstool.models.network.MapNetwork`."""
+
+    backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
+    output_stride: int = _option(
+        0, "Ratio of input size to map size, 8 or 16; 0: 8 for VGG, 16 for the others.", choices=(0, 8, 16))
+    head: str = _option(
+        "auto",
+        "Layers after the backbone: the paper's three 3x3 convolutions, or none (plain); auto: the paper's for VGG, "
+        "none for the others.",
+        choices=("auto", "paper", "plain"))
+    extra_init: str = _option(
+        "random",
+        "Initial kernels of the paper's three layers: random, or identity plus a little noise, so that features pass "
+        "through them.",
+        choices=("random", "identity"))
+    freeze_norm: bool = _option(
+        False, "Freeze the batch norm layers that --init provides: keep their statistics and parameters.")
+
+
+@dataclass(frozen=True)
 class Optimization:
     """How the weights move, in all trainings.
 
@@ -116,7 +127,7 @@ class Optimization:
     warmup: float = _option(
         0.0, "Fraction of the training during which the learning rate rises linearly to its value.", min=0.0, max=1.0)
     clip_norm: float = _option(
-        0.0, "Largest norm of all gradients together, to which larger ones are scaled down; 0: no limit.", min=0.0)
+        0.0, "Maximum norm of all gradients together; larger ones are scaled down to it; 0: no limit.", min=0.0)
     min_steps: int = _option(
         0,
         "Minimum number of training steps: with few images, the number of epochs is raised to reach it. With --epochs, "
@@ -125,14 +136,9 @@ class Optimization:
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe(Optimization, Jitter):
+class ClassifierRecipe(Optimization, Jitter, MapArchitecture):
     """``train-cls``: a classifier with DRS, multi-label soft margin loss, SGD (paper, section 4.1)."""
 
-    backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
-    output_stride: int = _option(0, _STRIDE_HELP, choices=(0, 8, 16))
-    head: str = _option("auto", _HEAD_HELP, choices=("auto", "paper", "plain"))
-    extra_init: str = _option("random", _EXTRA_INIT_HELP, choices=("random", "identity"))
-    freeze_norm: bool = _option(False, _FREEZE_NORM_HELP)
     suppression: str = _option(
         "learnable",
         "Bound that DRS puts on the responses after a ReLU: fixed, learnable, or none for a plain CAM classifier.",
@@ -145,7 +151,7 @@ class ClassifierRecipe(Optimization, Jitter):
     suppression_ramp: float = _option(
         0.0,
         "Fraction of the training during which DRS's suppression rises linearly from none (a plain ReLU) to full. "
-        "Networks that are saved or scored before that have full suppression.",
+        "Checkpoints and scores before that use full suppression.",
         min=0.0, max=1.0)
     epochs: int = _option(15, _EPOCHS_HELP, min=0)
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
@@ -171,14 +177,9 @@ class ClassifierRecipe(Optimization, Jitter):
 
 
 @dataclass(frozen=True)
-class RefinerRecipe(Optimization, Jitter):
+class RefinerRecipe(Optimization, Jitter, MapArchitecture):
     """``refine-train``: a network without DRS regresses the maps, MSE loss, Adam (paper, section 3.3)."""
 
-    backbone: str = _option("vgg16", "Backbone network.", choices=BACKBONES)
-    output_stride: int = _option(0, _STRIDE_HELP, choices=(0, 8, 16))
-    head: str = _option("auto", _HEAD_HELP, choices=("auto", "paper", "plain"))
-    extra_init: str = _option("random", _EXTRA_INIT_HELP, choices=("random", "identity"))
-    freeze_norm: bool = _option(False, _FREEZE_NORM_HELP)
     epochs: int = _option(15, _EPOCHS_HELP, min=0)
     batch_size: int = _option(3, _BATCH_HELP, min=1, max=_MAX_BATCH, auto=True)
     image_size: int = _option(
@@ -228,7 +229,7 @@ class _MapSettings:
     flip: bool = _option(False, "Also process the horizontally flipped image and fuse the maps.")
     fusion: str = _option(
         "auto",
-        "How maps of several sizes are fused: max (the largest value, as in the paper) or mean; auto: max for the "
+        "Fusion of the maps of several sizes: max (the largest value, as in the paper) or mean; auto: max for the "
         "paper's head, mean for a plain one.",
         choices=("auto", "max", "mean"))
     batch_size: int = _option(

@@ -120,6 +120,12 @@ def drs():
     return call
 
 
+@pytest.fixture(name="must")
+def _must():
+    """Runs a command line in this process that has to succeed; gives what :func:`drs` gives."""
+    return must
+
+
 @pytest.fixture(scope="session")
 def voc(tmp_path_factory):
     """The tiny VOC folder; not to be changed."""

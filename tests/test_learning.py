@@ -94,21 +94,21 @@ def test_schedules_follow_the_whole_length():
     plan = planned.at_least(600)
     assert (planned.total_steps, plan.epochs) == (150, 60)
     # After 4/15 and 9/15 of 60 epochs.
-    assert stretched((5, 10), 150, 600) == (17, 37)
-    step = learning_rate_schedule(Optimization(), planned, plan)
+    assert stretched((5, 10), plan) == (17, 37) and stretched((5, 10), planned) == (5, 10)
+    step = learning_rate_schedule(Optimization(), plan)
     assert [step(0, epoch) for epoch in (15, 16, 35, 36, 59)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
-    assert [learning_rate_schedule(Optimization(), planned, planned)(0, e) for e in (3, 4, 9)] == pytest.approx(
+    assert [learning_rate_schedule(Optimization(), planned)(0, e) for e in (3, 4, 9)] == pytest.approx(
         [1, 0.1, 0.01])
-    poly = learning_rate_schedule(Optimization(schedule="poly"), planned, plan)
+    poly = learning_rate_schedule(Optimization(schedule="poly"), plan)
     assert [poly(step, 0) for step in (0, 300, 599)] == pytest.approx([1, 0.5**0.9, (1 / 600)**0.9])
-    assert learning_rate_schedule(Optimization(schedule="poly"), planned, plan, 0.25)(599, 0) == 0.25
+    assert learning_rate_schedule(Optimization(schedule="poly"), plan, 0.25)(599, 0) == 0.25
 
 
 @pytest.mark.parametrize("schedule", ["step", "poly"])
 def test_warm_up_rises_to_the_schedule(schedule):
     plan = Plan(100, 1, 1, 0)
-    cold = learning_rate_schedule(Optimization(schedule=schedule), plan, plan)
-    warm = learning_rate_schedule(Optimization(schedule=schedule, warmup=0.1), plan, plan)
+    cold = learning_rate_schedule(Optimization(schedule=schedule), plan)
+    warm = learning_rate_schedule(Optimization(schedule=schedule, warmup=0.1), plan)
     expected = [cold(step, 0) * min(1, (step + 1) / 10) for step in range(100)]
     assert [warm(step, 0) for step in range(100)] == pytest.approx(expected)
 
@@ -187,8 +187,8 @@ def test_measuring_draws_none_of_the_random_numbers_of_training():
 def test_recipes_record_what_ran():
     planned = Plan(7, 2, 3, 0)
     recipe = ClassifierRecipe(epochs=2, min_steps=7)
-    assert recorded(recipe, planned, planned) == vars(recipe)
-    assert recorded(recipe, planned, planned.at_least(7)) == vars(recipe) | {"trained_epochs": 3, "trained_steps": 9}
+    assert recorded(recipe, planned) == vars(recipe)
+    assert recorded(recipe, planned.at_least(7)) == vars(recipe) | {"trained_epochs": 3, "trained_steps": 9}
 
 
 def test_light_is_for_few_images():
@@ -196,7 +196,7 @@ def test_light_is_for_few_images():
     assert {recipe.backbone for recipe in light.values()} == {"mobilenet_v2"}
     assert about_tags(PRESENT, CLASSES, light[ClassifierRecipe])[1:] == []
     told = about_tags(PRESENT, CLASSES, ClassifierRecipe())[-1]
-    assert told == f"these settings suit more images; --recipe light suits fewer than {FEW_IMAGES:,}"
+    assert told == f"these settings are meant for more images; for fewer than {FEW_IMAGES:,}, try --recipe light"
     many = np.tile(PRESENT, (FEW_IMAGES // 6 + 1, 1))
     assert about_tags(many, CLASSES, ClassifierRecipe()) == []
 
@@ -308,9 +308,9 @@ def test_baseline_of_a_segmenter_is_the_entropy_of_labels():
 
 def test_length_is_told():
     plan = Plan(311, 15, 3, 0)
-    assert about_length(plan, plan, ClassifierRecipe(), 20) == "311 images of 20 classes, 1,560 steps in 15 epochs"
+    assert about_length(plan, ClassifierRecipe(), 20) == "311 images of 20 classes, 1,560 steps in 15 epochs"
     recipe = ClassifierRecipe(min_steps=5000)
-    assert about_length(plan, plan.at_least(5000), recipe, 20) == (
+    assert about_length(plan.at_least(5000), recipe, 20) == (
         "311 images of 20 classes, 5,096 steps in 49 epochs (raised from 1,560 in 15 by --min-steps 5000; "
         "--decay-epochs become 14,30)")
 
@@ -338,7 +338,7 @@ def test_verdicts():
     tags = torch.from_numpy(np.tile(PRESENT, (20, 1))).float()
     noise = torch.randn(120, 3)
     assert told(tags + 0.01 * noise, 0.1)[0].startswith(
-        "learned: loss 0.1000, 0.20 × that of the tags' frequencies alone; mAP 1.000, 1.00 on a scale from chance")
+        "learned: loss 0.1000, 0.20 × that of predicting the tag frequencies; mAP 1.000, 1.00 on a scale from chance")
     assert len(told(tags + 0.01 * noise, 0.1)) == 1
     nothing = told(noise, 0.499)
     assert nothing[0].startswith("learned nothing: loss 0.4990, 1.00 ×")
@@ -381,8 +381,9 @@ def test_chance_is_rarely_taken_for_learning():
 
 def test_verdict_of_a_regression():
     assert regression_verdict(0.03, 0.03, "the mean", "more") == (
-        "learned nothing: loss 0.0300, 1.00 × that of the mean alone; try more")
-    assert regression_verdict(0.02, 0.04, "the mean", "more") == "learned: loss 0.0200, 0.50 × that of the mean alone"
+        "learned nothing: loss 0.0300, 1.00 × that of predicting the mean; try more")
+    assert regression_verdict(0.02, 0.04, "the mean", "more") == (
+        "learned: loss 0.0200, 0.50 × that of predicting the mean")
     assert regression_verdict(0.0, 0.0, "the mean", "more").startswith("learned nothing")
 
 
@@ -509,18 +510,6 @@ def test_nothing_to_tell_apart(world, items, what):
 
 
 # --- as users see it -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def must(drs):
-    """Runs a command line that has to succeed."""
-
-    def run(*arguments):
-        outcome = drs(*arguments)
-        assert outcome.code == 0, outcome.err
-        return outcome
-
-    return run
 
 
 EVERYTHING = (

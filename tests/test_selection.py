@@ -10,18 +10,6 @@ from drstool.training.schedule import Plan
 SMALL = ("--backbone", "vgg16-small", "--init", "none", "--image-size", "32")
 
 
-@pytest.fixture
-def must(drs):
-    """Runs a command line that has to succeed."""
-
-    def run(*arguments):
-        outcome = drs(*arguments)
-        assert outcome.code == 0, outcome.err
-        return outcome
-
-    return run
-
-
 class _Steps:
     """Samples that tell the model nothing."""
 

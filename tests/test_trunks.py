@@ -501,14 +501,10 @@ def test_small_segmenter_has_the_names_of_earlier_checkpoints():
     (("--backbone", "resnet18"), ("--suppression", "none", "--output-stride", "8")),
     (("--backbone", "mobilenet_v3_large", "--head", "paper", "--extra-init", "identity"),
      ("--drs-layers", "stage2-3,extra"))], ids=lambda words: words[1])
-def test_chain(drs, voc, tmp_path, trunk, more):
+def test_chain(must, voc, tmp_path, trunk, more):
     """Images to maps by every method, refined maps and a segmenter, with trunks as they are initialised."""
     data = ("--data", voc, "--split", "train", "--device", "cpu")
     how = ("--epochs", "0", "--image-size", "64")
-
-    def must(*arguments):
-        outcome = drs(*arguments)
-        assert outcome.code == 0, outcome.err
 
     must("train-cls", *data, *trunk, *more, *how, "--init", "none", "-o", tmp_path / "cls.pt")
     for method in ("cam", "grad-cam", *(["drs"] if "none" not in more else [])):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from drstool.formats.records import MapRecord
 from drstool.labels import label_names
+from drstool.reports.text import counted
 
 __all__ = ["EmptyMaps"]
 
@@ -60,4 +61,4 @@ class EmptyMaps:
             f"{names[label]}: {self.maps[label] - self.empty[label]:,} of {self.maps[label]:,} "
             f"{'images have' if self.maps[label] > 1 else 'image has'} a value above 0" for label in worst[:_NAMED]]
         rest = len(worst) - _NAMED
-        return lines + ([f"and {rest:,} more {'classes' if rest > 1 else 'class'} like these"] if rest > 0 else [])
+        return lines + ([f"and {counted(rest, 'more class')} like these"] if rest > 0 else [])

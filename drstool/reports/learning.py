@@ -27,33 +27,31 @@ _CHANCE, _LEARNED_RANK = 0.1, 0.5
 _SHOWN_CLASSES = 10
 
 
-def about_length(planned: Plan, plan: Plan, recipe: Optimization, classes: int) -> str:
+def about_length(plan: Plan, recipe: Optimization, classes: int) -> str:
     """How many images there are, how long a training is, and whether ``--min-steps`` made it longer.
 
     Parameters
     ----------
-    planned, plan
-        As the recipe says, and as it is.
-    recipe
+    plan, recipe
     classes
         C, the number of object classes.
 
     Examples
     --------
     >>> plan = Plan(300, 15, 3, 0)
-    >>> about_length(plan, plan, Optimization(), 20)
+    >>> about_length(plan, Optimization(), 20)
     '300 images of 20 classes, 1,500 steps in 15 epochs'
-    >>> about_length(plan, plan.at_least(1950), Optimization(schedule="poly", min_steps=1950), 1)
+    >>> about_length(plan.at_least(1950), Optimization(schedule="poly", min_steps=1950), 1)
     '300 images of 1 class, 2,000 steps in 20 epochs (raised from 1,500 in 15 by --min-steps 1950)'
     """
     steps, epochs = plan.total_steps, plan.total_epochs
-    text = f"{counted(plan.images, 'image')} of {classes} {'class' if classes == 1 else 'classes'}, "
+    text = f"{counted(plan.images, 'image')} of {counted(classes, 'class')}, "
     text += f"{counted(steps, 'step')} in {counted(epochs, 'epoch')}"
-    if plan == planned:
+    if (planned := plan.raised_from) is None:
         return text
     text += f" (raised from {planned.total_steps:,} in {planned.total_epochs} by --min-steps {recipe.min_steps}"
     if recipe.schedule == "step" and recipe.decay_epochs:
-        later = stretched(recipe.decay_epochs, planned.total_steps, plan.total_steps)
+        later = stretched(recipe.decay_epochs, plan)
         text += f"; --decay-epochs become {','.join(map(str, later))}"
     return text + ")"
 
@@ -74,7 +72,7 @@ def about_tags(present: np.ndarray, class_names: Sequence[str], recipe: Classifi
         if names:
             lines.append(f"warning: {_classes(names)}: in {what}, so that little or nothing can be learned of it")
     if len(present) < FEW_IMAGES and recipe.optimizer == "sgd":
-        lines.append(f"these settings suit more images; --recipe light suits fewer than {FEW_IMAGES:,}")
+        lines.append(f"these settings are meant for more images; for fewer than {FEW_IMAGES:,}, try --recipe light")
     return lines
 
 
@@ -98,7 +96,7 @@ def classifier_verdict(
     if by_heart:
         level = "learned its own images, and nothing that holds for those of --val-split"
     line = (
-        f"{level}: loss {loss:.4f}, {ratio:.2f} × that of the tags' frequencies alone; "
+        f"{level}: loss {loss:.4f}, {ratio:.2f} × that of predicting the tag frequencies; "
         f"mAP {metrics['map']:.3f}, {gain:.2f} on a scale from chance (0) to perfect (1)")
     if level != "learned":
         line += "; try " + ", ".join(_advice(recipe, by_heart))
@@ -151,10 +149,10 @@ def regression_verdict(loss: float, baseline: float, of_what: str, advice: str) 
     Examples
     --------
     >>> regression_verdict(0.02, 0.04, "each class's mean", "more --epochs")
-    "learned: loss 0.0200, 0.50 × that of each class's mean alone"
+    "learned: loss 0.0200, 0.50 × that of predicting each class's mean"
     """
     ratio = loss / baseline if baseline else 1.0
-    line = f"loss {loss:.4f}, {ratio:.2f} × that of {of_what} alone"
+    line = f"loss {loss:.4f}, {ratio:.2f} × that of predicting {of_what}"
     return f"learned: {line}" if ratio < _NOTHING_LOSS else f"learned nothing: {line}; try {advice}"
 
 

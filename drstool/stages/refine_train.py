@@ -73,19 +73,18 @@ def refine_train(
         # and a few hundred images end before such noise is unlearned.
         nn.init.zeros_(model.output.weight)
 
-    planned = Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed)
-    plan = planned.at_least(recipe.min_steps)
+    plan = Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed).at_least(recipe.min_steps)
     if plan.total_steps:
-        config.observer.notice(about_length(planned, plan, recipe, len(class_names)))
+        config.observer.notice(about_length(plan, recipe, len(class_names)))
 
     def snapshot() -> Checkpoint:
-        return Checkpoint("refiner", class_names, architecture, recorded(recipe, planned, plan), model.state_dict())
+        return Checkpoint("refiner", class_names, architecture, recorded(recipe, plan), model.state_dict())
 
     loss = _MapLoss(_loss_of_means)
     report = fit(
         model, loss, RefinerSamples(dataset, maps, recipe, config.seed),
         build_optimizer(parameter_groups(model, pretrained, recipe), recipe),
-        learning_rate_schedule(recipe, planned, plan), plan, config, snapshot=snapshot, clip_norm=recipe.clip_norm,
+        learning_rate_schedule(recipe, plan), plan, config, snapshot=snapshot, clip_norm=recipe.clip_norm,
         meter=loss)
     if report is not None and report.metrics:
         config.observer.notice(regression_verdict(

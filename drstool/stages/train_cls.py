@@ -83,25 +83,24 @@ def train_cls(
     pretrained = load_pretrained(model, weights, weights_name) if weights is not None else frozenset()
     if recipe.freeze_norm:
         model.freeze_norm(pretrained)
-    planned = Plan(
+    plan = Plan(
         len(dataset), recipe.epochs, recipe.batch_size, config.seed,
-        weights=balancing_weights(present) if recipe.balance_classes else ())
-    plan = planned.at_least(recipe.min_steps)
+        weights=balancing_weights(present) if recipe.balance_classes else ()).at_least(recipe.min_steps)
     frequencies = np.average(present, axis=0, weights=plan.weights or None)
     if recipe.prior_bias:
         _set_bias(model.output, frequencies, len(dataset))
     if plan.total_steps:
         config.observer.notice(
-            about_length(planned, plan, recipe, len(class_names)), *about_tags(present, class_names, recipe))
+            about_length(plan, recipe, len(class_names)), *about_tags(present, class_names, recipe))
 
     def snapshot() -> Checkpoint:
-        return Checkpoint("classifier", class_names, architecture, recorded(recipe, planned, plan), model.state_dict())
+        return Checkpoint("classifier", class_names, architecture, recorded(recipe, plan), model.state_dict())
 
     loss = _TagLoss(tag_loss(frequencies), None if val is None else _Validation(val, class_names, recipe, config))
     report = fit(
         model, loss, ClassifierSamples(dataset, class_names, recipe, config.seed),
         build_optimizer(parameter_groups(model, recipe, pretrained), recipe, nesterov=True),
-        learning_rate_schedule(recipe, planned, plan), plan, config, snapshot=snapshot,
+        learning_rate_schedule(recipe, plan), plan, config, snapshot=snapshot,
         before_step=lambda step: set_strength(model, ramp(step, recipe.suppression_ramp * plan.total_steps)),
         clip_norm=recipe.clip_norm, meter=loss)
     if report is not None and report.metrics:

@@ -73,26 +73,25 @@ def train_seg(
         # A segmenter's own checkpoint has its own names; others have those of the backbone.
         whole = any(name.startswith("backbone.") for name in weights)
         load_pretrained(model if whole else trunk, weights, weights_name, any_head=True)
-    planned = Plan(
+    plan = Plan(
         len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
-        steps=recipe.steps if recipe.epochs else 0, drop_last=True)
-    plan = planned.at_least(recipe.min_steps)
+        steps=recipe.steps if recipe.epochs else 0, drop_last=True).at_least(recipe.min_steps)
     if plan.total_steps:
-        config.observer.notice(about_length(planned, plan, recipe, len(class_names)))
+        config.observer.notice(about_length(plan, recipe, len(class_names)))
     floor = recipe.min_lr / recipe.lr if recipe.lr else 0
 
     def snapshot() -> Checkpoint:
-        return Checkpoint("segmenter", class_names, architecture, recorded(recipe, planned, plan), model.state_dict())
+        return Checkpoint("segmenter", class_names, architecture, recorded(recipe, plan), model.state_dict())
 
     loss = _LabelLoss(len(class_names))
     report = fit(
         model, loss, SegmenterSamples(dataset, labels, class_names, recipe, config.seed),
         build_optimizer(_parameter_groups(model, recipe), recipe),
-        learning_rate_schedule(recipe, planned, plan, floor), plan, config, snapshot=snapshot,
+        learning_rate_schedule(recipe, plan, floor), plan, config, snapshot=snapshot,
         weight_of=lambda batch: _counted(batch[1], len(class_names)), clip_norm=recipe.clip_norm, meter=loss)
     if report is not None and report.metrics:
         config.observer.notice(regression_verdict(
-            report.loss, report.metrics["baseline"], "the labels' frequencies", "more --epochs or --min-steps"))
+            report.loss, report.metrics["baseline"], "the label frequencies", "more --epochs or --min-steps"))
     return with_selection(snapshot(), report)
 
 

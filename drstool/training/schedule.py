@@ -37,6 +37,8 @@ class Plan:
     weights
         How often each image is drawn relative to the others; empty: each once per epoch. An epoch has as many
         images as ever, so that some of them come several times and others not at all.
+    raised_from
+        The shorter plan that this one was raised from; see :meth:`at_least`.
     """
 
     images: int
@@ -46,6 +48,7 @@ class Plan:
     steps: int = 0
     drop_last: bool = False
     weights: tuple[float, ...] = ()
+    raised_from: Plan | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,8 +79,8 @@ class Plan:
         if self.total_steps >= steps or not self.total_steps:
             return self
         if self.steps:
-            return replace(self, steps=steps)
-        return replace(self, epochs=-(-steps // self.steps_per_epoch))
+            return replace(self, steps=steps, raised_from=self)
+        return replace(self, epochs=-(-steps // self.steps_per_epoch), raised_from=self)
 
     def order(self, epoch: int) -> list[tuple[int, ...]]:
         """Keys of an epoch's images: (epoch, index), and for one that is drawn again (epoch, index, times before)."""
@@ -146,43 +149,38 @@ def warmed_up(factor: Callable[[int, int], float], steps: int) -> Callable[[int,
     return lambda step, epoch: factor(step, epoch) * (min(1.0, (step + 1) / steps) if steps else 1.0)
 
 
-def stretched(epochs: Sequence[int], planned: int, actual: int) -> tuple[int, ...]:
-    """Epochs, counted from 1, at whose start as large a part is done of a training that takes more steps than planned.
+def stretched(epochs: Sequence[int], plan: Plan) -> tuple[int, ...]:
+    """Epochs, counted from 1, at whose start as large a part is done of a plan as was before it was raised.
 
     Examples
     --------
-    >>> stretched((5, 10), 1500, 6000)
+    >>> stretched((5, 10), Plan(300, 15, 3, 0).at_least(6000))
     (17, 37)
     """
-    return tuple(1 + round((epoch - 1) * actual / planned) for epoch in epochs) if planned else tuple(epochs)
+    if plan.raised_from is None:
+        return tuple(epochs)
+    return tuple(1 + round((epoch - 1) * plan.total_steps / plan.raised_from.total_steps) for epoch in epochs)
 
 
-def learning_rate_schedule(
-    recipe: Optimization, planned: Plan, plan: Plan, floor: float = 0.0
-) -> Callable[[int, int], float]:
+def learning_rate_schedule(recipe: Optimization, plan: Plan, floor: float = 0.0) -> Callable[[int, int], float]:
     """The schedule of a recipe over the whole of a training.
 
     Parameters
     ----------
-    recipe
-    planned
-        As the recipe says.
-    plan
-        As it is, perhaps longer: see :meth:`Plan.at_least`.
+    recipe, plan
     floor
         Below which the poly schedule does not fall, as a factor.
     """
     if recipe.schedule == "poly":
         factor = poly_factor(plan.total_steps or 1, recipe.poly_power, floor)
     else:
-        decays = stretched(recipe.decay_epochs, planned.total_steps, plan.total_steps)
-        factor = step_factor(decays, recipe.decay_factor)
+        factor = step_factor(stretched(recipe.decay_epochs, plan), recipe.decay_factor)
     return warmed_up(factor, round(recipe.warmup * plan.total_steps))
 
 
-def recorded(recipe: Optimization, planned: Plan, plan: Plan) -> dict[str, Any]:
+def recorded(recipe: Optimization, plan: Plan) -> dict[str, Any]:
     """The recipe as a checkpoint keeps it: with the length of the training where that is not the recipe's."""
-    if plan == planned:
+    if plan.raised_from is None:
         return asdict(recipe)
     return asdict(recipe) | {"trained_epochs": plan.total_epochs, "trained_steps": plan.total_steps}
 
