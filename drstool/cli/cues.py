@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from drstool.cli.options import MapsIn, Saliency, Split
-from drstool.cli.parameters import check_split
+from drstool.cli.datasets import OptionalDataOptions
+from drstool.cli.options import MapsIn, Saliency
 from drstool.cli.run import Run
 from drstool.errors import InputError
 from drstool.recipe import CueSettings
@@ -20,18 +20,23 @@ if TYPE_CHECKING:
     from drstool.data.photographs import ImageOf
     from drstool.inputs import Records
 
-__all__ = ["CueFiles", "Cues", "open_cues"]
+__all__ = ["CrfImages", "CueFiles", "Cues", "open_cues"]
 
 
 @dataclass(frozen=True)
 class CueFiles:
-    """Where the maps, saliency maps and images are."""
+    """Where the maps and saliency maps are."""
 
     maps: MapsIn = None
     saliency: Saliency = None
+
+
+@dataclass(frozen=True)
+class CrfImages(OptionalDataOptions):
+    """Where the images are."""
+
     data: Annotated[Optional[str], typer.Option(
         "--data", help="Images for the CRF, as in the other commands; by default those that the maps name.")] = None
-    split: Split = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,9 @@ class Cues:
 
 
 @contextmanager
-def open_cues(run: Run, files: CueFiles, settings: CueSettings, given: frozenset[str]) -> Iterator[Cues]:
+def open_cues(
+    run: Run, files: CueFiles, images: CrfImages, settings: CueSettings, given: frozenset[str],
+) -> Iterator[Cues]:
     """The cues that a command line names; ``given`` are the settings that the user set.
 
     Raises
@@ -72,7 +79,6 @@ def open_cues(run: Run, files: CueFiles, settings: CueSettings, given: frozenset
         Something is missing, or does not go together.
     """
     from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
-    from drstool.data import open_dataset
     from drstool.data.photographs import images_of
     from drstool.formats import check_folder, open_records
     from drstool.inputs import Records, input_digests, list_digest
@@ -89,10 +95,9 @@ def open_cues(run: Run, files: CueFiles, settings: CueSettings, given: frozenset
         if are_scores:
             settings = of_probabilities(settings, given)
         check_saliency_given(settings, files.saliency is not None)
-        check_split(files.split, files.data)
         dataset = None
-        if files.data is not None:
-            dataset = open_dataset(files.data, files.split, class_names=classes, images_only=True)
+        if images.data is not None:
+            dataset = images.open(class_names=classes, images_only=True)
         saliency = input_digests(saliency=files.saliency)[0] if files.saliency else {}
         yield Cues(
             Records(source, files.maps, run.shard, resume=run.resume), classes, are_scores, settings,

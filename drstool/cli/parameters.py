@@ -11,7 +11,7 @@ import typer
 
 from drstool.errors import UsageError
 
-__all__ = ["check_choice", "check_split", "number_list", "option"]
+__all__ = ["check_choice", "number_list", "option"]
 
 
 def option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
@@ -31,18 +31,6 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise UsageError(option, f"{value!r} is not one of {', '.join(choices)}")
-
-
-def check_split(split: str | None, data: str | None) -> None:
-    """Check that a split comes with a dataset.
-
-    Raises
-    ------
-    UsageError
-        ``--split`` is used without ``--data``.
-    """
-    if split is not None and data is None:
-        raise UsageError("--split", "needs --data", "add --data, or omit --split")
 
 
 def number_list(option: str, text: str, kind: type, like: str = "") -> tuple:

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from drstool.checkpoints.checkpoint import Checkpoint
     from drstool.checkpoints.training_log import TrainingLog
     from drstool.checkpoints.training_state import TrainingState
+    from drstool.cli.datasets import DataOptions
     from drstool.data import Dataset
     from drstool.training.state import Diverged
 
 __all__ = [
     "ClassifierTrainingOptions", "MapTrainingOptions", "TrainingData", "TrainingOptions", "TrainingRun",
-    "named_classes", "other_split",
+    "named_classes",
 ]
 
 SelectOn = Annotated[Optional[str], typer.Option(
@@ -69,21 +70,6 @@ class ClassifierTrainingOptions(MapTrainingOptions):
     val_split: ValSplit = None
 
 
-def other_split(option: str, data: str, split: str, **more: Any) -> Dataset:
-    """The images of another split of the data than is learned from; see :func:`drstool.data.open_dataset`.
-
-    Raises
-    ------
-    UsageError
-        The data comes on stdin, which is read already.
-    """
-    from drstool.data import open_dataset
-
-    if data == "-":
-        raise UsageError(option, "the manifest on stdin can be read only once", "give --data a file or folder")
-    return open_dataset(data, split, **more)
-
-
 def named_classes(dataset: Dataset) -> tuple[str, ...]:
     """The names of a dataset's object classes.
 
@@ -108,7 +94,7 @@ class TrainingData:
     Attributes
     ----------
     source
-        ``--data``, as given.
+        The data, as given.
     dataset
         Its images.
     class_names
@@ -120,7 +106,7 @@ class TrainingData:
         Its provenance.
     """
 
-    source: str
+    source: DataOptions
     dataset: Dataset
     class_names: tuple[str, ...]
     tags: str | None = None
@@ -133,7 +119,7 @@ class _Selection:
     """Whether and by what the epoch is selected."""
 
     run: Run
-    data: str
+    data: DataOptions
     split: str | None
     saliency: str | None
 
@@ -143,7 +129,7 @@ class _Selection:
             return {}
         from drstool.files import content_digest
 
-        dataset = other_split("--select-on", self.data, self.split, class_names=class_names)
+        dataset = self._open(class_names)
         return {"select_list": f"sha256:{dataset.digest()}"} | (
             {"saliency": content_digest(self.saliency)} if self.saliency else {}
         )
@@ -151,13 +137,13 @@ class _Selection:
     def score(self, checkpoint: Checkpoint) -> float:
         """The network's mIoU on the split's ground truth, of labels or of maps with a background cue."""
         from drstool.cues import saliency_folder
-        from drstool.data import open_dataset, saliency_of_items
+        from drstool.data import saliency_of_items
         from drstool.inference import Execution
         from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
         from drstool.stages import cam, refine, segment
         from drstool.stages.eval import Scoring, evaluate
 
-        dataset = open_dataset(self.data, self.split, class_names=checkpoint.class_names)
+        dataset = self._open(checkpoint.class_names)
         saliency_of = saliency_folder(self.saliency) if self.saliency else saliency_of_items(dataset)
         cues = CueSettings(background="saliency" if saliency_of else "constant")
         execution = Execution(self.run.device, workers=self.run.threads)
@@ -170,6 +156,9 @@ class _Selection:
             records = (labels for labels, _ in both)
         scoring = Scoring(settings=cues, saliency_of=saliency_of, strict=True)
         return evaluate(records, dataset, scoring=scoring).scores.mean_iou
+
+    def _open(self, class_names: tuple[str, ...]) -> Dataset:
+        return self.data.of_split("--select-on", str(self.split)).open(class_names=class_names)
 
 
 # How the line of an epoch calls what was measured.

@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.options import DTYPES, Data, MapOptions, NetworkOptions, OutputOrStdout, Split, Weights, command
+from drstool.cli.datasets import DataOptions
+from drstool.cli.options import DTYPES, MapOptions, NetworkOptions, OutputOrStdout, Weights, command
 from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run, plain
 from drstool.recipe import CamSettings
@@ -47,10 +48,9 @@ class Method:
 def cam(
     run: Run,
     settings: CamSettings,
-    data: Data,
+    data: DataOptions,
     weights: Weights,
     output: OutputOrStdout = None,
-    split: Split = None,
     *,
     how: Method,
     maps: MapOptions,
@@ -58,7 +58,6 @@ def cam(
 ) -> None:
     """Write localization maps of the images' classes."""
     from drstool.checkpoints.checkpoint import load_checkpoint
-    from drstool.data import open_dataset
     from drstool.inputs import Images
     from drstool.stages import cam as stage
 
@@ -70,8 +69,8 @@ def cam(
     layer = stage.usual_layer(classifier) if how.layer is None else how.layer
     # Gradients are too small for float16.
     precision = "float32" if (method, network.precision) == ("grad-cam", "auto") else network.precision
-    dataset = open_dataset(
-        data, split, tags=how.tag_file, class_names=classifier.class_names, images_only=how.threshold is not None)
+    dataset = data.open(
+        tags=how.tag_file, class_names=classifier.class_names, images_only=how.threshold is not None)
     artifact = Artifact(
         run, output, "localization-maps", Images(dataset, run.shard, settings.together), classifier.class_names,
         upstream=classifier.provenance, inputs={"checkpoint": run.digest(weights)}, device=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.cues import CueFiles, open_cues
+from drstool.cli.cues import CrfImages, CueFiles, open_cues
 from drstool.cli.options import DTYPES, Dtype, OutputOrStdout, command
 from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run, plain, plain_crf
@@ -21,6 +21,7 @@ def crf_(
     given: frozenset[str],
     crf: CrfSettings | None,
     files: CueFiles,
+    images: CrfImages,
     output: OutputOrStdout = None,
     dtype: Dtype = "uint8",
 ) -> None:
@@ -35,7 +36,7 @@ def crf_(
         raise UsageError("--crf", "none leaves nothing to do", "expected irn, deeplab or psa")
     check_choice("--dtype", dtype, DTYPES)
     output = run.claim(output, "maps")
-    with open_cues(run, files, settings, given) as cues:
+    with open_cues(run, files, images, settings, given) as cues:
         artifact = Artifact(
             run, output, "score-maps", cues.records, cues.classes, inputs=cues.inputs, used=cues.used, device=True,
             settings=plain(cues.settings) | plain_crf(crf) | {"dtype": dtype})

@@ -1,14 +1,15 @@
-"""``eval``: scores of labels and maps against pixel ground truth."""
+"""``eval``: scores of labels and maps against pixel ground data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from drstool.cli.options import Classes, Data, Saliency, Split, command
+from drstool.cli.datasets import ClassOptions
+from drstool.cli.options import Saliency, command
 from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run
 from drstool.errors import UsageError
@@ -28,36 +29,10 @@ Predictions = Annotated[Optional[list[str]], typer.Argument(
 
 
 @dataclass(frozen=True)
-class GroundTruth:
-    """What predictions are scored against."""
-
-    data: Data
-    split: Split = None
-    classes: Classes = None
-    saliency: Saliency = None
-
-    def open(
-        self, header: Header | None, splits: tuple[str | None, ...]
-    ) -> tuple[list[Dataset], Callable[[str], Path] | None]:
-        """The splits, checked against the predictions' header, and where their saliency maps are."""
-        from drstool.cues import saliency_folder
-        from drstool.data import open_dataset, saliency_of_items
-        from drstool.formats import check_folder
-
-        if self.saliency:
-            check_folder(self.saliency)
-        known = (header.class_names if header is not None else None) or None
-        datasets = [open_dataset(self.data, split, classes=self.classes, class_names=known) for split in splits]
-        # A folder that is named wins; otherwise the dataset's own saliency maps serve.
-        if self.saliency:
-            return datasets, saliency_folder(self.saliency)
-        return datasets, saliency_of_items(datasets[0].joined(datasets[-1]))
-
-
-@dataclass(frozen=True)
 class EvalOptions:
     """How predictions are scored, and how the scores are printed."""
 
+    saliency: Saliency = None
     ignored: Annotated[str, typer.Option(
         metavar="miss|skip|background", help="What predicted ignore labels (255) count as.")] = "miss"
     ignore_rules: Annotated[bool, typer.Option(
@@ -87,14 +62,14 @@ class EvalOptions:
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False
 
-    def check(self, names: list[str], truth: GroundTruth) -> None:
+    def check(self, names: list[str], data: ClassOptions) -> None:
         """Check that the options go together, and with the inputs."""
         from drstool.metrics import GRIDS, IGNORED_AS
 
         check_choice("--ignored", self.ignored, IGNORED_AS)
         if self.json and self.csv:
             raise UsageError("eval", "prints JSON or CSV, not both", "omit --json or --csv")
-        if names.count("-") + (truth.data == "-") > 1:
+        if names.count("-") + (data.data == "-") > 1:
             raise UsageError("eval", "cannot read two things from stdin", "name a file for all but one")
         if self.per_image and (len(names) > 1 or self.sweep is not None):
             raise UsageError("--per-image", "lists the images of one run", "score one input, without --sweep")
@@ -102,9 +77,9 @@ class EvalOptions:
             raise UsageError("--select-on", "and --report-on go together", "give both, perhaps with the same split")
         if self.select_on is not None and self.sweep is None:
             raise UsageError("--select-on", "chooses a value of a sweep", "give --sweep alpha, constant or power")
-        if self.select_on is not None and truth.split is not None:
+        if self.select_on is not None and data.split is not None:
             raise UsageError("--split", "is replaced by --select-on and --report-on", "omit it")
-        if self.select_on is not None and truth.data == "-":
+        if self.select_on is not None and data.data == "-":
             raise UsageError("--data", "stdin cannot be read once for each split", "save the manifest to a file")
         if self.sweep is None:
             return
@@ -117,15 +92,15 @@ class EvalOptions:
 
 @command("eval", settings=CueSettings, example="drstool eval pred --data demo --split val")
 def evaluate(
-    run: Run, settings: CueSettings, given: frozenset[str], truth: GroundTruth, options: EvalOptions,
+    run: Run, settings: CueSettings, given: frozenset[str], data: ClassOptions, options: EvalOptions,
     predictions: Predictions = None,
 ) -> None:
     """Print the scores of label PNGs or maps against ground truth; for several inputs, also their differences."""
     from drstool.stages import eval as stage
 
     names = predictions or ["-"]
-    options.check(names, truth)
-    results = [_scored(run, name, truth, options, settings, given, len(names) > 1) for name in names]
+    options.check(names, data)
+    results = [_scored(run, name, data, options, settings, given, len(names) > 1) for name in names]
     result = results[0] if len(names) == 1 else stage.compare(
         names, results, resamples=options.resamples, level=options.level, seed=run.seed)
     write = stage.as_json if options.json else stage.as_csv if options.csv else stage.as_table
@@ -137,7 +112,7 @@ def evaluate(
 
 
 def _scored(
-    run: Run, name: str, truth: GroundTruth, options: EvalOptions, settings: CueSettings, given: frozenset[str],
+    run: Run, name: str, data: ClassOptions, options: EvalOptions, settings: CueSettings, given: frozenset[str],
     compared: bool,
 ) -> Evaluation | Sweep:
     """Scores of one input, or those of a sweep."""
@@ -150,8 +125,8 @@ def _scored(
             settings = of_probabilities(settings, given)
         if options.sweep is not None:
             stage.check_sweepable(source.is_maps, source.where)
-        splits = (options.select_on or truth.split, options.report_on or truth.split)
-        datasets, saliency_of = truth.open(source.header, tuple(dict.fromkeys(splits)))
+        splits = (options.select_on or data.split, options.report_on or data.split)
+        datasets, saliency_of = _ground_truth(data, options.saliency, source.header, tuple(dict.fromkeys(splits)))
         scoring = stage.Scoring(
             settings, saliency_of, options.ignored, options.ignore_rules, options.strict,
             options.boundary_ratio if options.boundary else None, options.per_image or compared)
@@ -161,5 +136,23 @@ def _scored(
             return stage.evaluate(source.lazy_records(), datasets[0], **shared)
         return stage.sweep(
             source.lazy_records(), datasets[0], options.sweep, report_on=datasets[-1],
-            names=tuple(truth.data if split is None else f"{truth.data} split {split}" for split in splits),
+            names=tuple(data.data if split is None else f"{data.data} split {split}" for split in splits),
             tolerance=options.tolerance, **shared)
+
+
+def _ground_truth(
+    data: ClassOptions, saliency: str | None, header: Header | None, splits: tuple[str | None, ...],
+) -> tuple[list[Dataset], Callable[[str], Path] | None]:
+    """The splits, checked against the predictions' header, and where their saliency maps are."""
+    from drstool.cues import saliency_folder
+    from drstool.data import saliency_of_items
+    from drstool.formats import check_folder
+
+    if saliency:
+        check_folder(saliency)
+    known = (header.class_names if header is not None else None) or None
+    datasets = [replace(data, split=split).open(class_names=known) for split in splits]
+    # A folder that is named wins; otherwise the dataset's own saliency maps serve.
+    if saliency:
+        return datasets, saliency_folder(saliency)
+    return datasets, saliency_of_items(datasets[0].joined(datasets[-1]))

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.options import DataOrNone, LabelsOrNone, Output, Split, command
-from drstool.cli.parameters import check_split
+from drstool.cli.datasets import OptionalDataOptions
+from drstool.cli.options import LabelsOrNone, Output, command
 from drstool.cli.run import Run, plain
 from drstool.errors import UsageError
 from drstool.recipe import OverlaySettings
@@ -23,28 +23,25 @@ def overlay(
     run: Run,
     settings: OverlaySettings,
     output: Output,
-    data: DataOrNone = None,
-    split: Split = None,
+    data: OptionalDataOptions,
     labels: LabelsOrNone = None,
     maps: Annotated[Optional[str], typer.Option(
         "--maps", help="Maps, drawn as heat over the image: a map file or stream.")] = None,
     target: Annotated[bool, typer.Option("--target/--no-target", help="Draw ground truth where there is some.")] = True,
 ) -> None:
     """Write pictures of images with labels, ground truth and maps over them."""
-    from drstool.data import open_dataset
     from drstool.formats import open_records
     from drstool.inputs import Pictures
     from drstool.stages import overlay as stage
 
     paths = {name: path for name, path in (("labels", labels), ("maps", maps)) if path is not None}
-    if not paths and data is None:
+    if not paths and data.data is None:
         raise UsageError("overlay", "has nothing to draw", "give --data, --labels or --maps")
-    check_split(split, data)
     run.reserve(output, folder=True)
     with ExitStack() as stack:
         sources = {name: stack.enter_context(open_records(path)) for name, path in paths.items()}
         names = next((source.header.class_names for source in sources.values() if source.header is not None), None)
-        dataset = open_dataset(data, split, class_names=names or None) if data is not None else None
+        dataset = data.open(class_names=names or None) if data.data is not None else None
         artifact = Artifact(
             run, output, "figures", Pictures(sources, paths, dataset), names or (),
             settings=plain(settings) | {"target": target},

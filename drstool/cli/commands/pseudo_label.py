@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.cues import CueFiles, open_cues
+from drstool.cli.cues import CrfImages, CueFiles, open_cues
 from drstool.cli.options import OutputOrStdout, command
 from drstool.cli.run import Run, plain, plain_crf
 from drstool.errors import UsageError
@@ -24,6 +24,7 @@ def pseudo_label(
     given: frozenset[str],
     crf: CrfSettings | None,
     files: CueFiles,
+    images: CrfImages,
     output: OutputOrStdout = None,
     json: Annotated[bool, typer.Option(
         "--json", help="Print what the rules ignored, and empty maps, by class, as JSON; needs -o.")] = False,
@@ -36,13 +37,13 @@ def pseudo_label(
     from drstool.reports.text import json_text
     from drstool.stages import pseudo_label as stage
 
-    if crf is None and files.data is not None:
+    if crf is None and images.data is not None:
         raise UsageError("--data", "names the CRF's images, but there is no CRF", "give --crf, or omit --data")
     output = run.claim(output, "labels")
     if json and output in (None, "-", "/dev/stdout"):
         raise UsageError("--json", "would go to stdout, where the labels go", "give -o NAME")
     report = stage.IgnoreReport()
-    with open_cues(run, files, settings, given) as cues:
+    with open_cues(run, files, images, settings, given) as cues:
         artifact = Artifact(
             run, output, "labels", cues.records, cues.classes, settings=plain(cues.settings) | plain_crf(crf),
             inputs=cues.inputs, used=cues.used, device=crf is not None)

@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from drstool.cli.artifact import Artifact
+from drstool.cli.datasets import OptionalDataOptions
 from drstool.cli.options import (
-    DTYPES, DataOrNone, Dtype, MapOptions, MapSize, MapsIn, NetworkOptions, OutputOrStdout, Split, Weights, command,
+    DTYPES, Dtype, MapOptions, MapSize, MapsIn, NetworkOptions, OutputOrStdout, Weights, command,
 )
-from drstool.cli.parameters import check_choice, check_split
+from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run, plain
 from drstool.errors import InputError, UsageError
 from drstool.recipe import RefineSettings
@@ -38,10 +39,9 @@ def refine(
     settings: RefineSettings,
     weights: Weights,
     maps: MapsIn = None,
-    data: DataOrNone = None,
     output: OutputOrStdout = None,
-    split: Split = None,
     *,
+    data: OptionalDataOptions,
     stored: RefinedMapOptions,
     network: NetworkOptions,
 ) -> None:
@@ -52,14 +52,13 @@ def refine(
     from drstool.checkpoints.checkpoint import load_checkpoint
     from drstool.stages import refine as stage
 
-    if maps is not None and data is not None:
+    if maps is not None and data.data is not None:
         raise UsageError("refine", "takes images from --data or from maps, not both", "omit one of them")
-    check_split(split, data)
     check_choice("--dtype", stored.dtype, DTYPES)
     output = run.claim(output, "maps")
     refiner = load_checkpoint(weights, "refiner")
     settings = settings.for_network(refiner.recipe, refiner.architecture)
-    with _images(run, data, split, maps, refiner.class_names, settings.together) as images:
+    with _images(run, data, maps, refiner.class_names, settings.together) as images:
         artifact = Artifact(
             run, output, "refined-maps", images, refiner.class_names, upstream=refiner.provenance, device=True,
             settings=plain(settings) | asdict(stored) | {"precision": network.precision},
@@ -72,16 +71,15 @@ def refine(
 
 @contextmanager
 def _images(
-    run: Run, data: str | None, split: str | None, maps: str | None, class_names: tuple[str, ...], unit: int,
+    run: Run, data: OptionalDataOptions, maps: str | None, class_names: tuple[str, ...], unit: int,
 ) -> Iterator[Images | Records]:
     """The images to refine: of a dataset, or those that maps name."""
-    from drstool.data import open_dataset
     from drstool.formats import open_records
     from drstool.inputs import Images, Records
     from drstool.stages.refine import items_of_maps
 
-    if data is not None:
-        yield Images(open_dataset(data, split, class_names=class_names), run.shard, unit)
+    if data.data is not None:
+        yield Images(data.open(class_names=class_names), run.shard, unit)
         return
     with open_records(maps) as source:
         if not source.is_maps:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from drstool.cli.options import Data, Output, Split, command
+from drstool.cli.datasets import DataOptions
+from drstool.cli.options import Output, command
 from drstool.cli.run import Run
 from drstool.cli.training import MapTrainingOptions, TrainingData, TrainingRun
 from drstool.recipe import RefinerRecipe
@@ -25,23 +26,21 @@ def refine_train(
     run: Run,
     settings: RefinerRecipe,
     automatic: frozenset[str],
-    data: Data,
+    data: DataOptions,
     maps: Annotated[str, typer.Option(
         "--maps", help="Map file with localization maps of the images.", show_default=False)],
     output: Output,
-    split: Split = None,
     *,
     options: MapTrainingOptions,
 ) -> None:
     """Train a refinement network that regresses localization maps."""
-    from drstool.data import open_dataset
     from drstool.formats.map_file import MapFileReader
     from drstool.stages.refine_train import refine_train as stage
 
     training = TrainingRun(run, output, settings, options, bool(automatic))
     with MapFileReader(maps) as reader:
         header = reader.header
-    dataset = open_dataset(data, split, class_names=header.class_names)
+    dataset = data.open(class_names=header.class_names)
     learned = TrainingData(
         data, dataset, header.class_names, digests={"maps": lambda: run.digest(maps)}, upstream=header.provenance)
     training.train(learned, lambda recipe, **how: stage(dataset, header.class_names, maps, recipe, **how))

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.options import Data, OutputOrStdout, Split, command
+from drstool.cli.datasets import DataOptions
+from drstool.cli.options import OutputOrStdout, command
 from drstool.cli.run import Run
 
 
@@ -16,9 +17,8 @@ from drstool.cli.run import Run
 )
 def saliency(
     run: Run,
-    data: Data,
+    data: DataOptions,
     output: OutputOrStdout = None,
-    split: Split = None,
     method: Annotated[
         str,
         typer.Option(
@@ -28,15 +28,13 @@ def saliency(
     ] = "mbd",
 ) -> None:
     """Write saliency maps of images, by a published method that needs no training."""
-    from drstool.data import open_dataset
     from drstool.formats import LabelRecord
     from drstool.inputs import Images
     from drstool.stages import saliency as stage
 
     output = run.claim(output, "labels")
-    dataset = open_dataset(data, split)
     artifact = Artifact(
-        run, output, "saliency", Images(dataset, run.shard), settings={"method": method},
+        run, output, "saliency", Images(data.open(), run.shard), settings={"method": method},
         used={"pixel_ground_truth": False})
     maps = stage.saliency(artifact.todo, method=method, workers=run.threads, **artifact.work)
     artifact.write(LabelRecord(identifier, values) for identifier, values in maps)

@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.options import Data, OutputOrStdout, PrecisionOptions, Split, Weights, command
+from drstool.cli.datasets import DataOptions
+from drstool.cli.options import OutputOrStdout, PrecisionOptions, Weights, command
 from drstool.cli.run import Run, plain, plain_crf
 from drstool.errors import UsageError
 from drstool.recipe import CrfSettings, SegmentSettings
@@ -22,10 +23,9 @@ def segment(
     run: Run,
     settings: SegmentSettings,
     crf: CrfSettings | None,
-    data: Data,
+    data: DataOptions,
     weights: Weights,
     output: OutputOrStdout = None,
-    split: Split = None,
     scores: Annotated[Optional[str], typer.Option(
         "--scores", help="Also write the probabilities, as a map file.")] = None,
     *,
@@ -33,7 +33,6 @@ def segment(
 ) -> None:
     """Write label PNGs from a segmentation network."""
     from drstool.checkpoints.checkpoint import load_checkpoint
-    from drstool.data import open_dataset
     from drstool.inputs import Images
     from drstool.stages import segment as stage
 
@@ -42,7 +41,7 @@ def segment(
         scores = run.claim(scores, "maps")
     output = run.claim(output, "labels")
     segmenter = load_checkpoint(weights, "segmenter")
-    dataset = open_dataset(data, split, class_names=segmenter.class_names, images_only=True)
+    dataset = data.open(class_names=segmenter.class_names, images_only=True)
     artifact = Artifact(
         run, output, "labels", Images(dataset, run.shard), segmenter.class_names, upstream=segmenter.provenance,
         scores=scores, settings=plain(settings) | {"precision": network.precision} | plain_crf(crf), device=True,

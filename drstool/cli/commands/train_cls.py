@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from drstool.cli.options import Classes, Data, Output, Split, Tags, command
+from drstool.cli.datasets import TagOptions
+from drstool.cli.options import Output, command
 from drstool.cli.run import Run
-from drstool.cli.training import ClassifierTrainingOptions, TrainingData, TrainingRun, named_classes, other_split
+from drstool.cli.training import ClassifierTrainingOptions, TrainingData, TrainingRun, named_classes
 from drstool.recipe import ClassifierRecipe
 
 
@@ -21,22 +22,18 @@ def train_cls(
     run: Run,
     settings: ClassifierRecipe,
     automatic: frozenset[str],
-    data: Data,
+    data: TagOptions,
     output: Output,
-    split: Split = None,
-    tags: Tags = None,
-    classes: Classes = None,
     *,
     options: ClassifierTrainingOptions,
 ) -> None:
     """Train a classification network with DRS, from images and tags."""
-    from drstool.data import open_dataset
     from drstool.stages.train_cls import train_cls as stage
 
     training = TrainingRun(run, output, settings, options, bool(automatic))
-    dataset = open_dataset(data, split, tags=tags, classes=classes)
+    dataset = data.open()
     class_names = named_classes(dataset)
-    val = options.val_split and other_split("--val-split", data, options.val_split, tags=tags, class_names=class_names)
+    val = options.val_split and data.of_split("--val-split", options.val_split).open(class_names=class_names)
     training.train(
         TrainingData(data, dataset, class_names, tags=dataset.tags_source),
         lambda recipe, **how: stage(dataset, class_names, recipe, val=val, **how),

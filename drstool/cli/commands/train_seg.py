@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from drstool.cli.options import Classes, Data, Labels, Output, Split, command
+from drstool.cli.datasets import ClassOptions
+from drstool.cli.options import Labels, Output, command
 from drstool.cli.run import Run
 from drstool.cli.training import TrainingData, TrainingOptions, TrainingRun, named_classes
 from drstool.recipe import SegmenterRecipe
@@ -21,16 +22,13 @@ def train_seg(
     run: Run,
     settings: SegmenterRecipe,
     automatic: frozenset[str],
-    data: Data,
+    data: ClassOptions,
     labels: Labels,
     output: Output,
-    split: Split = None,
-    classes: Classes = None,
     *,
     options: TrainingOptions,
 ) -> None:
     """Train DeepLabV3+ from images and label PNGs."""
-    from drstool.data import open_dataset
     from drstool.files import content_digest
     from drstool.formats.label_folder import label_paths
     from drstool.stages.train_seg import train_seg as stage
@@ -38,7 +36,7 @@ def train_seg(
     training = TrainingRun(run, output, settings, options, bool(automatic))
     header, paths = label_paths(labels)
     known = header.class_names if header else None
-    dataset = open_dataset(data, split, classes=classes, class_names=known)
+    dataset = data.open(class_names=known)
     class_names = known or named_classes(dataset)
     learned = TrainingData(
         data, dataset, class_names, digests={"labels": lambda: content_digest(labels)},

@@ -1,0 +1,65 @@
+"""The dataset that a command line names, and how it is to be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from drstool.cli.options import Classes, Data, DataOrNone, Split, Tags
+from drstool.errors import UsageError
+
+if TYPE_CHECKING:
+    from drstool.data import Dataset
+
+__all__ = ["ClassOptions", "DataOptions", "OptionalDataOptions", "TagOptions"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which images to work on; the fields are parameters of :func:`drstool.data.open_dataset`."""
+
+    data: Data
+    split: Split = None
+
+    def open(self, **more: Any) -> Dataset:
+        """The dataset; ``more`` are parameters that are not options."""
+        from drstool.data import open_dataset
+
+        return open_dataset(**vars(self), **more)
+
+    def of_split(self, option: str, split: str) -> DataOptions:
+        """The same for another split, which ``option`` names.
+
+        Raises
+        ------
+        UsageError
+            The data comes on stdin, which is read already.
+        """
+        if self.data == "-":
+            raise UsageError(option, "the manifest on stdin can be read only once", "give --data a file or folder")
+        return replace(self, split=split)
+
+
+@dataclass(frozen=True)
+class OptionalDataOptions(DataOptions):
+    """The same, of commands whose input may name the images."""
+
+    data: DataOrNone = None
+
+    def __post_init__(self) -> None:
+        if self.split is not None and self.data is None:
+            raise UsageError("--split", "needs --data", "add --data, or omit --split")
+
+
+@dataclass(frozen=True)
+class ClassOptions(DataOptions):
+    """The same, of commands whose class names come from the data."""
+
+    classes: Classes = None
+
+
+@dataclass(frozen=True)
+class TagOptions(ClassOptions):
+    """The same, of commands that read image-level tags."""
+
+    tags: Tags = None
