@@ -164,10 +164,6 @@ class ClassifierRecipe(Optimization, Jitter, MapArchitecture):
     new_lr_factor: float = _option(10.0, "Learning-rate multiplier for new layers and DRS controllers.", min=0.0)
     momentum: float = _option(0.9, "Nesterov momentum of SGD.", min=0.0, max=1.0)
     weight_decay: float = _option(5e-4, _WEIGHT_DECAY_HELP, min=0.0)
-    prior_bias: bool = _option(
-        False, "Start from the log-odds of each class's tag frequency as the output's bias, instead of from 0.")
-    balance_classes: bool = _option(
-        False, "Draw images of rare classes more often: in proportion to 1/√frequency of an image's rarest class.")
     flip: float = _option(0.5, _FLIP_HELP, min=0.0, max=1.0)
 
     @property
@@ -392,8 +388,8 @@ RECIPES: dict[str, dict[type, Any]] = {
         # The authors' settings learn nothing from a few hundred images: suppression at all layers of a network that
         # has only just lost ImageNet's classes, behind three random layers, needs many more steps.
         ClassifierRecipe: ClassifierRecipe(
-            extra_init="identity", drs_layers="stage5-", suppression_ramp=0.5, optimizer="adamw", lr=3e-5,
-            bias_lr_factor=1.0, weight_decay=0.01, schedule="poly", min_steps=1000),
+            extra_init="identity", suppression="fixed", drs_layers="stage5-", suppression_ramp=0.5, optimizer="adamw",
+            lr=3e-5, bias_lr_factor=1.0, weight_decay=0.01, schedule="poly", min_steps=1000),
         RefinerRecipe: RefinerRecipe(),
         SegmenterRecipe: SegmenterRecipe(),
     },
@@ -404,7 +400,7 @@ RECIPES: dict[str, dict[type, Any]] = {
     },
     "light": {
         ClassifierRecipe: ClassifierRecipe(
-            backbone="mobilenet_v2", freeze_norm=True, suppression="none", image_size=320, batch_size=8, epochs=10,
+            backbone="mobilenet_v2", suppression="none", image_size=320, batch_size=8, epochs=10,
             optimizer="adamw", lr=5e-5, new_lr_factor=20.0, bias_lr_factor=1.0, weight_decay=0.01, schedule="poly",
             min_steps=400),
         RefinerRecipe: RefinerRecipe(

@@ -90,8 +90,11 @@ def test_not_for_weights_in_the_other_layout(calls):
 
 
 @needs_nnpack
-def test_layouts():
+def test_layouts(monkeypatch):
     network = build_classifier("vgg16-small", 2)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert layout(network, CPU) is torch.channels_last
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert layout(network, CPU) is torch.contiguous_format
     assert layout(network, CPU, winograd=False) is torch.channels_last
     assert layout(network, CPU, "bfloat16") is torch.channels_last

@@ -138,7 +138,7 @@ def left_in(folder):
     # The last batch of an epoch is one image: the second process has none.
     ("train-cls", 2, ("--optimizer", "adam")),
     # Gradients above the limit, of all processes together.
-    ("train-cls", 2, ("--clip-norm", "0.01", "--suppression-ramp", "0.7", "--balance-classes", "--prior-bias",
+    ("train-cls", 2, ("--clip-norm", "0.01", "--suppression-ramp", "0.7",
                       "--val-split", "val", "--min-steps", "7", "--warmup", "0.5")),
     ("refine-train", 3, ("--select-on", "val", "--workers", "1")),
     ("train-seg", 2, ("--lr", "0.05", "--select-on", "val", "--steps", "4", "--batch-size", "4")),

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import signal
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,7 @@ from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import Meter, SumMeter, TagMeter, tag_loss, tag_metrics
 from drstool.training.optimizer import build_optimizer
 from drstool.training.reports import Observer
-from drstool.training.schedule import Plan, balancing_weights, learning_rate_schedule, ramp, recorded, stretched
+from drstool.training.schedule import Plan, learning_rate_schedule, ramp, recorded, stretched
 
 CLASSES = ("cat", "dog", "owl")
 # Three classes in six images: the last is rare.
@@ -201,40 +200,10 @@ def test_light_is_for_few_images():
     assert about_tags(many, CLASSES, ClassifierRecipe()) == []
 
 
-# --- balanced sampling ---------------------------------------------------------------------------
+# --- the order of the images ----------------------------------------------------------------------
 
 
-def test_weights_by_the_rarest_class():
-    """Four cats, two dogs, one owl: an image counts by the class of which there are fewest."""
-    assert balancing_weights(PRESENT) == pytest.approx([1, 1, 2**0.5, 2**0.5, 1, 2])
-    # Classes that no image has, and images without any, are in nobody's way.
-    assert balancing_weights(np.array([[0, 1], [0, 0]], dtype=bool)) == (1, 1)
-
-
-def test_images_are_drawn_by_their_weights():
-    weights = balancing_weights(PRESENT)
-    plan = Plan(6, 3000, 6, seed=3, weights=weights)
-    epochs = [plan.order(epoch) for epoch in range(plan.epochs)]
-    assert {len(keys) for keys in epochs} == {6}
-    drawn = Counter(key[1] for keys in epochs for key in keys)
-    shares = np.array([drawn[i] for i in range(6)]) / (6 * len(epochs))
-    # An epoch takes six of about eight at random, so that shares follow the weights up to the rounding of these.
-    assert shares == pytest.approx(np.array(weights) / sum(weights), abs=0.01)
-    # Each time another sample: the first as ever, those after it numbered.
-    assert all(len(set(keys)) == 6 for keys in epochs)
-    assert {key[2:] for keys in epochs for key in keys} == {(), (1,)}
-
-
-def test_the_order_is_told_by_seed_and_epoch_alone():
-    plan = Plan(6, 4, 2, seed=3, weights=balancing_weights(PRESENT))
-    whole = list(plan.batches())
-    assert [list(plan.batches(start)) for start in range(12)] == [whole[start:] for start in range(12)]
-    assert whole != list(replace(plan, seed=4).batches())
-    halves = [list(plan.batches(0, lambda n, r=rank: slice(r, r + 1))) for rank in range(2)]
-    assert [first + second for first, second in zip(*halves)] == whole
-
-
-def test_without_weights_each_image_comes_once():
+def test_each_image_comes_once():
     assert sorted(Plan(6, 1, 2, 0).order(5)) == [(5, i) for i in range(6)]
 
 
@@ -421,20 +390,6 @@ def learn(world, *, observer=None, val=None, seed=0, **recipe):
     return classifying.train_cls(world, CLASSES, ClassifierRecipe(**SMALL | recipe), config, val=val)
 
 
-def test_the_output_begins_at_the_log_odds(world):
-    bias = learn(world, epochs=0, prior_bias=True).weights["output.bias"]
-    assert bias.sigmoid().tolist() == pytest.approx([4 / 6, 2 / 6, 1 / 6])
-    assert not learn(world, epochs=0).weights["output.bias"].any()
-    # Drawn by weights 1, 1, √2, √2, 1, 2.
-    total = 5 + 2 * 2**0.5
-    balanced = learn(world, epochs=0, prior_bias=True, balance_classes=True).weights["output.bias"]
-    assert balanced.sigmoid().tolist() == pytest.approx([(3 + 2**0.5) / total, 2 * 2**0.5 / total, 2 / total])
-    # One class in all images, one in none.
-    items = tuple(replace(item, tags=("cat", "dog") if item.id == "0" else ("cat",)) for item in world.items)
-    bias = learn(replace(world, items=items), epochs=0, prior_bias=True).weights["output.bias"]
-    assert bias.sigmoid().tolist() == pytest.approx([1 - 1 / 12, 1 / 6, 1 / 12])
-
-
 def test_strength_follows_the_ramp_and_is_whole_in_evaluation(world, monkeypatch):
     seen = []
     monkeypatch.setattr(FixedDRS, "forward", lambda module, x: seen.append(module.strength) or torch.relu(x))
@@ -514,7 +469,7 @@ def test_nothing_to_tell_apart(world, items, what):
 
 EVERYTHING = (
     "--optimizer", "adamw", "--schedule", "poly", "--warmup", "0.2", "--clip-norm", "1", "--min-steps", "5",
-    "--suppression-ramp", "0.7", "--balance-classes", "--prior-bias")
+    "--suppression-ramp", "0.7")
 LINE = ("train-cls", "--split", "train", "--backbone", "vgg16-small", "--init", "none", "--image-size", "32",
         "--epochs", "2", "--batch-size", "2", "--device", "cpu", "--no-provenance", *EVERYTHING)
 

@@ -25,7 +25,7 @@ def test_imagenet_statistics():
 def test_classifier():
     """Paper, section 4.1, and qjadud1994/DRS."""
     expected = JITTER | OFF | {
-        "schedule": "step", "poly_power": 0.9, "suppression_ramp": 0.0, "prior_bias": False, "balance_classes": False,
+        "schedule": "step", "poly_power": 0.9, "suppression_ramp": 0.0,
         "backbone": "vgg16", "output_stride": 0, "head": "auto", "extra_init": "random", "freeze_norm": False,
         "suppression": "learnable", "delta": 0.55, "drs_layers": "all", "epochs": 15,
         "batch_size": 3, "image_size": 320, "resize_size": 0, "optimizer": "sgd", "lr": 1e-3, "bias_lr_factor": 2.0,
@@ -35,7 +35,7 @@ def test_classifier():
     assert vars(named_recipe("paper", ClassifierRecipe)) == expected | {"batch_size": 5}
     default = named_recipe("default", ClassifierRecipe)
     assert (default.backbone, default.suppression, default.image_size, default.batch_size, default.epochs) == (
-        "vgg16", "learnable", 320, 3, 15)
+        "vgg16", "fixed", 320, 3, 15)
 
 
 def test_warped_side():

@@ -136,7 +136,7 @@ def _advice(recipe: ClassifierRecipe, by_heart: bool) -> list[str]:
 
 
 def regression_verdict(loss: float, baseline: float, of_what: str, advice: str) -> str:
-    """Whether a refiner or segmenter learned more than what is the same for all images.
+    """How much a refiner or segmenter learned beyond what is the same for all images.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def regression_verdict(loss: float, baseline: float, of_what: str, advice: str) 
     of_what
         The prediction whose loss is the baseline.
     advice
-        What to try if it did not.
+        What to try if that is little.
 
     Examples
     --------
@@ -153,7 +153,9 @@ def regression_verdict(loss: float, baseline: float, of_what: str, advice: str) 
     """
     ratio = loss / baseline if baseline else 1.0
     line = f"loss {loss:.4f}, {ratio:.2f} × that of predicting {of_what}"
-    return f"learned: {line}" if ratio < _NOTHING_LOSS else f"learned nothing: {line}; try {advice}"
+    if ratio <= _LEARNED_LOSS:
+        return f"learned: {line}"
+    return f"learned {'nothing' if ratio >= _NOTHING_LOSS else 'little'}: {line}; try {advice}"
 
 
 def _classes(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from drstool.training.device import autocast
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import TagMeter, tag_loss
 from drstool.training.optimizer import build_optimizer
-from drstool.training.schedule import Plan, balancing_weights, learning_rate_schedule, ramp, recorded
+from drstool.training.schedule import Plan, learning_rate_schedule, ramp, recorded
 
 __all__ = ["parameter_groups", "train_cls"]
 
@@ -83,12 +83,7 @@ def train_cls(
     pretrained = load_pretrained(model, weights, weights_name) if weights is not None else frozenset()
     if recipe.freeze_norm:
         model.freeze_norm(pretrained)
-    plan = Plan(
-        len(dataset), recipe.epochs, recipe.batch_size, config.seed,
-        weights=balancing_weights(present) if recipe.balance_classes else ()).at_least(recipe.min_steps)
-    frequencies = np.average(present, axis=0, weights=plan.weights or None)
-    if recipe.prior_bias:
-        _set_bias(model.output, frequencies, len(dataset))
+    plan = Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed).at_least(recipe.min_steps)
     if plan.total_steps:
         config.observer.notice(
             about_length(plan, recipe, len(class_names)), *about_tags(present, class_names, recipe))
@@ -96,7 +91,8 @@ def train_cls(
     def snapshot() -> Checkpoint:
         return Checkpoint("classifier", class_names, architecture, recorded(recipe, plan), model.state_dict())
 
-    loss = _TagLoss(tag_loss(frequencies), None if val is None else _Validation(val, class_names, recipe, config))
+    validation = None if val is None else _Validation(val, class_names, recipe, config)
+    loss = _TagLoss(tag_loss(present.mean(axis=0)), validation)
     report = fit(
         model, loss, ClassifierSamples(dataset, class_names, recipe, config.seed),
         build_optimizer(parameter_groups(model, recipe, pretrained), recipe, nesterov=True),
@@ -119,14 +115,6 @@ def _check_tags_differ(dataset: Dataset, present: np.ndarray, recipe: Classifier
         what = "there is only one image" if len(present) == 1 else f"all {len(present)} images have the same tags"
         raise InputError(
             dataset.source, f"{what}: there is nothing to tell apart", "add images with other tags")
-
-
-def _set_bias(output: nn.Module, frequencies: np.ndarray, images: int) -> None:
-    """Set an output layer's bias to the log-odds of the classes' frequencies."""
-    # As if a class that no image has were in half an image, and one that all have missing from half an image.
-    clamped = torch.from_numpy(frequencies).clamp(0.5 / images, 1 - 0.5 / images)
-    with torch.no_grad():
-        output.bias.copy_(torch.logit(clamped))
 
 
 def _loss(model: Callable[[Tensor], Tensor], batch: list[Tensor]) -> Tensor:

@@ -11,8 +11,7 @@ import numpy as np
 from drstool.recipe import Optimization
 
 __all__ = [
-    "Plan", "balancing_weights", "learning_rate_schedule", "poly_factor", "ramp", "recorded", "step_factor",
-    "stretched", "warmed_up",
+    "Plan", "learning_rate_schedule", "poly_factor", "ramp", "recorded", "step_factor", "stretched", "warmed_up",
 ]
 
 
@@ -34,9 +33,6 @@ class Plan:
         Stop after so many; 0: after the epochs.
     drop_last
         Leave out a last batch that is not full (batch norm cannot take a single image).
-    weights
-        How often each image is drawn relative to the others; empty: each once per epoch. An epoch has as many
-        images as ever, so that some of them come several times and others not at all.
     raised_from
         The shorter plan that this one was raised from; see :meth:`at_least`.
     """
@@ -47,7 +43,6 @@ class Plan:
     seed: int
     steps: int = 0
     drop_last: bool = False
-    weights: tuple[float, ...] = ()
     raised_from: Plan | None = None
 
     @property
@@ -82,18 +77,12 @@ class Plan:
             return replace(self, steps=steps, raised_from=self)
         return replace(self, epochs=-(-steps // self.steps_per_epoch), raised_from=self)
 
-    def order(self, epoch: int) -> list[tuple[int, ...]]:
-        """Keys of an epoch's images: (epoch, index), and for one that is drawn again (epoch, index, times before)."""
+    def order(self, epoch: int) -> list[tuple[int, int]]:
+        """Keys of an epoch's images: (epoch, index)."""
         random = np.random.default_rng([self.seed, epoch])
-        if not self.weights:
-            return [(epoch, i) for i in random.permutation(self.images).tolist()]
-        # Each weight's whole part, and by chance one more for the rest (Gupta et al., CVPR 2019, section 5.1).
-        weights = np.array(self.weights) / min(self.weights)
-        copies = (weights + random.random(self.images)).astype(int)
-        keys = [(epoch, i, *((k,) if k else ())) for i, count in enumerate(copies.tolist()) for k in range(count)]
-        return [keys[i] for i in random.permutation(len(keys))[: self.images].tolist()]
+        return [(epoch, i) for i in random.permutation(self.images).tolist()]
 
-    def batches(self, start: int = 0, rows: Callable[[int], slice] = slice) -> Iterator[list[tuple[int, ...]]]:
+    def batches(self, start: int = 0, rows: Callable[[int], slice] = slice) -> Iterator[list[tuple[int, int]]]:
         """Batches of keys (see :meth:`order`) from a step on to the last.
 
         Parameters
@@ -194,26 +183,3 @@ def ramp(step: int, steps: float) -> float:
     [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
     return min(1.0, step / steps) if steps else 1.0
-
-
-def balancing_weights(present: np.ndarray) -> tuple[float, ...]:
-    """How often each image is to be drawn so that rare classes come more often: by its rarest class.
-
-    Parameters
-    ----------
-    present : (M, C) bool
-        Which of C classes each of M images has.
-
-    Returns
-    -------
-    tuple of M floats
-        ``max over the image's classes of sqrt(most images of any class / images of the class)``, at least 1.
-
-    References
-    ----------
-    Gupta, Dollár, Girshick: LVIS, CVPR 2019, section 5.1 (repeat factor sampling), with the frequency of the most
-    frequent class as the threshold.
-    """
-    counts = present.sum(axis=0)
-    factors = np.sqrt(counts.max(initial=1) / np.maximum(counts, 1))
-    return tuple(np.where(present, factors, 1.0).max(axis=1, initial=1.0).tolist())
