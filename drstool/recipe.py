@@ -404,8 +404,8 @@ RECIPES: dict[str, dict[type, Any]] = {
             optimizer="adamw", lr=5e-5, new_lr_factor=20.0, bias_lr_factor=1.0, weight_decay=0.01, schedule="poly",
             min_steps=400),
         RefinerRecipe: RefinerRecipe(
-            backbone="mobilenet_v2", freeze_norm=True, image_size=320, batch_size=8, epochs=10, optimizer="adamw",
-            lr=1e-4, new_lr_factor=10.0, weight_decay=0.01, schedule="poly"),
+            backbone="mobilenet_v2", image_size=320, batch_size=8, epochs=10, optimizer="adamw", lr=5e-4,
+            new_lr_factor=10.0, weight_decay=0.01, schedule="poly"),
         SegmenterRecipe: SegmenterRecipe(
             backbone="mobilenet_v2", image_size=320, batch_size=8, epochs=20, lr=0.02),
     },
