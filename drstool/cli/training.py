@@ -36,7 +36,7 @@ SelectOn = Annotated[Optional[str], typer.Option(
     help="Select the epoch by mIoU on the pixel ground truth of this split; by default the last epoch is the "
     "result.")]
 Log = Annotated[Optional[str], typer.Option(
-    "--log",
+    "--log", rich_help_panel="Output",
     help="Write metrics to this file during training: one JSON object per line, every ten steps and "
     "every epoch.")]
 ValSplit = Annotated[Optional[str], typer.Option(
