@@ -46,7 +46,9 @@ class CommonOptions:
         "or under torchrun the rank's shard, whose output is then named like NAME.1-of-4.h5.")] = None
     overwrite: Annotated[bool, typer.Option(
         "--overwrite", rich_help_panel="Output", help="Replace an existing output.")] = False
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run of the same command.")] = False
+    resume: Annotated[bool, typer.Option(
+        "--resume", help="Resume an interrupted run of the same command; with --overwrite, also replace an output if its "
+        "settings or inputs have changed.")] = False
     keep_going: Annotated[bool, typer.Option(
         "--keep-going", help="Skip images that fail; the exit code is then 4.")] = False
     no_provenance: Annotated[
@@ -246,16 +248,31 @@ class Run(Console):
                 raise OutputError(output, "is also an input of this command", "choose another name for the output")
 
     def is_same(self, output: str | None, difference: str | None) -> bool:
-        """Whether an existing output was made by this very job; ``difference`` says how the jobs differ.
+        """Whether an existing output was made by this very job; ``difference`` says how the jobs differ, and is told.
 
         Raises
         ------
         OutputError
             It was made by a different one, and must not be overwritten.
         """
-        if difference is not None and not self.overwrite:
+        if difference is None:
+            return True
+        if not self.overwrite:
             raise OutputError(output, f"already exists, and {difference}", "choose another name, or use --overwrite")
-        return difference is None
+        self.say(f"{self.command}: {output} exists, but {difference}; making it again")
+        return False
+
+    def discards(self, error: DrstoolError) -> None:
+        """Say that unfinished work cannot be resumed and is discarded, as --overwrite allows.
+
+        Raises
+        ------
+        DrstoolError
+            It does not.
+        """
+        if not self.overwrite:
+            raise error
+        self.say(f"{self.command}: {error.where}: {error.what}; discarding it")
 
     def keep(self, unfinished: Journal | PartialFolder, noun: str) -> None:
         """Keep what is finished of an output, ``noun`` by ``noun``, when this run ends early."""

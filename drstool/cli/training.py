@@ -358,7 +358,7 @@ class TrainingRun:
 
         if not self._run.resume or not Path(self._output).exists():
             return False
-        if not self._run.is_same(self._output, job_difference(self._output, self._job)):
+        if not self._run.is_same(self._output, job_difference(self._output, self._job, sure=self._run.overwrite)):
             return False
         self._state.remove()
         self._run.say(f"{self._run.command}: {self._output} is finished already")
@@ -383,7 +383,12 @@ class TrainingRun:
         """Read the state that is there, or see to it that there is none."""
         run, state = self._run, self._state
         if run.resume:
-            step = state.read()
+            try:
+                step = state.read()
+            except InputError as error:
+                run.discards(error)
+                state.remove()
+                step = None
             run.say(
                 f"{run.command}: nothing to resume, starting from scratch"
                 if step is None
