@@ -48,8 +48,8 @@ class CommonOptions:
         "--overwrite", rich_help_panel="Output", help="Replace an existing output.")] = False
     resume: Annotated[bool, typer.Option(
         "--resume",
-        help="Resume an interrupted run of the same command; with --overwrite, also replace an output if its settings or "
-        "inputs have changed.")] = False
+        help="Resume an interrupted run of the same command; with --overwrite, also replace an output if its settings "
+        "or inputs have changed.")] = False
     keep_going: Annotated[bool, typer.Option(
         "--keep-going", help="Skip images that fail; the exit code is then 4.")] = False
     no_provenance: Annotated[
