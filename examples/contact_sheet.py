@@ -36,10 +36,12 @@ def main() -> None:
     else:
         # Evenly spaced over the split, so that no row is cherry-picked.
         items = [items[i] for i in np.linspace(0, len(items) - 1, args.rows).astype(int)]
-    titles = ["image", "ground truth", *(args.titles or [Path(path).stem for path in args.maps])]
-    if labels and len(titles) < 3 + len(args.maps):
+    # Of own photographs there may be none.
+    truth = any(item.mask is not None for item in items)
+    titles = ["image", *(["ground truth"] if truth else []), *(args.titles or [Path(path).stem for path in args.maps])]
+    if labels and len(titles) < 2 + truth + len(args.maps):
         titles.append(Path(args.labels).name)
-    rows = [list(pictures(item, sources, labels)) for item in items]
+    rows = [list(pictures(item, sources, labels, truth)) for item in items]
     sheet(rows, titles).save(args.output, optimize=True, quality=82)
 
 
@@ -56,11 +58,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pictures(item, sources, labels):
+def pictures(item, sources, labels, truth):
     """The pictures of one row, each ``(H, W, 3) uint8``."""
     image = load_image(item.image)
     yield image
-    yield blend_labels(image, load_target(item), 0.75)
+    if truth:
+        yield blend_labels(image, load_target(item), 0.75)
     for source in sources:
         record = source.read(item.id)
         heat = resize_maps(record.as_float(), image.shape[:2]).max(axis=0, initial=0)

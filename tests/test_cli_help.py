@@ -1,5 +1,6 @@
 """Help texts: common options, examples that parse, an option for every setting, no import of torch."""
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -102,6 +103,126 @@ def test_options_that_scripts_rely_on():
     assert {"--saliency", "--alpha", "--background", "-o"} <= options("pseudo-label")
     assert {"--labels", "--backbone", "--epochs", "--batch-size", "--image-size", "--lr"} <= options("train-seg")
     assert {"--json", "--csv"} <= options("eval")
+
+
+def headed(text):
+    """The options and commands of a help text by the heading they stand under."""
+    found, heading = {}, None
+    for line in text.splitlines():
+        if re.fullmatch(r"[A-Z][A-Za-z ]*:", line):
+            heading = line[:-1]
+        elif heading and (match := re.match(r"  ((?:-\w, )?--[\w-]+|[a-z-]+)(?: |$)", line)):
+            found.setdefault(heading, []).append(match[1].split(", ")[-1])
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_in_groups(drs, command):
+    text = drs(command, "--help").out
+    groups = headed(text)
+    order = ["Arguments", "Data", "Method", "CRF", "Output", "Running"]
+    assert [name for name in groups if name != "Example"] == [name for name in order if name in groups]
+    shown = {flag for flags in groups.values() for flag in flags}
+    assert {p.opts[-1] for p in GROUP.commands[command].params if p.param_type_name == "option"} <= shown
+    assert {"--device", "--seed", "--help"} <= set(groups["Running"])
+    for flag, group in (("--data", "Data"), ("--split", "Data"), ("--weights", "Data"), ("--maps", "Data"),
+                        ("--labels", "Data"), ("--saliency", "Data"), ("--lr", "Method"), ("--alpha", "Method"),
+                        ("--crf", "CRF"), ("--crf-mode", "CRF"), ("--output", "Output"), ("--json", "Output"),
+                        ("--overwrite", "Output"), ("--workers", "Running"), ("--precision", "Running")):
+        assert flag not in shown or flag in groups[group], flag
+    # Text to search, without frames or colours.
+    assert not re.search("[\u2500-\u257f\x1b]", text)
+
+
+def test_commands_stand_in_the_order_of_the_chain(drs):
+    groups = headed(drs("--help").out)
+    assert groups["Commands"] == [
+        "train-cls", "cam", "refine-train", "refine", "pseudo-label", "train-seg", "segment", "eval", "overlay"]
+    assert sorted(groups["Commands"] + groups["More commands"]) == COMMANDS
+
+
+def on_terminal(program, *arguments):
+    """What a command writes on a terminal that is its stdout and stderr."""
+    import os
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = program.start(*arguments, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    parts = []
+    # At the end, Linux gives an error and others nothing.
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 65536):
+            parts.append(part)
+    os.close(ours)
+    process.communicate()
+    return process.returncode, b"".join(parts).decode()
+
+
+def test_help_on_a_terminal_has_frames(program, monkeypatch):
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "90"), ("NO_COLOR", "1")):
+        monkeypatch.setitem(program.environment, name, value)
+    code, text = on_terminal(program, "pseudo-label", "--help")
+    assert code == 0
+    lines = [re.sub("\x1b[^m]*m", "", line) for line in text.splitlines()]
+    titles = [re.search("\u256d\u2500 ([A-Za-z]+) \u2500", line) for line in lines]
+    assert [title[1] for title in titles if title] == ["Arguments", "Data", "Method", "CRF", "Output", "Running"]
+    assert max(map(len, lines)) <= 90
+    words = set(re.sub("[,\u2500-\u257f]", " ", "\n".join(lines)).split())
+    assert {flag for flag in options("pseudo-label") if len(flag) < 20} <= words
+    # A line to be copied, whatever the width.
+    assert lines[-1].strip() == "drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels"
+    # Without a command, the same is an error; brackets are text, not markup.
+    code, text = on_terminal(program)
+    assert code == 2 and "\u256d\u2500" in text and "train-cls" in text
+    monkeypatch.setitem(program.environment, "TERM", "dumb")
+    assert "\u256d" not in on_terminal(program, "--help")[1]
+
+
+# What completes in a bash that has read the file that was installed; one line of answers for each.
+_COMPLETING = """
+source ~/.bash_completions/drstool.sh
+for words in "refi" "cam --sp" "cam --method " "cam --data " "demo ./a"; do
+    COMP_WORDS=(drstool $words); [ "${words% }" = "$words" ] || COMP_WORDS+=("")
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=(); _drstool_completion drstool; echo "${COMPREPLY[*]}"
+done
+"""
+
+
+def test_completion(program, tmp_path):
+    home = tmp_path / "home"
+    bin = home / "bin"
+    bin.mkdir(parents=True)
+    (bin / "drstool").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m drstool "$@"\n')
+    (bin / "drstool").chmod(0o755)
+    environment = {**program.environment, "HOME": str(home), "PATH": f"{bin}:{program.environment['PATH']}"}
+
+    def bash(script):
+        return subprocess.run(["bash", "--norc", "-c", script], cwd=home, env=environment, capture_output=True,
+                              text=True, timeout=120)
+
+    done = bash("drstool --install-completion; exit $?")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "drstool.sh" in (home / ".bashrc").read_text()
+    # Where nothing of ours fits, bash itself completes file names.
+    assert "-o default" in (home / ".bash_completions" / "drstool.sh").read_text()
+    done = bash(_COMPLETING)
+    assert done.stdout.splitlines() == ["refine-train refine", "--split", "drs cam grad-cam", "", ""], done.stderr
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    (("trian",), "No such command 'trian'; did you mean train-seg or train-cls? See 'drstool --help'"),
+    (("psuedo-lables",), "No such command 'psuedo-lables'; did you mean pseudo-label? See 'drstool --help'"),
+    (("help",), "No such command 'help'; see 'drstool --help'"),
+    (("cam", "--weigths", "x"),
+     "cam: No such option: --weigths (Possible options: --weights); see 'drstool cam --help'"),
+    (("cam", "--sweep=alpha"), "cam: No such option: --sweep (an option of eval); see 'drstool cam --help'"),
+    (("--drs-layers", "5"), "No such option: --drs-layers (an option of train-cls); see 'drstool --help'"),
+    (("cam", "-x"), "cam: No such option: -x; see 'drstool cam --help'"),
+])
+def test_mistyped_names_lead_to_the_right_ones(drs, line, message):
+    outcome = drs(*line)
+    assert (outcome.code, outcome.out, outcome.err) == (2, "", f"drstool: {message}\n")
 
 
 def test_no_command_is_help(drs):

@@ -4,7 +4,7 @@ import urllib.error
 
 import pytest
 import torch
-from torchvision.models import _api
+from torchvision.models import _api, get_model_weights
 
 from drstool.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from drstool.checkpoints.pretrained import initial_weights
@@ -18,7 +18,9 @@ def test_none():
 @pytest.mark.parametrize("error", [
     urllib.error.URLError("no route to host"), TimeoutError("timed\nout"), RuntimeError("invalid hash value")])
 @pytest.mark.parametrize("backbone", ["vgg16", "resnet50", "resnet101", "mobilenet_v2"])
-def test_download_that_fails(monkeypatch, capsys, backbone, error):
+def test_download_that_fails(monkeypatch, capsys, tmp_path, backbone, error):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
     def fail(*arguments, **more):
         raise error
 
@@ -29,6 +31,9 @@ def test_download_that_fails(monkeypatch, capsys, backbone, error):
     assert "\n" not in message
     assert message.startswith("--init imagenet: ")
     assert backbone in message and "--init FILE" in message and "--init none" in message
+    # What to get, and where torchvision looks for it.
+    url = get_model_weights(backbone)["IMAGENET1K_V1"].url
+    assert f" {url} " in message and f" {tmp_path}/hub/checkpoints, " in message
     assert capsys.readouterr().out == ""
 
 

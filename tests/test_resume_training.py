@@ -248,6 +248,24 @@ def test_other_work_is_refused(drs, made, tmp_path, interrupted, name):
     assert (tmp_path / ".net.pt.resume").read_bytes() == before
 
 
+def test_other_work_is_made_anew_where_it_may_be(drs, tmp_path, interrupted):
+    words = [word for word in interrupted("train-cls") if word != "--no-provenance"]
+    outcome = drs(*words, "--lr", "0.001", "--resume", "--overwrite")
+    assert outcome.code == 0, outcome.err
+    told = "belongs to a different job: --lr changed from 3e-05 to 0.001; discarding it"
+    assert outcome.err.startswith(f"train-cls: {tmp_path / '.net.pt.resume'}: {told}\n")
+    assert "nothing to resume, starting from scratch\n" in outcome.err
+    before = (tmp_path / "net.pt").read_bytes()
+    outcome = drs(*words, "--lr", "0.001", "--resume", "--overwrite")
+    assert outcome.err == f"train-cls: {tmp_path / 'net.pt'} is finished already\n"
+    assert (tmp_path / "net.pt").read_bytes() == before
+    outcome = drs(*words, "--lr", "0.002", "--resume", "--overwrite")
+    assert outcome.code == 0
+    told = "exists, but --lr changed from 0.001 to 0.002; making it again"
+    assert outcome.err.startswith(f"train-cls: {tmp_path / 'net.pt'} {told}\n")
+    assert (tmp_path / "net.pt").read_bytes() != before
+
+
 def test_classes_in_another_order_are_refused(drs, own_voc, interrupted):
     words = interrupted("train-cls")
     (own_voc / "classes.txt").write_text("disc\nbar\n")
@@ -357,10 +375,13 @@ def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
     assert outcome.code == 0
     assert outcome.err.startswith("train-cls: nothing to resume, starting from scratch\n")
     before = (tmp_path / "net.pt").read_bytes()
-    for more in ((), ("--overwrite",)):
+    for more in ((), ("--overwrite",))[:1 + history]:
         outcome = drs(*words, "--resume", *more)
         assert (outcome.code, outcome.err) == (0, f"train-cls: {tmp_path / 'net.pt'} is finished already\n")
         assert (tmp_path / "net.pt").read_bytes() == before
+    if not history:
+        outcome = drs(*words, "--resume", "--overwrite")
+        assert "exists, but has no history" in outcome.err and (tmp_path / "net.pt").read_bytes() == before
     outcome = drs(*words, "--resume", "--lr", "0.5")
     assert outcome.code == 1
     assert "already exists, and --lr changed from 3e-05 to 0.5; choose another name, or use --overwrite" in outcome.err

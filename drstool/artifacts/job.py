@@ -13,13 +13,16 @@ from typing import Any
 from drstool import __version__
 from drstool.artifacts.provenance import timestamp, without_home
 
-__all__ = ["WORTH_KEEPING", "Job", "is_duration", "is_job", "recorded_job", "without_outcome"]
+__all__ = ["NO_HISTORY", "WORTH_KEEPING", "Job", "is_duration", "is_job", "recorded_job", "without_outcome"]
 
 # Seconds of unfinished work that are not thrown away without asking.
 WORTH_KEEPING = 60.0
 
 # Three hundred years.
 _MOST_SECONDS = 1e10
+
+# How what nobody knows the job of differs from any.
+NO_HISTORY = "has no history (--no-provenance), so that nothing tells whether anything changed"
 
 # Settings that a checkpoint gains by its training.
 _OUTCOMES = ("selected_epoch", "selected_score", "trained_epochs", "trained_steps")

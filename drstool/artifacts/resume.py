@@ -72,10 +72,10 @@ class _Resume:
         if difference is not None:
             raise InputError(
                 self.path, f"belongs to a different job: {difference}",
-                "use the same settings and data, or discard it with --overwrite and without --resume")
+                "use the same settings and data, or discard it with --overwrite")
 
     def _damaged(self) -> InputError:
-        return InputError(self.path, "is damaged", "discard it with --overwrite and without --resume")
+        return InputError(self.path, "is damaged", "discard it with --overwrite")
 
     def _new_run(self) -> dict[str, Any]:
         run = {"time": timestamp(), "done": len(self.finished)}
@@ -170,6 +170,7 @@ class Journal(_Resume):
 
     def start(self) -> None:
         """Start a journal, replacing the one on disk."""
+        self.runs, self._seconds = [], 0.0
         with writing(self.output, self.path):
             self._file = open(self.path, "w+b", buffering=0)  # noqa: SIM115
             if os.path.exists(self.output):

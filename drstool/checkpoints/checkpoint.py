@@ -12,7 +12,7 @@ from typing import Any
 
 from drstool.artifacts.atomic import new_file
 from drstool.artifacts.header import FORMAT, check_plain
-from drstool.artifacts.job import Job, recorded_job, without_outcome
+from drstool.artifacts.job import NO_HISTORY, Job, recorded_job, without_outcome
 from drstool.artifacts.provenance import without_home
 from drstool.checkpoints.torch_file import AGAIN, CODE, check_torch_file, raise_shortage
 from drstool.errors import ForeignError, InputError, UnfinishedError
@@ -161,10 +161,10 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
         content["weights"], tuple(content["provenance"]))
 
 
-def job_difference(path: str | Path, job: Job) -> str | None:
+def job_difference(path: str | Path, job: Job, *, sure: bool = False) -> str | None:
     """How the job that made a checkpoint differs from another; None where it is the same.
 
-    Nothing differs in what a checkpoint without provenance does not record.
+    Nothing differs in what a checkpoint without provenance does not record, unless one must be ``sure``.
     """
     try:
         checkpoint = load_checkpoint(path)
@@ -174,6 +174,8 @@ def job_difference(path: str | Path, job: Job) -> str | None:
         return f"holds a {checkpoint.kind}"
     if checkpoint.provenance:
         return job.difference(recorded_job(checkpoint.provenance[-1], checkpoint.class_names))
+    if sure:
+        return NO_HISTORY
     recipe = without_home(without_outcome(checkpoint.recipe))
     return job.difference({"classes": list(checkpoint.class_names), "settings": recipe})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,7 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
         return None
     if init != "imagenet":
         return _from_file(init, backbone)
+    from torch.hub import get_dir
     from torchvision.models import get_model_weights
 
     try:
@@ -51,9 +53,11 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
             return weights.get_state_dict(progress=progress, check_hash=True)
     except (OSError, RuntimeError) as error:
         # URLError is an OSError; a broken download is a RuntimeError.
+        place = os.path.join(get_dir(), "checkpoints")
         raise InputError(
             "--init imagenet", f"the weights cannot be downloaded ({type(error).__name__})",
-            f"use --init FILE with a state dict of torchvision's {backbone}, or --init none") from None
+            f"get torchvision's {backbone} from {weights.url} and put it into {place}, "
+            "or give its place as --init FILE; or use --init none") from None
 
 
 def history_of_weights(init: str) -> tuple[dict[str, Any], ...]:

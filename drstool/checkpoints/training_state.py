@@ -91,7 +91,7 @@ class TrainingState:
         if difference is not None:
             raise InputError(
                 self.path, f"belongs to a different job: {difference}",
-                "use the same settings and data, or discard it with --overwrite and without --resume")
+                "use the same settings and data, or discard it with --overwrite")
         self._content = content
         self.step = content["loop"]["step"]
         self._seconds = content["seconds"]

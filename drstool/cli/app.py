@@ -7,14 +7,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from drstool.cli.failures import failure_line
+from drstool.cli.help import GroupedHelp
 from drstool.cli.shards import is_first
 from drstool.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DrstoolError, ReportedByPeer, signal_behind
 from drstool.reports.text import printable
@@ -32,12 +34,24 @@ _signals_received: list[int] = []
 
 EXIT_FAILED, EXIT_CLOSED_PIPE = 1, 141
 
+# How much of a mistyped command must agree with one there is: 'trian' is no closer to 'train-cls'.
+_SIMILAR = 0.55
 
-class _Group(TyperGroup):
+
+class _Group(GroupedHelp, TyperGroup):
     """Commands in the order of the work; every failure one line on stderr and an exit code."""
+
+    # Gives the names of the commands that have an option; set by drstool.cli.commands, which knows all of them.
+    commands_with: Callable[[str], list[str]] = staticmethod(lambda flag: [])
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands:
+            near = get_close_matches(args[0], self.commands, cutoff=_SIMILAR)
+            ctx.fail(f"No such command {args[0]!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:
         try:
@@ -58,7 +72,7 @@ class _Group(TyperGroup):
                 # 'drstool' alone: its help, as it is.
                 print(error.format_message(), file=sys.stderr)
                 sys.exit(error.exit_code)
-            _leave(error.exit_code, _parser_line(error))
+            _leave(error.exit_code, _parser_line(error, self.commands_with))
         except (KeyboardInterrupt, typer.Abort):
             _leave(EXIT_INTERRUPTED, "interrupted" if is_first() else "")
         except BrokenPipeError:
@@ -75,8 +89,14 @@ class _Group(TyperGroup):
 
     def _run(self, args: Sequence[str]) -> int:
         # Not typer's own main: that takes interrupts and closed pipes for something else.
+        if "_DRSTOOL_COMPLETE" in os.environ:
+            # Asked by a shell; see --install-completion.
+            self._main_shell_completion({}, "drstool")
         try:
-            with self.make_context("drstool", list(args)) as context:
+            # Alone it prints its help as an error.
+            with nullcontext() if args else redirect_stdout(sys.stderr):
+                context = self.make_context("drstool", list(args))
+            with context:
                 self.invoke(context)
         except typer.Exit as end:
             return end.exit_code
@@ -138,11 +158,15 @@ def _swallowed_signals_come_again() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _parser_line(error: Any) -> str:
+def _parser_line(error: Any, commands_with: Callable[[str], list[str]]) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "drstool"
     where = f"{command.removeprefix('drstool ')}: " if command != "drstool" else ""
-    return f"{where}{error.format_message().rstrip('.')}; see '{command} --help'"
+    message = error.format_message().rstrip(".")
+    flag = getattr(error, "option_name", "") if type(error).__name__ == "NoSuchOption" else ""
+    if flag and (names := commands_with(flag)):
+        message = f"No such option: {flag} (an option of {', '.join(names)})"
+    return f"{where}{message}{' See' if message.endswith('?') else '; see'} '{command} --help'"
 
 
 def _terminate_cleanly() -> None:
@@ -162,7 +186,6 @@ app = typer.Typer(
     name="drstool",
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from drstool.cli.run import Run, check_leftover
-from drstool.errors import UsageError
+from drstool.errors import InputError, UsageError
 from drstool.reports.text import counted
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Artifact:
         resume.check_place()
         if not run.resume or not os.path.exists(path) or os.path.isdir(path) and not os.listdir(path):
             return resume, None
-        difference, held = earlier_output(path, kind, self._job, self._source.ids, run.threads)
+        difference, held = earlier_output(path, kind, self._job, self._source.ids, run.threads, sure=run.overwrite)
         return resume, held if run.is_same(output, difference) else None
 
     def _open(
@@ -233,10 +233,14 @@ class Artifact:
             run.keep(resume, noun)
             resume.start()
             return
-        if isinstance(resume, Journal):
-            resume.load(self._expected(among), self._source.unit)
-        else:
-            resume.load(self._source.ids)
+        try:
+            if isinstance(resume, Journal):
+                resume.load(self._expected(among), self._source.unit)
+            else:
+                resume.load(self._source.ids)
+        except InputError as error:
+            run.discards(error)
+            resume.start()
         run.keep(resume, noun)
 
     def _expected(self, among: Sequence[str] | None) -> Sequence[str] | None:

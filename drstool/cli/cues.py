@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional
 
 import typer
 
@@ -27,6 +27,7 @@ __all__ = ["CrfImages", "CueFiles", "Cues", "open_cues"]
 class CueFiles:
     """Where the maps and saliency maps are."""
 
+    panel: ClassVar[str] = "Data"
     maps: MapsIn = None
     saliency: Saliency = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from drstool.cli.options import Classes, Data, DataOrNone, Split, Tags
 from drstool.errors import UsageError
@@ -18,6 +18,7 @@ __all__ = ["ClassOptions", "DataOptions", "OptionalDataOptions", "TagOptions"]
 class DataOptions:
     """Which images to work on; the fields are parameters of :func:`drstool.data.open_dataset`."""
 
+    panel: ClassVar[str] = "Data"
     data: Data
     split: Split = None
 

@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, get_type_hints
 
 import typer
 
 from drstool.cli.app import app
+from drstool.cli.help import Command, in_panel, panel_rank
 from drstool.cli.run import CommonOptions, Run
 from drstool.errors import UsageError
 
@@ -37,27 +38,33 @@ Split = Annotated[Optional[str], typer.Option(
 Tags = Annotated[Optional[str], typer.Option(
     "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags.")]
 Classes = Annotated[Optional[str], typer.Option(
-    "--classes", help="File of object class names, one per line, in label order.")]
-Weights = Annotated[str, typer.Option("--weights", help="Checkpoint to use.", show_default=False)]
+    "--classes", rich_help_panel="Data", help="File of object class names, one per line, in label order.")]
+Weights = Annotated[str, typer.Option(
+    "--weights", rich_help_panel="Data", help="Checkpoint to use.", show_default=False)]
 Init = Annotated[str, typer.Option(
     "--init",
     help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
     "torchvision state dict or a drstool checkpoint.")]
-Labels = Annotated[str, typer.Option("--labels", help="Folder of label PNGs.", show_default=False)]
-LabelsOrNone = Annotated[Optional[str], typer.Option("--labels", help="Label PNGs: a folder or a stream.")]
+Labels = Annotated[str, typer.Option(
+    "--labels", rich_help_panel="Data", help="Folder of label PNGs.", show_default=False)]
+LabelsOrNone = Annotated[Optional[str], typer.Option(
+    "--labels", rich_help_panel="Data", help="Label PNGs: a folder or a stream.")]
 MapsIn = Annotated[Optional[str], typer.Argument(
     metavar="INPUT", help="Map file, stream or folder; by default, a stream on stdin.", show_default=False)]
-Saliency = Annotated[Optional[str], typer.Option("--saliency", help="Folder of saliency maps, one ID.png per image.")]
-Output = Annotated[str, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)]
+Saliency = Annotated[Optional[str], typer.Option(
+    "--saliency", rich_help_panel="Data", help="Folder of saliency maps, one ID.png per image.")]
+Output = Annotated[str, typer.Option(
+    "-o", "--output", rich_help_panel="Output", help="File or folder to write.", show_default=False)]
 OutputOrStdout = Annotated[Optional[str], typer.Option(
-    "-o", "--output", help="File or folder to write; by default, a stream on stdout, for a pipe.")]
+    "-o", "--output", rich_help_panel="Output",
+    help="File or folder to write; by default, a stream on stdout, for a pipe.")]
 Precision = Annotated[str, typer.Option(
-    "--precision",
+    "--precision", rich_help_panel="Running",
     help="Floating-point precision: float32, bfloat16, or auto (bfloat16 where the device is clearly "
     "faster with it; a CPU is measured).")]
 # Unlike in training, the default is float32: maps must be the same on every device.
 MapPrecision = Annotated[str, typer.Option(
-    "--precision",
+    "--precision", rich_help_panel="Running",
     help="Floating-point precision: float32; bfloat16 (faster where the device multiplies it natively; maps differ by "
     "0.1 and more); on a GPU also float16 (maps differ by about 0.01); auto: float16 on a GPU.")]
 Tf32 = Annotated[bool, typer.Option(
@@ -69,7 +76,7 @@ MapSize = Annotated[str, typer.Option(
     "--map-size", help="Size of the stored maps: square (the image size), image (its own size), or pixels.")]
 DTYPES = ("uint8", "float16")
 Dtype = Annotated[str, typer.Option(
-    "--dtype", metavar="|".join(DTYPES),
+    "--dtype", metavar="|".join(DTYPES), rich_help_panel="Output",
     help="How values are stored: uint8 is round(255 x); float16 is finer and larger.")]
 Autotune = Annotated[bool, typer.Option(
     "--autotune/--no-autotune", help="On a GPU, find the fastest convolution algorithm once per input size.")]
@@ -79,6 +86,7 @@ Autotune = Annotated[bool, typer.Option(
 class PrecisionOptions:
     """In which precision a network computes that is not trained."""
 
+    panel: ClassVar[str] = "Running"
     precision: MapPrecision = "float32"
     tf32: Tf32 = True
 
@@ -102,6 +110,7 @@ class NetworkOptions(PrecisionOptions):
 class MapOptions:
     """How maps are stored."""
 
+    panel: ClassVar[str] = "Output"
     map_size: MapSize = "square"
     dtype: Dtype = "uint8"
 
@@ -131,7 +140,7 @@ class _Command:
             each for parameter in taken.values() if parameter.name not in _SUPPLIED for each in _expanded(parameter)]
         wanted = {"shard": self.shards, "resume": self.resume, "keep_going": self.keep_going}
         common = [each for each in _fields_as_parameters(CommonOptions) if wanted.get(each.name, True)]
-        parameters = [*own, *self._method_parameters(), *common]
+        parameters = sorted([*own, *self._method_parameters(), *common], key=panel_rank)
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
@@ -147,7 +156,7 @@ class _Command:
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         # \b: the example stays one line, fit to be copied.
         app.command(
-            self.name, epilog=f"\b\nExample:\n  {self.example}",
+            self.name, cls=Command, epilog=f"\b\nExample:\n  {self.example}",
             # There is none where Python was told to leave them out (-OO).
             short_help=(inspect.getdoc(function) or "").partition("\n")[0],
         )(call)
@@ -161,7 +170,8 @@ class _Command:
         from drstool.cli import numbers
 
         own = numbers.options(self.settings) if self.settings is not None else []
-        return own + (numbers.crf_options(self.crf) if self.crf is not None else [])
+        crf = numbers.crf_options(self.crf) if self.crf is not None else []
+        return [in_panel(each, "Method") for each in own] + [in_panel(each, "CRF") for each in crf]
 
     def _with_settings(self, run: Run, values: dict[str, Any], taken: Collection[str]) -> dict[str, Any]:
         """The values with settings in place of the parameters made of their fields."""
@@ -199,7 +209,8 @@ def command(
     of those fields that the user has set), ``automatic`` (names of those whose value drstool should
     find) and ``crf`` (settings of the CRF, or None) if it takes them, and with its own parameters. A
     parameter of a dataclass's type stands for the parameters that its fields are, annotated and with
-    defaults as parameters are; the function is given an instance.
+    defaults as parameters are; the function is given an instance. Its ``panel`` is their heading in the
+    help, by default ``Method``; an option's own ``rich_help_panel`` comes first.
 
     Parameters
     ----------
@@ -230,17 +241,18 @@ def _expanded(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     """The parameter itself; for one of a dataclass's type, a parameter for each field."""
     if is_dataclass(parameter.annotation):
         return _fields_as_parameters(parameter.annotation)
-    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    return [in_panel(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY), "Method")]
 
 
 def _fields_as_parameters(kind: type) -> list[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
-    return [
+    parameters = [
         inspect.Parameter(
             spec.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[spec.name],
             default=inspect.Parameter.empty if spec.default is MISSING else spec.default)
         for spec in fields(kind)
     ]
+    return [in_panel(each, getattr(kind, "panel", "Method")) for each in parameters]
 
 
 def _check_filled(parameters: list[inspect.Parameter], values: dict[str, Any]) -> None:

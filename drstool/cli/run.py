@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional
 
 import typer
 
@@ -34,6 +34,7 @@ _MOST_WORKERS = 16
 class CommonOptions:
     """The options that commands have in common; ``shard``, ``resume`` and ``keep_going`` only some."""
 
+    panel: ClassVar[str] = "Running"
     device: Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda or cuda:N.")] = "auto"
     seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=2**32 - 1)] = 0
     workers: Annotated[Optional[int], typer.Option(
@@ -43,14 +44,19 @@ class CommonOptions:
         metavar="I/N",
         help="Work on the I-th of N shards of the images; merge them with 'drstool cat'. By default all images, "
         "or under torchrun the rank's shard, whose output is then named like NAME.1-of-4.h5.")] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run of the same command.")] = False
+    overwrite: Annotated[bool, typer.Option(
+        "--overwrite", rich_help_panel="Output", help="Replace an existing output.")] = False
+    resume: Annotated[bool, typer.Option(
+        "--resume",
+        help="Resume an interrupted run of the same command; with --overwrite, also replace an output if its settings "
+        "or inputs have changed.")] = False
     keep_going: Annotated[bool, typer.Option(
         "--keep-going", help="Skip images that fail; the exit code is then 4.")] = False
     no_provenance: Annotated[
         bool,
         typer.Option(
-            "--no-provenance", help="Record no history in the output, so that identical runs give identical bytes."),
+            "--no-provenance", rich_help_panel="Output",
+            help="Record no history in the output, so that identical runs give identical bytes."),
     ] = False
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no messages except errors.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also print the settings and the device.")] = False
@@ -243,16 +249,31 @@ class Run(Console):
                 raise OutputError(output, "is also an input of this command", "choose another name for the output")
 
     def is_same(self, output: str | None, difference: str | None) -> bool:
-        """Whether an existing output was made by this very job; ``difference`` says how the jobs differ.
+        """Whether an existing output was made by this very job; ``difference`` says how the jobs differ, and is told.
 
         Raises
         ------
         OutputError
             It was made by a different one, and must not be overwritten.
         """
-        if difference is not None and not self.overwrite:
+        if difference is None:
+            return True
+        if not self.overwrite:
             raise OutputError(output, f"already exists, and {difference}", "choose another name, or use --overwrite")
-        return difference is None
+        self.say(f"{self.command}: {output} exists, but {difference}; making it again")
+        return False
+
+    def discards(self, error: DrstoolError) -> None:
+        """Say that unfinished work cannot be resumed and is discarded, as --overwrite allows.
+
+        Raises
+        ------
+        DrstoolError
+            It does not.
+        """
+        if not self.overwrite:
+            raise error
+        self.say(f"{self.command}: {error.where}: {error.what}; discarding it")
 
     def keep(self, unfinished: Journal | PartialFolder, noun: str) -> None:
         """Keep what is finished of an output, ``noun`` by ``noun``, when this run ends early."""

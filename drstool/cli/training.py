@@ -36,7 +36,7 @@ SelectOn = Annotated[Optional[str], typer.Option(
     help="Select the epoch by mIoU on the pixel ground truth of this split; by default the last epoch is the "
     "result.")]
 Log = Annotated[Optional[str], typer.Option(
-    "--log",
+    "--log", rich_help_panel="Output",
     help="Write metrics to this file during training: one JSON object per line, every ten steps and "
     "every epoch.")]
 ValSplit = Annotated[Optional[str], typer.Option(
@@ -358,7 +358,7 @@ class TrainingRun:
 
         if not self._run.resume or not Path(self._output).exists():
             return False
-        if not self._run.is_same(self._output, job_difference(self._output, self._job)):
+        if not self._run.is_same(self._output, job_difference(self._output, self._job, sure=self._run.overwrite)):
             return False
         self._state.remove()
         self._run.say(f"{self._run.command}: {self._output} is finished already")
@@ -383,7 +383,12 @@ class TrainingRun:
         """Read the state that is there, or see to it that there is none."""
         run, state = self._run, self._state
         if run.resume:
-            step = state.read()
+            try:
+                step = state.read()
+            except InputError as error:
+                run.discards(error)
+                state.remove()
+                step = None
             run.say(
                 f"{run.command}: nothing to resume, starting from scratch"
                 if step is None

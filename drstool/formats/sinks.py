@@ -15,7 +15,7 @@ from typing import BinaryIO
 from drstool.artifacts.atomic import check_writable, new_file, new_folder, output_error, write_fully, writing
 from drstool.artifacts.end_record import check_end_file
 from drstool.artifacts.header import Header, record_type
-from drstool.artifacts.job import Job, recorded_job
+from drstool.artifacts.job import NO_HISTORY, Job, recorded_job
 from drstool.artifacts.resume import Journal, PartialFolder, keeping
 from drstool.errors import InputError, OutputError, UsageError
 from drstool.formats.label_folder import LabelFolderWriter
@@ -341,7 +341,8 @@ def resume_beside(output: str, what: str, job: Job) -> Journal | PartialFolder:
 
 
 def earlier_output(
-    output: str, kind: str, job: Job, ids: Sequence[str] | None = None, threads: int = 1,
+    output: str, kind: str, job: Job, ids: Sequence[str] | None = None, threads: int = 1, *,
+    sure: bool = False,
 ) -> tuple[str | None, tuple[str, ...]]:
     """How the job that made an output differs from another, None where it is the same; and what it holds.
 
@@ -355,9 +356,12 @@ def earlier_output(
         Of the records or pictures.
     job
     ids
-        Of the images, if known. What an output without provenance does not tell cannot differ.
+        Of the images, if known.
     threads
         How many read.
+    sure
+        Whether an output without provenance, which tells little, is different; otherwise what it does not tell cannot
+        differ.
 
     Returns
     -------
@@ -367,7 +371,7 @@ def earlier_output(
     """
     try:
         header = _header_of(output, kind)
-        difference = _difference(header, kind, job)
+        difference = _difference(header, kind, job, sure)
     except InputError as error:
         return error.what, ()
     if difference is not None:
@@ -386,11 +390,13 @@ def _header_of(output: str, kind: str) -> Header | None:
         return source.header
 
 
-def _difference(header: Header | None, kind: str, job: Job) -> str | None:
+def _difference(header: Header | None, kind: str, job: Job, sure: bool) -> str | None:
     if header is None or header.kind != kind:
         return f"holds {'something else' if header is None else header.kind}"
     if header.provenance:
         return job.difference(recorded_job(header.provenance[-1], header.class_names, header.shard))
+    if sure:
+        return NO_HISTORY
     shard = {} if header.shard is None else {"shard": str(header.shard)}
     return job.difference({"classes": list(header.class_names), "settings": shard})
 

@@ -20,7 +20,8 @@ class Method:
     """Which maps are made of whose tags."""
 
     tags: Annotated[str, typer.Option(
-        "--tags", help="given: the data's; predicted: by the classifier; or a file of tags.")] = "given"
+        "--tags", rich_help_panel="Data",
+        help="given: the data's; predicted: by the classifier; or a file of tags.")] = "given"
     tag_threshold: Annotated[float, typer.Option(
         help="Probability from which a predicted tag counts.", min=0.0, max=1.0)] = 0.5
     method: Annotated[Optional[str], typer.Option(

@@ -20,7 +20,8 @@ def check(
         "'drstool demo'; by default stdin.",
         show_default=False)] = None,
     json: Annotated[bool, typer.Option(
-        "--json", help="Print one JSON object per input, whole or not; also with -q.")] = False,
+        "--json", rich_help_panel="Output",
+        help="Print one JSON object per input, whole or not; also with -q.")] = False,
 ) -> None:
     """Check that files and folders are complete and undamaged: print one line per problem, and exit with 3 if any."""
     from drstool.stages import check as stage

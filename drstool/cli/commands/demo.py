@@ -15,9 +15,12 @@ from drstool.cli.run import Run
 def demo(
     run: Run,
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    train: Annotated[int, typer.Option(help="Number of training pictures.", max=1_000_000)] = 300,
-    val: Annotated[int, typer.Option(help="Number of validation pictures.", max=1_000_000)] = 100,
-    size: Annotated[int, typer.Option(help="Approximate side of a picture, in pixels.", max=4000)] = 176,
+    train: Annotated[int, typer.Option(
+        rich_help_panel="Data", help="Number of training pictures.", max=1_000_000)] = 300,
+    val: Annotated[int, typer.Option(
+        rich_help_panel="Data", help="Number of validation pictures.", max=1_000_000)] = 100,
+    size: Annotated[int, typer.Option(
+        rich_help_panel="Data", help="Approximate side of a picture, in pixels.", max=4000)] = 176,
 ) -> None:
     """Draw a small dataset to try everything on, in VOC layout with masks, tags and saliency."""
     from drstool.artifacts.atomic import new_folder

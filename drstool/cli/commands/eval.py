@@ -41,7 +41,8 @@ class EvalOptions:
         "--boundary/--no-boundary", help="Also compute boundary IoU (Cheng et al., CVPR 2021); slower.")] = False
     boundary_ratio: Annotated[float, typer.Option(
         min=0.0, max=1.0, help="Boundary IoU: distance from a contour, over the image's diagonal.")] = 0.02
-    per_image: Annotated[bool, typer.Option("--per-image", help="List the images, worst first.")] = False
+    per_image: Annotated[bool, typer.Option(
+        "--per-image", rich_help_panel="Output", help="List the images, worst first.")] = False
     sweep: Annotated[
         Optional[str],
         typer.Option(
@@ -59,8 +60,10 @@ class EvalOptions:
         min=0.01, max=0.9999, help="Several inputs: level of the confidence intervals.")] = 0.95
     strict: Annotated[bool, typer.Option(
         "--strict", help="Fail if an image has no ground truth or prediction, or a prediction no image.")] = False
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False
+    json: Annotated[bool, typer.Option(
+        "--json", rich_help_panel="Output", help="Print JSON.")] = False
+    csv: Annotated[bool, typer.Option(
+        "--csv", rich_help_panel="Output", help="Print CSV.")] = False
 
     def check(self, names: list[str], data: ClassOptions) -> None:
         """Check that the options go together, and with the inputs."""

@@ -19,7 +19,8 @@ def info(
             metavar="INPUT", help="Map file, stream, label folder or checkpoint; by default stdin.", show_default=False
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole history.")] = False,
+    json: Annotated[bool, typer.Option(
+        "--json", rich_help_panel="Output", help="Print JSON, with the whole history.")] = False,
 ) -> None:
     """Print what a map file, stream, label folder or checkpoint holds."""
     from drstool.stages import info as stage

@@ -26,7 +26,7 @@ def overlay(
     data: OptionalDataOptions,
     labels: LabelsOrNone = None,
     maps: Annotated[Optional[str], typer.Option(
-        "--maps", help="Maps, drawn as heat over the image: a map file or stream.")] = None,
+        "--maps", rich_help_panel="Data", help="Maps, drawn as heat over the image: a map file or stream.")] = None,
     target: Annotated[bool, typer.Option("--target/--no-target", help="Draw ground truth where there is some.")] = True,
 ) -> None:
     """Write pictures of images with labels, ground truth and maps over them."""

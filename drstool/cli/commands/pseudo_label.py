@@ -27,7 +27,8 @@ def pseudo_label(
     images: CrfImages,
     output: OutputOrStdout = None,
     json: Annotated[bool, typer.Option(
-        "--json", help="Print what the rules ignored, and empty maps, by class, as JSON; needs -o.")] = False,
+        "--json", rich_help_panel="Output",
+        help="Print what the rules ignored, and empty maps, by class, as JSON; needs -o.")] = False,
 ) -> None:
     """Write label PNGs from maps: object cues against a background cue.
 

@@ -28,7 +28,7 @@ def refine_train(
     automatic: frozenset[str],
     data: DataOptions,
     maps: Annotated[str, typer.Option(
-        "--maps", help="Map file with localization maps of the images.", show_default=False)],
+        "--maps", rich_help_panel="Data", help="Map file with localization maps of the images.", show_default=False)],
     output: Output,
     *,
     options: MapTrainingOptions,

@@ -27,7 +27,7 @@ def segment(
     weights: Weights,
     output: OutputOrStdout = None,
     scores: Annotated[Optional[str], typer.Option(
-        "--scores", help="Also write the probabilities, as a map file.")] = None,
+        "--scores", rich_help_panel="Output", help="Also write the probabilities, as a map file.")] = None,
     *,
     network: PrecisionOptions,
 ) -> None:
