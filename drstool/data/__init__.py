@@ -70,18 +70,18 @@ def open_dataset(
     UsageError
         The folder has several splits and none is named.
     """
-    listed = None if classes is None else read_class_names(classes)
+    listed, notices = (None, ()) if classes is None else read_class_names(classes)
     need_names = listed is None and class_names is None
     found = _read(data, split, need_names, stdin)
     if tags is not None:
         found = _with_tags(found, Path(tags))
     if images_only:
         rows = [replace(row, tags=None, mask=None) for row in found.rows]
-        found = RawDataset(rows, None, False, "none")
+        found = RawDataset(rows, None, False, "none", notices=found.notices)
     names = resolve_names(found, class_names, data, listed=listed)
     channels = None if names is None else {name: i for i, name in enumerate(names)}
     items = tuple(_item(row, names, channels) for row in found.rows)
-    return Dataset(items, names, data, found.tags_source)
+    return Dataset(items, names, data, found.tags_source, notices + found.notices)
 
 
 def require_tags(dataset: Dataset) -> None:

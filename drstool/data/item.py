@@ -74,12 +74,15 @@ class Dataset:
     tags_source
         Where the tags come from: ``annotations`` (VOC's XML), ``list`` (VOC's ``_cls.txt``),
         ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
+    notices
+        What was assumed in reading it; each a line for the user.
     """
 
     items: tuple[Item, ...]
     class_names: tuple[str, ...] | None
     source: str
     tags_source: str
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -129,6 +132,8 @@ class RawDataset:
         See :class:`Dataset`.
     reorder
         The masks name their classes, so that the same names may have another order.
+    notices
+        See :class:`Dataset`.
     """
 
     rows: list[RawItem]
@@ -136,3 +141,4 @@ class RawDataset:
     stated: bool
     tags_source: str
     reorder: bool = False
+    notices: tuple[str, ...] = ()

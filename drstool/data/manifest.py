@@ -25,7 +25,7 @@ from drstool.data.text import read_stdin_text, read_text
 from drstool.errors import InputError
 from drstool.files import is_file
 from drstool.identifiers import check_id
-from drstool.labels import check_class_names
+from drstool.labels import object_classes
 
 __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_tags"]
 
@@ -77,6 +77,7 @@ class _Table:
     items: dict[str, RawItem]
     splits: dict[str, str]
     class_names: tuple[str, ...] | None
+    notices: tuple[str, ...] = ()
 
 
 def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
@@ -103,7 +104,7 @@ def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
         # From all splits, so that the class numbers are the same in all of them.
         names = gather_names((item.tags for item in table.items.values()), where)
     known_tags = any(row.tags is not None for row in rows)
-    return RawDataset(rows, names, stated, "manifest" if known_tags else "none")
+    return RawDataset(rows, names, stated, "manifest" if known_tags else "none", notices=table.notices)
 
 
 def _read_table(path: Path, required: tuple[str, ...] = ("id", "image")) -> _Table:
@@ -117,10 +118,10 @@ def _table(
     rows: Iterable[tuple[str, dict]], base: Path, where: object, required: tuple[str, ...] = ("id", "image"),
 ) -> _Table:
     """The table of rows, each of which comes with its place in the file."""
-    items, splits, class_names = {}, {}, None
+    items, splits, class_names, notices = {}, {}, None, ()
     for place, fields in rows:
         if "class_names" in fields and "image" not in fields:
-            class_names = _stated_names(fields["class_names"], place)
+            class_names, notices = _stated_names(fields["class_names"], place)
             continue
         for name in required:
             if fields.get(name) is None:
@@ -134,7 +135,7 @@ def _table(
             None if saliency is None else base / saliency, place)
         if split is not None:
             splits[identifier] = split
-    return _Table(items, splits, class_names)
+    return _Table(items, splits, class_names, notices)
 
 
 def _json_rows(text: str, where: object) -> Iterator[tuple[str, dict]]:
@@ -185,10 +186,10 @@ def _mask(text: str | None, base: Path) -> Path | CocoMask | None:
     return base / text
 
 
-def _stated_names(names: object, where: str) -> tuple[str, ...]:
+def _stated_names(names: object, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not isinstance(names, list):
         raise InputError(where, "'class_names' is not a list", 'write ["cat", "dog"]')
-    return check_class_names(names, where)
+    return object_classes(names, where)
 
 
 def _text(fields: dict, name: str, where: str) -> str | None:

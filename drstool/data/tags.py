@@ -8,7 +8,7 @@ from pathlib import Path
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.text import read_lines
 from drstool.errors import InputError
-from drstool.labels import check_class_names
+from drstool.labels import check_class_names, object_classes
 
 __all__ = ["gather_names", "read_class_names", "read_tag_list", "resolve_names", "resolve_tags", "split_id"]
 
@@ -17,15 +17,15 @@ _LONGEST_ID = 4096
 _MAX_CLASS_LIST_BYTES = 1 << 20
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Object class names from a text file with one name per line, in label order.
+def read_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Object class names from a text file with one name per line, in label order, and notices.
 
     Raises
     ------
     InputError
-        It cannot be read, or the names are invalid (:func:`drstool.labels.check_class_names`).
+        It cannot be read, or the names are invalid (:func:`drstool.labels.object_classes`).
     """
-    return check_class_names(read_lines(path, _MAX_CLASS_LIST_BYTES), path)
+    return object_classes(read_lines(path, _MAX_CLASS_LIST_BYTES), path)
 
 
 def split_id(line: str, ids: Collection[str]) -> tuple[str, str]:

@@ -72,7 +72,7 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     if not ids:
         raise InputError(where, "lists no images", "give one id per line")
     annotations = _Annotations(root / "Annotations")
-    class_names, stated = _class_names(root, annotations if need_names else None)
+    class_names, stated, notices = _class_names(root, annotations if need_names else None)
     tag_list = _tag_list(ids_file)
     if tag_list is not None:
         listed = read_tag_list(tag_list, frozenset(ids))
@@ -89,7 +89,7 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     for i, known in zip(ids, tags, strict=True):
         mask = next((path for files in masks if (path := files.find(i))), None)
         rows.append(RawItem(i, images.must_find(i, where), known, mask, saliency.find(i), where_tags))
-    return RawDataset(rows, class_names, stated, tags_source)
+    return RawDataset(rows, class_names, stated, tags_source, notices=notices)
 
 
 def object_names(path: str | Path) -> tuple[str, ...]:
@@ -252,18 +252,21 @@ def _tag_list(ids_file: Path | None) -> Path | None:
     return path if is_file(path) else None
 
 
-def _class_names(root: Path, annotations: _Annotations | None) -> tuple[tuple[str, ...] | None, bool]:
-    """Class names in label order, and whether the dataset itself lists them."""
+def _class_names(
+    root: Path, annotations: _Annotations | None,
+) -> tuple[tuple[str, ...] | None, bool, tuple[str, ...]]:
+    """Class names in label order, whether the dataset itself lists them, and notices."""
     if is_file(root / "classes.txt"):
-        return read_class_names(root / "classes.txt"), True
+        names, notices = read_class_names(root / "classes.txt")
+        return names, True, notices
     # VOC numbers its classes in alphabetical order.
     listed = {m[1] for path in _lists_in(root / "ImageSets" / "Main")
               if (m := _CLASS_LIST_NAME.fullmatch(path.name)) and _is_class_list(path)}
     if listed:
-        return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True
+        return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True, ()
     if annotations is None:
-        return None, False
-    return gather_names(annotations.all_tags(), annotations.folder), False
+        return None, False, ()
+    return gather_names(annotations.all_tags(), annotations.folder), False, ()
 
 
 def _check_numbering(
