@@ -20,6 +20,7 @@ __all__ = [
     "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
     "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label", "label_names",
     "label_of", "label_type", "num_classes", "object_classes", "palette",
+    "plain_name",
 ]
 
 BACKGROUND = 0
@@ -161,7 +162,7 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
             raise InputError(
                 where, f"contains the class name {name[:40]!r}",
                 f"a name has up to {_LONGEST_NAME} printable characters")
-        if _plain(name) in _BACKGROUND_NAMES | _IGNORE_NAMES:
+        if plain_name(name) in _BACKGROUND_NAMES | _IGNORE_NAMES:
             raise InputError(
                 where, f"lists '{name}' as an object class",
                 "it may only come before the classes: label 0 is always the background, the highest one ignored, and "
@@ -201,7 +202,7 @@ def object_classes(listed: Sequence[str], where: object) -> tuple[tuple[str, ...
     (('cat',), ("classes.txt: '__ignore__' and '_background_' are taken for ignored pixels and the background;
     'cat' is label 1",))
     """
-    first, second, *_ = [*(_plain(name) if isinstance(name, str) else "" for name in listed[:2]), "", ""]
+    first, second, *_ = [*(plain_name(name) if isinstance(name, str) else "" for name in listed[:2]), "", ""]
     if first not in _BACKGROUND_NAMES | _IGNORE_NAMES:
         return check_class_names(listed, where), ()
     both = first in _IGNORE_NAMES and second in _BACKGROUND_NAMES
@@ -211,7 +212,7 @@ def object_classes(listed: Sequence[str], where: object) -> tuple[tuple[str, ...
     return names, (f"{where}: {meaning}; '{names[0]}' is label {label_of(0)}",)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name's letters and digits without case, to compare names that tools write differently."""
     return "".join(filter(str.isalnum, name.casefold()))
 

@@ -112,17 +112,19 @@ def test_tags_of_a_file_replace_those_of_the_data(data, tmp_path):
         require_tags(dataset)
     tags = write(tmp_path / "t.txt", "a cat dog cat\nmy b\tdog\nc\n")
     assert [item.tags for item in open_dataset(data, tags=tags).items] == [
-        ("cat", "dog"), ("dog",), ()]
+        ("cat", "dog"), ("dog",), None]
+    assert open_dataset(data, tags=tags, empty_tags="negative").items[2].tags == ()
 
 
 def test_tags_of_a_manifest(data, tmp_path):
     tags = write(tmp_path / "t.csv", "id,tags\na,cat;dog\nc,\n")
-    assert [item.tags for item in open_dataset(data, tags=tags).items] == [("cat", "dog"), None, ()]
-    tags = write(tmp_path / "t.csv", "id,tags\na,1;0\n")
+    assert [item.tags for item in open_dataset(data, tags=tags).items] == [("cat", "dog"), None, None]
+    assert open_dataset(data, tags=tags, empty_tags="negative").items[2].tags == ()
+    tags = write(tmp_path / "t.csv", "id,tags\na,1;0\nc,0\n")
     assert open_dataset(data, tags=tags).items[0].tags == ("cat", "dog")
-    with pytest.raises(InputError, match="has no column tags"):
+    with pytest.raises(InputError, match="has no column of tags"):
         open_dataset(data, tags=write(tmp_path / "u.csv", "id,image\na,a.png\n"))
-    with pytest.raises(InputError, match="lists id 'a' twice"):
+    with pytest.raises(InputError, match="line 3: lists id 'a' twice, first in line 2;"):
         open_dataset(data, tags=write(tmp_path / "u.csv", "id,tags\na,cat\na,cat\n"))
 
 

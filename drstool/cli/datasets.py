@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from drstool.cli.options import Classes, Data, DataOrNone, Split, Tags
+from drstool.cli.options import Classes, Data, DataOrNone, EmptyTags, Images, Split, Tags, TagSeparator
 from drstool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ class DataOptions:
 
     data: Data
     split: Split = None
+    images: Images = None
+    tag_separator: TagSeparator = None
+    empty_tags: EmptyTags = "unknown"
 
     def open(self, run: Run, **more: Any) -> Dataset:
         """The dataset, of which ``run`` tells what was assumed; ``more`` are parameters that are not options."""

@@ -134,6 +134,8 @@ class RawDataset:
         The masks name their classes, so that the same names may have another order.
     notices
         See :class:`Dataset`.
+    background_first
+        The list of class names began with the background.
     """
 
     rows: list[RawItem]
@@ -142,3 +144,4 @@ class RawDataset:
     tags_source: str
     reorder: bool = False
     notices: tuple[str, ...] = ()
+    background_first: bool = False

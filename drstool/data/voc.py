@@ -13,11 +13,14 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+from drstool.data.cells import RawTags, TagForm
 from drstool.data.item import RawDataset, RawItem
-from drstool.data.tags import gather_names, read_class_names, read_tag_list, split_id
+from drstool.data.lists import id_of, read_tag_list, split_id
+from drstool.data.tags import gather_names, read_class_names
 from drstool.data.text import read_lines
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder, names_in, read_bytes, unreadable, walk
@@ -33,8 +36,6 @@ _TAG_LIST_SUFFIX = "_cls"
 _CLASS_LIST_NAME = re.compile(r"(.+)_(?:trainval|train|val)\.txt")
 # Room for thousands of objects; a tree takes many times the memory of its text.
 _MAX_XML_BYTES = 4 << 20
-# DeepLab's lists name files instead of ids.
-_IMAGE_PATH = re.compile(r"/?JPEGImages/(\S+)\.(?:jpg|jpeg|png)\b.*", re.IGNORECASE)
 
 
 def is_voc(root: Path) -> bool:
@@ -42,7 +43,7 @@ def is_voc(root: Path) -> bool:
     return is_folder(root / "ImageSets") or is_folder(root / "JPEGImages")
 
 
-def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDataset:
+def read_voc(root: Path, split: str | None, form: TagForm) -> RawDataset:
     """The images of one split of a VOC folder.
 
     Tags come from ``NAME_cls.txt`` beside the split's list, else from the XML annotations, never
@@ -53,10 +54,10 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     root
         The folder.
     split
-        Name of a list below ``ImageSets``, or a text file of ids. None: the only list of
+        Name of a list below ``ImageSets``, or a text file of ids or paths. None: the only list of
         ``ImageSets/Segmentation``; all images where there is no list at all.
-    need_names
-        Gather the class names from the annotations where nothing lists them.
+    form
+        How a list of tags may be written. Where it lists class names, none are gathered from the annotations.
 
     Raises
     ------
@@ -72,13 +73,14 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     if not ids:
         raise InputError(where, "lists no images", "give one id per line")
     annotations = _Annotations(root / "Annotations")
-    class_names, stated, notices = _class_names(root, annotations if need_names else None)
-    tag_list = _tag_list(ids_file)
+    class_names, stated, notices = _class_names(root, annotations if form.class_names is None else None)
+    background_first, tag_list = bool(notices), _tag_list(ids_file)
     if tag_list is not None:
-        listed = read_tag_list(tag_list, frozenset(ids))
+        read = read_tag_list(tag_list, frozenset(ids), replace(form, class_names=form.class_names or class_names))
+        class_names, notices = class_names or read.class_names, notices + read.notices
         if class_names is not None and not stated:
-            _check_numbering(listed, annotations, class_names, tag_list)
-        tags, tags_source = [listed.get(i) for i in ids], "list"
+            _check_numbering(read.tags, annotations, class_names, tag_list)
+        tags, tags_source = [read.tags.get(i) for i in ids], "list"
     else:
         tags = [annotations.tags(i) for i in ids]
         tags_source = "none" if all(known is None for known in tags) else "annotations"
@@ -89,7 +91,7 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     for i, known in zip(ids, tags, strict=True):
         mask = next((path for files in masks if (path := files.find(i))), None)
         rows.append(RawItem(i, images.must_find(i, where), known, mask, saliency.find(i), where_tags))
-    return RawDataset(rows, class_names, stated, tags_source, notices=notices)
+    return RawDataset(rows, class_names, stated, tags_source, notices=notices, background_first=background_first)
 
 
 def object_names(path: str | Path) -> tuple[str, ...]:
@@ -237,9 +239,7 @@ def _read_ids(path: Path, images: _Files) -> list[str]:
 
 def _id_of(line: str, images: _Files) -> str:
     """The id at the start of a line: its first column, or more where an image has that name."""
-    if match := _IMAGE_PATH.fullmatch(line):
-        return match[1]
-    return split_id(line, images)[0] if len(line.split(maxsplit=1)) > 1 else line
+    return split_id(line, images)[0] if len(line.split(maxsplit=1)) > 1 else id_of(line, images)
 
 
 def _tag_list(ids_file: Path | None) -> Path | None:
@@ -270,7 +270,7 @@ def _class_names(
 
 
 def _check_numbering(
-    listed: dict[str, tuple[str | int, ...]], annotations: _Annotations,
+    listed: dict[str, RawTags], annotations: _Annotations,
     class_names: tuple[str, ...], where: Path,
 ) -> None:
     """Check that class numbers mean the same as the annotations of the same images.
