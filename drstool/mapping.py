@@ -80,7 +80,7 @@ def load_square(
         if item.tags is None:
             raise InputError(
                 f"image {item.id!r}", "has no tags",
-                "add tags, remove it, use --empty-tags negative if it holds no object, or 'drstool cam --tags predicted'")
+                "add tags, remove it, or use --empty-tags negative (it holds no object) or 'cam --tags predicted'")
         unknown = [tag for tag in item.tags if tag not in class_names]
         if unknown:
             raise InputError(

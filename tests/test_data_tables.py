@@ -48,7 +48,7 @@ def tags_of(*arguments, **options):
     {"header": "id,filename,Label"},
     {"header": "sep=;\nid;image;tags", "mark": ";", "tags": '"{}"'.format},
     {"tags": lambda t: json.dumps(json.dumps(t.split(";"))).replace('\\"', '""')},
-    {"tags": lambda t: '"%s"' % t.split(";")},
+    {"tags": lambda t: f'"{t.split(";")}"'},
     {"tags": lambda t: t.replace(";", " | ")},
 ])
 def test_tables_of_every_kind_are_the_same_dataset(folder, options):

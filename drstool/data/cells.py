@@ -238,7 +238,7 @@ def read_numbers(rows: Sequence[Sequence[str] | None], where: object, form: TagF
                 for words in rows]
         if classes == 2:
             raise InputError(
-                where, f"has {' '.join(written[0])!r} for every image: the numbers of both classes, or only one of two?",
+                where, f"has {' '.join(written[0])!r} for every image: the numbers of both classes, or one of two?",
                 "write class names")
     if repeated is not None:
         expected = f"here {classes}, for each image" if classes else "which --classes names"

@@ -140,7 +140,7 @@ def _with_image(row: RawItem, base: Path, images: Path | None) -> RawItem:
     if row.image == Path():
         if images is None:
             raise InputError(
-                row.where, "has no 'image'", f"give the path of image {row.id!r}, or the folder of the images by --images")
+                row.where, "has no 'image'", f"give the path of image {row.id!r}, or the images' folder by --images")
         return replace(row, image=find_image(images, row.id, row.where))
     path = resolve(images or base, str(row.image))
     if images is not None and status(path) is None:
