@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from drstool.errors import InputError, UsageError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id
 
-__all__ = ["id_of", "read_image_list", "read_tag_list", "split_id"]
+__all__ = ["id_of", "read_ids", "read_image_list", "read_tag_list", "split_id"]
 
 # The longest path on common systems; a line may be longer in a file that is not a list.
 _LONGEST_ID = 4096
@@ -81,6 +83,33 @@ def split_id(line: str, ids: Collection[str]) -> tuple[str, str]:
             return identifier.strip(), rest.strip()
     identifier, *rest = line.split(maxsplit=1)
     return identifier, rest[0] if rest else ""
+
+
+def read_ids(path: str | Path, ids: Collection[str]) -> list[str]:
+    """The ids that a file names, one on each line, as a split does, or in JSON lines as ``drstool ids`` prints them.
+
+    Parameters
+    ----------
+    path
+        Text file.
+    ids
+        Ids of the dataset, by which paths and ids with spaces are told.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    return [_id_of_line(line, ids) for line in read_lines(path)]
+
+
+def _id_of_line(line: str, ids: Collection[str]) -> str:
+    if line.startswith("{") and line not in ids:
+        with suppress(ValueError, RecursionError):
+            found = json.loads(line)
+            if isinstance(found, dict) and isinstance(found.get("id"), str):
+                return found["id"]
+    return split_id(line, ids)[0] if len(line.split(maxsplit=1)) > 1 else id_of(line, ids)
 
 
 def read_tag_list(path: str | Path, ids: Collection[str], form: TagForm) -> ListedTags:

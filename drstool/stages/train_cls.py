@@ -23,7 +23,7 @@ from drstool.models.drs import set_strength
 from drstool.models.network import MapNetwork, image_scores
 from drstool.parallel import map_items
 from drstool.recipe import ClassifierRecipe
-from drstool.reports.learning import about_length, about_tags, classifier_verdict
+from drstool.reports.learning import about_data, about_tags, classifier_verdict
 from drstool.training.device import autocast
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import TagMeter, tag_loss
@@ -91,7 +91,7 @@ def train_cls(
         _set_bias(model.output, frequencies, len(dataset))
     if plan.total_steps:
         config.observer.notice(
-            about_length(plan, recipe, len(class_names)), *about_tags(present, class_names, recipe))
+            *about_data(plan, recipe, present, class_names), *about_tags(present, class_names, recipe))
 
     def snapshot() -> Checkpoint:
         return Checkpoint("classifier", class_names, architecture, recorded(recipe, plan), model.state_dict())
