@@ -57,14 +57,14 @@ def test_the_whole_chain_of_one_class(place):
     must("refine", place / "drs.tar", "--weights", place / "ref.pt", "--sizes", "32", "-o", place / "again.h5")
     must("crf", place / "drs.h5", "--background", "constant", "-o", place / "crf.h5")
     for name in ("drs.h5", "drs.tar", "refined.h5"):
-        labels = place / f"labels of {name}"
+        labels = place / f"{name}.labels"
         must("pseudo-label", place / name, "--background", "constant", "-o", labels)
         for i in (0, 2):
             assert not read_label_png(labels / f"{i}.png").any()
     outcome = must("train-seg", *data, "--labels", labels, *epochs, "--batch-size", "2", "-o", place / "seg.pt")
     assert " images without an object" in outcome.err.splitlines()[0]
     must("eval", place / "drs.h5", *data, "--background", "constant")
-    must("eval", place / "drs.h5", *data, "--sweep", "alpha")
+    must("eval", place / "drs.h5", *data, "--sweep", "alpha", "--background", "constant")
     must("overlay", *data, "--maps", place / "drs.h5", "-o", place / "figures")
 
 

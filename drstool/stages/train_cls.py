@@ -118,7 +118,8 @@ def _check_tags_differ(dataset: Dataset, present: np.ndarray, recipe: Classifier
     if recipe.epochs and (present == present[0]).all():
         what = "there is only one image" if len(present) == 1 else f"all {len(present)} images have the same tags"
         raise InputError(
-            dataset.source, f"{what}: there is nothing to tell apart", "add images with other tags")
+            dataset.source, f"{what}: there is nothing to tell apart",
+            "add images with other tags, or without an object")
 
 
 def _set_bias(output: nn.Module, frequencies: np.ndarray, images: int) -> None:
