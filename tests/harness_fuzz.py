@@ -261,6 +261,13 @@ def tag_lists():
     yield b"a bar\nc 1\n"
 
 
+def tag_arrays():
+    for key in (str, lambda name: ord(name[0])):
+        buffer = io.BytesIO()
+        np.save(buffer, {key(name): np.float32(row) for name, row in (("a", [1, 0]), ("c", [0, 1]))}, allow_pickle=True)
+        yield buffer.getvalue()
+
+
 # --- readers -----------------------------------------------------------------------------------
 
 
@@ -377,6 +384,11 @@ def read_tags(place, data):
     place.data("whole.jsonl", tags=str(place.folder / "tags.txt"))
 
 
+def read_tag_array(place, data):
+    place.file("tags.npy", data)
+    place.data("whole.jsonl", tags=str(place.folder / "tags.npy"))
+
+
 def read_voc_list(place, data):
     place.file("list.txt", data)
     place.data("", str(place.folder / "list.txt"), classes=str(place.folder / "classes"))
@@ -408,6 +420,7 @@ READERS = {
     "coco": (coco_files, read_dataset("x.json")),
     "classes": (class_lists, lambda place, data: read_class_names(place.file("x.txt", data))),
     "tags": (tag_lists, read_tags),
+    "tag-array": (tag_arrays, read_tag_array),
 }
 
 

@@ -138,6 +138,14 @@ def test_lists_of_the_field_as_splits(data, tmp_path):
         open_dataset(data, str(tmp_path / "list.txt"))
 
 
+def test_a_table_of_tags_may_name_files_instead_of_ids(data, tmp_path):
+    for header, names in (("id", "x{}.jpg"), ("file_name", "img/x{}.jpg"), ("image", "x{}.jpg"), ("id", "x{}")):
+        rows = "".join(f"{names.format(i)},{';'.join(TRUTH[f'x{i}'])}\n" for i in range(1, 5))
+        assert tags_of(data, tmp_path / "tags.csv", f"{header},label\n{rows}") == TRUTH
+    with pytest.raises(InputError, match="lists id 'x1' twice, once as 'x1.jpg'"):
+        tags_of(data, tmp_path / "tags.csv", "id,tags\nx1,zebra\nx1.jpg,person\n")
+
+
 # --- cls_labels.npy ----------------------------------------------------------------------------
 
 

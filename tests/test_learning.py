@@ -504,7 +504,8 @@ def test_a_training_tells_its_length_and_its_verdict(world):
     (lambda items: items[:2], "all 2 images have the same tags")])
 def test_nothing_to_tell_apart(world, items, what):
     same = replace(world, items=items(world.items))
-    with pytest.raises(InputError, match=f"^data: {what}: there is nothing to tell apart; add images with other tags, or without an object$"):
+    advice = "add images with other tags, or without an object"
+    with pytest.raises(InputError, match=f"^data: {what}: there is nothing to tell apart; {advice}$"):
         learn(same, epochs=1)
     assert learn(same, epochs=0).kind == "classifier"
 

@@ -53,8 +53,9 @@ class OptionalDataOptions(DataOptions):
     data: DataOrNone = None
 
     def __post_init__(self) -> None:
-        if self.split is not None and self.data is None:
-            raise UsageError("--split", "needs --data", "add --data, or omit --split")
+        for option, value in (("--split", self.split), ("--images", self.images)):
+            if value is not None and self.data is None:
+                raise UsageError(option, "needs --data", f"add --data, or omit {option}")
 
 
 @dataclass(frozen=True)

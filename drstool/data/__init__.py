@@ -7,17 +7,17 @@ them ``drstool ids`` starts in half the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from drstool.data import manifest
-from drstool.data.cells import ListedTags, TagForm
+from drstool.data.cells import ListedTags, RawTags, TagForm
 from drstool.data.coco import CocoMask, read_coco
 from drstool.data.folder import read_folder
 from drstool.data.item import Dataset, Item, RawDataset, RawItem
-from drstool.data.lists import read_image_list, read_tag_list
+from drstool.data.lists import id_of, read_image_list, read_tag_list
 from drstool.data.tag_array import read_tag_array
 from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
 from drstool.data.voc import is_voc, read_voc
@@ -170,8 +170,21 @@ def _with_tags(found: RawDataset, path: Path, form: TagForm) -> RawDataset:
 def _read_tags(path: Path, ids: Collection[str], form: TagForm) -> ListedTags:
     suffix = path.suffix.lower()
     if suffix in manifest.SUFFIXES:
-        return manifest.read_manifest_tags(path, form)
+        listed = manifest.read_manifest_tags(path, form)
+        return replace(listed, tags=_by_id(listed.tags, ids, path))
     return ListedTags(read_tag_array(path, ids, form)) if suffix == ".npy" else read_tag_list(path, ids, form)
+
+
+def _by_id(tags: Mapping[str, RawTags], ids: Collection[str], path: Path) -> dict[str, RawTags]:
+    """The tags by the ids of the dataset, for which a table may have names or paths of the images."""
+    found: dict[str, RawTags] = {}
+    for key, known in tags.items():
+        likely = (key, id_of(key, ids), PurePosixPath(key).name)
+        name = next((name for name in likely if name in ids), key)
+        if name in found:
+            raise InputError(path, f"lists id {name!r} twice, once as {key!r}", "list each image once")
+        found[name] = known
+    return found
 
 
 def _check_ids(found: RawDataset, data: str) -> None:
