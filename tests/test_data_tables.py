@@ -170,8 +170,15 @@ def test_columns_of_0_and_1_are_classes(folder, text):
     assert {item.id: item.tags for item in dataset.items} == TAGS
     assert dataset.notices == (
         f"{folder / 'm.csv'}: the columns of 0 and 1 are taken for classes: 'cat', 'dog', 'traffic light'",)
-    listed = tags_of(str(folder / "m.csv"), class_names=("traffic light", "dog", "cat"))
-    assert listed["2"] == ("traffic light", "dog")
+    listed = open_dataset(str(folder / "m.csv"), class_names=("traffic light", "dog", "cat"))
+    assert listed.items[1].tags == ("traffic light", "dog") and listed.notices == ()
+
+
+def test_columns_of_0_and_1_that_are_no_classes_are_left_out_and_told(folder):
+    (folder / "m.csv").write_text("id,image,checked\n1,img/3.png,1\n2,img/photo 1.png,0\n")
+    dataset = open_dataset(str(folder / "m.csv"), class_names=("cat", "dog"))
+    assert [item.tags for item in dataset.items] == [None, None]
+    assert dataset.notices == (f"{folder / 'm.csv'}: the columns of 0 and 1 are no classes, and left out: 'checked'",)
 
 
 def test_a_row_of_zeros_is_a_negative(folder):

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drstool.errors import InputError, UsageError
-from drstool.labels import check_class_names
+from drstool.labels import check_class_names, plain_name
 
 __all__ = [
-    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "number_or_name", "read_columns", "read_numbers", "split_cells",
+    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "number_or_name", "read_columns", "read_numbers", "some",
+    "split_cells",
 ]
 
 # A tag is a class name, or a class number counted from 0; None: it is not known which classes an image has.
@@ -147,8 +148,8 @@ def _separator(texts: Iterable[str], where: object, class_names: Sequence[str] |
 
 def read_columns(
     columns: Mapping[str, Sequence[str]], places: Sequence[str], where: object, form: TagForm,
-) -> tuple[tuple[str, ...], list[RawTags]] | None:
-    """The classes that are columns of 0 and 1, and each row's tags; None where there are no such columns.
+) -> tuple[tuple[str, ...], list[RawTags], tuple[str, ...]]:
+    """The classes that are columns of 0 and 1, if any are; each row's tags; and notices.
 
     Parameters
     ----------
@@ -168,20 +169,29 @@ def read_columns(
     Examples
     --------
     >>> read_columns({"cat": ["1", "0"], "width": ["640", "480"]}, ["2", "3"], "m.csv", TagForm())
-    (('cat',), [('cat',), ()])
+    (('cat',), [('cat',), ()], ("m.csv: the columns of 0 and 1 are taken for classes: 'cat'",))
     """
     likely = [name for name, cells in columns.items() if _is_membership(cells)]
     chosen = likely if form.class_names is None else [name for name in form.class_names if name in columns]
     missing = [name for name in form.class_names or () if name not in columns]
-    if missing and (chosen or likely):
+    alike = {plain_name(name) for name in missing}.intersection(map(plain_name, likely))
+    if missing and (chosen or alike):
         raise InputError(
-            where, f"has columns of 0 and 1 ({', '.join(chosen or likely)}), but none for class '{missing[0]}'",
+            where, f"has columns of 0 and 1 ({some(chosen or likely)}), but none for class '{missing[0]}'",
             "name the columns as the classes of --classes or of the checkpoint are")
     if not chosen:
-        return None
+        notice = f"{where}: the columns of 0 and 1 are no classes, and left out: {some(likely)}"
+        return (), [None] * len(places), (notice,) if likely else ()
     present = [[_flag(cell, name, place) for cell, place in zip(columns[name], places, strict=True)] for name in chosen]
-    return check_class_names(chosen, where), [
+    tags = [
         tuple(name for name, flag in zip(chosen, flags, strict=True) if flag) for flags in zip(*present, strict=True)]
+    notice = f"{where}: the columns of 0 and 1 are taken for classes: {some(chosen)}"
+    return check_class_names(chosen, where), tags, () if form.class_names else (notice,)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of the names, as a message shows them."""
+    return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
 
 
 def _is_membership(cells: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from drstool.data.cells import SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, split_cells
+from drstool.data.cells import SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, some, split_cells
 from drstool.data.folder import IMAGE_SUFFIXES
 from drstool.data.image_files import id_of_path, missing_image, resolve
 from drstool.data.item import RawDataset, RawItem
@@ -235,12 +235,12 @@ def _of_columns(header: list[str], rows: dict[str, str], path: str | Path, form:
         if len(row) != len(header):
             raise InputError(place, f"has {len(row)} columns of tags", f"the first line names {len(header)}")
     columns = {name: [row[at] for row in cells] for at, name in enumerate(header)}
-    found = read_columns(columns, places, path, form)
-    if found is None:
+    names, tags, _ = read_columns(columns, places, path, form)
+    if not names:
         raise InputError(
-            path, f"names columns ({', '.join(header[:5])}) that do not hold 0 and 1",
+            path, f"names the columns {some(header)}, which are no classes, or do not hold 0 and 1",
             "list each image's classes in a line 'ID CLASS CLASS', or save a table as .csv")
-    return ListedTags(dict(zip(rows, found[1], strict=True)), found[0])
+    return ListedTags(dict(zip(rows, tags, strict=True)), names)
 
 
 def _words(

@@ -22,7 +22,7 @@ from drstool.data.coco import CocoMask, category_names
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.table import find_columns, read_table
-from drstool.data.tags import gather_names, some
+from drstool.data.tags import gather_names
 from drstool.data.text import read_stdin_text, read_text
 from drstool.errors import InputError
 from drstool.files import is_file, status
@@ -168,22 +168,21 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
             "the first line names the columns: id,image,tags")
     cells = {role: table.column(name) for role, name in columns.items()}
     places = [place for place, _ in table.rows]
-    names, notices = None, ()
+    names: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     tags: list[RawTags] = [None] * len(places)
     if form is not None and "tags" in cells:
         words, notices = split_cells(cells["tags"], where, form)
         tags = read_numbers(words, where, form)
     elif form is not None:
         others = {name: table.column(name) for name in table.names if name and name not in columns.values()}
-        if (found := read_columns(others, places, where, form)) is not None:
-            names, tags = found
-            notices = (f"{where}: the columns of 0 and 1 are taken for classes: {some(names)}",)
+        names, tags, notices = read_columns(others, places, where, form)
     rows = [
         (place, {role: column[at] for role, column in cells.items() if role != "tags" and column[at]})
         for at, place in enumerate(places)]
     return _Manifest(
-        base, *_items(rows, tags, base), class_names=names, stated=False, notices=notices,
-        has_tags="tags" in cells or names is not None)
+        base, *_items(rows, tags, base), class_names=names or None, stated=False, notices=notices,
+        has_tags="tags" in cells or bool(names))
 
 
 def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from drstool.data.cells import number_or_name
+from drstool.data.cells import number_or_name, some
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.text import read_lines
 from drstool.errors import InputError
 from drstool.labels import check_class_names, object_classes, plain_name
 
-__all__ = ["about_numbers", "gather_names", "read_class_names", "resolve_names", "resolve_tags", "some"]
+__all__ = ["about_numbers", "gather_names", "read_class_names", "resolve_names", "resolve_tags"]
 
 _MAX_CLASS_LIST_BYTES = 1 << 20
 
@@ -115,11 +115,6 @@ def _difference(names: Sequence[str], given: Sequence[str]) -> str:
     extra = [name for name in names if name not in given]
     missing = [name for name in given if name not in names]
     return ", ".join(what + some(names) for what, names in (("it also has ", extra), ("it lacks ", missing)) if names)
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of the names, as a message shows them."""
-    return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
 
 
 def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str, ...] | None:
