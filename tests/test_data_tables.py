@@ -232,6 +232,10 @@ def test_metadata_of_an_image_folder(folder, name, text):
     dataset = open_dataset(str(folder / "img"))
     assert {item.id: item.tags for item in dataset.items} == {"photo 1": ("cat",), "3": ("dog",)}
     assert open_dataset(str(folder), "img").items == dataset.items
+    (folder / name).write_text(text.replace("photo", "img/photo").replace("3.png", "img/3.png").replace(
+        "file_name,label\n", "file_name,label,split\n").replace("cat\n", "cat,train\n").replace("dog\n", "dog,val\n")
+        .replace('"label": "cat"', '"label": "cat", "split": "train"'))
+    assert [item.id for item in open_dataset(str(folder), "train").items] == ["img/photo 1"]
     other = "metadata.csv" if name.endswith("jsonl") else "metadata.jsonl"
     (folder / "img" / other).write_text(text)
     with pytest.raises(InputError, match="has both"):

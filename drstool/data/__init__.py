@@ -124,8 +124,10 @@ def _read(data: str, split: str | None, form: TagForm | None, images: str | None
     if status(path) is None:
         raise InputError(data, "no such file or folder", "check the path")
     suffix = path.suffix.lower()
-    if is_folder(path) and (table := _metadata(path, split)) is not None:
-        return manifest.read_manifest(table, None, form, folder)
+    if is_folder(path) and not is_voc(path):
+        for place, left in [(path, split)] if split is None else [(path / split, None), (path, split)]:
+            if (table := _metadata(place)) is not None:
+                return manifest.read_manifest(table, left, form, folder)
     if not is_folder(path) and suffix in manifest.SUFFIXES:
         return manifest.read_manifest(path, split, form, folder)
     if not is_folder(path) and suffix == ".txt":
@@ -138,18 +140,19 @@ def _read(data: str, split: str | None, form: TagForm | None, images: str | None
         return read_folder(path, split)
     if suffix == ".json":
         return read_coco(path, split)
+    if suffix in (".xlsx", ".xls", ".ods"):
+        raise InputError(data, "is a spreadsheet's own file", "save it as CSV")
     raise InputError(
         data, "is not a dataset of a known layout",
         "expected a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or .tsv manifest, COCO .json, or "
         "a .txt list of images")
 
 
-def _metadata(folder: Path, split: str | None) -> Path | None:
+def _metadata(folder: Path) -> Path | None:
     """The table of an image folder as Hugging Face's datasets have them, if there is one."""
-    place = folder if split is None else folder / split
-    found = [path for suffix in manifest.SUFFIXES if is_file(path := place / f"metadata{suffix}")]
+    found = [path for suffix in manifest.SUFFIXES if is_file(path := folder / f"metadata{suffix}")]
     if len(found) > 1:
-        raise InputError(place, f"has both {found[0].name} and {found[1].name}", "give one of them to --data")
+        raise InputError(folder, f"has both {found[0].name} and {found[1].name}", "give one of them to --data")
     return found[0] if found else None
 
 
