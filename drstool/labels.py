@@ -8,7 +8,7 @@ ignored: 255 in uint8, for up to 254 object classes, or 65535 in uint16.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from drstool.errors import InputError
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
-    "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label", "label_names",
-    "label_of", "label_type", "num_classes", "object_classes", "palette",
-    "plain_name",
+    "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label",
+    "is_object_name", "label_names", "label_of", "label_type", "labels_by_name", "num_classes", "object_classes",
+    "palette", "plain_name",
 ]
 
 BACKGROUND = 0
@@ -210,6 +210,30 @@ def object_classes(listed: Sequence[str], where: object) -> tuple[tuple[str, ...
     meaning = (f"'{listed[0]}' and '{listed[1]}' are taken for ignored pixels and the background" if both
                else f"'{listed[0]}' is taken for the background")
     return names, (f"{where}: {meaning}; '{names[0]}' is label {label_of(0)}",)
+
+
+def is_object_name(name: str) -> bool:
+    """Whether a name in an annotation tool's file is an object class, and not background or ignored pixels.
+
+    Examples
+    --------
+    >>> [is_object_name(name) for name in ("cat", "_background_", "__ignore__")]
+    [True, False, False]
+    """
+    return plain_name(name) not in _BACKGROUND_NAMES | _IGNORE_NAMES
+
+
+def labels_by_name(class_names: Sequence[str]) -> Callable[[str], int]:
+    """A function that gives the label of a name: an object class, background, or else the ignore label.
+
+    Examples
+    --------
+    >>> list(map(labels_by_name(["cat", "dog"]), ("dog", "Background", "__ignore__", "emu")))
+    [2, 0, 255, 255]
+    """
+    ignored = ignore_label(label_type(len(class_names)))
+    labels = {name: label_of(channel) for channel, name in enumerate(class_names)}
+    return lambda name: BACKGROUND if plain_name(name) in _BACKGROUND_NAMES else labels.get(name, ignored)
 
 
 def plain_name(name: str) -> str:

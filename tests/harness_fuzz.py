@@ -39,7 +39,7 @@ from drstool.artifacts.resume import Journal, PartialFolder
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data import image_size, load_image, load_saliency, load_target, open_dataset
 from drstool.data.tags import read_class_names
-from drstool.data.voc import object_names
+from drstool.annotations.voc_xml import object_names
 from drstool.errors import DrstoolError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
 from drstool.formats.label_png import encode_label_png, read_label_png

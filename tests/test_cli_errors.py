@@ -146,7 +146,8 @@ DATA = {
         INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a"}, {"id": "b", "tags": None})), ["'b'", "tag"]),
     "no tag, cam": (INPUT, lambda w: cam(w, "--data", w.manifest({"id": "a"}, {"id": "b", "tags": None})), ["'b'"]),
     "no class names": (
-        INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a", "tags": None})), ["--classes"]),
+        INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a", "tags": [0]})), ["--classes"]),
+    "no tags at all": (INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a", "tags": None})), ["--tags"]),
     "class names twice": (
         INPUT, lambda w: train_cls(w, *w.train, "--classes", w.file("names", "bar\nbar\n")), ["bar", "twice"]),
     "other classes than the checkpoint": (

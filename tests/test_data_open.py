@@ -159,7 +159,7 @@ def test_missing_and_unknown(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         open_dataset(str(tmp_path / "gone.jsonl"))
     with pytest.raises(InputError, match="not a dataset of a known layout"):
-        open_dataset(write(tmp_path / "data.yaml", "x"))
+        open_dataset(write(tmp_path / "data.docx", "x"))
     with pytest.raises(InputError):
         open_dataset("a\0b")
 

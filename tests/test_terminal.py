@@ -342,7 +342,7 @@ class _Failing(io.RawIOBase):
 
 
 def test_stdin_that_cannot_be_read():
-    from drstool.data.text import read_stdin_text
+    from drstool.text import read_stdin_text
     from drstool.formats import open_records
     from drstool.stages.check import check
 

@@ -13,16 +13,18 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from drstool.data import manifest
+from drstool.annotations.coco import CocoMask
 from drstool.data.cells import ListedTags, RawTags, TagForm
-from drstool.data.coco import CocoMask, read_coco
-from drstool.data.folder import read_folder
+from drstool.data.coco import read_coco
+from drstool.data.files_by_id import is_image
 from drstool.data.item import Dataset, Item, RawDataset, RawItem
+from drstool.data.layouts import Known, is_pattern, read_images, read_layout
 from drstool.data.lists import id_of, read_image_list, read_tag_list
 from drstool.data.tag_array import read_tag_array
 from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
-from drstool.data.voc import is_voc, read_voc
+from drstool.data.yolo_export import read_yolo
 from drstool.errors import InputError, UsageError
-from drstool.files import is_file, is_folder, status
+from drstool.files import is_folder, status
 from drstool.identifiers import Names
 
 __all__ = ["CocoMask", "Dataset", "Item", "open_dataset", "require_tags", "saliency_of_items"]
@@ -50,13 +52,13 @@ def open_dataset(
     Parameters
     ----------
     data
-        A VOC folder; a folder with one subfolder of images per class; a manifest (``.jsonl``,
-        ``.csv``, ``.tsv``); a COCO instances file (``.json``); ``-`` for a manifest of JSON lines
-        on stdin.
+        A folder of any layout that :mod:`drstool.data.layouts` knows; a manifest (``.jsonl``, ``.csv``,
+        ``.tsv``); a COCO instances file (``.json``); a YOLO ``data.yaml``; an image, or a pattern of
+        image files; ``-`` for a manifest of JSON lines on stdin.
     split
         Name of a split, or in a VOC folder also a file of ids.
     images
-        Folder of the images that a manifest names; by default the manifest's.
+        Folder of the images, where a table or an export names them but is elsewhere.
     tags
         File of tags to use instead of the data's own: lines ``id class class …``, a manifest, or
         ``cls_labels.npy``. Images it leaves out have none.
@@ -83,7 +85,8 @@ def open_dataset(
     """
     listed, notices = (None, ()) if classes is None else read_class_names(classes)
     form = TagForm(listed or class_names and tuple(class_names), tag_separator, empty_tags)
-    found = _read(data, split, None if images_only else form, images, stdin)
+    known = Known(None if images_only else form, None if images is None else Path(images), listed or class_names or ())
+    found = _read(data, split, known, stdin)
     if tags is not None:
         found = _with_tags(found, Path(tags), form)
     if images_only:
@@ -105,6 +108,11 @@ def require_tags(dataset: Dataset) -> None:
     InputError
         One has none; the first is named.
     """
+    if all(item.tags is None for item in dataset.items):
+        raise InputError(
+            dataset.source, "no image has tags",
+            "give --tags FILE (a line is: ID CLASS CLASS …), a table with a column of tags, one folder of images per "
+            "class, or the export of an annotation tool")
     for item in dataset.items:
         if item.tags is None:
             raise InputError(
@@ -113,47 +121,36 @@ def require_tags(dataset: Dataset) -> None:
                 "use --empty-tags negative")
 
 
-def _read(data: str, split: str | None, form: TagForm | None, images: str | None, stdin: TextIO | None) -> RawDataset:
-    """What a dataset of any layout holds; its tags are not read where ``form`` is None."""
-    folder = None if images is None else Path(images)
-    if folder is not None and not is_folder(folder):
-        raise InputError("--images", f"{folder} is not a folder", "give the folder of the images")
+def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> RawDataset:
+    """What a dataset of any layout holds."""
+    if known.images is not None and not is_folder(known.images):
+        raise InputError("--images", f"{known.images} is not a folder", "give the folder of the images")
     if data == _STDIN:
-        return manifest.read_manifest_stdin(stdin, split, form, folder)
+        return manifest.read_manifest_stdin(stdin, split, known.form, known.images)
     path = Path(data)
-    if status(path) is None:
+    exists, suffix = status(path) is not None, path.suffix.lower()
+    if exists and is_folder(path):
+        return read_layout(path, split, known)
+    if exists and suffix in manifest.SUFFIXES:
+        return manifest.read_manifest(path, split, known.form, known.images)
+    if exists and suffix == ".txt":
+        return read_image_list(path, split, known.form, known.images)
+    if exists and suffix == ".json":
+        return read_coco(path, split, known.images)
+    if exists and suffix in (".yaml", ".yml"):
+        return read_yolo(path, split, known.images)
+    if not exists and not is_pattern(data):
         raise InputError(data, "no such file or folder", "check the path")
-    suffix = path.suffix.lower()
-    if is_folder(path) and not is_voc(path):
-        for place, left in [(path, split)] if split is None else [(path / split, None), (path, split)]:
-            if (table := _metadata(place)) is not None:
-                return manifest.read_manifest(table, left, form, folder)
-    if not is_folder(path) and suffix in manifest.SUFFIXES:
-        return manifest.read_manifest(path, split, form, folder)
-    if not is_folder(path) and suffix == ".txt":
-        return read_image_list(path, split, form, folder)
-    if folder is not None:
-        raise UsageError("--images", f"{data} says where its images are", "omit it, or give a manifest or a list")
-    if is_folder(path):
-        if is_voc(path):
-            return read_voc(path, split, form or TagForm())
-        return read_folder(path, split)
-    if suffix == ".json":
-        return read_coco(path, split)
+    if not exists or is_image(path.name):
+        if known.images is not None:
+            raise UsageError("--images", f"{data} says where its images are", "omit it")
+        return read_images(data, split)
     if suffix in (".xlsx", ".xls", ".ods"):
         raise InputError(data, "is a spreadsheet's own file", "save it as CSV")
     raise InputError(
         data, "is not a dataset of a known layout",
-        "expected a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or .tsv manifest, COCO .json, or "
-        "a .txt list of images")
-
-
-def _metadata(folder: Path) -> Path | None:
-    """The table of an image folder as Hugging Face's datasets have them, if there is one."""
-    found = [path for suffix in manifest.SUFFIXES if is_file(path := folder / f"metadata{suffix}")]
-    if len(found) > 1:
-        raise InputError(folder, f"has both {found[0].name} and {found[1].name}", "give one of them to --data")
-    return found[0] if found else None
+        "expected a folder, a .jsonl, .csv or .tsv table, a .txt list of images, COCO .json, YOLO data.yaml, an image, "
+        "or a pattern of them")
 
 
 def _with_tags(found: RawDataset, path: Path, form: TagForm) -> RawDataset:
@@ -199,7 +196,7 @@ def _check_ids(found: RawDataset, data: str) -> None:
 
 def _item(row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None) -> Item:
     mask = row.mask
-    if isinstance(mask, CocoMask):
+    if mask is not None and not isinstance(mask, Path):
         mask = replace(mask, class_names=class_names or ())
     return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency)
 

@@ -138,7 +138,7 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
     from drstool.formats.label_png import read_label_png
 
     is_file = isinstance(item.mask, Path)
-    target = read_label_png(item.mask) if is_file else item.mask.rasterize(size)
+    target = read_label_png(item.mask) if is_file else item.mask.rasterize(size or image_size(item.image))
     _check_size(target, size, item.mask, "the mask")
     return target
 

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 
-from drstool.data.folder import IMAGE_SUFFIXES
+from drstool.data.files_by_id import IMAGE_SUFFIXES
 from drstool.errors import InputError
 from drstool.files import is_file, names_in, status
 
@@ -49,7 +49,7 @@ def find_image(folder: Path, identifier: str, where: object) -> Path:
     """
     if is_file(path := folder / identifier):
         return path
-    found = [path for suffix in sorted(IMAGE_SUFFIXES) for ending in (suffix, suffix.upper())
+    found = [path for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper())
              if is_file(path := folder / (identifier + ending))]
     # A file system that ignores case knows each by two names.
     found = [path for i, path in enumerate(found) if not any(path.samefile(other) for other in found[:i])]

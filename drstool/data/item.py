@@ -17,7 +17,7 @@ __all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem"]
 class Rasterizable(Protocol):
     """Ground truth that is rasterised on demand; its ``str()`` says where it comes from."""
 
-    def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray: ...
+    def rasterize(self, size: tuple[int, int]) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Dataset:
     source
         What the user typed, for messages.
     tags_source
-        Where the tags come from: ``annotations`` (VOC's XML), ``list`` (VOC's ``_cls.txt``),
-        ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
+        Where the tags come from: ``annotations`` (VOC's XML, an annotation tool's files), ``list``
+        (VOC's ``_cls.txt``), ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
     notices
         What was assumed in reading it; each a line for the user.
     """
@@ -145,3 +145,11 @@ class RawDataset:
     reorder: bool = False
     notices: tuple[str, ...] = ()
     background_first: bool = False
+
+    def told(self, where: object, what: str) -> RawDataset:
+        """The same with a notice of what was taken for what, for layouts that are recognised by guess."""
+        masks = sum(row.mask is not None for row in self.rows)
+        counts = [f"{len(self.rows)} images"]
+        counts += [f"{len(self.class_names)} classes"] if self.class_names is not None else []
+        counts += [f"{masks} with ground truth"] if masks else []
+        return replace(self, notices=(f"{where}: read as {what}: {', '.join(counts)}", *self.notices))

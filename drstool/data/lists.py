@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from drstool.data.cells import SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, some, split_cells
-from drstool.data.folder import IMAGE_SUFFIXES
+from drstool.data.files_by_id import IMAGE_SUFFIXES
 from drstool.data.image_files import id_of_path, missing_image, resolve
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.table import role_of
 from drstool.data.tags import gather_names
-from drstool.data.text import read_lines
+from drstool.text import read_lines
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id

@@ -5,7 +5,8 @@ their usual names (:mod:`drstool.data.table`). In JSON lines the tags are a list
 in one column, or there is a column of 0 and 1 for each class (:mod:`drstool.data.cells`). A JSON line
 ``{"class_names": [...]}`` without an image lists the classes in label order. Relative paths start at the
 manifest's folder; for a manifest on stdin, at the current one; those of images at ``--images``, if given.
-A mask is a label PNG, or ``FILE.json#IMAGE_ID`` for an image of a COCO file.
+A mask is a label PNG; ``FILE.json#IMAGE_ID`` for an image of a COCO file; a labelme ``FILE.json``;
+``FILE.png#labelmap.txt`` for one in colours; ``FILE.txt#data.yaml`` for YOLO's labels.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, split_cells
-from drstool.data.coco import CocoMask, category_names
+from drstool.annotations.coco import CocoMask, category_names
+from drstool.annotations.labelmap import LABELMAP, ColorMask
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import Rasterizable, RawDataset, RawItem
+from drstool.annotations.labelme import LabelmeMask
 from drstool.data.table import find_columns, read_table
-from drstool.data.tags import gather_names
-from drstool.data.text import read_stdin_text, read_text
+from drstool.data.tags import gather_names, read_names
+from drstool.text import read_stdin_text, read_text
+from drstool.annotations.yolo import YoloMask
 from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id
@@ -244,12 +248,18 @@ def _json_rows(text: str, where: object) -> Iterator[tuple[str, dict]]:
         yield place, fields
 
 
-def _mask(text: str | None, base: Path) -> Path | CocoMask | None:
+def _mask(text: str | None, base: Path) -> Path | Rasterizable | None:
+    """Ground truth of an image: a PNG, or what is drawn from an annotation tool's file."""
     if text is None:
         return None
-    file, mark, image_id = text.rpartition("#")
-    if mark and file.lower().endswith(".json"):
-        return CocoMask(base / file, image_id)
+    file, mark, more = text.rpartition("#")
+    suffix = Path(file or text).suffix.lower()
+    if suffix == ".json":
+        return CocoMask(base / file, more) if mark else LabelmeMask(resolve(base, text))
+    if mark and suffix == ".png" and more.endswith(LABELMAP):
+        return ColorMask(base / file, base / more)
+    if mark and suffix == ".txt":
+        return YoloMask(base / file, tuple(read_names(base / more)), base / more)
     return resolve(base, text)
 
 

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from drstool.data.cells import number_or_name, some
+from drstool.annotations.labelmap import is_labelmap, read_labelmap
 from drstool.data.item import RawDataset, RawItem
-from drstool.data.text import read_lines
+from drstool.annotations.simple_yaml import read_simple_yaml
+from drstool.text import read_lines
+from drstool.annotations.yolo import yolo_names
 from drstool.errors import InputError
 from drstool.labels import check_class_names, object_classes, plain_name
 
-__all__ = ["about_numbers", "gather_names", "read_class_names", "resolve_names", "resolve_tags"]
+__all__ = ["about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names", "resolve_tags"]
 
 _MAX_CLASS_LIST_BYTES = 1 << 20
+_PIXEL_VALUES = re.compile(r"\s*pixel value\s*,\s*class\s*", re.IGNORECASE)
 
 
 def read_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Object class names from a text file with one name per line, in label order, and notices.
+    """Object class names of a list of classes, in label order, and notices.
 
     Raises
     ------
     InputError
         It cannot be read, or the names are invalid (:func:`drstool.labels.object_classes`).
     """
-    return object_classes(read_lines(path, _MAX_CLASS_LIST_BYTES), path)
+    return object_classes(read_names(path), path)
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Names in label order, background included where it is listed.
+
+    Parameters
+    ----------
+    path
+        A text file with one name per line; CVAT's ``labelmap.txt``; YOLO's ``data.yaml``; Roboflow's
+        ``_classes.csv`` of pixel values and names.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return list(yolo_names(read_simple_yaml(path), path))
+    lines = read_lines(path, _MAX_CLASS_LIST_BYTES)
+    if is_labelmap(lines):
+        return list(read_labelmap(path).values())
+    if lines and _PIXEL_VALUES.fullmatch(lines[0]):
+        pairs = [line.partition(",") for line in lines[1:]]
+        if [value.strip() for value, _, _ in pairs] != list(map(str, range(len(pairs)))):
+            raise InputError(path, "does not count the pixel values from 0", "a line is VALUE, NAME")
+        return [name.strip() for _, _, name in pairs]
+    return lines
 
 
 def gather_names(tags: Iterable[Iterable[str | int] | None], where: object) -> tuple[str, ...] | None:
