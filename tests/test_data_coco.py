@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drstool.data import load_target, open_dataset
 from drstool.annotations.coco import CocoMask, read_rle
 from drstool.annotations.drawing import rasterize_polygon
+from drstool.data import load_target, open_dataset
 from drstool.errors import InputError
 from drstool.stages.ids import ids
 

@@ -11,8 +11,8 @@ import pytest
 from conftest import call
 from PIL import Image
 
-from drstool.data import load_target, open_dataset
 from drstool.annotations.simple_yaml import read_simple_yaml
+from drstool.data import load_target, open_dataset
 from drstool.errors import InputError, UsageError
 from drstool.stages.ids import ids
 
@@ -139,8 +139,10 @@ def test_flags_of_labelme_classify_images_without_shapes(tmp_path):
     (labelme(("cat", [[1, 2, 3]], "polygon")), "invalid points"), (labelme(("cat", None, "polygon")), "invalid points"),
 ])
 def test_damaged_files_of_labelme(tmp_path, content, message):
-    picture(tmp_path / "a.jpg")
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.jpg")
     path = write(tmp_path / "a.json", content)
+    write(tmp_path / "b.json", labelme())
     with pytest.raises(InputError, match=message) as caught:
         opened(tmp_path)
     assert str(path) in str(caught.value)
@@ -358,6 +360,8 @@ def test_yolo_with_a_list_of_classes(tmp_path, folder, names):
     write(tmp_path / "notes.json", {"categories": [{"id": 0, "name": "cat"}], "info": {}})
     dataset = opened(tmp_path)
     assert dataset.class_names == ("cat", "dog") and tags_of(dataset) == {"a": ("dog",)}
+    assert dataset.notices == (
+        f"{tmp_path}: read as images with YOLO labels: 1 image, 2 classes, 1 with ground truth",)
     np.testing.assert_array_equal(load_target(dataset.items[0], SIZE), square(2))
     same_from_a_manifest(dataset)
     (tmp_path / names).unlink()
@@ -365,10 +369,15 @@ def test_yolo_with_a_list_of_classes(tmp_path, folder, names):
         opened(tmp_path)
 
 
-def test_captions_are_no_labels(tmp_path):
+def test_captions_and_other_json_are_no_annotations(tmp_path):
     picture(tmp_path / "a.jpg")
     write(tmp_path / "a.txt", "a cat on a mat\n")
-    assert tags_of(opened(tmp_path)) == {"a": None}
+    write(tmp_path / "a.json", {"camera": "x"})
+    dataset = opened(tmp_path)
+    assert tags_of(dataset) == {"a": None} and dataset.notices == (
+        f"{tmp_path}: read as images alone: 1 image",
+        f"{tmp_path}: the .json files beside the images are not labelme files, and not read",
+        f"{tmp_path}: the .txt files beside the images are not YOLO labels, and not read")
 
 
 @pytest.mark.parametrize("yaml, message", [
@@ -434,7 +443,7 @@ def test_coco_of_roboflow(tmp_path):
     assert dataset.class_names == ("cat", "dog") and tags_of(dataset) == {"a_jpg.rf.00": ("dog",)}
     np.testing.assert_array_equal(load_target(dataset.items[0]), square(2))
     assert dataset.notices[0] == (
-        f"{tmp_path / 'train'}: read as a COCO export with _annotations.coco.json: 1 images, 2 classes, "
+        f"{tmp_path / 'train'}: read as a COCO export with _annotations.coco.json: 1 image, 2 classes, "
         "1 with ground truth")
     assert tags_of(opened(tmp_path, "valid")) == {"b": ("dog",)}
     with pytest.raises(UsageError, match="has several splits: train, valid; choose one"):
@@ -479,7 +488,7 @@ def test_a_coco_file_whose_images_are_elsewhere(tmp_path):
 def test_what_is_told_of_an_export(tmp_path):
     outcome = call("ids", "--data", roboflow_yolo(tmp_path), "--split", "val")
     assert outcome.code == 0 and [json.loads(line)["tags"] for line in outcome.out.splitlines()] == [["cat"]]
-    told = "read as a YOLO export with data.yaml: 1 images, 2 classes, 1 with ground truth"
+    told = "read as a YOLO export with data.yaml: 1 image, 2 classes, 1 with ground truth"
     assert outcome.err == f"ids: {tmp_path}: {told}\n"
 
 

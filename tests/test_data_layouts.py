@@ -90,7 +90,8 @@ def test_a_pattern(tmp_path, pattern, found):
     write(tmp_path / "a.txt", "x")
     dataset = opened(tmp_path / pattern)
     assert sorted(ids_of(dataset)) == found
-    assert dataset.notices == (f"{tmp_path / pattern}: read as images alone: {len(found)} images",)
+    told, = dataset.notices
+    assert told.startswith(f"{tmp_path / pattern}: read as images alone: {len(found)} image")
 
 
 def test_patterns_that_are_none(tmp_path):
@@ -132,6 +133,9 @@ def test_splits_of_images_and_masks(tmp_path):
         opened(tmp_path)
     with pytest.raises(InputError, match="has no split 'test'"):
         opened(tmp_path, "test")
+    # Those to be predicted have no masks.
+    picture(tmp_path / "img_dir/test/c.jpg")
+    assert [(item.id, item.mask) for item in opened(tmp_path, "test").items] == [("c", None)]
 
 
 def test_folders_within_folders_are_part_of_the_ids(tmp_path):
@@ -189,7 +193,7 @@ def test_classes_within_splits_and_within_images(tmp_path):
     pictures(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg")
     dataset = opened(tmp_path, "test")
     assert ids_of(dataset) == ["cat/c"] and dataset.class_names == ("cat", "dog")
-    assert dataset.notices == (f"{tmp_path / 'test'}: read as a folder of classes: 1 images, 2 classes",)
+    assert dataset.notices == (f"{tmp_path / 'test'}: read as a folder of classes: 1 image, 2 classes",)
     pictures(tmp_path / "birds", "images/001.Wren/a.jpg", "images/002.Jay/b.jpg")
     dataset = opened(tmp_path / "birds")
     assert dataset.class_names == ("001.Wren", "002.Jay") and dataset.items[0].tags == ("001.Wren",)
@@ -287,7 +291,7 @@ def test_a_folder_of_images_with_metadata(tmp_path, name, text, split):
     write(root / name, text)
     dataset = opened(tmp_path, split)
     assert [item.tags for item in dataset.items] == [("cat",)]
-    assert dataset.notices == (f"{root}: read as the table {name}: 1 images, 1 classes",)
+    assert dataset.notices == (f"{root}: read as the table {name}: 1 image, 1 class",)
 
 
 # --- nonsense --------------------------------------------------------------------------------------

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from drstool.annotations.voc_xml import object_names
 from drstool.checkpoints.torch_file import check_torch_file
 from drstool.data import load_image, load_saliency, open_dataset
 from drstool.data.coco import CocoMask
 from drstool.data.tags import read_class_names
-from drstool.annotations.voc_xml import object_names
 from drstool.errors import InputError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink, write_pictures
 from drstool.formats.label_png import read_label_png

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drstool.annotations.drawing import check_drawable, is_fragment, notice_of_undrawn, paint, rasterize_polygon
-from drstool.text import read_text
 from drstool.errors import InputError
-from drstool.files import unreadable
+from drstool.files import read_beginning, unreadable
 from drstool.labels import BACKGROUND, check_class_names, ignore_label, is_object_name, label_type, labels_by_name
 from drstool.pixels import MAX_PIXELS, shown_size
+from drstool.text import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,8 +94,7 @@ class CocoMask:
 
 def looks_like_coco(path: Path) -> bool:
     """Whether a JSON file has the lists of a COCO file, as far as its beginning tells."""
-    with open(path, "rb") as file:
-        beginning = file.read(_BEGINNING_BYTES)
+    beginning = read_beginning(path, _BEGINNING_BYTES)
     return beginning.lstrip(b"\xef\xbb\xbf \n\r\t")[:1] == b"{" and (
         b'"images"' in beginning or len(beginning) == _BEGINNING_BYTES and b'"annotations"' in beginning)
 

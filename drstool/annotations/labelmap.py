@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drstool.text import read_lines
 from drstool.errors import InputError
 from drstool.files import read_bytes
 from drstool.labels import BACKGROUND, IGNORE, ignore_label, label_type, labels_by_name, palette
+from drstool.text import read_lines
 
 if TYPE_CHECKING:
     import numpy as np

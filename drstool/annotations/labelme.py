@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drstool.annotations.drawing import (
-    Annotation, check_drawable, is_fragment, notice_of_undrawn, paint, rasterize_polygon,
+    Annotation,
+    check_drawable,
+    is_fragment,
+    notice_of_undrawn,
+    paint,
+    rasterize_polygon,
 )
-from drstool.text import read_text
 from drstool.errors import InputError
 from drstool.labels import is_object_name, label_type, labels_by_name
 from drstool.pixels import shown_size
+from drstool.text import read_text
 
 if TYPE_CHECKING:
     import numpy as np

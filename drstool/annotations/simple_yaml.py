@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from drstool.text import read_text
 from drstool.errors import InputError
+from drstool.text import read_text
 
 __all__ = ["read_simple_yaml"]
 

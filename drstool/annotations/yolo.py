@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drstool.annotations.drawing import Annotation, check_drawable, notice_of_undrawn, paint, rasterize_polygon
-from drstool.text import read_lines
 from drstool.errors import InputError
 from drstool.files import is_file
 from drstool.labels import is_object_name, label_type, labels_by_name
+from drstool.text import read_lines
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,15 +27,16 @@ __all__ = [
 
 Data = Annotated[str, typer.Option(
     "--data",
-    help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
-    "subfolder per class, a COCO instances JSON, a .txt list of images, or - for a manifest on stdin.",
+    help="Dataset: images (a file, a folder, a quoted pattern); a VOC folder, one with one subfolder per class, or an "
+    "annotation tool's export (COCO, YOLO, labelme, CVAT); a table (.jsonl, .csv, .tsv), a .txt list, COCO .json, "
+    "YOLO .yaml; or - for a manifest on stdin.",
     show_default=False)]
 DataOrNone = Annotated[Optional[str], typer.Option(
     "--data", help="Dataset, as in the other commands; by default, the images named in the input.")]
 Split = Annotated[Optional[str], typer.Option(
     "--split", help="Split of the dataset: its name or, for VOC, a file of image ids or paths.")]
 Images = Annotated[Optional[str], typer.Option(
-    "--images", help="Folder of the images that a manifest or list names; by default its own folder.")]
+    "--images", help="Folder of the images that a table, a list or an export names; by default its own folder.")]
 TagSeparator = Annotated[Optional[str], typer.Option(
     "--tag-separator", metavar="CHARACTER",
     help="Character between the tags in a cell of a table; by default the one of ; , | that occurs.")]

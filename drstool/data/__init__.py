@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from drstool.data import manifest
 from drstool.annotations.coco import CocoMask
+from drstool.data import manifest
 from drstool.data.cells import ListedTags, RawTags, TagForm
 from drstool.data.coco import read_coco
 from drstool.data.files_by_id import is_image

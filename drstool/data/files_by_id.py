@@ -14,7 +14,7 @@ from drstool.errors import InputError
 from drstool.files import names_in, unreadable, walk
 from drstool.identifiers import check_id
 
-__all__ = ["IMAGE_SUFFIXES", "FilesById", "is_hidden", "is_image", "list_folder"]
+__all__ = ["IMAGE_SUFFIXES", "FilesById", "holds_images", "is_hidden", "is_image", "list_folder"]
 
 # In this order where a folder has several files of one id.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
@@ -35,6 +35,21 @@ def is_hidden(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file of this name is a picture that can be read."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not is_hidden(name)
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image directly in a folder.
+
+    Raises
+    ------
+    InputError
+        It cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return any(is_image(entry.name) and entry.is_file() for entry in entries)
+    except OSError as error:
+        raise unreadable(error.filename or folder, error, "check its permissions") from None
 
 
 def list_folder(folder: Path) -> tuple[list[str], list[str]]:

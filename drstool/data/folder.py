@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from drstool.data.files_by_id import FilesById, is_image, list_folder
+from drstool.data.files_by_id import FilesById, holds_images, list_folder
 from drstool.data.folder_names import meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
@@ -41,7 +41,7 @@ def read_folder(root: Path, split: str | None, known: Collection[str] = ()) -> R
 
 
 def _classes(folder: Path, known: Collection[str] = ()) -> list[str]:
-    return [path.name for path in _subfolders(folder) if any(map(is_image, list_folder(path)[0]))
+    return [path.name for path in _subfolders(folder) if holds_images(path)
             and (path.name in known or meaning_of(path.name) is None)]
 
 

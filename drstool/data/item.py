@@ -149,7 +149,8 @@ class RawDataset:
     def told(self, where: object, what: str) -> RawDataset:
         """The same with a notice of what was taken for what, for layouts that are recognised by guess."""
         masks = sum(row.mask is not None for row in self.rows)
-        counts = [f"{len(self.rows)} images"]
-        counts += [f"{len(self.class_names)} classes"] if self.class_names is not None else []
+        counts = [f"{len(self.rows)} image{'s' * (len(self.rows) != 1)}"]
+        if self.class_names is not None:
+            counts.append(f"{len(self.class_names)} class{'es' * (len(self.class_names) != 1)}")
         counts += [f"{masks} with ground truth"] if masks else []
         return replace(self, notices=(f"{where}: read as {what}: {', '.join(counts)}", *self.notices))

@@ -8,25 +8,26 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from drstool.annotations.coco import looks_like_coco
+from drstool.annotations.simple_yaml import read_simple_yaml
 from drstool.data import manifest
 from drstool.data.cells import TagForm
-from drstool.annotations.coco import looks_like_coco
 from drstool.data.coco import read_coco
-from drstool.data.files_by_id import is_image, list_folder
+from drstool.data.files_by_id import holds_images, is_image, list_folder
 from drstool.data.folder import read_folder
 from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.paired import read_paired, with_labelmap
-from drstool.annotations.simple_yaml import read_simple_yaml
 from drstool.data.voc import is_voc, read_voc
 from drstool.data.yolo_export import read_yolo, split_keys
 from drstool.errors import InputError, UsageError
-from drstool.files import is_file, is_folder
+from drstool.files import is_file, is_folder, read_beginning
 from drstool.identifiers import check_id
 
 __all__ = ["Known", "is_pattern", "read_images", "read_layout"]
 
 _INSTANCES = "instances_"
+_HEADER_BYTES = 4096
 # Roboflow's second one may also list pixel values.
 _TABLES = (*(f"metadata{suffix}" for suffix in manifest.SUFFIXES), "_classes.csv")
 
@@ -72,14 +73,15 @@ def read_layout(root: Path, split: str | None, known: Known, above: Path | None 
     here = _Contents(root, known.class_names)
     if is_voc(root):
         return with_labelmap(read_voc(root, split, known.form or TagForm(), known.images), (root,))
-    if table := _table(here):
+    has_split = split is not None and is_folder(root / split)
+    if (table := _table(here)) and not (has_split and _table(_Contents(root / split))):
         return manifest.read_manifest(table, split, known.form, known.images).told(root, f"the table {table.name}")
     if yaml := _yolo_file(here):
         return read_yolo(yaml, split, known.images).told(root, f"a YOLO export with {yaml.name}")
     if annotations := _coco_file(here, split):
         path, folder = annotations
         return read_coco(path, folder, known.images).told(root, f"a COCO export with {path.relative_to(root)}")
-    if split is not None and is_folder(root / split) and not any(is_of_split(name, split) for name in here.annotations):
+    if has_split and not any(is_of_split(name, split) for name in here.annotations):
         inside = _Contents(root / split, known.class_names)
         if inside.classes and not inside.images and not inside.annotations:
             return read_folder(root, split, known.class_names).told(root / split, "a folder of classes")
@@ -123,7 +125,7 @@ class _Contents:
         self.images, self.annotations, self.splits, others = (
             [name for name in self.folders if meanings[name] == meaning]
             for meaning in ("images", "annotations", "split", None))
-        self.classes = [name for name in others if any(map(is_image, list_folder(root / name)[0]))]
+        self.classes = [name for name in others if holds_images(root / name)]
         self.has_images = any(map(is_image, self.files))
 
 
@@ -136,8 +138,7 @@ def _table(here: _Contents) -> Path | None:
 
 
 def _names_files(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return any(column in file.read(4096).lower() for column in (b"file_name", b"filename"))
+    return any(column in read_beginning(path, _HEADER_BYTES).lower() for column in (b"file_name", b"filename"))
 
 
 def _yolo_file(here: _Contents) -> Path | None:

@@ -17,10 +17,10 @@ from drstool.data.image_files import id_of_path, missing_image, resolve
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.table import role_of
 from drstool.data.tags import gather_names
-from drstool.text import read_lines
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id
+from drstool.text import read_lines
 
 __all__ = ["id_of", "read_ids", "read_image_list", "read_tag_list", "split_id"]
 

@@ -18,20 +18,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, split_cells
 from drstool.annotations.coco import CocoMask, category_names
 from drstool.annotations.labelmap import LABELMAP, ColorMask
+from drstool.annotations.labelme import LabelmeMask
+from drstool.annotations.yolo import YoloMask
+from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, split_cells
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
 from drstool.data.item import Rasterizable, RawDataset, RawItem
-from drstool.annotations.labelme import LabelmeMask
 from drstool.data.table import find_columns, read_table
 from drstool.data.tags import gather_names, read_names
-from drstool.text import read_stdin_text, read_text
-from drstool.annotations.yolo import YoloMask
 from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id
 from drstool.labels import object_classes
+from drstool.text import read_stdin_text, read_text
 
 __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_tags"]
 

@@ -19,15 +19,16 @@ from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, list_folder
 from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.tags import gather_names, read_names
-from drstool.text import read_lines
 from drstool.errors import InputError, UsageError
-from drstool.files import is_file, is_folder
+from drstool.files import is_file, is_folder, read_beginning
 from drstool.labels import check_class_names, is_object_name, object_classes
+from drstool.text import read_lines
 
 __all__ = ["annotated", "read_paired", "with_labelmap"]
 
 _CLASS_LISTS = ("classes.txt", "class_names.txt", "labels.txt", "obj.names", "_classes.csv", "data.yaml")
 _MASK_ENDING = "_mask"
+_BEGINNING_BYTES = 1 << 16
 _SUFFIXES = {
     "masks": (".png", *IMAGE_SUFFIXES), "XML annotations": (".xml",), "labelme files": (".json",),
     "YOLO labels": (".txt",)}
@@ -57,8 +58,10 @@ def read_paired(root: Path, split: str | None, images: Path | None, above: Path 
     places = _places(root, split, images)
     pictures = FilesById(places[0])
     ids = pictures.ids(unique=True, deep=places[0] != root)
-    masks = {i: i + _MASK_ENDING for i in ids if i + _MASK_ENDING in ids}
-    ids = [i for i in ids if i not in masks.values()]
+    known = set(ids)
+    masks = {i: i + _MASK_ENDING for i in ids if i + _MASK_ENDING in known}
+    known -= set(masks.values())
+    ids = [i for i in ids if i in known]
     if not ids:
         raise InputError(places[0], "has no images", "name their folder with --images")
     found: dict[str, tuple[Path, list[Path | None]]] = {}
@@ -69,7 +72,7 @@ def read_paired(root: Path, split: str | None, images: Path | None, above: Path 
         raise InputError(
             root, f"no image in {places[0].name} has a file of the same name in "
             f"{' or '.join(place.name for place in places[1:])}",
-            f"the annotation of {ids[0]} is {ids[0]}.png, .xml, .json or .txt")
+            f"the annotation of {ids[0]} is {ids[0]}.png, .xml, .json or .txt; images alone are --data {places[0]}")
     saliency = FilesById(root / "saliency_map")
     _, paths = found.pop("masks", (None, [None] * len(ids)))
     rows = [RawItem(i, pictures.find(i), None, mask, saliency.find(i), str(places[0]))
@@ -101,10 +104,16 @@ def _places(root: Path, split: str | None, images: Path | None) -> list[Path]:
             raise UsageError("--split", f"{root} has several splits: {', '.join(below)}", "choose one")
         split, = below
     inner = [folder / split if split is not None and is_folder(folder / split) else folder
-             for folder in (images, *annotations)]
+             for folder in (images, *annotations) if folder == images or not _is_of_others(folder, split)]
     if split is not None and inner[0] == images and images.name != split and not is_of_split(images.name, split):
         raise InputError(root, f"has no split '{split}'", f"expected a folder {images / split}")
     return inner
+
+
+def _is_of_others(folder: Path, split: str | None) -> bool:
+    """Whether a folder of annotations has only those of other splits."""
+    below = [name for name in list_folder(folder)[1] if meaning_of(name) == "split"]
+    return split is not None and bool(below) and split not in below
 
 
 def _chosen(names: Sequence[str], split: str | None) -> Sequence[str]:
@@ -122,26 +131,32 @@ def _add(found: dict, place: Path, ids: Sequence[str], apart: bool) -> list[str]
             continue
         files = FilesById(place, suffixes)
         paths = [files.find(i) or kind == "masks" and files.find(i + _MASK_ENDING) or None for i in ids]
-        count = sum(path is not None for path in paths)
-        if not count or kind == "YOLO labels" and not apart and not _are_numbers(next(filter(None, paths))):
+        if not any(paths):
+            continue
+        if not apart and not _are_annotations(kind, list(filter(None, paths))):
+            notices.append(f"{place}: the {suffixes[0]} files beside the images are not {kind}, and not read")
             continue
         if kind in found:
             raise InputError(
                 place, f"has {kind}, and so has {found[kind][0]}",
                 "name one with --masks" if kind == "masks" else "keep one of them")
         found[kind] = place, paths
-        more = len(files.ids(deep=False)) - count if apart else 0
-        if more > 0:
+        known = {*ids, *(i + _MASK_ENDING for i in ids), *(Path(name).stem for name in _CLASS_LISTS)}
+        more = sum(i not in known for i in files.ids(deep=False)) if apart else 0
+        if more:
             notices.append(f"{place}: files that belong to no image: {more}")
     return notices
 
 
-def _are_numbers(path: Path) -> bool:
-    """Whether a text beside an image is a label file, and not a caption."""
-    try:
-        return all(float(word) is not None for line in read_lines(path) for word in line.split())
-    except ValueError:
-        return False
+def _are_annotations(kind: str, paths: Sequence[Path]) -> bool:
+    """Whether files beside images are what their endings suggest: texts may be captions, JSON may be anything."""
+    if kind == "labelme files":
+        return any(b'"shapes"' in read_beginning(path, _BEGINNING_BYTES) for path in paths)
+    if kind == "YOLO labels":
+        # Numbers, signs and blanks.
+        numeric = set(b"0123456789.+-eE \t\r\n")
+        return all(set(read_beginning(path, _BEGINNING_BYTES)) <= numeric for path in paths[:8])
+    return True
 
 
 def _class_list(places: Sequence[Path]) -> tuple[list[str], Path] | None:

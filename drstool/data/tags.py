@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from drstool.data.cells import number_or_name, some
 from drstool.annotations.labelmap import is_labelmap, read_labelmap
-from drstool.data.item import RawDataset, RawItem
 from drstool.annotations.simple_yaml import read_simple_yaml
-from drstool.text import read_lines
 from drstool.annotations.yolo import yolo_names
+from drstool.data.cells import number_or_name, some
+from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
 from drstool.labels import check_class_names, object_classes, plain_name
+from drstool.text import read_lines
 
 __all__ = ["about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names", "resolve_tags"]
 

@@ -20,11 +20,11 @@ from drstool.data.files_by_id import FilesById, is_hidden
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.lists import id_of, read_tag_list, split_id
 from drstool.data.tags import gather_names, read_class_names
-from drstool.text import read_lines
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder, names_in, unreadable
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
+from drstool.text import read_lines
 
 __all__ = ["is_voc", "read_voc"]
 

@@ -97,8 +97,8 @@ def _opened(name: str, stack: ExitStack, *, stays_open: bool) -> RecordSource:
 
 
 def _read_ids(name: str | None) -> list[str] | None:
-    from drstool.text import read_lines, read_stdin_text
     from drstool.stages.cat import read_ids
+    from drstool.text import read_lines, read_stdin_text
 
     if name is None:
         return None
