@@ -54,7 +54,7 @@ class ColorMask:
     def __str__(self) -> str:
         return f"{self.path}#{self.labelmap}"
 
-    def rasterize(self, size: tuple[int, int]) -> np.ndarray:
+    def rasterize(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """The label image, (H, W) uint8 or uint16, of the PNG's own size.
 
         Raises

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from drstool.annotations.drawing import (
     Annotation,
@@ -56,6 +56,7 @@ class LabelmeMask:
 
     path: Path
     class_names: tuple[str, ...] = ()
+    needs_size: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return str(self.path)

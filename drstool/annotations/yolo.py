@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from drstool.annotations.drawing import Annotation, check_drawable, notice_of_undrawn, paint, rasterize_polygon
 from drstool.errors import InputError
@@ -50,6 +50,7 @@ class YoloMask:
     names: tuple[str, ...]
     names_file: Path
     class_names: tuple[str, ...] = ()
+    needs_size: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"{self.path}#{self.names_file}"

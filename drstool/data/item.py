@@ -15,9 +15,12 @@ __all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem"]
 
 
 class Rasterizable(Protocol):
-    """Ground truth that is rasterised on demand; its ``str()`` says where it comes from."""
+    """Ground truth that is rasterised on demand; its ``str()`` says where it comes from.
 
-    def rasterize(self, size: tuple[int, int]) -> np.ndarray: ...
+    Where it does not know the image's size, its class has the attribute ``needs_size``.
+    """
+
+    def rasterize(self, size: tuple[int, int] | None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
