@@ -12,8 +12,8 @@ from pathlib import Path
 from drstool.errors import InputError
 
 __all__ = [
-    "FolderIdentity", "content_digest", "is_file", "is_folder", "names_in", "read_bytes", "status", "unreadable",
-    "walk",
+    "FolderIdentity", "content_digest", "is_file", "is_folder", "names_in", "read_beginning", "read_bytes",
+    "status", "unreadable", "walk",
 ]
 
 # Sixteen times what the largest picture takes uncompressed.
@@ -179,6 +179,23 @@ def read_bytes(
             os.close(file)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path.
         raise unreadable(where, error, "check the path") from error
+
+
+def read_beginning(path: str | Path, count: int) -> bytes:
+    """The first bytes of a regular file; none of anything else.
+
+    Raises
+    ------
+    InputError
+        It may not be read.
+    """
+    if not is_file(path):
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise unreadable(path, error, "check its permissions") from error
 
 
 def _read_whole(file: int, size: int, most: int, where: object) -> bytes:

@@ -7,6 +7,7 @@ files written for the image, so no id may lead out of the output folder.
 from __future__ import annotations
 
 import unicodedata
+from typing import NoReturn
 
 from drstool.errors import InputError
 
@@ -101,8 +102,8 @@ class Names:
 
     def __init__(self, where: object) -> None:
         self._where = where
-        # Normalized names; those of folders end in '/', and lead to the name as given.
-        self._files: set[str] = set()
+        # Names as given, by the normalized ones; those of folders end in '/'.
+        self._files: dict[str, str] = {}
         self._folders: dict[str, str] = {}
 
     def add(self, name: str) -> None:
@@ -122,14 +123,14 @@ class Names:
             seen = _seen_as(folder)
             other = self._folders.setdefault(seen, folder)
             if other != folder or seen[:-1] in self._files:
-                self._refuse(name, other[:-1])
+                self._refuse(name, self._files.get(seen[:-1], other[:-1]))
         seen = _seen_as(name)
         if seen in self._files or seen + "/" in self._folders:
-            self._refuse(name, self._folders.get(seen + "/", "")[:-1])
-        self._files.add(seen)
+            self._refuse(name, self._files.get(seen) or self._folders[seen + "/"][:-1])
+        self._files[seen] = name
 
-    def _refuse(self, name: str, other: str) -> None:
-        beside = f" next to '{other}'" if other and other != name else ""
+    def _refuse(self, name: str, other: str) -> NoReturn:
+        beside = f" next to '{other}'" if other != name else ""
         raise InputError(self._where, f"cannot store '{name}'{beside}: its name is already taken", ONE_NAME_RULE)
 
 

@@ -8,7 +8,7 @@ ignored: 255 in uint8, for up to 254 object classes, or 65535 in uint16.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from drstool.errors import InputError
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
-    "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label", "label_names",
-    "label_of", "label_type", "num_classes", "palette",
+    "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label",
+    "is_object_name", "label_names", "label_of", "label_type", "labels_by_name", "num_classes", "object_classes",
+    "palette", "plain_name",
 ]
 
 BACKGROUND = 0
@@ -29,6 +30,10 @@ BACKGROUND_NAME = "background"
 # Of uint8 and uint16, less background and ignore.
 _MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
 _LONGEST_NAME = 200
+# How lists of classes call what is no object, without case and marks: labelme writes "_background_", CVAT
+# "background", Mask R-CNN "BG"; "__ignore__", "void" and "unlabeled" are no class at all.
+_BACKGROUND_NAMES = frozenset(("background", "bg", "bkg"))
+_IGNORE_NAMES = frozenset(("ignore", "ignored", "ignorelabel", "void", "unlabeled", "unlabelled", "dontcare"))
 
 
 def label_of(channel: int) -> int:
@@ -140,8 +145,8 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        There are none or too many, or a name is empty, repeated, too long, the background's, or not
-        printable.
+        There are none or too many, or a name is empty, repeated, too long, not printable, or means
+        background or ignored pixels.
     """
     names = tuple(names)
     if not names:
@@ -157,14 +162,83 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
             raise InputError(
                 where, f"contains the class name {name[:40]!r}",
                 f"a name has up to {_LONGEST_NAME} printable characters")
-        if name == BACKGROUND_NAME:
+        if plain_name(name) in _BACKGROUND_NAMES | _IGNORE_NAMES:
             raise InputError(
-                where, f"lists '{BACKGROUND_NAME}' as an object class",
-                "omit it: label 0 is always the background")
+                where, f"lists '{name}' as an object class",
+                "it may only come before the classes: label 0 is always the background, the highest one ignored, and "
+                "an image of background alone has no tags")
         if name in seen:
             raise InputError(where, f"names class '{name}' twice", "list each class once")
         seen.add(name)
     return names
+
+
+def object_classes(listed: Sequence[str], where: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The object classes of a list that may begin with background, as the lists of annotation tools do.
+
+    Its first entry is then label 0: a background under one of its usual names, or the pixels of no class
+    (``unlabeled``). labelme's lists begin with ``__ignore__``, label -1, before ``_background_``.
+
+    Parameters
+    ----------
+    listed
+        Names in label order.
+    where
+        Named in errors and notices.
+
+    Returns
+    -------
+    names, notices
+        The object classes, as of :func:`check_class_names`, and a line for the user if there was such an entry.
+
+    Raises
+    ------
+    InputError
+        The names are invalid; such an entry stands elsewhere.
+
+    Examples
+    --------
+    >>> object_classes(["__ignore__", "_background_", "cat"], "classes.txt")  # doctest: +NORMALIZE_WHITESPACE
+    (('cat',), ("classes.txt: '__ignore__' and '_background_' are taken for ignored pixels and the background;
+    'cat' is label 1",))
+    """
+    first, second, *_ = [*(plain_name(name) if isinstance(name, str) else "" for name in listed[:2]), "", ""]
+    if first not in _BACKGROUND_NAMES | _IGNORE_NAMES:
+        return check_class_names(listed, where), ()
+    both = first in _IGNORE_NAMES and second in _BACKGROUND_NAMES
+    names = check_class_names(listed[1 + both:], where)
+    meaning = (f"'{listed[0]}' and '{listed[1]}' are taken for ignored pixels and the background" if both
+               else f"'{listed[0]}' is taken for the background")
+    return names, (f"{where}: {meaning}; '{names[0]}' is label {label_of(0)}",)
+
+
+def is_object_name(name: str) -> bool:
+    """Whether a name in an annotation tool's file is an object class, and not background or ignored pixels.
+
+    Examples
+    --------
+    >>> [is_object_name(name) for name in ("cat", "_background_", "__ignore__")]
+    [True, False, False]
+    """
+    return plain_name(name) not in _BACKGROUND_NAMES | _IGNORE_NAMES
+
+
+def labels_by_name(class_names: Sequence[str]) -> Callable[[str], int]:
+    """A function that gives the label of a name: an object class, background, or else the ignore label.
+
+    Examples
+    --------
+    >>> list(map(labels_by_name(["cat", "dog"]), ("dog", "Background", "__ignore__", "emu")))
+    [2, 0, 255, 255]
+    """
+    ignored = ignore_label(label_type(len(class_names)))
+    labels = {name: label_of(channel) for channel, name in enumerate(class_names)}
+    return lambda name: BACKGROUND if plain_name(name) in _BACKGROUND_NAMES else labels.get(name, ignored)
+
+
+def plain_name(name: str) -> str:
+    """A name's letters and digits without case, to compare names that tools write differently."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: object) -> None:

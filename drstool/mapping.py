@@ -58,7 +58,7 @@ class Loaded:
 
 
 def load_square(
-    item: Item, *, side: int, class_names: Sequence[str] | None, empty: bool = False
+    item: Item, *, side: int, class_names: Sequence[str] | None,
 ) -> Loaded:
     """The image, read and warped to a square.
 
@@ -69,20 +69,18 @@ def load_square(
         S, pixels.
     class_names
         The classes that tags may name; None: tags are not needed.
-    empty
-        Whether an empty list of tags is allowed.
 
     Raises
     ------
     InputError
-        The image is unreadable, has no tags, or has a tag that names no class.
+        The image is unreadable, its tags are unknown, or has a tag that names no class.
     """
     channels: list[int] = []
     if class_names is not None:
-        if item.tags is None or not (item.tags or empty):
+        if item.tags is None:
             raise InputError(
-                f"image {item.id!r}", "has no tag",
-                "add tags, remove it from the dataset, or use 'drstool cam --tags predicted'")
+                f"image {item.id!r}", "has no tags",
+                "add tags, remove it, or use --empty-tags negative (it holds no object) or 'cam --tags predicted'")
         unknown = [tag for tag in item.tags if tag not in class_names]
         if unknown:
             raise InputError(

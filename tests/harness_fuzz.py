@@ -34,12 +34,15 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from drstool.annotations.labelmap import read_labelmap
+from drstool.annotations.labelme import LabelmeMask
+from drstool.annotations.voc_xml import object_names
+from drstool.annotations.yolo import YoloMask
 from drstool.artifacts.job import Job
 from drstool.artifacts.resume import Journal, PartialFolder
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data import image_size, load_image, load_saliency, load_target, open_dataset
 from drstool.data.tags import read_class_names
-from drstool.data.voc import object_names
 from drstool.errors import DrstoolError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
 from drstool.formats.label_png import encode_label_png, read_label_png
@@ -251,6 +254,27 @@ def coco_files():
             {**square, "id": 3, "category_id": 3, "segmentation": {"size": [11, 13], "counts": "3X1T3"}}]}).encode()
 
 
+def labelme_files():
+    shapes = [("cat", [[1, 1], [5, 1], [5, 6]], "polygon"), ("dog", [[0, 0], [9, 9]], "rectangle"),
+              ("cat", [[4, 4], [6, 6]], "circle"), ("dog", [[1, 1], [2, 2]], "line")]
+    yield json.dumps({
+        "version": "5.4.1", "flags": {"cat": True}, "imagePath": "a.png", "imageHeight": 11, "imageWidth": 13,
+        "shapes": [{"label": label, "points": points, "shape_type": kind} for label, points, kind in shapes]}).encode()
+
+
+def yolo_labels():
+    yield b"0 0.1 0.1 0.5 0.1 0.5 0.9\n1 0.5 0.5 0.25 0.25\n\n1 0 0 1 0 1 1 0 1\n"
+
+
+def yamls():
+    yield b"train: ../train/images\nval: [a, 'b c']\nnc: 2\nnames: ['cat', \"dog\"] # two\n"
+    yield b"path: x\nnames:\n  0: cat\n  1: it's\nnested:\n  a: {b: 1}\n"
+
+
+def labelmaps():
+    yield b"# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:48,112,32::\nd\xc3\xb6g:1,2,3:head,tail:run\n"
+
+
 def class_lists():
     yield b"bar\ndisc\n"
     yield "gr\u00f6\u00dfe\r\n\u732b\r\n".encode()
@@ -259,6 +283,13 @@ def class_lists():
 def tag_lists():
     yield b"a 0 1\nb c/\xc3\xa4\tbar disc\nc disc\n"
     yield b"a bar\nc 1\n"
+
+
+def tag_arrays():
+    for key in (str, lambda name: ord(name[0])):
+        buffer = io.BytesIO()
+        np.save(buffer, {key(name): np.float32(row) for name, row in (("a", [1, 0]), ("c", [0, 1]))}, allow_pickle=True)
+        yield buffer.getvalue()
 
 
 # --- readers -----------------------------------------------------------------------------------
@@ -377,6 +408,11 @@ def read_tags(place, data):
     place.data("whole.jsonl", tags=str(place.folder / "tags.txt"))
 
 
+def read_tag_array(place, data):
+    place.file("tags.npy", data)
+    place.data("whole.jsonl", tags=str(place.folder / "tags.npy"))
+
+
 def read_voc_list(place, data):
     place.file("list.txt", data)
     place.data("", str(place.folder / "list.txt"), classes=str(place.folder / "classes"))
@@ -386,6 +422,12 @@ def read_dataset(name):
     def read(place, data):
         place.file(name, data)
         place.data(name)
+    return read
+
+
+def draw(mask):
+    def read(place, data):
+        mask(Path(place.file("x.txt", data))).rasterize((11, 13))
     return read
 
 
@@ -406,8 +448,13 @@ READERS = {
     "voc-list": (voc_lists, read_voc_list),
     "voc-xml": (annotations, lambda place, data: object_names(place.file("x.xml", data))),
     "coco": (coco_files, read_dataset("x.json")),
+    "labelme": (labelme_files, draw(lambda path: LabelmeMask(path, ("cat", "dog")))),
+    "yolo": (yolo_labels, draw(lambda path: YoloMask(path, ("cat", "dog"), path, ("cat", "dog")))),
+    "yaml": (yamls, lambda place, data: read_class_names(place.file("x.yaml", data))),
+    "labelmap": (labelmaps, lambda place, data: read_labelmap(Path(place.file("labelmap.txt", data)))),
     "classes": (class_lists, lambda place, data: read_class_names(place.file("x.txt", data))),
     "tags": (tag_lists, read_tags),
+    "tag-array": (tag_arrays, read_tag_array),
 }
 
 

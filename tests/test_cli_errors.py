@@ -143,10 +143,11 @@ DATA = {
         INPUT, lambda w: cam(w, *w.train, "--tags", w.file("tags.txt", "p0 unicorn\n")), ["unicorn"]),
     "tag file that is missing": (INPUT, lambda w: cam(w, *w.train, "--tags", w.tmp / "gone"), ["gone"]),
     "no tag, train-cls": (
-        INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a"}, {"id": "b", "tags": []})), ["'b'", "tag"]),
-    "no tag, cam": (INPUT, lambda w: cam(w, "--data", w.manifest({"id": "a"}, {"id": "b", "tags": []})), ["'b'"]),
+        INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a"}, {"id": "b", "tags": None})), ["'b'", "tag"]),
+    "no tag, cam": (INPUT, lambda w: cam(w, "--data", w.manifest({"id": "a"}, {"id": "b", "tags": None})), ["'b'"]),
     "no class names": (
-        INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a", "tags": None})), ["--classes"]),
+        INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a", "tags": [0]})), ["--classes"]),
+    "no tags at all": (INPUT, lambda w: train_cls(w, "--data", w.manifest({"id": "a", "tags": None})), ["--tags"]),
     "class names twice": (
         INPUT, lambda w: train_cls(w, *w.train, "--classes", w.file("names", "bar\nbar\n")), ["bar", "twice"]),
     "other classes than the checkpoint": (

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drstool.annotations.coco import CocoMask, read_rle
+from drstool.annotations.drawing import rasterize_polygon
 from drstool.data import load_target, open_dataset
-from drstool.data.coco import CocoMask, rasterize_polygon, read_rle
 from drstool.errors import InputError
 from drstool.stages.ids import ids
 
@@ -231,8 +232,8 @@ def test_bad_files(tmp_path, data, message):
 
 @pytest.mark.parametrize("segmentation, message", [
     ([[1, 1, 2]], "invalid polygon"), ([[1, 1, 2, 2, 3, "x"]], "invalid polygon"),
-    ([[1, 1, 2, 2, 3, float("nan")]], "invalid polygon"), ([SQUARE, None], "invalid polygon"),
-    ([[[1, 2], [3, 4], [5, 6]]], "invalid polygon"), (None, "has no segmentation"),
+    ([[1, 1, 2, 2, 3, float("nan")]], "invalid polygon"), ("x", "has no segmentation"),
+    ([[[1, 2], [3, 4], [5, 6]]], "invalid polygon"), ([[[1, 2], [3, 4], [5, 6], [7, 8]]], "invalid polygon"),
     ([[1, 1, 2, 2, 3, 10**400]], "invalid polygon"),
     ({"size": [8, 6], "counts": [48]}, r"'size' \[8, 6\]; its image's height and width are \[6, 8\]"),
     ({"size": [6, 8], "counts": [47]}, "invalid run-length"),
@@ -255,3 +256,69 @@ def test_bad_sizes(tmp_path, height):
     item = open_dataset(str(save(tmp_path, data))).items[0]
     with pytest.raises(InputError, match="has the size 8 × "):
         load_target(item)
+
+
+@pytest.mark.parametrize("rest", [
+    {"segmentation": [[1, 1]]}, {"segmentation": [[1, 1, 5, 5]]}, {"segmentation": [[]]}, {"segmentation": [None]},
+    {"segmentation": []}, {"segmentation": None}, {"bbox": [0, 0, 5, 5]},
+])
+def test_what_has_no_area_is_left_out_of_the_mask_and_counted(tmp_path, rest):
+    path = save(tmp_path, content(
+        {"category_id": 44, "segmentation": [SQUARE, [2, 2, 3, 3]]}, {"category_id": 1, **rest}))
+    dataset = open_dataset(str(path))
+    expected = np.zeros(SIZE, np.uint8)
+    expected[1:4, 1:4] = 2
+    np.testing.assert_array_equal(load_target(dataset.items[0], SIZE), expected)
+    assert dataset.items[0].tags == ("person", "bottle")
+    fragments = 1 + len(rest.get("segmentation") or ())
+    told, = dataset.notices
+    assert told == (f"{path}: objects without an outline (1) and polygons of fewer than three points ({fragments}) are "
+                    "left out of the ground truth")
+
+
+def test_nothing_but_empty_outlines_gives_no_mask(tmp_path):
+    dataset = open_dataset(str(save(tmp_path, content({"category_id": 1, "segmentation": []}))))
+    assert dataset.items[0].mask is None and dataset.notices == ()
+
+
+def test_sizes_as_floats(tmp_path):
+    data = content({"category_id": 1, "segmentation": [SQUARE]})
+    data["images"][0] |= {"height": 6.0, "width": 8.0}
+    assert load_target(open_dataset(str(save(tmp_path, data))).items[0], SIZE).sum() == 9
+    data["images"][0]["height"] = 6.5
+    with pytest.raises(InputError, match="has the size"):
+        load_target(open_dataset(str(save(tmp_path, data))).items[0], SIZE)
+
+
+@pytest.mark.parametrize("root, others", [
+    ("animals", ("cat", "dog")), ("cat", ("cat",)),
+])
+def test_the_root_of_a_roboflow_export_is_no_class(tmp_path, root, others):
+    categories = [{"id": 0, "name": root, "supercategory": "none"}] + [
+        {"id": i, "name": name, "supercategory": root} for i, name in enumerate(others, start=1)]
+    path = save(tmp_path, content({"category_id": 1, "segmentation": [SQUARE]}, categories=categories))
+    dataset = open_dataset(str(path))
+    assert dataset.class_names == others and dataset.items[0].tags == ("cat",)
+    assert np.unique(load_target(dataset.items[0], SIZE)).tolist() == [0, 1]
+    assert dataset.notices == (f"{path}: left out, not object classes: '{root}'",)
+
+
+def test_a_first_category_with_objects_is_a_class(tmp_path):
+    categories = [{"id": 0, "name": "animals", "supercategory": "none"},
+                  {"id": 1, "name": "cat", "supercategory": "animals"},
+                  {"id": 2, "name": "person", "supercategory": "person"}]
+    path = save(tmp_path, content({"category_id": 0, "segmentation": [SQUARE]}, categories=categories))
+    assert open_dataset(str(path)).class_names == ("animals", "cat", "person")
+
+
+def test_categories_of_background_and_of_ignored_pixels(tmp_path):
+    categories = [{"id": 0, "name": "_background_"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "void"}]
+    whole = [0, 0, 8, 0, 8, 6, 0, 6]
+    path = save(tmp_path, content(
+        {"category_id": 2, "segmentation": [whole]}, {"category_id": 1, "segmentation": [[0, 0, 8, 0, 8, 5, 0, 5]]},
+        {"category_id": 0, "segmentation": [SQUARE]}, categories=categories))
+    dataset = open_dataset(str(path))
+    got = load_target(dataset.items[0], SIZE)
+    assert dataset.class_names == ("cat",) and dataset.items[0].tags == ("cat",)
+    assert (got[1:4, 1:4] == 0).all() and got[0, 0] == 1 and (got[5] == 255).all()
+    assert dataset.notices == (f"{path}: left out, not object classes: '_background_', 'void'",)

@@ -55,7 +55,7 @@ def test_csv_and_tsv(folder):
         '"b, c",img/b.png,cat,,\nc,img/c.png,,,\n', encoding="utf-8")
     dataset = open_dataset(str(folder / "m.csv"))
     assert [item.id for item in dataset.items] == ["a", "b, c", "c"]
-    assert [item.tags for item in dataset.items] == [("cat", "dog"), ("cat",), ()]
+    assert [item.tags for item in dataset.items] == [("cat", "dog"), ("cat",), None]
     (folder / "m.tsv").write_text("id\timage\na\timg/a.png\n")
     dataset = open_dataset(str(folder / "m.tsv"))
     assert dataset.items[0].tags is None and dataset.class_names is None
@@ -132,8 +132,8 @@ def test_class_names_stated(folder):
     (["[" * 100_000], "line 1: is not JSON"),
     (['["a"]'], "line 1: is not a JSON object"),
     ([json.dumps(A), "nonsense"], "line 2: is not JSON"),
-    (['{"image": "img/a.png"}'], "has no 'id'"),
-    (['{"id": "a"}'], "has no 'image'"),
+    (['{"tags": ["cat"]}'], "has no 'image' and no 'id'"),
+    (['{"id": "a"}'], "has no 'image'; .*--images"),
     (['{"id": 7, "image": "img/a.png"}'], "7 is not an image id"),
     (['{"id": "", "image": "img/a.png"}'], "is not an image id"),
     (['{"id": "../a", "image": "img/a.png"}'], "outside the output folder"),
@@ -142,9 +142,10 @@ def test_class_names_stated(folder):
     (['{"id": "a", "image": "img/gone.png"}'], r"image 'a' is missing: .*img/gone\.png"),
     (['{"id": "a", "image": 5}'], "'image' is not a valid text"),
     (['{"id": "a", "image": "img/\\u0000"}'], "'image' is not a valid text"),
-    (['{"id": "a", "image": "img/a.png", "tags": "cat"}'], "'tags' is not a list"),
+    (['{"id": "a", "image": "img/a.png", "tags": {"cat": 1}}'], "'tags' is not a list"),
     (['{"id": "a", "image": "img/a.png", "tags": [true]}'], "'tags' is not a list"),
     (['{"id": "a", "image": "img/a.png", "tags": [3]}'], "the classes have no names"),
+    (['{"id": "a", "image": "img/a.png", "tags": [1, 0, 1]}'], "repeats a number in the tags '1 0 1'"),
     (['{"id": "a", "image": "img/a.png", "tags": ["cat", 3]}'], "tag 3, which is not a class"),
     (['{"id": "a", "image": "img/a.png", "tags": ["background"]}'], "'background' as an object"),
     (['{"id": "a", "image": "img/a.png", "tags": [""]}'], "empty class name"),
@@ -162,14 +163,14 @@ def test_bad_json_lines(folder, rows, message):
 @pytest.mark.parametrize("text, message", [
     ("", "has no column id and no column image"),
     ("a,img/a.png\n", "has no column id and no column image"),
-    ("id,tags\na,cat\n", "has no column image"),
+    ("id,tags\na,cat\n", "line 2: has no 'image'; .*--images"),
     ("id,image,tags\n", "lists no images"),
-    ("id,image\n,img/a.png\n", "line 2: has no 'id'"),
+    ("tags,image\ncat,\n", "line 2: has no 'image' and no 'id'"),
     ("id,image\na\n", "line 2: has no 'image'"),
     ("id,image\na,img/a.png,cat\n", "line 2: has more columns"),
     ('id,image\na,"img/a.png\n', "is not a valid row"),
     ("id,image\na,img/a.png\na,img/b.png\n", "lists id 'a' twice"),
-    ("id;image;tags\na;img/a.png;cat\n", "has no column id"),
+    ("nr;photo;tags\na;img/a.png;cat\n", "has no column id and no column image"),
 ])
 def test_bad_csv(folder, text, message):
     (folder / "m.csv").write_text(text)

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import call
 from PIL import Image
 
 from drstool.data import open_dataset, require_tags
@@ -55,13 +56,51 @@ def test_names_of_a_list(data, tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("", "names no object class"), ("cat\ncat\n", "'cat' twice"),
-    ("background\ncat\n", "background"),
+    ("cat\nbackground\n", "lists 'background' as an object class"),
 ])
 def test_bad_class_lists(data, tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         open_dataset(data, classes=write(tmp_path / "classes.txt", text))
     with pytest.raises(InputError, match=r"gone\.txt: cannot be read: No such file"):
         open_dataset(data, classes=str(tmp_path / "gone.txt"))
+
+
+def test_a_background_first_in_a_class_list_is_told(data, tmp_path):
+    classes = write(tmp_path / "class_names.txt", "__ignore__\n_background_\ncat\ndog\n")
+    dataset = open_dataset(data, classes=classes)
+    assert dataset.class_names == ("cat", "dog")
+    told, = dataset.notices
+    assert told.startswith(f"{classes}: '__ignore__' and '_background_' are taken for")
+    assert open_dataset(data, classes=classes, images_only=True).notices == (told,)
+    assert open_dataset(data).notices == ()
+
+
+def test_so_it_is_of_a_voc_folder_and_of_a_manifest(tmp_path):
+    picture(tmp_path / "voc" / "JPEGImages" / "a.png")
+    write(tmp_path / "voc" / "classes.txt", "Background\ncat\n")
+    assert open_dataset(str(tmp_path / "voc")).class_names == ("cat",)
+    rows = '{"class_names": ["BG", "cat"]}\n{"id": "a", "image": "voc/JPEGImages/a.png", "tags": ["cat"]}\n'
+    dataset = open_dataset(write(tmp_path / "m.jsonl", rows))
+    assert dataset.class_names == ("cat",)
+    assert dataset.notices == (f"{tmp_path / 'm.jsonl'} line 1: 'BG' is taken for the background; 'cat' is label 1",)
+    assert [len(open_dataset(str(place)).notices) for place in (tmp_path / "voc", tmp_path / "m.jsonl")] == [1, 1]
+
+
+def test_the_notices_of_a_dataset_are_told_once(data, tmp_path):
+    classes = write(tmp_path / "class_names.txt", "_background_\ncat\ndog\n")
+    shared = ("--data", data, "--classes", classes)
+    outcome = call("ids", *shared)
+    assert outcome.code == 0 and len(outcome.out.splitlines()) == 3
+    assert outcome.err == f"ids: {classes}: '_background_' is taken for the background; 'cat' is label 1\n"
+    assert call("ids", *shared, "-q").err == ""
+    # Opened once for each input, told once.
+    for name in ("x", "y"):
+        for identifier in ("a", "my b", "c"):
+            picture(tmp_path / name / f"{identifier}.png")
+    write(tmp_path / "masks.csv", "id,image,tags,mask\n" + "".join(
+        f"{i},{i}.png,cat,{i}.png\n" for i in ("a", "my b", "c")))
+    outcome = call("eval", tmp_path / "x", tmp_path / "y", "--data", tmp_path / "masks.csv", "--classes", classes)
+    assert (outcome.code, outcome.err.count("is taken for the background")) == (0, 1), outcome.err
 
 
 def test_tags_of_a_file_replace_those_of_the_data(data, tmp_path):
@@ -73,17 +112,19 @@ def test_tags_of_a_file_replace_those_of_the_data(data, tmp_path):
         require_tags(dataset)
     tags = write(tmp_path / "t.txt", "a cat dog cat\nmy b\tdog\nc\n")
     assert [item.tags for item in open_dataset(data, tags=tags).items] == [
-        ("cat", "dog"), ("dog",), ()]
+        ("cat", "dog"), ("dog",), None]
+    assert open_dataset(data, tags=tags, empty_tags="negative").items[2].tags == ()
 
 
 def test_tags_of_a_manifest(data, tmp_path):
     tags = write(tmp_path / "t.csv", "id,tags\na,cat;dog\nc,\n")
-    assert [item.tags for item in open_dataset(data, tags=tags).items] == [("cat", "dog"), None, ()]
-    tags = write(tmp_path / "t.csv", "id,tags\na,1;0\n")
+    assert [item.tags for item in open_dataset(data, tags=tags).items] == [("cat", "dog"), None, None]
+    assert open_dataset(data, tags=tags, empty_tags="negative").items[2].tags == ()
+    tags = write(tmp_path / "t.csv", "id,tags\na,1;0\nc,0\n")
     assert open_dataset(data, tags=tags).items[0].tags == ("cat", "dog")
-    with pytest.raises(InputError, match="has no column tags"):
+    with pytest.raises(InputError, match="has no column of tags"):
         open_dataset(data, tags=write(tmp_path / "u.csv", "id,image\na,a.png\n"))
-    with pytest.raises(InputError, match="lists id 'a' twice"):
+    with pytest.raises(InputError, match="line 3: lists id 'a' twice, first in line 2;"):
         open_dataset(data, tags=write(tmp_path / "u.csv", "id,tags\na,cat\na,cat\n"))
 
 
@@ -118,7 +159,7 @@ def test_missing_and_unknown(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         open_dataset(str(tmp_path / "gone.jsonl"))
     with pytest.raises(InputError, match="not a dataset of a known layout"):
-        open_dataset(write(tmp_path / "data.yaml", "x"))
+        open_dataset(write(tmp_path / "data.docx", "x"))
     with pytest.raises(InputError):
         open_dataset("a\0b")
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from drstool.annotations.coco import CocoMask
+from drstool.annotations.voc_xml import object_names
 from drstool.checkpoints.torch_file import check_torch_file
 from drstool.data import load_image, load_saliency, open_dataset
-from drstool.data.coco import CocoMask
 from drstool.data.tags import read_class_names
-from drstool.data.voc import object_names
 from drstool.errors import InputError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink, write_pictures
 from drstool.formats.label_png import read_label_png
@@ -515,7 +515,7 @@ def coco(tmp_path, size, count):
 def test_coco_file_that_claims_another_size_is_not_drawn(tmp_path, monkeypatch):
     from drstool.data import load_target
 
-    monkeypatch.setattr("drstool.data.coco._region", None)
+    monkeypatch.setattr("drstool.annotations.coco._region", None)
     with pytest.raises(InputError, match="10000 × 10000"):
         load_target(coco(tmp_path, 10_000, 3).items[0], (10, 10))
 

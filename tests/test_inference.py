@@ -324,7 +324,7 @@ def test_predicted_tags_in_the_stage(pictures):
 
 def test_cam_needs_tags_that_it_knows(pictures):
     _, checkpoint = classifier_checkpoint()
-    for tags, word in ((None, "no tag"), ((), "no tag"), (("zebra",), "'zebra'")):
+    for tags, word in ((None, "no tags"), (("zebra",), "'zebra'")):
         with pytest.raises(InputError, match=word):
             list(cam([Item("a", pictures[0].image, tags=tags)], checkpoint, CamSettings()))
 

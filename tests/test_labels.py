@@ -6,7 +6,7 @@ import pytest
 from drstool.errors import InputError
 from drstool.labels import (
     MAX_OBJECT_CLASSES, as_label_type, channel_of, check_class_names, check_label_values, colorize, ignore_label,
-    label_of, label_type, palette,
+    label_of, label_type, object_classes, palette,
 )
 
 # VOC 2012 development kit: the colours of the background and the 20 classes, and of the void label.
@@ -65,7 +65,8 @@ def test_labels_change_their_width():
 
 
 @pytest.mark.parametrize("names", [
-    (), ("",), ("  ",), ("cat", "cat"), ("background",), ("x" * 201,), ("a\nb",), ("a\x00",), ("\ud800",), (3,),
+    (), ("",), ("  ",), ("cat", "cat"), ("background",), ("cat", "__Background__"), ("cat", "BG"), ("un-labeled",),
+    ("x" * 201,), ("a\nb",), ("a\x00",), ("\ud800",), (3,),
     tuple(map(str, range(MAX_OBJECT_CLASSES + 1)))])
 def test_names_that_are_none(names):
     with pytest.raises(InputError, match="^classes.txt: "):
@@ -76,6 +77,36 @@ def test_names_that_are_none(names):
     ("cat",), ("x" * 200,), ("potted plant", "Hund 🐕"), tuple(map(str, range(MAX_OBJECT_CLASSES)))])
 def test_names_that_serve(names):
     assert check_class_names(list(names), "classes.txt") == names
+
+
+@pytest.mark.parametrize("first", [
+    "background", "Background", "_background_", "__background__", "BG", "bg", "unlabeled", "Unlabelled", "void",
+    "__ignore__", "<ignore>"])
+def test_a_background_before_the_classes_is_label_0(first):
+    names, notices = object_classes([first, "cat", "dog"], "classes.txt")
+    assert names == ("cat", "dog")
+    assert notices == (f"classes.txt: '{first}' is taken for the background; 'cat' is label 1",)
+
+
+def test_labelmes_list_begins_with_ignored_pixels_and_the_background():
+    names, notices = object_classes(["__ignore__", "_background_", "cat"], "class_names.txt")
+    assert names == ("cat",)
+    assert notices == ("class_names.txt: '__ignore__' and '_background_' are taken for ignored pixels and the "
+                       "background; 'cat' is label 1",)
+
+
+def test_a_list_of_objects_alone_needs_no_word():
+    assert object_classes(["cat", "background noise", "bgr"], "classes.txt") == (("cat", "background noise", "bgr"), ())
+
+
+@pytest.mark.parametrize("listed", [
+    ["background"], ["__ignore__", "_background_"], ["cat", "background"], ["background", "void", "cat"],
+    ["background", "BG", "cat"], ["void", "unlabeled", "cat"], ["void", "background", "ignore", "cat"],
+    ["background", 3], [None, "background"]])
+def test_other_entries_that_are_no_objects_are_refused(listed):
+    # Which label they have in the masks is anyone's guess, and each class after them would be shifted.
+    with pytest.raises(InputError, match="^classes.txt: "):
+        object_classes(listed, "classes.txt")
 
 
 def test_most_classes():

@@ -342,9 +342,9 @@ class _Failing(io.RawIOBase):
 
 
 def test_stdin_that_cannot_be_read():
-    from drstool.data.text import read_stdin_text
     from drstool.formats import open_records
     from drstool.stages.check import check
+    from drstool.text import read_stdin_text
 
     with pytest.raises(InputError, match="^stdin: cannot be read: Input/output error"):
         read_stdin_text(io.TextIOWrapper(io.BufferedReader(_Failing())))

@@ -29,6 +29,7 @@ class Console:
         self._started = time.monotonic()
         # Of a training: the loss of the last steps, once it is known.
         self.loss: float | None = None
+        self._noted: set[str] = set()
 
     def say(self, message: str) -> None:
         """Print a line for the user on stderr."""
@@ -41,9 +42,11 @@ class Console:
             self.say(f"{self.command}: {message}")
 
     def notes(self, lines: Iterable[str]) -> None:
-        """Print lines about the result on stderr."""
+        """Print lines about the data or the result on stderr, each once: a dataset may be opened twice."""
         for line in lines:
-            self.say(f"{self.command}: {line}")
+            if line not in self._noted:
+                self._noted.add(line)
+                self.say(f"{self.command}: {line}")
 
     def done(self, what: str) -> None:
         """Print the last line: what was made, and how long it took."""

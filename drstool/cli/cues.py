@@ -98,7 +98,7 @@ def open_cues(
         check_saliency_given(settings, files.saliency is not None)
         dataset = None
         if images.data is not None:
-            dataset = images.open(class_names=classes, images_only=True)
+            dataset = images.open(run, class_names=classes, images_only=True)
         saliency = input_digests(saliency=files.saliency)[0] if files.saliency else {}
         yield Cues(
             Records(source, files.maps, run.shard, resume=run.resume), classes, are_scores, settings,

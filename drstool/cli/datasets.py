@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from drstool.cli.options import Classes, Data, DataOrNone, Split, Tags
+from drstool.cli.options import Classes, Data, DataOrNone, EmptyTags, Images, Split, Tags, TagSeparator
 from drstool.errors import UsageError
 
 if TYPE_CHECKING:
+    from drstool.cli.run import Run
     from drstool.data import Dataset
 
-__all__ = ["ClassOptions", "DataOptions", "OptionalDataOptions", "TagOptions"]
+__all__ = ["ClassOptions", "DataOptions", "OptionalDataOptions", "TagOptions", "class_list"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,17 @@ class DataOptions:
     panel: ClassVar[str] = "Data"
     data: Data
     split: Split = None
+    images: Images = None
+    tag_separator: TagSeparator = None
+    empty_tags: EmptyTags = "unknown"
 
-    def open(self, **more: Any) -> Dataset:
-        """The dataset; ``more`` are parameters that are not options."""
+    def open(self, run: Run, **more: Any) -> Dataset:
+        """The dataset, of which ``run`` tells what was assumed; ``more`` are parameters that are not options."""
         from drstool.data import open_dataset
 
-        return open_dataset(**vars(self), **more)
+        dataset = open_dataset(**vars(self), **more)
+        run.notes(dataset.notices)
+        return dataset
 
     def of_split(self, option: str, split: str) -> DataOptions:
         """The same for another split, which ``option`` names.
@@ -48,8 +54,9 @@ class OptionalDataOptions(DataOptions):
     data: DataOrNone = None
 
     def __post_init__(self) -> None:
-        if self.split is not None and self.data is None:
-            raise UsageError("--split", "needs --data", "add --data, or omit --split")
+        for option, value in (("--split", self.split), ("--images", self.images)):
+            if value is not None and self.data is None:
+                raise UsageError(option, "needs --data", f"add --data, or omit {option}")
 
 
 @dataclass(frozen=True)
@@ -64,3 +71,14 @@ class TagOptions(ClassOptions):
     """The same, of commands that read image-level tags."""
 
     tags: Tags = None
+
+
+def class_list(run: Run, path: str | None) -> tuple[str, ...] | None:
+    """The names of ``--classes`` of a command without a dataset; ``run`` tells what was assumed."""
+    from drstool.data.tags import read_class_names
+
+    if path is None:
+        return None
+    names, notices = read_class_names(path)
+    run.notes(notices)
+    return names

@@ -21,22 +21,33 @@ if TYPE_CHECKING:
     from drstool.inference import Execution
 
 __all__ = [
-    "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "Init", "Labels", "LabelsOrNone", "MapOptions", "MapSize",
-    "MapsIn", "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions", "Saliency", "Split",
-    "Tags", "Weights", "command",
+    "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "EmptyTags", "Images", "Init", "Labels", "LabelsOrNone",
+    "MapOptions", "MapSize", "MapsIn", "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions",
+    "Saliency", "Split", "TagSeparator", "Tags", "Weights", "command",
 ]
 
 Data = Annotated[str, typer.Option(
     "--data",
-    help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
-    "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
+    help="Dataset: images (a file, a folder, a quoted pattern); a VOC folder, one with one subfolder per class, or an "
+    "annotation tool's export (COCO, YOLO, labelme, CVAT); a table (.jsonl, .csv, .tsv), a .txt list, COCO .json, "
+    "YOLO .yaml; or - for a manifest on stdin.",
     show_default=False)]
 DataOrNone = Annotated[Optional[str], typer.Option(
     "--data", help="Dataset, as in the other commands; by default, the images named in the input.")]
 Split = Annotated[Optional[str], typer.Option(
-    "--split", help="Split of the dataset: its name or, for VOC, a file of image ids.")]
+    "--split", help="Split of the dataset: its name or, for VOC, a file of image ids or paths.")]
+Images = Annotated[Optional[str], typer.Option(
+    "--images", help="Folder of the images that a table, a list or an export names; by default its own folder.")]
+TagSeparator = Annotated[Optional[str], typer.Option(
+    "--tag-separator", metavar="CHARACTER",
+    help="Character between the tags in a cell of a table; by default the one of ; , | that occurs.")]
+EmptyTags = Annotated[str, typer.Option(
+    "--empty-tags", metavar="unknown|negative",
+    help="What an empty cell of tags means: tags are unknown, or negative: the image holds no object.")]
 Tags = Annotated[Optional[str], typer.Option(
-    "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags.")]
+    "--tags",
+    help="File of image-level tags, which replace the dataset's: lines 'ID CLASS CLASS…', a manifest, or "
+    "cls_labels.npy.")]
 Classes = Annotated[Optional[str], typer.Option(
     "--classes", rich_help_panel="Data", help="File of object class names, one per line, in label order.")]
 Weights = Annotated[str, typer.Option(
@@ -193,7 +204,8 @@ class _Command:
 
 
 # Parameters that name files and folders to read.
-_INPUTS = ("inputs", "file", "data", "weights", "maps", "labels", "saliency", "init", "ids", "tags", "classes")
+_INPUTS = (
+    "inputs", "file", "data", "images", "weights", "maps", "labels", "saliency", "init", "ids", "tags", "classes")
 # Parameters of a command's function that are made of options, or of what the user typed.
 _SUPPLIED = ("run", "settings", "given", "automatic", "crf")
 

@@ -158,7 +158,7 @@ class _Selection:
         return evaluate(records, dataset, scoring=scoring).scores.mean_iou
 
     def _open(self, class_names: tuple[str, ...]) -> Dataset:
-        return self.data.of_split("--select-on", str(self.split)).open(class_names=class_names)
+        return self.data.of_split("--select-on", str(self.split)).open(self.run, class_names=class_names)
 
 
 # How the line of an epoch calls what was measured.

@@ -7,19 +7,25 @@ them ``drstool ids`` starts in half the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TextIO
 
+from drstool.annotations.coco import CocoMask
 from drstool.data import manifest
-from drstool.data.coco import CocoMask, read_coco
-from drstool.data.folder import read_folder
+from drstool.data.cells import ListedTags, RawTags, TagForm
+from drstool.data.coco import read_coco
+from drstool.data.files_by_id import is_image
 from drstool.data.item import Dataset, Item, RawDataset, RawItem
-from drstool.data.tags import gather_names, read_class_names, read_tag_list, resolve_names, resolve_tags
-from drstool.data.voc import is_voc, read_voc
-from drstool.errors import InputError
+from drstool.data.layouts import Known, is_pattern, read_images, read_layout
+from drstool.data.lists import id_of, read_image_list, read_tag_list
+from drstool.data.tag_array import read_tag_array
+from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
+from drstool.data.yolo_export import read_yolo
+from drstool.errors import InputError, UsageError
 from drstool.files import is_folder, status
+from drstool.identifiers import Names
 
 __all__ = ["CocoMask", "Dataset", "Item", "open_dataset", "require_tags", "saliency_of_items"]
 
@@ -37,7 +43,8 @@ def __getattr__(name: str) -> Callable:
 
 
 def open_dataset(
-    data: str, split: str | None = None, *, tags: str | None = None, classes: str | None = None,
+    data: str, split: str | None = None, *, images: str | None = None, tags: str | None = None,
+    tag_separator: str | None = None, empty_tags: str = "unknown", classes: str | None = None,
     class_names: Sequence[str] | None = None, images_only: bool = False, stdin: TextIO | None = None,
 ) -> Dataset:
     """The images of a dataset of any known layout, each image file checked to exist.
@@ -45,14 +52,20 @@ def open_dataset(
     Parameters
     ----------
     data
-        A VOC folder; a folder with one subfolder of images per class; a manifest (``.jsonl``,
-        ``.csv``, ``.tsv``); a COCO instances file (``.json``); ``-`` for a manifest of JSON lines
-        on stdin.
+        A folder of any layout that :mod:`drstool.data.layouts` knows; a manifest (``.jsonl``, ``.csv``,
+        ``.tsv``); a COCO instances file (``.json``); a YOLO ``data.yaml``; an image, or a pattern of
+        image files; ``-`` for a manifest of JSON lines on stdin.
     split
         Name of a split, or in a VOC folder also a file of ids.
+    images
+        Folder of the images, where a table or an export names them but is elsewhere.
     tags
-        File of tags to use instead of the data's own: lines ``id class class …``, or a manifest.
-        Images it leaves out have none.
+        File of tags to use instead of the data's own: lines ``id class class …``, a manifest, or
+        ``cls_labels.npy``. Images it leaves out have none.
+    tag_separator
+        Between the tags of a cell; by default the one of ``;``, ``,`` and ``|`` that occurs.
+    empty_tags
+        What an empty cell or an id without tags means: ``unknown`` tags, or ``negative``, no object.
     classes
         Text file of the class names in label order, one per line.
     class_names
@@ -68,74 +81,122 @@ def open_dataset(
     InputError
         Something is missing, damaged, listed twice or inconsistent.
     UsageError
-        The folder has several splits and none is named.
+        The folder has several splits and none is named; an option does not go with the data.
     """
-    listed = None if classes is None else read_class_names(classes)
-    need_names = listed is None and class_names is None
-    found = _read(data, split, need_names, stdin)
+    listed, notices = (None, ()) if classes is None else read_class_names(classes)
+    form = TagForm(listed or class_names and tuple(class_names), tag_separator, empty_tags)
+    known = Known(None if images_only else form, None if images is None else Path(images), listed or class_names or ())
+    found = _read(data, split, known, stdin)
     if tags is not None:
-        found = _with_tags(found, Path(tags))
+        found = _with_tags(found, Path(tags), form)
     if images_only:
         rows = [replace(row, tags=None, mask=None) for row in found.rows]
-        found = RawDataset(rows, None, False, "none")
+        found = RawDataset(rows, None, False, "none", notices=found.notices)
+    _check_ids(found, data)
     names = resolve_names(found, class_names, data, listed=listed)
+    notices += found.notices + about_numbers(found.rows, names, bool(notices) or found.background_first)
     channels = None if names is None else {name: i for i, name in enumerate(names)}
     items = tuple(_item(row, names, channels) for row in found.rows)
-    return Dataset(items, names, data, found.tags_source)
+    return Dataset(items, names, data, found.tags_source, notices)
 
 
 def require_tags(dataset: Dataset) -> None:
-    """Check that each image has at least one tag.
+    """Check that the tags of each image are known, if only to be none: the image holds no object.
 
     Raises
     ------
     InputError
         One has none; the first is named.
     """
+    if all(item.tags is None for item in dataset.items):
+        raise InputError(
+            dataset.source, "no image has tags",
+            "give --tags FILE (a line is: ID CLASS CLASS …), a table with a column of tags, one folder of images per "
+            "class, or the export of an annotation tool")
     for item in dataset.items:
-        if not item.tags:
-            raise InputError(dataset.source, f"image {item.id!r} has no tags",
-                             "add tags to the dataset, use --tags, or remove the image")
+        if item.tags is None:
+            raise InputError(
+                dataset.source, f"image {item.id!r} has no tags",
+                "add tags, use --tags, remove the image, or, if an empty cell or line means that it holds no object, "
+                "use --empty-tags negative")
 
 
-def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) -> RawDataset:
+def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> RawDataset:
+    """What a dataset of any layout holds."""
+    if known.images is not None and not is_folder(known.images):
+        raise InputError("--images", f"{known.images} is not a folder", "give the folder of the images")
     if data == _STDIN:
-        return manifest.read_manifest_stdin(stdin, split)
+        return manifest.read_manifest_stdin(stdin, split, known.form, known.images)
     path = Path(data)
-    if status(path) is None:
+    exists, suffix = status(path) is not None, path.suffix.lower()
+    if exists and is_folder(path):
+        return read_layout(path, split, known)
+    if exists and suffix in manifest.SUFFIXES:
+        return manifest.read_manifest(path, split, known.form, known.images)
+    if exists and suffix == ".txt":
+        return read_image_list(path, split, known.form, known.images)
+    if exists and suffix == ".json":
+        return read_coco(path, split, known.images)
+    if exists and suffix in (".yaml", ".yml"):
+        return read_yolo(path, split, known.images)
+    if not exists and not is_pattern(data):
         raise InputError(data, "no such file or folder", "check the path")
-    if is_folder(path):
-        if is_voc(path):
-            return read_voc(path, split, need_names=need_names)
-        return read_folder(path, split)
-    suffix = path.suffix.lower()
-    if suffix in manifest.SUFFIXES:
-        return manifest.read_manifest(path, split)
-    if suffix == ".json":
-        return read_coco(path, split)
+    if not exists or is_image(path.name):
+        if known.images is not None:
+            raise UsageError("--images", f"{data} says where its images are", "omit it")
+        return read_images(data, split)
+    if suffix in (".xlsx", ".xls", ".ods"):
+        raise InputError(data, "is a spreadsheet's own file", "save it as CSV")
     raise InputError(
         data, "is not a dataset of a known layout",
-        "expected a VOC folder, a folder with one subfolder per class, a .jsonl, .csv or .tsv manifest, or COCO .json")
+        "expected a folder, a .jsonl, .csv or .tsv table, a .txt list of images, COCO .json, YOLO data.yaml, an image, "
+        "or a pattern of them")
 
 
-def _with_tags(found: RawDataset, path: Path) -> RawDataset:
+def _with_tags(found: RawDataset, path: Path, form: TagForm) -> RawDataset:
     """The same images with the tags of a file."""
-    if path.suffix.lower() in manifest.SUFFIXES:
-        known = manifest.read_manifest_tags(path)
-    else:
-        known = read_tag_list(path, {row.id for row in found.rows})
-    rows = [replace(row, tags=known.get(row.id), where=str(path)) for row in found.rows]
-    if all(row.tags is None for row in rows):
+    ids = {row.id for row in found.rows}
+    known = _read_tags(path, ids, replace(form, class_names=form.class_names or found.class_names))
+    if ids.isdisjoint(known.tags):
         raise InputError(
-            path, "has tags for none of the images", f"its ids must be those of the data, such as {rows[0].id!r}")
+            path, "has tags for none of the images", f"its ids must be those of the data, such as {found.rows[0].id!r}")
+    rows = [replace(row, tags=known.tags.get(row.id), where=str(path)) for row in found.rows]
     if found.class_names is None:
-        found = replace(found, class_names=gather_names(known.values(), path), stated=False)
-    return replace(found, rows=rows, tags_source="file")
+        names = known.class_names or gather_names(known.tags.values(), path)
+        found = replace(found, class_names=names, stated=False)
+    return replace(found, rows=rows, tags_source="file", notices=found.notices + known.notices)
+
+
+def _read_tags(path: Path, ids: Collection[str], form: TagForm) -> ListedTags:
+    suffix = path.suffix.lower()
+    if suffix in manifest.SUFFIXES:
+        listed = manifest.read_manifest_tags(path, form)
+        return replace(listed, tags=_by_id(listed.tags, ids, path))
+    return ListedTags(read_tag_array(path, ids, form)) if suffix == ".npy" else read_tag_list(path, ids, form)
+
+
+def _by_id(tags: Mapping[str, RawTags], ids: Collection[str], path: Path) -> dict[str, RawTags]:
+    """The tags by the ids of the dataset, for which a table may have names or paths of the images."""
+    found: dict[str, RawTags] = {}
+    for key, known in tags.items():
+        likely = (key, id_of(key, ids), PurePosixPath(key).name)
+        name = next((name for name in likely if name in ids), key)
+        if name in found:
+            raise InputError(path, f"lists id {name!r} twice, once as {key!r}", "list each image once")
+        found[name] = known
+    return found
+
+
+def _check_ids(found: RawDataset, data: str) -> None:
+    """Check now, not where results are written, that no two ids would be one file's name on some file system."""
+    names = Names(data)
+    for row in found.rows:
+        names.add(row.id)
 
 
 def _item(row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None) -> Item:
     mask = row.mask
-    if isinstance(mask, CocoMask):
+    if mask is not None and not isinstance(mask, Path):
         mask = replace(mask, class_names=class_names or ())
     return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency)
 

@@ -2,75 +2,51 @@
 
 from __future__ import annotations
 
-import os
-from itertools import pairwise
+from collections.abc import Collection
 from pathlib import Path
 
+from drstool.data.files_by_id import FilesById, holds_images, list_folder
+from drstool.data.folder_names import meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
-from drstool.files import is_folder, unreadable
-from drstool.identifiers import check_id
+from drstool.files import is_folder
 from drstool.labels import check_class_names
 
-__all__ = ["IMAGE_SUFFIXES", "read_folder"]
-
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
+__all__ = ["read_folder"]
 
 
-def read_folder(root: Path, split: str | None) -> RawDataset:
+def read_folder(root: Path, split: str | None, known: Collection[str] = ()) -> RawDataset:
     """The images of ``ROOT/CLASS/*``, or of ``ROOT/SPLIT/CLASS/*``; ids are ``CLASS/STEM``.
 
     Classes are sorted by name. Those of the other splits are included, so that the class numbers
-    are the same in all splits.
+    are the same in all splits. Names of splits, images or masks are no classes unless they are ``known`` ones.
 
     Raises
     ------
     InputError
         No such split, no image, or two images with the same id.
     """
-    try:
-        return _read(root, split)
-    except OSError as error:
-        raise unreadable(error.filename or root, error, "check its permissions") from None
-
-
-def _read(root: Path, split: str | None) -> RawDataset:
     base = root if split is None else root / split
     if not is_folder(base):
         raise InputError(root, f"has no split '{split}'", f"expected a folder {base}")
-    classes = _classes(base)
+    classes = _classes(base, known)
     if not classes:
         raise InputError(base, "has no subfolder with images", _advice(base))
     siblings = [] if split is None else _subfolders(root)
-    names = {name for place in (base, *siblings) for name in _classes(place)}
-    rows = [row for name in classes for row in _rows(base / name, name)]
+    names = {name for place in (base, *siblings) for name in _classes(place, known)}
+    files = FilesById(base)
+    rows = [RawItem(identifier, files.find(identifier), (name,))
+            for name in classes for identifier in files.ids(name, unique=True, deep=False)]
     return RawDataset(rows, check_class_names(sorted(names), root), False, "folder")
 
 
-def _rows(folder: Path, name: str) -> list[RawItem]:
-    images = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry))
-    rows = [RawItem(check_id(f"{name}/{Path(image).stem}", folder), folder / image, (name,)) for image in images]
-    for row, other in pairwise(rows):
-        if row.id == other.id:
-            raise InputError(
-                other.image, f"would have the same id as {row.image.name}: {row.id!r}",
-                "give the images different names, not only different endings")
-    return rows
-
-
-def _classes(folder: Path) -> list[str]:
-    return [path.name for path in _subfolders(folder) if any(_is_image(entry) for entry in os.scandir(path))]
+def _classes(folder: Path, known: Collection[str] = ()) -> list[str]:
+    return [path.name for path in _subfolders(folder) if holds_images(path)
+            and (path.name in known or meaning_of(path.name) is None)]
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        Path(folder, entry.name) for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _is_image(entry: os.DirEntry) -> bool:
-    # No hidden files: some systems put '._name.jpg' beside each file.
-    suffix = os.path.splitext(entry.name)[1].lower()
-    return suffix in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    return [folder / name for name in list_folder(folder)[1]]
 
 
 def _advice(folder: Path) -> str:

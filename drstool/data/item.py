@@ -15,9 +15,12 @@ __all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem"]
 
 
 class Rasterizable(Protocol):
-    """Ground truth that is rasterised on demand; its ``str()`` says where it comes from."""
+    """Ground truth that is rasterised on demand; its ``str()`` says where it comes from.
 
-    def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray: ...
+    Where it does not know the image's size, its class has the attribute ``needs_size``.
+    """
+
+    def rasterize(self, size: tuple[int, int] | None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,17 @@ class Dataset:
     source
         What the user typed, for messages.
     tags_source
-        Where the tags come from: ``annotations`` (VOC's XML), ``list`` (VOC's ``_cls.txt``),
-        ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
+        Where the tags come from: ``annotations`` (VOC's XML, an annotation tool's files), ``list``
+        (VOC's ``_cls.txt``), ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
+    notices
+        What was assumed in reading it; each a line for the user.
     """
 
     items: tuple[Item, ...]
     class_names: tuple[str, ...] | None
     source: str
     tags_source: str
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -129,6 +135,10 @@ class RawDataset:
         See :class:`Dataset`.
     reorder
         The masks name their classes, so that the same names may have another order.
+    notices
+        See :class:`Dataset`.
+    background_first
+        The list of class names began with the background.
     """
 
     rows: list[RawItem]
@@ -136,3 +146,14 @@ class RawDataset:
     stated: bool
     tags_source: str
     reorder: bool = False
+    notices: tuple[str, ...] = ()
+    background_first: bool = False
+
+    def told(self, where: object, what: str) -> RawDataset:
+        """The same with a notice of what was taken for what, for layouts that are recognised by guess."""
+        masks = sum(row.mask is not None for row in self.rows)
+        counts = [f"{len(self.rows)} image{'s' * (len(self.rows) != 1)}"]
+        if self.class_names is not None:
+            counts.append(f"{len(self.class_names)} class{'es' * (len(self.class_names) != 1)}")
+        counts += [f"{masks} with ground truth"] if masks else []
+        return replace(self, notices=(f"{where}: read as {what}: {', '.join(counts)}", *self.notices))

@@ -1,52 +1,66 @@
 """Manifests: a table of images as JSON lines, CSV or TSV.
 
-A row has ``id`` and ``image``, and optionally ``tags``, ``mask``, ``saliency`` and ``split``. In
-JSON lines the tags are a list; in CSV and TSV they are in one column, separated by ``;``. A JSON
-line ``{"class_names": [...]}`` without an image lists the classes in label order. Relative paths
-start at the manifest's folder; for a manifest on stdin, at the current one. A mask is a label
-PNG, or ``FILE.json#IMAGE_ID`` for an image of a COCO file.
+A row has ``image`` or ``id``, and optionally ``tags``, ``mask``, ``saliency`` and ``split``, under one of
+their usual names (:mod:`drstool.data.table`). In JSON lines the tags are a list; in CSV and TSV they are
+in one column, or there is a column of 0 and 1 for each class (:mod:`drstool.data.cells`). A JSON line
+``{"class_names": [...]}`` without an image lists the classes in label order. Relative paths start at the
+manifest's folder; for a manifest on stdin, at the current one; those of images at ``--images``, if given.
+A mask is a label PNG; ``FILE.json#IMAGE_ID`` for an image of a COCO file; a labelme ``FILE.json``;
+``FILE.png#labelmap.txt`` for one in colours; ``FILE.txt#data.yaml`` for YOLO's labels.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from drstool.data.coco import CocoMask, category_names
-from drstool.data.item import RawDataset, RawItem
-from drstool.data.tags import gather_names
-from drstool.data.text import read_stdin_text, read_text
+from drstool.annotations.coco import CocoMask, category_names
+from drstool.annotations.labelmap import LABELMAP, ColorMask
+from drstool.annotations.labelme import LabelmeMask
+from drstool.annotations.yolo import YoloMask
+from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, split_cells
+from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
+from drstool.data.item import Rasterizable, RawDataset, RawItem
+from drstool.data.table import find_columns, read_table
+from drstool.data.tags import gather_names, read_names
 from drstool.errors import InputError
-from drstool.files import is_file
+from drstool.files import is_file, status
 from drstool.identifiers import check_id
-from drstool.labels import check_class_names
+from drstool.labels import object_classes
+from drstool.text import read_stdin_text, read_text
 
 __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_tags"]
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
-_TAG_SEPARATOR = ";"
-_COLUMNS = ("id", "image", "tags", "mask", "saliency", "split")
 
 
-def read_manifest(path: Path, split: str | None) -> RawDataset:
+def read_manifest(path: Path, split: str | None, form: TagForm | None, images: Path | None = None) -> RawDataset:
     """The images of a manifest file, or of one split if it has a ``split`` column.
+
+    Parameters
+    ----------
+    path, split
+    form
+        How tags may be written; None: they are not read.
+    images
+        Folder of the images; by default the manifest's.
 
     Raises
     ------
     InputError
-        It cannot be read, lacks a column, lists an id twice or a missing image, or has no such
-        split.
+        It cannot be read, lacks a column, lists an id twice or a missing image, has no such split, or its tags
+        can be read in several ways.
     """
-    return _dataset(_read_table(path), split, path)
+    return _dataset(_read(path, form), split, path, images)
 
 
-def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
+def read_manifest_stdin(
+    stdin: TextIO | None, split: str | None, form: TagForm | None, images: Path | None = None,
+) -> RawDataset:
     """The images of a JSON-lines manifest on stdin; ``split`` is ignored if it has no splits.
 
     Raises
@@ -54,11 +68,11 @@ def read_manifest_stdin(stdin: TextIO | None, split: str | None) -> RawDataset:
     InputError
         As :func:`read_manifest`.
     """
-    table = _table(_json_rows(read_stdin_text(stdin), "stdin"), Path(), "stdin")
-    return _dataset(table, split if table.splits else None, "stdin")
+    manifest = _of_json(read_stdin_text(stdin), Path(), "stdin", form)
+    return _dataset(manifest, split if manifest.splits else None, "stdin", images)
 
 
-def read_manifest_tags(path: Path) -> dict[str, tuple[str | int, ...]]:
+def read_manifest_tags(path: Path, form: TagForm) -> ListedTags:
     """Tags by image id from a manifest; its images need not exist.
 
     Raises
@@ -66,75 +80,158 @@ def read_manifest_tags(path: Path) -> dict[str, tuple[str | int, ...]]:
     InputError
         It cannot be read, lacks a column, has no tags, or lists an id twice.
     """
-    items = _read_table(path, required=("id", "tags")).items
-    return {identifier: item.tags for identifier, item in items.items() if item.tags is not None}
+    manifest = _read(path, form)
+    if not manifest.has_tags:
+        raise InputError(
+            path, "has no column of tags (tags, labels, label, class, classes) and no columns of 0 and 1",
+            "the first line names the columns: id,tags")
+    tags = {identifier: item.tags for identifier, item in manifest.items.items()}
+    return ListedTags(tags, manifest.class_names, manifest.notices)
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Images and, where given, their splits, by id; the class names if a line lists them."""
+class _Manifest:
+    """Images and, where given, their splits, by id; the names of the classes, if columns or a line list them.
 
+    Attributes
+    ----------
+    base
+        Where relative paths start.
+    stated, background_first
+        A line lists the class names; it began with the background.
+    has_tags
+        There are tags, though perhaps unknown ones.
+    """
+
+    base: Path
     items: dict[str, RawItem]
     splits: dict[str, str]
     class_names: tuple[str, ...] | None
+    stated: bool
+    has_tags: bool
+    notices: tuple[str, ...] = ()
+    background_first: bool = False
 
 
-def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
+def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path | None) -> RawDataset:
     """The images of a split, checked to exist, with the names of their classes."""
-    if not table.items:
+    if not manifest.items:
         raise InputError(where, "lists no images", "give one image per line")
-    rows = list(table.items.values())
+    rows = list(manifest.items.values())
     if split is not None:
-        known = sorted(set(table.splits.values()))
+        known = sorted(set(manifest.splits.values()))
         if not known:
             raise InputError(where, "has no splits", f"add a column 'split', or omit --split {split}")
         if split not in known:
             raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
-        rows = [row for row in rows if table.splits.get(row.id) == split]
-    for row in rows:
-        if not is_file(row.image):
-            raise InputError(
-                row.where, f"image {row.id!r} is missing: {row.image}", "paths are relative to the manifest's folder")
-    names, stated = table.class_names, table.class_names is not None
+        rows = [row for row in rows if manifest.splits.get(row.id) == split]
+    rows = [_with_image(row, manifest.base, images) for row in rows]
+    names = manifest.class_names
     coco = next((row.mask for row in rows if isinstance(row.mask, CocoMask)), None)
     if names is None and coco is not None:
         names = category_names(coco.path)
     if names is None:
         # From all splits, so that the class numbers are the same in all of them.
-        names = gather_names((item.tags for item in table.items.values()), where)
+        names = gather_names((item.tags for item in manifest.items.values()), where)
     known_tags = any(row.tags is not None for row in rows)
-    return RawDataset(rows, names, stated, "manifest" if known_tags else "none")
+    return RawDataset(
+        rows, names, manifest.stated, "manifest" if known_tags else "none", notices=manifest.notices,
+        background_first=manifest.background_first)
 
 
-def _read_table(path: Path, required: tuple[str, ...] = ("id", "image")) -> _Table:
-    text, suffix = read_text(path), path.suffix.lower()
-    if suffix == ".jsonl":
-        return _table(_json_rows(text, path), path.parent, path, required)
-    return _table(_csv_rows(text, path, "\t" if suffix == ".tsv" else ",", required), path.parent, path, required)
+def _with_image(row: RawItem, base: Path, images: Path | None) -> RawItem:
+    """The row with the path of its image, which exists."""
+    if row.image == Path():
+        if images is None:
+            raise InputError(
+                row.where, "has no 'image'", f"give the path of image {row.id!r}, or the images' folder by --images")
+        return replace(row, image=find_image(images, row.id, row.where))
+    path = resolve(images or base, str(row.image))
+    if images is not None and status(path) is None:
+        # Lists from another machine have paths of that machine.
+        path = resolve(images, PurePosixPath(str(row.image).replace("\\", "/")).name)
+    if is_file(path):
+        return replace(row, image=path)
+    raise missing_image(
+        path, row.where, row.id, "paths are relative to the folder of the manifest, or to that of --images")
 
 
-def _table(
-    rows: Iterable[tuple[str, dict]], base: Path, where: object, required: tuple[str, ...] = ("id", "image"),
-) -> _Table:
-    """The table of rows, each of which comes with its place in the file."""
-    items, splits, class_names = {}, {}, None
-    for place, fields in rows:
-        if "class_names" in fields and "image" not in fields:
-            class_names = _stated_names(fields["class_names"], place)
+def _read(path: Path, form: TagForm | None) -> _Manifest:
+    text = read_text(path)
+    read = _of_json if path.suffix.lower() == ".jsonl" else _of_table
+    return read(text, path.parent, path, form)
+
+
+def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:
+    """The manifest that a table is."""
+    table = read_table(text, where)
+    columns = find_columns(table.names, where)
+    if not {"id", "image"} & set(columns):
+        raise InputError(
+            where, "has no column id and no column image (or file, filename, file_name, path)",
+            "the first line names the columns: id,image,tags")
+    cells = {role: table.column(name) for role, name in columns.items()}
+    places = [place for place, _ in table.rows]
+    names: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    tags: list[RawTags] = [None] * len(places)
+    if form is not None and "tags" in cells:
+        words, notices = split_cells(cells["tags"], where, form)
+        tags = read_numbers(words, where, form)
+    elif form is not None:
+        others = {name: table.column(name) for name in table.names if name and name not in columns.values()}
+        names, tags, notices = read_columns(others, places, where, form)
+    rows = [
+        (place, {role: column[at] for role, column in cells.items() if role != "tags" and column[at]})
+        for at, place in enumerate(places)]
+    return _Manifest(
+        base, *_items(rows, tags, base), class_names=names or None, stated=False, notices=notices,
+        has_tags="tags" in cells or bool(names))
+
+
+def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:
+    """The manifest that JSON lines are."""
+    rows, class_names, notices = [], None, ()
+    for place, found in _json_rows(text, where):
+        columns = find_columns(found, place)
+        fields = {role: found[name] for role, name in columns.items() if found[name] is not None}
+        if "class_names" in found and "image" not in fields:
+            class_names, notices = _stated_names(found["class_names"], place)
             continue
-        for name in required:
-            if fields.get(name) is None:
-                raise InputError(place, f"has no '{name}'", f"a row needs {' and '.join(required)}")
+        rows.append((place, fields))
+    known = {"class_names": class_names, "stated": class_names is not None, "background_first": bool(notices)}
+    if form is None:
+        return _Manifest(base, *_items(rows, [None] * len(rows), base), has_tags=False, notices=notices, **known)
+    form = form if class_names is None else replace(form, class_names=class_names)
+    written = [_tags(fields.pop("tags", None), place) for place, fields in rows]
+    split, noticed = split_cells([each if isinstance(each, str) else None for each in written], where, form)
+    words = [cell if isinstance(each, str) else each for each, cell in zip(written, split, strict=True)]
+    return _Manifest(
+        base, *_items(rows, _numbered(words, where, form), base), notices=notices + noticed,
+        has_tags=any(each is not None for each in written), **known)
+
+
+def _items(
+    rows: Sequence[tuple[str, dict]], tags: Sequence[RawTags], base: Path,
+) -> tuple[dict[str, RawItem], dict[str, str]]:
+    """Images and splits by id, of rows that each come with their place in the file."""
+    items: dict[str, RawItem] = {}
+    splits: dict[str, str] = {}
+    for (place, fields), known in zip(rows, tags, strict=True):
         image, mask, saliency, split = (_text(fields, name, place) for name in ("image", "mask", "saliency", "split"))
-        identifier = check_id(fields["id"], place)
+        if image is None and "id" not in fields:
+            raise InputError(place, "has no 'image' and no 'id'", "a row names its image")
+        identifier = check_id(fields["id"] if "id" in fields else id_of_path(image), place)
         if identifier in items:
-            raise InputError(where, f"lists id {identifier!r} twice", "list each image once")
+            raise InputError(
+                place, f"lists id {identifier!r} twice, first in line {items[identifier].where.rpartition(' ')[2]}",
+                "list each image once, with all its tags")
         items[identifier] = RawItem(
-            identifier, base / (image or ""), _tags(fields, place), _mask(mask, base),
-            None if saliency is None else base / saliency, place)
+            identifier, Path(image or ""), known, _mask(mask, base),
+            None if saliency is None else resolve(base, saliency), place)
         if split is not None:
             splits[identifier] = split
-    return _Table(items, splits, class_names)
+    return items, splits
 
 
 def _json_rows(text: str, where: object) -> Iterator[tuple[str, dict]]:
@@ -151,44 +248,25 @@ def _json_rows(text: str, where: object) -> Iterator[tuple[str, dict]]:
         yield place, fields
 
 
-def _csv_rows(text: str, where: object, delimiter: str, required: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = [(name or "").strip() for name in reader.fieldnames or ()]
-        missing = [name for name in required if name not in header]
-        if missing:
-            raise InputError(
-                where, f"has no column {' and no column '.join(missing)}",
-                "the first line names the columns: id,image,tags")
-        reader.fieldnames = header
-        for row in reader:
-            place = f"{where} line {reader.line_num}"
-            if None in row:
-                raise InputError(
-                    place, "has more columns than the first line",
-                    f"quote a field that contains the separator; tags are separated by '{_TAG_SEPARATOR}'")
-            fields: dict = {name: row[name] for name in _COLUMNS if row.get(name)}
-            if row.get("tags") is not None:
-                fields["tags"] = [tag for part in row["tags"].split(_TAG_SEPARATOR) if (tag := part.strip())]
-            yield place, fields
-    except csv.Error as error:
-        raise InputError(
-            f"{where} line {reader.line_num}", f"is not a valid row: {error}", "check the quotes") from None
-
-
-def _mask(text: str | None, base: Path) -> Path | CocoMask | None:
+def _mask(text: str | None, base: Path) -> Path | Rasterizable | None:
+    """Ground truth of an image: a PNG, or what is drawn from an annotation tool's file."""
     if text is None:
         return None
-    file, mark, image_id = text.rpartition("#")
-    if mark and file.lower().endswith(".json"):
-        return CocoMask(base / file, image_id)
-    return base / text
+    file, mark, more = text.rpartition("#")
+    suffix = Path(file or text).suffix.lower()
+    if suffix == ".json":
+        return CocoMask(base / file, more) if mark else LabelmeMask(resolve(base, text))
+    if mark and suffix == ".png" and more.endswith(LABELMAP):
+        return ColorMask(base / file, base / more)
+    if mark and suffix == ".txt":
+        return YoloMask(base / file, tuple(read_names(base / more)), base / more)
+    return resolve(base, text)
 
 
-def _stated_names(names: object, where: str) -> tuple[str, ...]:
+def _stated_names(names: object, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not isinstance(names, list):
         raise InputError(where, "'class_names' is not a list", 'write ["cat", "dog"]')
-    return check_class_names(names, where)
+    return object_classes(names, where)
 
 
 def _text(fields: dict, name: str, where: str) -> str | None:
@@ -206,10 +284,18 @@ def _may_be_path(text: str) -> bool:
         return False
 
 
-def _tags(fields: dict, where: str) -> tuple[str | int, ...] | None:
-    tags = fields.get("tags")
-    if tags is None:
-        return None
+def _tags(tags: object, where: str) -> tuple[str | int, ...] | str | None:
+    """The tags of a JSON line; a text is to be split as the cells of a table are."""
+    if tags is None or isinstance(tags, str):
+        return tags
+    tags = [tags] if type(tags) is int else tags
     if not isinstance(tags, list) or not all(type(tag) in (str, int) for tag in tags):
         raise InputError(where, f"'tags' is not a list of class names: {tags!r:.60}", 'write ["cat", "dog"]')
     return tuple(tags)
+
+
+def _numbered(words: Sequence[Sequence[str | int] | None], where: object, form: TagForm) -> list[RawTags]:
+    """The tags of JSON lines; lists of numbers alone may be 0 or 1 for each class."""
+    if not all(isinstance(tag, int) for tags in words for tag in tags or ()):
+        return [None if tags is None else tuple(tags) for tags in words]
+    return read_numbers([None if tags is None else list(map(str, tags)) for tags in words], where, form)

@@ -1,92 +1,109 @@
-"""Image-level tags and class names: reading lists of them, and checking one against the other."""
+"""Class names, and image-level tags checked against them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from drstool.annotations.labelmap import is_labelmap, read_labelmap
+from drstool.annotations.simple_yaml import read_simple_yaml
+from drstool.annotations.yolo import yolo_names
+from drstool.data.cells import number_or_name, some
 from drstool.data.item import RawDataset, RawItem
-from drstool.data.text import read_lines
 from drstool.errors import InputError
-from drstool.labels import check_class_names
+from drstool.labels import check_class_names, object_classes, plain_name
+from drstool.text import read_lines
 
-__all__ = ["gather_names", "read_class_names", "read_tag_list", "resolve_names", "resolve_tags", "split_id"]
+__all__ = ["about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names", "resolve_tags"]
 
-# The longest path on common systems; a line may be longer in a file that is not a list.
-_LONGEST_ID = 4096
 _MAX_CLASS_LIST_BYTES = 1 << 20
+_PIXEL_VALUES = re.compile(r"\s*pixel value\s*,\s*class\s*", re.IGNORECASE)
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Object class names from a text file with one name per line, in label order.
+def read_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Object class names of a list of classes, in label order, and notices.
 
     Raises
     ------
     InputError
-        It cannot be read, or the names are invalid (:func:`drstool.labels.check_class_names`).
+        It cannot be read, or the names are invalid (:func:`drstool.labels.object_classes`).
     """
-    return check_class_names(read_lines(path, _MAX_CLASS_LIST_BYTES), path)
+    return object_classes(read_names(path), path)
 
 
-def split_id(line: str, ids: Collection[str]) -> tuple[str, str]:
-    """The image id at the start of a line, and the rest of the line.
-
-    The id ends at a tab. In a line without one it is the longest beginning, up to a space, that is
-    among ``ids``; if there is none, the first column.
-
-    Examples
-    --------
-    >>> split_id("my photo 3 14", {"my photo"})
-    ('my photo', '3 14')
-    >>> split_id("2007_000032 0 14", set())
-    ('2007_000032', '0 14')
-    """
-    if "\t" in line:
-        identifier, _, rest = line.partition("\t")
-        return identifier.strip(), rest.strip()
-    end = len(line) if len(line) <= _LONGEST_ID else line.rfind(" ", 0, _LONGEST_ID)
-    while end > 0:
-        if line[:end] in ids:
-            return line[:end], line[end:].strip()
-        end = line.rfind(" ", 0, end)
-    identifier, *rest = line.split(maxsplit=1)
-    return identifier, rest[0] if rest else ""
-
-
-def read_tag_list(path: str | Path, ids: Collection[str]) -> dict[str, tuple[str | int, ...]]:
-    """Tags by image id from lines ``id class class …`` (VOC's ``_cls.txt`` form).
+def read_names(path: str | Path) -> list[str]:
+    """Names in label order, background included where it is listed.
 
     Parameters
     ----------
     path
-        Text file. Classes are names, or numbers counted from 0.
-    ids
-        Ids of the dataset, by which the end of an id with spaces is found.
+        A text file with one name per line; CVAT's ``labelmap.txt``; YOLO's ``data.yaml``; Roboflow's
+        ``_classes.csv`` of pixel values and names.
 
     Raises
     ------
     InputError
-        It cannot be read, is empty, or lists an id twice.
+        It cannot be read, or is damaged.
     """
-    tags: dict[str, tuple[str | int, ...]] = {}
-    for line in read_lines(path):
-        identifier, rest = split_id(line, ids)
-        if identifier in tags:
-            raise InputError(path, f"lists id {identifier!r} twice", "list each image once")
-        tags[identifier] = tuple(_number_or_name(column) for column in rest.split())
-    if not tags:
-        raise InputError(path, "is empty", "each line is an id and its classes: 2007_000032 0 14")
-    return tags
-
-
-def _number_or_name(text: str) -> str | int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
+    path = Path(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return list(yolo_names(read_simple_yaml(path), path))
+    lines = read_lines(path, _MAX_CLASS_LIST_BYTES)
+    if is_labelmap(lines):
+        return list(read_labelmap(path).values())
+    if lines and _PIXEL_VALUES.fullmatch(lines[0]):
+        pairs = [line.partition(",") for line in lines[1:]]
+        if [value.strip() for value, _, _ in pairs] != list(map(str, range(len(pairs)))):
+            raise InputError(path, "does not count the pixel values from 0", "a line is VALUE, NAME")
+        return [name.strip() for _, _, name in pairs]
+    return lines
 
 
 def gather_names(tags: Iterable[Iterable[str | int] | None], where: object) -> tuple[str, ...] | None:
-    """The class names that occur among the tags, sorted; None if no tag is a name."""
-    names = {tag for known in tags if known for tag in known if isinstance(tag, str)}
-    return check_class_names(sorted(names), where) if names else None
+    """The class names that occur among the tags, sorted; None if no tag is a name.
+
+    Raises
+    ------
+    InputError
+        One is not valid, or two differ only in case, spaces or marks.
+    """
+    names = sorted({tag for known in tags if known for tag in known if isinstance(tag, str)})
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(plain_name(name) or name, name)) != name:
+            raise InputError(
+                where, f"has the tags '{other}' and '{name}'",
+                "write one of them everywhere; if they are two classes, list all with --classes FILE")
+    return check_class_names(names, where) if names else None
+
+
+def about_numbers(rows: Iterable[RawItem], names: Sequence[str] | None, background_first: bool) -> tuple[str, ...]:
+    """Notices about tags that are class numbers.
+
+    Parameters
+    ----------
+    rows
+    names
+        The object classes.
+    background_first
+        Their list began with the background, so that they may have been counted with it or without.
+
+    Raises
+    ------
+    InputError
+        They may have been.
+    """
+    numbers: set[int] = set()
+    for row in rows:
+        numbers |= (known := {tag for tag in row.tags or () if isinstance(tag, int)})
+        if known and background_first:
+            raise InputError(
+                row.where, f"image {row.id!r} has class numbers, but the class list begins with the background",
+                "use class names as tags, or leave the background out of the list and count the classes from 0")
+    if names is None or 0 in numbers or len(names) - 1 not in numbers or len(names) < 2:
+        return ()
+    return (f"no image has the class number 0, '{names[0]}': class numbers are counted from 0, without the background",)
 
 
 def resolve_names(
@@ -130,11 +147,7 @@ def resolve_names(
 def _difference(names: Sequence[str], given: Sequence[str]) -> str:
     extra = [name for name in names if name not in given]
     missing = [name for name in given if name not in names]
-    return ", ".join(what + _some(some) for what, some in (("it also has ", extra), ("it lacks ", missing)) if some)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
+    return ", ".join(what + some(names) for what, names in (("it also has ", extra), ("it lacks ", missing)) if names)
 
 
 def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str, ...] | None:
@@ -168,10 +181,11 @@ def _channel(tag: str | int, channels: Mapping[str, int], identifier: str, where
     # Names first: a class may be called '7'.
     if str(tag) in channels:
         return channels[str(tag)]
-    tag = _number_or_name(str(tag))
+    tag = number_or_name(str(tag))
     if isinstance(tag, int) and tag < len(channels):
         return tag
-    right = f"the classes are {_some(list(channels))}"
+    alike = [name for name in channels if plain_name(name) == plain_name(str(tag))]
+    right = f"did you mean '{alike[0]}'?" if alike else f"the classes are {some(list(channels))}"
     if isinstance(tag, int):
-        right = f"class numbers are 0 to {len(channels) - 1}"
+        right = f"class numbers are 0 to {len(channels) - 1}, counted from 0 without the background"
     raise InputError(where, f"image {identifier!r} has the tag {tag!r}, which is not a class", right)

@@ -21,7 +21,10 @@ from drstool.data.item import Dataset, Item
 from drstool.errors import InputError
 from drstool.formats.label_png import read_label_png
 from drstool.formats.map_file import MapFileReader
-from drstool.labels import as_label_type, channel_of, check_label_values, ignore_label, label_type
+from drstool.labels import (
+    BACKGROUND, as_label_type, channel_of, check_label_values, ignore_label, label_of, label_type,
+)
+from drstool.parallel import map_items
 from drstool.pixels import shown_size
 from drstool.recipe import NORMALIZE_MEAN, ClassifierRecipe, Jitter, RefinerRecipe, SegmenterRecipe
 
@@ -29,6 +32,9 @@ __all__ = [
     "ClassifierSamples", "RefinerSamples", "SegmenterSamples", "image_tensor", "strongest_only",
     "tag_vector", "warp",
 ]
+
+# Threads that look which classes the label images show, before a training.
+_LABEL_READERS = 4
 
 
 def image_tensor(image: Image.Image) -> Tensor:
@@ -47,6 +53,14 @@ def tag_vector(item: Item, class_names: Sequence[str]) -> Tensor:
     for tag in item.tags or ():
         vector[class_names.index(tag)] = 1.0
     return vector
+
+
+def _membership(channels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """(M, C) bool from the channels that each image has."""
+    present = np.zeros((len(channels), classes), bool)
+    for row, found in zip(present, channels, strict=True):
+        row[list(found)] = True
+    return present
 
 
 def strongest_only(maps: np.ndarray) -> np.ndarray:
@@ -170,6 +184,12 @@ class RefinerSamples(_Samples):
             self._reader = (os.getpid(), MapFileReader(self._maps_path))
         return self._reader[1]
 
+    def present(self) -> np.ndarray:
+        """Which of the C classes each of the M images has a map of, (M, C) bool."""
+        with MapFileReader(self._maps_path) as reader:
+            found = [[channel_of(label) for label in reader.labels(item.id)] for item in self._items]
+        return _membership(found, self._classes)
+
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
         side = recipe.image_size
@@ -229,6 +249,19 @@ class SegmenterSamples(_Samples):
         for item in dataset.items:
             if item.id not in labels:
                 raise InputError("--labels", f"there is no label image for {item.id!r}", "use labels of the same split")
+
+    def present(self) -> np.ndarray:
+        """Which of the C classes each of the M label images shows, (M, C) bool; none where it is damaged."""
+        return _membership(list(map_items(self._channels, self._items, _LABEL_READERS)), len(self._class_names))
+
+    def _channels(self, item: Item) -> list[int]:
+        try:
+            labels = as_label_type(read_label_png(self._labels[item.id]), len(self._class_names))
+        except InputError:
+            # Named when it is learned from.
+            return []
+        found = np.flatnonzero(np.bincount(labels.ravel())).tolist()
+        return [channel_of(label) for label in found if BACKGROUND < label <= label_of(len(self._class_names) - 1)]
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)

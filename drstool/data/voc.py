@@ -10,39 +10,40 @@ Everingham et al., The PASCAL Visual Object Classes Challenge 2012, development 
 
 from __future__ import annotations
 
-import os
 import re
-import unicodedata
+from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
+from drstool.annotations.voc_xml import object_names
+from drstool.data.cells import RawTags, TagForm
+from drstool.data.files_by_id import FilesById, is_hidden
 from drstool.data.item import RawDataset, RawItem
-from drstool.data.tags import gather_names, read_class_names, read_tag_list, split_id
-from drstool.data.text import read_lines
+from drstool.data.lists import id_of, read_tag_list, split_id
+from drstool.data.tags import gather_names, read_class_names
 from drstool.errors import InputError, UsageError
-from drstool.files import is_file, is_folder, names_in, read_bytes, unreadable, walk
+from drstool.files import is_file, is_folder, names_in, unreadable
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
+from drstool.text import read_lines
 
 __all__ = ["is_voc", "read_voc"]
 
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "ImageSets/Main")
-_MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass", "SegmentationClassPNG")
+# The second is labelme2voc's.
+_CLASS_LISTS = ("classes.txt", "class_names.txt")
 _TAG_LIST_SUFFIX = "_cls"
 _CLASS_LIST_NAME = re.compile(r"(.+)_(?:trainval|train|val)\.txt")
-# Room for thousands of objects; a tree takes many times the memory of its text.
-_MAX_XML_BYTES = 4 << 20
-# DeepLab's lists name files instead of ids.
-_IMAGE_PATH = re.compile(r"/?JPEGImages/(\S+)\.(?:jpg|jpeg|png)\b.*", re.IGNORECASE)
 
 
 def is_voc(root: Path) -> bool:
     """Whether a folder has the layout of PASCAL VOC."""
-    return is_folder(root / "ImageSets") or is_folder(root / "JPEGImages")
+    # CVAT leaves the images out where they are not asked for.
+    return any(is_folder(root / name) for name in ("ImageSets", "JPEGImages")) or (
+        is_folder(root / "SegmentationClass") and is_file(root / "labelmap.txt"))
 
 
-def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDataset:
+def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None = None) -> RawDataset:
     """The images of one split of a VOC folder.
 
     Tags come from ``NAME_cls.txt`` beside the split's list, else from the XML annotations, never
@@ -53,10 +54,12 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     root
         The folder.
     split
-        Name of a list below ``ImageSets``, or a text file of ids. None: the only list of
+        Name of a list below ``ImageSets``, or a text file of ids or paths. None: the only list of
         ``ImageSets/Segmentation``; all images where there is no list at all.
-    need_names
-        Gather the class names from the annotations where nothing lists them.
+    form
+        How a list of tags may be written. Where it lists class names, none are gathered from the annotations.
+    images
+        Folder of the images, where it is not ``JPEGImages``.
 
     Raises
     ------
@@ -65,112 +68,34 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     InputError
         A list or image is missing, an id is listed twice, a list is empty, an annotation is damaged.
     """
-    images = _Files(root / "JPEGImages", _IMAGE_SUFFIXES)
+    pictures = FilesById(images or root / "JPEGImages")
+    if not is_folder(pictures.folder):
+        raise InputError(root, f"has no images: no folder {pictures.folder}", "name their folder with --images")
     ids_file = _find_list(root, split)
-    ids = images.stems() if ids_file is None else _read_ids(ids_file, images)
-    where = str(ids_file or images.folder)
+    ids = pictures.ids() if ids_file is None else _read_ids(ids_file, pictures)
+    where = str(ids_file or pictures.folder)
     if not ids:
         raise InputError(where, "lists no images", "give one id per line")
     annotations = _Annotations(root / "Annotations")
-    class_names, stated = _class_names(root, annotations if need_names else None)
-    tag_list = _tag_list(ids_file)
+    class_names, stated, notices = _class_names(root, annotations if form.class_names is None else None)
+    background_first, tag_list = bool(notices), _tag_list(ids_file)
     if tag_list is not None:
-        listed = read_tag_list(tag_list, frozenset(ids))
+        read = read_tag_list(tag_list, frozenset(ids), replace(form, class_names=form.class_names or class_names))
+        class_names, notices = class_names or read.class_names, notices + read.notices
         if class_names is not None and not stated:
-            _check_numbering(listed, annotations, class_names, tag_list)
-        tags, tags_source = [listed.get(i) for i in ids], "list"
+            _check_numbering(read.tags, annotations, class_names, tag_list)
+        tags, tags_source = [read.tags.get(i) for i in ids], "list"
     else:
         tags = [annotations.tags(i) for i in ids]
         tags_source = "none" if all(known is None for known in tags) else "annotations"
     where_tags = str(tag_list or annotations.folder)
-    masks = [_Files(root / name, (".png",)) for name in _MASK_FOLDERS]
-    saliency = _Files(root / "saliency_map", (".png",))
+    masks = [FilesById(root / name, (".png",)) for name in _MASK_FOLDERS]
+    saliency = FilesById(root / "saliency_map", (".png",))
     rows = []
     for i, known in zip(ids, tags, strict=True):
         mask = next((path for files in masks if (path := files.find(i))), None)
-        rows.append(RawItem(i, images.must_find(i, where), known, mask, saliency.find(i), where_tags))
-    return RawDataset(rows, class_names, stated, tags_source)
-
-
-def object_names(path: str | Path) -> tuple[str, ...]:
-    """Class names of the objects of one XML annotation, in the file's order.
-
-    Raises
-    ------
-    InputError
-        It cannot be read, is not well-formed XML, or declares a document type, which annotations
-        do not need and through which XML can attack its reader.
-    """
-    content = read_bytes(path, most=_MAX_XML_BYTES, pipes=True)
-    try:
-        parser = ElementTree.XMLParser(target=_PlainTree())
-        objects = ElementTree.fromstring(content, parser).iterfind("object")
-        return tuple((entry.findtext("name") or "").strip() for entry in objects)
-    except _DocumentTypeError:
-        raise InputError(path, "declares a document type", "expected plain XML") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(
-            path, f"is not an XML annotation: {error}", "the file may be damaged or truncated") from None
-
-
-class _DocumentTypeError(Exception):
-    pass
-
-
-class _PlainTree(ElementTree.TreeBuilder):
-    """Refuses a document that declares a type, in any encoding."""
-
-    def doctype(self, *_: object) -> None:
-        raise _DocumentTypeError
-
-
-class _Files:
-    """Files of one folder by id; each folder is listed once instead of asking for every file."""
-
-    def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
-        self.folder = folder
-        self._suffixes = suffixes
-        self._listings: dict[str, dict[str, str]] = {}
-
-    def find(self, identifier: str) -> Path | None:
-        """The id's file, with the first of the suffixes that exists."""
-        below, _, stem = identifier.rpartition("/")
-        name = self._listing(below).get(unicodedata.normalize("NFC", stem))
-        return None if name is None else Path(self.folder, below, name)
-
-    def __contains__(self, identifier: str) -> bool:
-        return self.find(identifier) is not None
-
-    def must_find(self, identifier: str, where: str) -> Path:
-        """As :meth:`find`; an image without a file is an error."""
-        path = self.find(identifier)
-        if path is None:
-            raise InputError(
-                where, f"names {identifier!r}, which has no image",
-                f"expected {self.folder / identifier}{self._suffixes[0]}")
-        return path
-
-    def stems(self) -> list[str]:
-        """Ids of all files, also in subfolders, sorted."""
-        ids = set()
-        for folder, _, _ in walk(self.folder):
-            below = Path(folder).relative_to(self.folder).as_posix()
-            prefix = "" if below == "." else below + "/"
-            ids.update(prefix + stem for stem in self._listing(prefix.rstrip("/")))
-        return [check_id(identifier, self.folder) for identifier in sorted(ids)]
-
-    def _listing(self, below: str) -> dict[str, str]:
-        """File names by stem of one subfolder."""
-        if below in self._listings:
-            return self._listings[below]
-        names = [os.path.splitext(name) for name in names_in(self.folder / below)]
-        found = self._listings[below] = {}
-        for wanted in self._suffixes:
-            for stem, suffix in names:
-                if suffix.lower() == wanted:
-                    # Some file systems store accents apart from their letters; a list may not.
-                    found.setdefault(unicodedata.normalize("NFC", stem), stem + suffix)
-        return found
+        rows.append(RawItem(i, pictures.must_find(i, where), known, mask, saliency.find(i), where_tags))
+    return RawDataset(rows, class_names, stated, tags_source, notices=notices, background_first=background_first)
 
 
 class _Annotations:
@@ -178,7 +103,7 @@ class _Annotations:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = _Files(folder, (".xml",))
+        self._files = FilesById(folder, (".xml",))
         self._known: dict[str, tuple[str, ...] | None] = {}
 
     def tags(self, identifier: str) -> tuple[str, ...] | None:
@@ -190,7 +115,7 @@ class _Annotations:
 
     def all_tags(self) -> list[tuple[str, ...] | None]:
         """Those of every annotation in the folder and its subfolders."""
-        return [self.tags(identifier) for identifier in self._files.stems()]
+        return [self.tags(identifier) for identifier in self._files.ids()]
 
 
 def _find_list(root: Path, split: str | None) -> Path | None:
@@ -222,10 +147,10 @@ def _list_names(root: Path, most: int = 8) -> list[str]:
 
 
 def _lists_in(folder: Path) -> list[Path]:
-    return [folder / name for name in names_in(folder) if name.endswith(".txt")]
+    return [folder / name for name in names_in(folder) if name.endswith(".txt") and not is_hidden(name)]
 
 
-def _read_ids(path: Path, images: _Files) -> list[str]:
+def _read_ids(path: Path, images: FilesById) -> list[str]:
     ids: dict[str, None] = {}
     for line in read_lines(path):
         identifier = _id_of(line, images)
@@ -235,11 +160,9 @@ def _read_ids(path: Path, images: _Files) -> list[str]:
     return list(ids)
 
 
-def _id_of(line: str, images: _Files) -> str:
+def _id_of(line: str, images: FilesById) -> str:
     """The id at the start of a line: its first column, or more where an image has that name."""
-    if match := _IMAGE_PATH.fullmatch(line):
-        return match[1]
-    return split_id(line, images)[0] if len(line.split(maxsplit=1)) > 1 else line
+    return split_id(line, images)[0] if len(line.split(maxsplit=1)) > 1 else id_of(line, images)
 
 
 def _tag_list(ids_file: Path | None) -> Path | None:
@@ -252,22 +175,26 @@ def _tag_list(ids_file: Path | None) -> Path | None:
     return path if is_file(path) else None
 
 
-def _class_names(root: Path, annotations: _Annotations | None) -> tuple[tuple[str, ...] | None, bool]:
-    """Class names in label order, and whether the dataset itself lists them."""
-    if is_file(root / "classes.txt"):
-        return read_class_names(root / "classes.txt"), True
+def _class_names(
+    root: Path, annotations: _Annotations | None,
+) -> tuple[tuple[str, ...] | None, bool, tuple[str, ...]]:
+    """Class names in label order, whether the dataset itself lists them, and notices."""
+    for path in (root / name for name in _CLASS_LISTS):
+        if is_file(path):
+            names, notices = read_class_names(path)
+            return names, True, notices
     # VOC numbers its classes in alphabetical order.
     listed = {m[1] for path in _lists_in(root / "ImageSets" / "Main")
               if (m := _CLASS_LIST_NAME.fullmatch(path.name)) and _is_class_list(path)}
     if listed:
-        return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True
+        return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True, ()
     if annotations is None:
-        return None, False
-    return gather_names(annotations.all_tags(), annotations.folder), False
+        return None, False, ()
+    return gather_names(annotations.all_tags(), annotations.folder), False, ()
 
 
 def _check_numbering(
-    listed: dict[str, tuple[str | int, ...]], annotations: _Annotations,
+    listed: dict[str, RawTags], annotations: _Annotations,
     class_names: tuple[str, ...], where: Path,
 ) -> None:
     """Check that class numbers mean the same as the annotations of the same images.

@@ -278,6 +278,21 @@ class MapFileReader:
         check_map_record(record, len(self.header.class_names), self.where)
         return record
 
+    def labels(self, identifier: str) -> tuple[int, ...]:
+        """The label values of the maps of one image that is in the file; its maps are not read.
+
+        Raises
+        ------
+        InputError
+            They are damaged.
+        """
+        where = f"{self.where}: {identifier}"
+        with self._lock, damaged(where, "its maps are damaged", "recreate them"):
+            labels = _labels(self._file, _node(self._file, self._maps, identifier, where))
+        if any(not 1 <= label <= len(self.header.class_names) for label in labels):
+            raise InputError(where, f"has the labels {list(labels)[:8]}", "recreate it")
+        return labels
+
     def lazy(self, identifier: str) -> LazyRecord:
         """As :meth:`read`, left for later."""
         return LazyRecord(identifier, partial(self.read, identifier), is_maps=True)
@@ -479,15 +494,24 @@ def _read_ids(file: UntrustedFile, maps: h5py.h5g.GroupID, header: Header, where
     return tuple(ids)
 
 
-def _read_map(file: UntrustedFile, maps: h5py.h5g.GroupID, identifier: str, where: str) -> MapRecord:
+def _node(file: UntrustedFile, maps: h5py.h5g.GroupID, identifier: str, where: str) -> h5py.h5d.DatasetID:
     node = maps
     for part in identifier.split("/"):
         node = file.member(node, part, where)
+    return node
+
+
+def _labels(file: UntrustedFile, node: h5py.h5d.DatasetID) -> tuple[int, ...]:
+    return tuple(file.attribute(node, "labels", int, most=MAX_OBJECT_CLASSES))
+
+
+def _read_map(file: UntrustedFile, maps: h5py.h5g.GroupID, identifier: str, where: str) -> MapRecord:
+    node = _node(file, maps, identifier, where)
     check_shape(node.shape, node.dtype.newbyteorder("="), where)
     return MapRecord(
         identifier,
         file.array(node, where),
-        tuple(file.attribute(node, "labels", int, most=MAX_OBJECT_CLASSES)),
+        _labels(file, node),
         tuple(file.attribute(node, "image_size", int, most=2)),  # type: ignore[arg-type]
         file.attribute(node, "image", str) or "",
     )

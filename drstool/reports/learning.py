@@ -9,10 +9,11 @@ import numpy as np
 
 from drstool.metrics import above_chance
 from drstool.recipe import FEW_IMAGES, ClassifierRecipe, Optimization
+from drstool.reports.classes import class_counts, warnings_of_absent
 from drstool.reports.text import counted
 from drstool.training.schedule import Plan, stretched
 
-__all__ = ["about_length", "about_tags", "classifier_verdict", "regression_verdict"]
+__all__ = ["about_data", "about_length", "about_tags", "classifier_verdict", "regression_verdict"]
 
 # A loss from here on, relative to that of the best prediction that is the same for all images, shows nothing about
 # the images, as its mean over an epoch varies by a few per cent; below the second figure most of what there was to
@@ -25,6 +26,26 @@ _NOTHING_LOSS, _LEARNED_LOSS = 0.95, 0.6
 _CHANCE, _LEARNED_RANK = 0.1, 0.5
 # How many classes a message names.
 _SHOWN_CLASSES = 10
+
+
+def about_data(
+    plan: Plan, recipe: Optimization, present: np.ndarray, class_names: Sequence[str], where: str = "",
+) -> list[str]:
+    """How many images there are, how long a training is, and how many images each class has; warnings.
+
+    Parameters
+    ----------
+    plan, recipe
+    present : (M, C) bool
+        Which of the C classes each image has.
+    class_names
+    where
+        What to say of a class that no image has; empty: nothing.
+    """
+    counts = dict(zip(class_names, present.sum(axis=0).tolist(), strict=True))
+    negatives = int((~present.any(axis=1)).sum())
+    line = f"{about_length(plan, recipe, len(class_names))}: {class_counts(counts, negatives)}"
+    return [line, *(warnings_of_absent(counts, where) if where else [])]
 
 
 def about_length(plan: Plan, recipe: Optimization, classes: int) -> str:

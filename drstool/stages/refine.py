@@ -78,7 +78,7 @@ def refine(
         "refiner", refiner.architecture, refiner.class_names, refiner.weights, "refiner"))
     settings = settings.for_network(refiner.recipe, refiner.architecture, model.output_stride)
     output_size(map_size, settings.image_size, (1, 1))
-    load = partial(load_square, side=settings.image_size, class_names=refiner.class_names, empty=True)
+    load = partial(load_square, side=settings.image_size, class_names=refiner.class_names)
     loaded = track(map_items(load, items, execution.workers, on_error, gaps=True), "refine", total)
 
     def compute(batch: list[Loaded], images: Tensor) -> tuple[list[list[int]], list[Tensor]]:

@@ -18,7 +18,7 @@ from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.network import MapNetwork
 from drstool.recipe import RefinerRecipe
-from drstool.reports.learning import about_length, regression_verdict
+from drstool.reports.learning import about_data, regression_verdict
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import SumMeter
 from drstool.training.optimizer import build_optimizer
@@ -74,15 +74,16 @@ def refine_train(
         nn.init.zeros_(model.output.weight)
 
     plan = Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed).at_least(recipe.min_steps)
-    if plan.total_steps:
-        config.observer.notice(about_length(plan, recipe, len(class_names)))
+    samples = RefinerSamples(dataset, maps, recipe, config.seed)
+    if plan.total_steps and config.team.is_first:
+        config.observer.notice(*about_data(plan, recipe, samples.present(), class_names, "no map"))
 
     def snapshot() -> Checkpoint:
         return Checkpoint("refiner", class_names, architecture, recorded(recipe, plan), model.state_dict())
 
     loss = _MapLoss(_loss_of_means)
     report = fit(
-        model, loss, RefinerSamples(dataset, maps, recipe, config.seed),
+        model, loss, samples,
         build_optimizer(parameter_groups(model, pretrained, recipe), recipe),
         learning_rate_schedule(recipe, plan), plan, config, snapshot=snapshot, clip_norm=recipe.clip_norm,
         meter=loss)

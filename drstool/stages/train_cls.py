@@ -23,7 +23,7 @@ from drstool.models.drs import set_strength
 from drstool.models.network import MapNetwork, image_scores
 from drstool.parallel import map_items
 from drstool.recipe import ClassifierRecipe
-from drstool.reports.learning import about_length, about_tags, classifier_verdict
+from drstool.reports.learning import about_data, about_tags, classifier_verdict
 from drstool.training.device import autocast
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import TagMeter, tag_loss
@@ -86,7 +86,7 @@ def train_cls(
     plan = Plan(len(dataset), recipe.epochs, recipe.batch_size, config.seed).at_least(recipe.min_steps)
     if plan.total_steps:
         config.observer.notice(
-            about_length(plan, recipe, len(class_names)), *about_tags(present, class_names, recipe))
+            *about_data(plan, recipe, present, class_names), *about_tags(present, class_names, recipe))
 
     def snapshot() -> Checkpoint:
         return Checkpoint("classifier", class_names, architecture, recorded(recipe, plan), model.state_dict())
@@ -114,7 +114,8 @@ def _check_tags_differ(dataset: Dataset, present: np.ndarray, recipe: Classifier
     if recipe.epochs and (present == present[0]).all():
         what = "there is only one image" if len(present) == 1 else f"all {len(present)} images have the same tags"
         raise InputError(
-            dataset.source, f"{what}: there is nothing to tell apart", "add images with other tags")
+            dataset.source, f"{what}: there is nothing to tell apart",
+            "add images with other tags, or without an object")
 
 
 def _loss(model: Callable[[Tensor], Tensor], batch: list[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from drstool.labels import ignore_label, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
 from drstool.recipe import SegmenterRecipe
-from drstool.reports.learning import about_length, regression_verdict
+from drstool.reports.learning import about_data, regression_verdict
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import SumMeter
 from drstool.training.optimizer import build_optimizer
@@ -76,8 +76,9 @@ def train_seg(
     plan = Plan(
         len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
         steps=recipe.steps if recipe.epochs else 0, drop_last=True).at_least(recipe.min_steps)
-    if plan.total_steps:
-        config.observer.notice(about_length(plan, recipe, len(class_names)))
+    samples = SegmenterSamples(dataset, labels, class_names, recipe, config.seed)
+    if plan.total_steps and config.team.is_first:
+        config.observer.notice(*about_data(plan, recipe, samples.present(), class_names, "no label image"))
     floor = recipe.min_lr / recipe.lr if recipe.lr else 0
 
     def snapshot() -> Checkpoint:
@@ -85,7 +86,7 @@ def train_seg(
 
     loss = _LabelLoss(len(class_names))
     report = fit(
-        model, loss, SegmenterSamples(dataset, labels, class_names, recipe, config.seed),
+        model, loss, samples,
         build_optimizer(_parameter_groups(model, recipe), recipe),
         learning_rate_schedule(recipe, plan, floor), plan, config, snapshot=snapshot,
         weight_of=lambda batch: _counted(batch[1], len(class_names)), clip_norm=recipe.clip_norm, meter=loss)

@@ -71,7 +71,7 @@ def cam(
     # Gradients are too small for float16.
     precision = "float32" if (method, network.precision) == ("grad-cam", "auto") else network.precision
     dataset = data.open(
-        tags=how.tag_file, class_names=classifier.class_names, images_only=how.threshold is not None)
+        run, tags=how.tag_file, class_names=classifier.class_names, images_only=how.threshold is not None)
     artifact = Artifact(
         run, output, "localization-maps", Images(dataset, run.shard, settings.together), classifier.class_names,
         upstream=classifier.provenance, inputs={"checkpoint": run.digest(weights)}, device=True,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from drstool.cli.datasets import class_list
 from drstool.cli.options import Classes, OutputOrStdout, command
 from drstool.cli.parameters import number_list
 from drstool.cli.run import Run
@@ -48,7 +49,6 @@ def cat(
     Shards are merged in their original order, regardless of the order given.
     """
     from drstool.artifacts.header import record_type
-    from drstool.data.tags import read_class_names
     from drstool.formats import open_sink
     from drstool.stages import cat as stage
 
@@ -59,8 +59,7 @@ def cat(
         sources = [_opened(name, stack, stays_open=fuse is not None) for name in names]
         if fuse is None:
             sources = stage.in_order(sources, incomplete=incomplete)
-        known = read_class_names(classes) if classes else None
-        header = stage.merged_header(sources, known, fused=fuse is not None)
+        header = stage.merged_header(sources, class_list(run, classes), fused=fuse is not None)
         output = run.claim(output, record_type(header.kind))
         wanted, chosen = _read_ids(ids), [name.strip() for name in only.split(",")] if only is not None else None
         records = stage.cat(sources, ids=wanted) if fuse is None else stage.fuse(sources, fuse, weights, ids=wanted)
@@ -98,8 +97,8 @@ def _opened(name: str, stack: ExitStack, *, stays_open: bool) -> RecordSource:
 
 
 def _read_ids(name: str | None) -> list[str] | None:
-    from drstool.data.text import read_lines, read_stdin_text
     from drstool.stages.cat import read_ids
+    from drstool.text import read_lines, read_stdin_text
 
     if name is None:
         return None

@@ -129,7 +129,8 @@ def _scored(
         if options.sweep is not None:
             stage.check_sweepable(source.is_maps, source.where)
         splits = (options.select_on or data.split, options.report_on or data.split)
-        datasets, saliency_of = _ground_truth(data, options.saliency, source.header, tuple(dict.fromkeys(splits)))
+        datasets, saliency_of = _ground_truth(
+            run, data, options.saliency, source.header, tuple(dict.fromkeys(splits)))
         scoring = stage.Scoring(
             settings, saliency_of, options.ignored, options.ignore_rules, options.strict,
             options.boundary_ratio if options.boundary else None, options.per_image or compared)
@@ -144,7 +145,7 @@ def _scored(
 
 
 def _ground_truth(
-    data: ClassOptions, saliency: str | None, header: Header | None, splits: tuple[str | None, ...],
+    run: Run, data: ClassOptions, saliency: str | None, header: Header | None, splits: tuple[str | None, ...],
 ) -> tuple[list[Dataset], Callable[[str], Path] | None]:
     """The splits, checked against the predictions' header, and where their saliency maps are."""
     from drstool.cues import saliency_folder
@@ -154,7 +155,7 @@ def _ground_truth(
     if saliency:
         check_folder(saliency)
     known = (header.class_names if header is not None else None) or None
-    datasets = [replace(data, split=split).open(class_names=known) for split in splits]
+    datasets = [replace(data, split=split).open(run, class_names=known) for split in splits]
     # A folder that is named wins; otherwise the dataset's own saliency maps serve.
     if saliency:
         return datasets, saliency_folder(saliency)

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from drstool.cli.datasets import class_list
 from drstool.cli.options import Classes, Output, command
 from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run
@@ -27,12 +28,11 @@ def import_(
 ) -> None:
     """Convert a checkpoint of the authors' code."""
     from drstool.checkpoints.checkpoint import save_checkpoint
-    from drstool.data.tags import read_class_names
     from drstool.stages import import_ as stage
 
     check_choice("--from", origin, ("drs",))
     run.reserve(output)
-    names = read_class_names(classes) if classes else None
+    names = class_list(run, classes)
     checkpoint = stage.import_drs(file, kind=kind, delta=delta, class_names=names)
     chain = run.history(run.job(inputs={"file": run.digest(file)}))
     save_checkpoint(output, replace(checkpoint, provenance=chain), overwrite=run.overwrite)

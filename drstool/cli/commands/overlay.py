@@ -41,7 +41,7 @@ def overlay(
     with ExitStack() as stack:
         sources = {name: stack.enter_context(open_records(path)) for name, path in paths.items()}
         names = next((source.header.class_names for source in sources.values() if source.header is not None), None)
-        dataset = data.open(class_names=names or None) if data.data is not None else None
+        dataset = data.open(run, class_names=names or None) if data.data is not None else None
         artifact = Artifact(
             run, output, "figures", Pictures(sources, paths, dataset), names or (),
             settings=plain(settings) | {"target": target},

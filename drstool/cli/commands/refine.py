@@ -79,7 +79,7 @@ def _images(
     from drstool.stages.refine import items_of_maps
 
     if data.data is not None:
-        yield Images(data.open(class_names=class_names), run.shard, unit)
+        yield Images(data.open(run, class_names=class_names), run.shard, unit)
         return
     with open_records(maps) as source:
         if not source.is_maps:

@@ -40,7 +40,7 @@ def refine_train(
     training = TrainingRun(run, output, settings, options, bool(automatic))
     with MapFileReader(maps) as reader:
         header = reader.header
-    dataset = data.open(class_names=header.class_names)
+    dataset = data.open(run, class_names=header.class_names)
     learned = TrainingData(
         data, dataset, header.class_names, digests={"maps": lambda: run.digest(maps)}, upstream=header.provenance)
     training.train(learned, lambda recipe, **how: stage(dataset, header.class_names, maps, recipe, **how))

@@ -34,7 +34,7 @@ def saliency(
 
     output = run.claim(output, "labels")
     artifact = Artifact(
-        run, output, "saliency", Images(data.open(), run.shard), settings={"method": method},
+        run, output, "saliency", Images(data.open(run), run.shard), settings={"method": method},
         used={"pixel_ground_truth": False})
     maps = stage.saliency(artifact.todo, method=method, workers=run.threads, **artifact.work)
     artifact.write(LabelRecord(identifier, values) for identifier, values in maps)

@@ -28,12 +28,14 @@ def train_cls(
     options: ClassifierTrainingOptions,
 ) -> None:
     """Train a classification network with DRS, from images and tags."""
+    from drstool.data import require_tags
     from drstool.stages.train_cls import train_cls as stage
 
     training = TrainingRun(run, output, settings, options, bool(automatic))
-    dataset = data.open()
+    dataset = data.open(run)
+    require_tags(dataset)
     class_names = named_classes(dataset)
-    val = options.val_split and data.of_split("--val-split", options.val_split).open(class_names=class_names)
+    val = options.val_split and data.of_split("--val-split", options.val_split).open(run, class_names=class_names)
     training.train(
         TrainingData(data, dataset, class_names, tags=dataset.tags_source),
         lambda recipe, **how: stage(dataset, class_names, recipe, val=val, **how),

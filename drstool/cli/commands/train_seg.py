@@ -36,7 +36,7 @@ def train_seg(
     training = TrainingRun(run, output, settings, options, bool(automatic))
     header, paths = label_paths(labels)
     known = header.class_names if header else None
-    dataset = data.open(class_names=known)
+    dataset = data.open(run, class_names=known)
     class_names = known or named_classes(dataset)
     learned = TrainingData(
         data, dataset, class_names, digests={"labels": lambda: content_digest(labels)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from typing import TextIO
@@ -16,18 +17,22 @@ MAX_TEXT_BYTES = 1 << 30
 
 
 def decode_text(content: bytes, where: object) -> str:
-    """UTF-8 text, without a byte order mark.
+    """The text of UTF-8, or of UTF-16 with a byte order mark, without that mark; lines end in a line feed.
 
     Raises
     ------
     InputError
-        It is not UTF-8; the line is named.
+        It is neither; the line is named.
     """
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(where, f"line {line} is not UTF-8 text", "save it as UTF-8") from None
+        kind = "UTF-16" if wide else "UTF-8"
+        raise InputError(
+            where, f"line {line} is not {kind} text", "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:

@@ -1,0 +1,257 @@
+"""Tags as people write them: several in a cell, a column of 0 and 1 per class, or numbers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from drstool.errors import InputError, UsageError
+from drstool.labels import check_class_names, plain_name
+
+__all__ = [
+    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "number_or_name", "read_columns", "read_numbers", "some",
+    "split_cells",
+]
+
+# A tag is a class name, or a class number counted from 0; None: it is not known which classes an image has.
+RawTags = tuple[str | int, ...] | None
+
+SEPARATORS = (";", ",", "|")
+_ZERO, _ONE = frozenset(("0", "0.0", "false")), frozenset(("1", "1.0", "true"))
+# What columns of membership also hold: "not" and "uncertain".
+_MEMBERSHIP = _ZERO | _ONE | {"-1", "-1.0"}
+
+
+@dataclass(frozen=True)
+class TagForm:
+    """What is known beforehand of how tags are written.
+
+    Attributes
+    ----------
+    class_names
+        The classes, if something lists them.
+    separator
+        Between the tags of a cell; None: found in the cells.
+    empty_cells
+        What an empty cell means: ``unknown`` tags, or ``negative``, an image without an object.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    separator: str | None = None
+    empty_cells: str = "unknown"
+
+    def __post_init__(self) -> None:
+        if self.empty_cells not in ("unknown", "negative"):
+            raise UsageError("--empty-tags", f"{self.empty_cells!r} is not one of unknown, negative")
+        if self.separator is not None and (len(self.separator) != 1 or self.separator.isalnum()):
+            raise UsageError("--tag-separator", f"{self.separator!r} is not a mark", "give one character, such as ';'")
+
+    @property
+    def empty(self) -> RawTags:
+        """The tags of an empty cell."""
+        return () if self.empty_cells == "negative" else None
+
+
+@dataclass(frozen=True)
+class ListedTags:
+    """The tags that a file lists, by image id.
+
+    Attributes
+    ----------
+    tags
+    class_names
+        In label order, where the file lists them; else None.
+    notices
+        What was assumed in reading it; each a line for the user.
+    """
+
+    tags: dict[str, RawTags]
+    class_names: tuple[str, ...] | None = None
+    notices: tuple[str, ...] = ()
+
+
+def number_or_name(text: str) -> str | int:
+    """A class number if the text is one, else the name that it is."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
+def split_cells(
+    cells: Sequence[str | None], where: object, form: TagForm,
+) -> tuple[list[Sequence[str] | None], tuple[str, ...]]:
+    """The tags in each of the cells of a column, as they are written, and notices; for :func:`read_numbers`.
+
+    Parameters
+    ----------
+    cells
+        Tags separated by ``;``, ``,`` or ``|``, or lists as Python and JSON write them; None: no such cell.
+    where
+        Named in errors and notices.
+    form
+
+    Raises
+    ------
+    InputError
+        Cells have different separators.
+
+    Examples
+    --------
+    >>> split_cells(["cat; dog", "", "[]"], "m.csv", TagForm())
+    ([('cat', 'dog'), None, ()], ())
+    """
+    texts = ["" if cell is None else cell.strip() for cell in cells]
+    separator, notices = form.separator, ()
+    if separator is None:
+        separator = _separator({text for text in texts if not _is_list(text)}, where, form.class_names)
+        if separator not in (None, SEPARATORS[0]):
+            notices = (f"{where}: tags are separated by '{separator}' (--tag-separator names another)",)
+    return [_cell(text, separator, where, form) for text in texts], notices
+
+
+def _is_list(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]")
+
+
+def _cell(text: str, separator: str | None, where: object, form: TagForm) -> tuple[str, ...] | None:
+    if not text:
+        return form.empty
+    if _is_list(text):
+        quote = "'" if "'" in text and '"' not in text else '"'
+        rows = list(csv.reader([text[1:-1]], quotechar=quote, skipinitialspace=True))
+        tags = [tag.strip() for row in rows for tag in row]
+        if any(mark in tag for tag in tags for mark in "'\"[]"):
+            raise InputError(where, f"{text!r:.60} is not a list of tags", 'write ["cat", "dog"], or cat;dog')
+        return tuple(filter(None, tags))
+    if text in (form.class_names or ()):
+        return (text,)
+    return tuple(_parts(text, separator))
+
+
+def _parts(text: str, separator: str | None) -> list[str]:
+    return [part for each in (text.split(separator) if separator else [text]) if (part := each.strip())]
+
+
+def _separator(texts: Iterable[str], where: object, class_names: Sequence[str] | None) -> str | None:
+    """The one separator of all cells; None if there is none. A class name may contain another."""
+    names = frozenset(class_names or ())
+    texts = [text for text in texts if text not in names]
+    found = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
+    if len(found) > 1 and names:
+        fitting = [mark for mark in found if all(names.issuperset(_parts(text, mark)) for text in texts)]
+        found = fitting if len(fitting) == 1 else found
+    if len(found) > 1:
+        raise InputError(
+            where, f"separates tags by {' and by '.join(map(repr, found))}",
+            "use one mark, or name the one that separates with --tag-separator")
+    return found[0] if found else None
+
+
+def read_columns(
+    columns: Mapping[str, Sequence[str]], places: Sequence[str], where: object, form: TagForm,
+) -> tuple[tuple[str, ...], list[RawTags], tuple[str, ...]]:
+    """The classes that are columns of 0 and 1, if any are; each row's tags; and notices.
+
+    Parameters
+    ----------
+    columns
+        Cells of each column whose name means nothing else.
+    places
+        Each row's place, for messages.
+    where
+        The file's name.
+    form
+
+    Raises
+    ------
+    InputError
+        A column holds 0 and 1 and something else too, or some classes have a column and some have none.
+
+    Examples
+    --------
+    >>> read_columns({"cat": ["1", "0"], "width": ["640", "480"]}, ["2", "3"], "m.csv", TagForm())
+    (('cat',), [('cat',), ()], ("m.csv: the columns of 0 and 1 are taken for classes: 'cat'",))
+    """
+    likely = [name for name, cells in columns.items() if _is_membership(cells)]
+    chosen = likely if form.class_names is None else [name for name in form.class_names if name in columns]
+    missing = [name for name in form.class_names or () if name not in columns]
+    alike = {plain_name(name) for name in missing}.intersection(map(plain_name, likely))
+    if missing and (chosen or alike):
+        raise InputError(
+            where, f"has columns of 0 and 1 ({some(chosen or likely)}), but none for class '{missing[0]}'",
+            "name the columns as the classes of --classes or of the checkpoint are")
+    if not chosen:
+        notice = f"{where}: the columns of 0 and 1 are no classes, and left out: {some(likely)}"
+        return (), [None] * len(places), (notice,) if likely else ()
+    present = [[_flag(cell, name, place) for cell, place in zip(columns[name], places, strict=True)] for name in chosen]
+    tags = [
+        tuple(name for name, flag in zip(chosen, flags, strict=True) if flag) for flags in zip(*present, strict=True)]
+    notice = f"{where}: the columns of 0 and 1 are taken for classes: {some(chosen)}"
+    return check_class_names(chosen, where), tags, () if form.class_names else (notice,)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of the names, as a message shows them."""
+    return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
+
+
+def _is_membership(cells: Sequence[str]) -> bool:
+    """Whether at least half of a column's cells say that an image has the class or not."""
+    return 0 < len(cells) <= 2 * sum(cell.strip().casefold() in _MEMBERSHIP for cell in cells)
+
+
+def _flag(cell: str, name: str, place: str) -> bool:
+    text = cell.strip().casefold()
+    if text not in _ZERO | _ONE:
+        raise InputError(
+            place, f"has {cell!r:.40} in the column '{name}', which otherwise holds 0 and 1",
+            "write 1 where the image has the class, and 0 where it has not")
+    return text in _ONE
+
+
+def read_numbers(rows: Sequence[Sequence[str] | None], where: object, form: TagForm) -> list[RawTags]:
+    """The tags of each row's words: names, class numbers, or a 0 or 1 for each class.
+
+    Words are names unless all of them are numbers: a class may be called "7", but not each of them.
+
+    Parameters
+    ----------
+    rows
+        Words of each image; None where its tags are unknown.
+    where
+        Named in errors.
+    form
+        With class names, whose number tells rows of 0 and 1 from class numbers.
+
+    Raises
+    ------
+    InputError
+        Rows of 0 and 1 do not have one column for each class; a class number is repeated.
+
+    Examples
+    --------
+    >>> read_numbers([["1", "0", "0"], ["0", "1", "1"], None], "tags.txt", TagForm(("cat", "dog", "owl")))
+    [('cat',), ('dog', 'owl'), None]
+    >>> read_numbers([["0", "14"], ["2"]], "train_cls.txt", TagForm())
+    [(0, 14), (2,)]
+    """
+    written = [words for words in rows if words]
+    flags = all(word in _ZERO | _ONE for words in written for word in words)
+    if not flags and not all(word.isascii() and word.isdigit() for words in written for word in words):
+        return [None if words is None else tuple(words) for words in rows]
+    repeated = next((words for words in written if len(set(words)) < len(words)), None)
+    widths, classes = {len(words) for words in written}, len(form.class_names or ())
+    if flags and widths == {classes}:
+        # As class numbers these are possible, too: each image has each class.
+        if set(map(tuple, written)) not in ({("0",)}, {("0", "1")}, {("1", "0")}):
+            return [
+                None if words is None else tuple(form.class_names[i] for i, word in enumerate(words) if word in _ONE)
+                for words in rows]
+        if classes == 2:
+            raise InputError(
+                where, f"has {' '.join(written[0])!r} for every image: the numbers of both classes, or one of two?",
+                "write class names")
+    if repeated is not None:
+        expected = f"here {classes}, for each image" if classes else "which --classes names"
+        right = f"rows of 0 and 1 need a column per class, {expected}" if flags else "list each class once per image"
+        raise InputError(where, f"repeats a number in the tags {' '.join(repeated[:8])!r:.60}", right)
+    return [None if words is None else tuple(map(number_or_name, words)) for words in rows]

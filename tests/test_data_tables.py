@@ -1,0 +1,274 @@
+"""Tables as spreadsheets and tools write them, and lists of images: what is read, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import call
+from PIL import Image
+
+from drstool.data import open_dataset
+from drstool.errors import InputError, UsageError
+
+NAMES = ("photo 1", "Größe_2", "3")
+ROWS = (("1", "img/photo 1.png", "cat"), ("2", "img/Größe_2.png", "traffic light;dog"), ("3", "img/3.png", "dog"))
+TAGS = {"1": ("cat",), "2": ("dog", "traffic light"), "3": ("dog",)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "img").mkdir()
+    for name in NAMES:
+        Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "img" / f"{name}.png")
+    return tmp_path
+
+
+def table(folder, header="id,image,tags", mark=",", end="\n", encoding="utf-8", tags=str, path=str, name="m.csv"):
+    lines = [header, *(mark.join((i, path(p), tags(t))) for i, p, t in ROWS)]
+    (folder / name).write_bytes("".join(line + end for line in lines).encode(encoding))
+    return str(folder / name)
+
+
+def tags_of(*arguments, **options):
+    return {item.id: item.tags for item in open_dataset(*arguments, **options).items}
+
+
+@pytest.mark.parametrize("options", [
+    {},
+    {"end": "\r\n", "encoding": "utf-8-sig"},
+    {"end": "\r"},
+    {"header": "id;image;tags", "mark": ";", "tags": '"{}"'.format, "encoding": "utf-8-sig"},
+    {"header": "id\timage\ttags", "mark": "\t", "encoding": "utf-16"},
+    {"header": "id\timage\ttags", "mark": "\t", "name": "m.tsv"},
+    {"header": "id\timage\ttags", "mark": "\t", "encoding": "utf-16-be", "end": "\n", "name": "be"},
+    {"path": lambda p: p.replace("/", "\\")},
+    {"header": "ID,Image,TAGS"},
+    {"header": "image_id,File Name,Labels"},
+    {"header": '"id", "path", "class"', "mark": ", "},
+    {"header": "id,filename,Label"},
+    {"header": "sep=;\nid;image;tags", "mark": ";", "tags": '"{}"'.format},
+    {"tags": lambda t: json.dumps(json.dumps(t.split(";"))).replace('\\"', '""')},
+    {"tags": lambda t: f'"{t.split(";")}"'},
+    {"tags": lambda t: t.replace(";", " | ")},
+])
+def test_tables_of_every_kind_are_the_same_dataset(folder, options):
+    if options.get("name") == "be":
+        options = {**options, "name": "m.csv", "header": "\ufeff" + options["header"]}
+    assert tags_of(table(folder, **options)) == TAGS
+
+
+def test_other_separators_of_tags_are_told(folder):
+    dataset = open_dataset(table(folder, tags=lambda t: f'"{t.replace(";", ", ")}"'))
+    assert [item.tags for item in dataset.items] == list(TAGS.values())
+    assert dataset.notices == (f"{folder / 'm.csv'}: tags are separated by ',' (--tag-separator names another)",)
+    assert open_dataset(table(folder)).notices == ()
+
+
+def test_mixed_separators_are_refused_unless_the_classes_or_an_option_tell(folder):
+    def names(t):
+        return f'"{t.replace("traffic light", "light, red")}"'
+
+    data = table(folder, tags=names)
+    with pytest.raises(InputError, match=r"separates tags by ';' and by ','; .*--tag-separator"):
+        open_dataset(data)
+    right = {"1": ("cat",), "2": ("dog", "light, red"), "3": ("dog",)}
+    assert tags_of(data, tag_separator=";") == right
+    assert tags_of(data, class_names=("cat", "dog", "light, red")) == right
+    # A class name is whole, although it is the only cell with a comma.
+    data = table(folder, tags=lambda t: '"light, red"' if ";" in t else t)
+    assert tags_of(data, class_names=("cat", "dog", "light, red"))["2"] == ("light, red",)
+    assert tags_of(table(folder, tags=lambda t: t.replace(";", " ").replace("traffic ", "")), tag_separator=" ")[
+        "2"] == ("dog", "light")
+    for separator in ("ab", "a", ""):
+        with pytest.raises(UsageError, match="--tag-separator"):
+            open_dataset(data, tag_separator=separator)
+
+
+def test_tags_that_differ_only_in_case_or_marks_are_refused(folder):
+    with pytest.raises(InputError, match="has the tags 'Dog' and 'dog'; write one of them"):
+        open_dataset(table(folder, tags=lambda t: "Dog" if t == "dog" else t))
+    with pytest.raises(InputError, match="'2' has the tag 'Traffic_Light', .* did you mean 'traffic light'"):
+        open_dataset(
+            table(folder, tags=lambda t: t.replace("traffic light", "Traffic_Light")),
+            class_names=("cat", "dog", "traffic light"))
+
+
+def test_an_empty_cell_is_unknown_or_negative(folder):
+    data = table(folder, tags=lambda t: "" if t == "cat" else t)
+    assert tags_of(data)["1"] is None
+    assert tags_of(data, empty_tags="negative")["1"] == ()
+    # A list says so itself.
+    assert tags_of(table(folder, tags=lambda t: "[]" if t == "cat" else t))["1"] == ()
+    with pytest.raises(UsageError, match="--empty-tags"):
+        open_dataset(data, empty_tags="none")
+
+
+def test_an_id_is_the_path_of_the_image(folder):
+    (folder / "m.csv").write_text("image,tags\nimg/photo 1.png,cat\n./img/3.png,dog\n")
+    assert tags_of(str(folder / "m.csv")) == {"img/photo 1": ("cat",), "img/3": ("dog",)}
+    (folder / "sub").mkdir()
+    (folder / "sub" / "m.csv").write_text(f"image\n../img/photo 1.png\n{folder}/img/3.png\n")
+    assert list(tags_of(str(folder / "sub" / "m.csv"))) == ["img/photo 1", "3"]
+    (folder / "sub" / "m.csv").write_text(f"image\n{folder}/img/3.png\n../img/3.png\n../IMG/3.png\n")
+    with pytest.raises(InputError, match=r"image 'IMG/3' is missing"):
+        open_dataset(str(folder / "sub" / "m.csv"))
+    (folder / "m.csv").write_text("image\nimg/3.png\nimg/../img/3.png\n")
+    assert len(open_dataset(str(folder / "m.csv"))) == 2
+    (folder / "m.csv").write_text("image\nimg/3.png\n./img/3.png\n")
+    with pytest.raises(InputError, match="line 3: lists id 'img/3' twice, first in line 2"):
+        open_dataset(str(folder / "m.csv"))
+
+
+def test_images_elsewhere(folder, tmp_path):
+    (folder / "m.csv").write_text("id,image\n1,photo 1.png\n3,/home/somebody/img/3.png\n2,C:\\photos\\Größe_2.png\n")
+    with pytest.raises(InputError, match="image '1' is missing"):
+        open_dataset(str(folder / "m.csv"))
+    items = open_dataset(str(folder / "m.csv"), images=str(folder / "img")).items
+    assert [item.image for item in items] == [folder / "img" / f"{name}.png" for name in ("photo 1", "3", "Größe_2")]
+    # Ids alone, with or without an ending.
+    (folder / "m.csv").write_text("ID,label\nphoto 1,cat\n3.png,dog\n")
+    items = open_dataset(str(folder / "m.csv"), images=str(folder / "img")).items
+    assert [(item.id, item.image.name) for item in items] == [("photo 1", "photo 1.png"), ("3.png", "3.png")]
+    with pytest.raises(InputError, match="line 2: has no 'image'; give the path of image 'photo 1', or .*--images"):
+        open_dataset(str(folder / "m.csv"))
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "img" / "photo 1.JPG")
+    with pytest.raises(InputError, match=r"'photo 1' could be .*photo 1\.JPG or .*photo 1\.png"):
+        open_dataset(str(folder / "m.csv"), images=str(folder / "img"))
+    with pytest.raises(InputError, match="--images: .* is not a folder"):
+        open_dataset(str(folder / "m.csv"), images=str(folder / "gone"))
+    with pytest.raises(UsageError, match="--images: .* says where its images are"):
+        open_dataset(str(folder), images=str(folder / "img"))
+
+
+def test_a_name_in_another_case_is_named(folder):
+    (folder / "m.csv").write_text("image\nimg/Photo 1.png\n")
+    if (folder / "img" / "Photo 1.png").exists():
+        pytest.skip("the file system ignores case")
+    with pytest.raises(InputError, match=r"is missing: .*Photo 1\.png; there is photo 1\.png, whose name differs in"):
+        open_dataset(str(folder / "m.csv"))
+
+
+def test_ids_that_are_one_file_name_somewhere_are_refused_at_the_first_step(folder):
+    (folder / "m.csv").write_text("id,image\nA,img/3.png\na,img/photo 1.png\n")
+    outcome = call("ids", "--data", folder / "m.csv")
+    assert outcome.code == 3 and "cannot store 'a' next to 'A'" in outcome.err and outcome.out == ""
+    assert outcome.err.count("\n") == 1
+
+
+HOT = "id,image,cat,dog,traffic light\n1,img/photo 1.png,1,0,0\n2,img/Größe_2.png,0,1,1\n3,img/3.png,0,1,0\n"
+
+
+@pytest.mark.parametrize("text", [
+    HOT, HOT.replace("1,0,0", "1.0,0.0,0.0").replace("0,1,1", "0,1.0,1"),
+    HOT.replace(",1,0,0", ",True,False,False"), HOT.replace(",", ", "), HOT.replace("id,image", "id,filename"),
+    HOT.replace("cat,dog", "width,cat,dog").replace("png,", "png,640,").replace("image,640,", "image,"),
+])
+def test_columns_of_0_and_1_are_classes(folder, text):
+    (folder / "m.csv").write_text(text)
+    dataset = open_dataset(str(folder / "m.csv"))
+    assert dataset.class_names == ("cat", "dog", "traffic light")
+    assert {item.id: item.tags for item in dataset.items} == TAGS
+    assert dataset.notices == (
+        f"{folder / 'm.csv'}: the columns of 0 and 1 are taken for classes: 'cat', 'dog', 'traffic light'",)
+    listed = open_dataset(str(folder / "m.csv"), class_names=("traffic light", "dog", "cat"))
+    assert listed.items[1].tags == ("traffic light", "dog") and listed.notices == ()
+
+
+def test_columns_of_0_and_1_that_are_no_classes_are_left_out_and_told(folder):
+    (folder / "m.csv").write_text("id,image,checked\n1,img/3.png,1\n2,img/photo 1.png,0\n")
+    dataset = open_dataset(str(folder / "m.csv"), class_names=("cat", "dog"))
+    assert [item.tags for item in dataset.items] == [None, None]
+    assert dataset.notices == (f"{folder / 'm.csv'}: the columns of 0 and 1 are no classes, and left out: 'checked'",)
+
+
+def test_a_row_of_zeros_is_a_negative(folder):
+    (folder / "m.csv").write_text(HOT.replace("3.png,0,1,0", "3.png,0,0,0"))
+    assert tags_of(str(folder / "m.csv"))["3"] == ()
+
+
+@pytest.mark.parametrize("text, message", [
+    (HOT.replace("1,0,0", "1,0,"), "line 2: has '' in the column 'traffic light', which otherwise holds 0 and 1"),
+    (HOT.replace("1,0,0", "1,0,x"), "line 2: has 'x' in the column 'traffic light'"),
+    (HOT.replace("1,0,0", "1,-1,0"), "line 2: has '-1' in the column 'dog'"),
+    (HOT.replace("cat,dog,", "cat,cat,"), "two columns 'cat'"),
+    (HOT.replace("cat", "Background"), "lists 'Background' as an object class"),
+    ("id,path,filename\n1,img/3.png,3.png\n", "'path' and 'filename', which both could be 'image'"),
+    ("id,image;tags\n1,img/3.png;cat\n", "has as many commas as semicolons in its first line"),
+    ("id,image,tags\n1,img/3.png,horse, person\n", "line 2: has more columns than the first line; quote"),
+    ("id,image,tags\n1,img/3.png,\"['a, 'b']\"\n", "is not a list of tags"),
+    ("id,image,tags\n1,img/3.png,1\n", "image '1' has class numbers, but the classes have no names"),
+])
+def test_broken_tables(folder, text, message):
+    (folder / "m.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_dataset(str(folder / "m.csv"))
+
+
+def test_columns_must_be_those_of_the_class_list(folder):
+    (folder / "m.csv").write_text(HOT)
+    for names in (("cat", "dog", "owl"), ("Cat", "Dog", "Owl")):
+        with pytest.raises(InputError, match="has columns of 0 and 1 .*, but none for class"):
+            open_dataset(str(folder / "m.csv"), class_names=names)
+    # Where tags do not matter nothing is to be said of them.
+    assert len(open_dataset(str(folder / "m.csv"), class_names=("owl",), images_only=True)) == 3
+
+
+def test_class_numbers_in_a_cell(folder):
+    data = table(folder, tags=lambda t: {"cat": "0", "dog": "1"}.get(t, "1;2"))
+    assert tags_of(data, class_names=("cat", "dog", "traffic light")) == TAGS
+    # One class in one column: 0 and 1 say whether it is there.
+    data = table(folder, tags=lambda t: "01"[t == "cat"], header="id,image,label")
+    assert tags_of(data, class_names=("crack",)) == {"1": ("crack",), "2": (), "3": ()}
+    data = table(folder, tags=lambda t: {"cat": "[1, 0, 0]", "dog": "[0, 1, 0]"}.get(t, "[0, 1, 1]").join('""'))
+    assert tags_of(data, class_names=("cat", "dog", "traffic light")) == TAGS
+
+
+@pytest.mark.parametrize("name, text", [
+    ("metadata.csv", "file_name,label\nphoto 1.png,cat\n3.png,dog\n"),
+    ("metadata.jsonl", '{"file_name": "photo 1.png", "label": "cat"}\n{"file_name": "3.png", "tags": ["dog"]}\n'),
+])
+def test_metadata_of_an_image_folder(folder, name, text):
+    (folder / "img" / name).write_text(text)
+    dataset = open_dataset(str(folder / "img"))
+    assert {item.id: item.tags for item in dataset.items} == {"photo 1": ("cat",), "3": ("dog",)}
+    assert open_dataset(str(folder), "img").items == dataset.items
+    (folder / name).write_text(text.replace("photo", "img/photo").replace("3.png", "img/3.png").replace(
+        "file_name,label\n", "file_name,label,split\n").replace("cat\n", "cat,train\n").replace("dog\n", "dog,val\n")
+        .replace('"label": "cat"', '"label": "cat", "split": "train"'))
+    assert [item.id for item in open_dataset(str(folder), "train").items] == ["img/photo 1"]
+    other = "metadata.csv" if name.endswith("jsonl") else "metadata.jsonl"
+    (folder / "img" / other).write_text(text)
+    with pytest.raises(InputError, match="has both"):
+        open_dataset(str(folder / "img"))
+
+
+def test_json_lines_with_numbers_or_flags(folder):
+    lines = [{"image": "img/3.png", "label": 1}, {"image": "img/photo 1.png", "label": 0}]
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert tags_of(str(folder / "m.jsonl"), class_names=("cat", "dog")) == {"img/3": ("dog",), "img/photo 1": ("cat",)}
+    lines = [{"image": "img/3.png", "tags": [0, 1, 1]}, {"image": "img/photo 1.png", "tags": []}]
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert tags_of(str(folder / "m.jsonl"), class_names=("cat", "dog", "owl")) == {
+        "img/3": ("dog", "owl"), "img/photo 1": ()}
+
+
+def test_lists_of_images(folder):
+    def listing(*lines):
+        (folder / "list.txt").write_text("\n".join(lines) + "\n")
+        return str(folder / "list.txt")
+
+    items = open_dataset(listing("/img/photo 1.png /img/3.png", "img/3.png img/3.png")).items
+    assert [(item.id, item.image, item.mask, item.tags) for item in items] == [
+        ("photo 1", folder / "img/photo 1.png", folder / "img/3.png", None),
+        ("img/3", folder / "img/3.png", folder / "img/3.png", None)]
+    assert tags_of(listing("img/photo 1.png cat", "img/3.png dog cat")) == {
+        "img/photo 1": ("cat",), "img/3": ("cat", "dog")}
+    assert list(tags_of(listing("3.png", "photo 1.png"), images=str(folder / "img"))) == ["3", "photo 1"]
+    for lines, message in (
+            (("2007_000032",), "does not begin with the path of an image; .*--data FOLDER --split LIST"),
+            (("img/gone.png",), "image 'img/gone' is missing"), (("img/3.png", "./img/3.png"), "'img/3' twice: "),
+            (("img/3.png 1 0 0", "img/photo 1.png 0 1 0"), "repeats a number"), (("",), "lists no images")):
+        with pytest.raises(InputError, match=message):
+            open_dataset(listing(*lines))
+    with pytest.raises(UsageError, match="has no splits"):
+        open_dataset(listing("img/3.png"), "train")
