@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
+    "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_NARROW_CLASSES", "MAX_OBJECT_CLASSES",
     "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label", "label_names",
     "label_of", "label_type", "num_classes", "palette",
 ]
@@ -27,7 +27,7 @@ BACKGROUND = 0
 IGNORE = 255
 BACKGROUND_NAME = "background"
 # Of uint8 and uint16, less background and ignore.
-_MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
+MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
 _LONGEST_NAME = 200
 
 
@@ -63,7 +63,7 @@ def label_type(num_object_classes: int) -> np.dtype:
     """
     import numpy as np
 
-    return np.dtype(np.uint8 if num_object_classes <= _MAX_NARROW_CLASSES else np.uint16)
+    return np.dtype(np.uint8 if num_object_classes <= MAX_NARROW_CLASSES else np.uint16)
 
 
 def ignore_label(dtype: np.dtype | type | str) -> int:
@@ -236,7 +236,7 @@ def colorize(labels: np.ndarray) -> np.ndarray:
     (H, W, 3) uint8
     """
     if labels.dtype.itemsize > 1:
-        objects = (labels.astype("int32") - label_of(0)) % _MAX_NARROW_CLASSES + label_of(0)
+        objects = (labels.astype("int32") - label_of(0)) % MAX_NARROW_CLASSES + label_of(0)
         objects[labels == BACKGROUND] = BACKGROUND
         objects[labels == ignore_label(labels.dtype)] = IGNORE
         labels = objects

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "drstool"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import from those after it, and from its own where that is said below.
-LAYERS = ["cli", "stages", ("mapping", "inputs"), ("data", "reports"),
+LAYERS = ["cli", "stages", ("mapping", "inputs", "gallery"), ("data", "reports"),
           ("formats", "checkpoints", "training", "metrics"),
           ("models", "crf", "cues", "inference", "artifacts", "demo", "saliency"), "recipe",
           ("labels", "errors", "files", "identifiers", "parallel", "pillow", "pixels", "png")]

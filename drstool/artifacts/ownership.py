@@ -29,6 +29,9 @@ _DEMO = re.compile(
     r"(?:JPEGImages/demo_\d+\.jpg|Annotations/demo_\d+\.xml|(?:SegmentationClass|saliency_map)/demo_\d+\.png"
     r"|ImageSets/Segmentation/(?:train|val|trainval)(?:_cls)?\.txt|saliency_map/drstool(?:\.end)?\.json"
     r"|classes\.txt|README\.txt)")
+# What a page to look at a run consists of.
+_GALLERY = re.compile(
+    r"index\.html|page/(?:page\.css|(?:cues|index|page)\.js)|(?:images|thumbnails)/\d+\.jpg|layers/\d+\.js")
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
 # Names that a message lists.
 _MOST_NAMED = 3
@@ -125,6 +128,8 @@ def check_only_ours(path: object, folder: Path, kind: str) -> None:
 
 
 def _may_be_ours(name: str, kind: str, count: int) -> bool:
+    if kind == "gallery":
+        return _GALLERY.fullmatch(name) is not None
     if kind != "dataset":
         return name.endswith(".png")
     number = re.search(r"demo_(\d+)", name)

@@ -97,10 +97,12 @@ def _folder(path: Path) -> dict[str, Any] | None:
     header = read_marker(path)[0]
     if header is None or record_type(header.kind) in ("maps", "labels"):
         return None
+    shown = {"images": len(picture_files(path / "images"))} if header.kind == "gallery" else {
+        "pictures": len(picture_files(path))}
     return {
         "kind": header.kind,
         "class_names": list(header.class_names),
-        "pictures": len(picture_files(path)),
+        **shown,
         "provenance": list(header.provenance),
     }
 
