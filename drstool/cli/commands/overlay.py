@@ -76,7 +76,7 @@ def overlay(
     """
     other.check(output, {"labels": labels, "maps": maps, "data": data.data}, run.resume)
     if other.curves:
-        return None
+        return _write_curves(run, output, other.logs)
     paths = {name: path for name, path in (("labels", labels), ("maps", maps)) if path is not None}
     if not paths and data.data is None:
         raise UsageError("overlay", "has nothing to draw", "give --data, --labels or --maps")
@@ -86,6 +86,18 @@ def overlay(
         if other.gallery is not None:
             return shown.write_gallery(other.gallery, other.saliency)
         shown.write_pictures(output, settings)
+
+
+def _write_curves(run: Run, output: str, logs: list[str]) -> None:
+    """Write a figure of curves."""
+    from drstool.figures.extra import figure_format
+    from drstool.reports.text import counted
+    from drstool.stages.curves import write_curves
+
+    figure_format(output)
+    run.reserve(output, picture=True)
+    count = write_curves(logs, output, run.overwrite)
+    run.done(f"wrote {counted(count, 'curve')} of {counted(len(logs), 'file')} to {output}")
 
 
 class _Shown:
