@@ -43,6 +43,8 @@ class Sources:
         Path of an image id's saliency map, for the background cue of the maps; None: a constant takes its place.
     targets
         Whether ground truth is shown, and scored against.
+    title
+        Of the page; empty: what the dataset or the records are called.
     """
 
     dataset: Dataset | None
@@ -51,6 +53,7 @@ class Sources:
     class_names: Sequence[str] | None = None
     saliency_of: Callable[[str], Path] | None = None
     targets: bool = True
+    title: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,7 +133,8 @@ def gallery_files(
     curves = [
         {name: [json_number(each.mean_iou) for each in matrix.scores()] for name, matrix in matrices.items()}
         for matrices in sweeps] if targets else []
-    title = sources.dataset.source if sources.dataset is not None else ", ".join((*sources.labels, *sources.maps))
+    title = sources.title or (
+        sources.dataset.source if sources.dataset is not None else ", ".join((*sources.labels, *sources.maps)))
     yield gallery.index_file(
         title, names, heat, tuple(sources.labels), sources.settings, rows, targets=targets, sweeps=curves)
 

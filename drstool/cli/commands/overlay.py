@@ -109,6 +109,7 @@ class _Shown:
         from drstool.formats import open_records
 
         self._run, self._paths, self._target = run, paths, target
+        self._title = ", ".join(Path(part).stem for part in (data.data, data.split) if part)
         self.sources: dict[str, RecordSource] = {
             name: stack.enter_context(open_records(path)) for name, path in paths.items()}
         headers = (source.header for source in self.sources.values())
@@ -151,7 +152,7 @@ class _Shown:
             self.dataset, *({Path(self._paths[kind]).name or kind: source for kind, source in self.sources.items()
                              if kind == each} for each in ("labels", "maps")),
             class_names=self.names, saliency_of=saliency_folder(saliency) if saliency is not None else own,
-            targets=self._target)
+            targets=self._target, title=self._title)
         pictures = Pictures(self.sources, self._paths, self.dataset)
         history = self._run.history(
             self._run.job(self.names or (), inputs=pictures.inputs, **self._job({})), pictures.upstream)
