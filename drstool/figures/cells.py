@@ -12,10 +12,12 @@ from drstool.figures.columns import Content
 from drstool.labels import BACKGROUND, ignore_label
 from drstool.recipe import FigureSettings
 
-__all__ = ["Cell", "Layer", "Painter", "blended", "contours", "error_kinds", "heat_layer", "label_layer"]
+__all__ = [
+    "HATCH_POINTS", "Cell", "Layer", "Painter", "blended", "contours", "error_kinds", "heat_layer", "label_layer",
+]
 
 # A stripe of hatching and its neighbour, in points: enough to be seen in print.
-_HATCH_PERIOD = 3.4
+HATCH_POINTS = 3.4
 # White stripes, and what is between them: the image, somewhat darker. Where no image shows, light grey.
 _STRIPE_WEIGHT, _BETWEEN_WEIGHT, _BETWEEN_FLAT = 0.9, 0.3, (205, 205, 205)
 # The image is visible below an error map, but takes no part in its colours.
@@ -86,33 +88,33 @@ def blended(picture: np.ndarray, layers: Sequence[Layer]) -> np.ndarray:
 
 
 def label_layer(
-    labels: np.ndarray, colors: np.ndarray, settings: FigureSettings, scale: float, weight: np.ndarray | None = None,
+    labels: np.ndarray, painted: np.ndarray, opacity: float | np.ndarray, ignored: str, period: float, *,
+    flat: bool = False,
 ) -> Layer:
     """Colours of a label image, ignored pixels hatched or white.
 
     Parameters
     ----------
     labels : (H, W) uint8 or uint16
-    colors : (n, 3) uint8
-        By label value.
-    settings
-        ``opacity``, ``style`` and ``ignored_pixels`` count.
-    scale
-        Pixels per point, which hatching is measured in.
-    weight : (H, W) float32
-        Opacity of the colours; by default the settings' opacity, and 0 for the background.
+    painted : (H, W, 3) uint8
+        Their colours; those of ignored pixels are replaced.
+    opacity : float, or (H, W) float32
+        Of the colours; one number leaves the background as it is.
+    ignored
+        ``hatched`` or ``white``.
+    period
+        Of the hatching, in pixels.
+    flat
+        Whether ignored pixels hide the image.
     """
-    if weight is None:
-        weight = np.where(labels == BACKGROUND, np.float32(0), np.float32(settings.opacity))
-    painted = colors[np.minimum(labels, len(colors) - 1)]
-    ignored = labels == ignore_label(labels.dtype)
-    if ignored.any():
-        flat, weight = settings.style == "flat", weight.copy()
-        stripes = (hatching(labels.shape, _HATCH_PERIOD * scale) if settings.ignored_pixels == "hatched"
-                   else np.ones(labels.shape, bool))
-        painted[ignored & stripes], painted[ignored & ~stripes] = IGNORED, _BETWEEN_FLAT if flat else (0, 0, 0)
-        weight[ignored & stripes] = 1 if flat else _STRIPE_WEIGHT
-        weight[ignored & ~stripes] = 1 if flat else _BETWEEN_WEIGHT
+    weight = np.where(labels == BACKGROUND, np.float32(0), np.float32(opacity)) if np.isscalar(opacity) else opacity
+    there = labels == ignore_label(labels.dtype)
+    if there.any():
+        painted, weight = painted.copy(), weight.copy()
+        stripes = hatching(labels.shape, period) if ignored == "hatched" else np.ones(labels.shape, bool)
+        painted[there & stripes], painted[there & ~stripes] = IGNORED, _BETWEEN_FLAT if flat else (0, 0, 0)
+        weight[there & stripes] = 1 if flat else _STRIPE_WEIGHT
+        weight[there & ~stripes] = 1 if flat else _BETWEEN_WEIGHT
     return Layer(painted, weight)
 
 
@@ -233,11 +235,16 @@ class Painter:
             layers = (Layer(np.zeros((*labels.shape, 3), np.uint8), dark),)
         if settings.style == "flat":
             weight = np.ones(labels.shape, np.float32)
-        layers += (label_layer(labels, self.colors, settings, scale, weight),)
+        layers += (self._label_layer(labels, self.colors, scale, settings.opacity if weight is None else weight),)
         seen = frozenset(_objects(labels))
         if settings.style == "flat" and (labels == BACKGROUND).any():
             seen |= {BACKGROUND}
         return Cell(content.picture, layers, labels, seen, ignored=bool((labels == ignore_label(labels.dtype)).any()))
+
+    def _label_layer(self, labels: np.ndarray, colors: np.ndarray, scale: float, opacity: float | np.ndarray) -> Layer:
+        return label_layer(
+            labels, colors[np.minimum(labels, len(colors) - 1)], opacity, self._settings.ignored_pixels,
+            HATCH_POINTS * scale, flat=self._settings.style == "flat")
 
     def _errors(self, content: Content, scale: float) -> Cell:
         labels, target = content.labels, content.target
@@ -248,7 +255,7 @@ class Painter:
             numbers[found] = number
         numbers[target == ignore_label(target.dtype)] = ignore_label(np.uint8)
         weight = np.where(numbers > 0, np.float32(_ERROR_WEIGHT), np.float32(0))
-        layer = label_layer(numbers, colors, self._settings, scale, weight)
+        layer = self._label_layer(numbers, colors, scale, weight)
         return Cell(_grey(content.picture), (layer,), errors=frozenset(n for n, found in kinds.items() if found.any()),
                     ignored=bool((numbers == ignore_label(np.uint8)).any()))
 

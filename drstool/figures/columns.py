@@ -165,6 +165,13 @@ class Inputs:
     saliency_of: Callable[[str], Path] | None = None
     percentile: float = 100.0
 
+    def cues_of(self, path: str) -> CueSettings:
+        """How labels are made of the maps of a file, which may be probabilities."""
+        if self.sources[path].kind != "score-maps":
+            return self.settings
+        given = [name for name, value in vars(self.settings).items() if value != getattr(CueSettings(), name)]
+        return cues.of_probabilities(self.settings, given)
+
     @classmethod
     def open(cls, columns: Sequence[Column], stack: ExitStack) -> tuple[Inputs, tuple[Column, ...]]:
         """The files of the columns, and the columns with what they show.
@@ -344,12 +351,12 @@ def _labels_of(path: str, row: Row, inputs: Inputs) -> np.ndarray:
     record = row.record(path, inputs.sources[path])
     if isinstance(record, LabelRecord):
         return _checked(record.labels, inputs, f"{path}: {row.id}")
-    saliency = None
-    if inputs.settings.uses_saliency:
-        cues.check_saliency_given(inputs.settings, inputs.saliency_of is not None)
+    saliency, settings = None, inputs.cues_of(path)
+    if settings.uses_saliency:
+        cues.check_saliency_given(settings, inputs.saliency_of is not None)
         saliency = load_saliency(inputs.saliency_of(row.id), record.image_size)  # type: ignore[misc]
     maps = cues.resize_maps(record.as_float(), record.image_size)
-    labels = cues.pseudo_label(maps, record.labels, inputs.settings, saliency, ignore_rules=False)
+    labels = cues.pseudo_label(maps, record.labels, settings, saliency, ignore_rules=False)
     return as_label_type(labels, len(inputs.class_names))
 
 

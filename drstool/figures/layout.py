@@ -1,4 +1,4 @@
-"""Where everything in a figure goes: cells, titles, scores, legend, colour bars and caption, in pixels from the top left.
+"""Where everything in a figure goes, in pixels from the top left: cells, titles, scores, legend, bars and caption.
 
 Nothing is drawn here. How large a text is, the renderer tells (:data:`Measure`).
 """
@@ -16,13 +16,16 @@ from drstool.errors import UsageError
 from drstool.figures.spec import Crop, FigureSpec
 from drstool.reports.text import printable
 
-__all__ = ["Bar", "Box", "Key", "Layout", "Measure", "RowPlan", "Text", "fitted", "name_texts", "note_texts", "wrapped"]
+__all__ = [
+    "LINE", "Bar", "Box", "Key", "Layout", "Measure", "Placer", "RowPlan", "Text", "fitted", "name_texts", "note_texts",
+    "wrapped",
+]
 
 # Width in pixels of a text of a size in points, and whether it is bold.
 Measure = Callable[[str, float, bool], float]
 
 # Of lines, in font sizes; and space between things, in points.
-_LINE, _PAD = 1.28, 2.0
+LINE, _PAD = 1.28, 2.0
 _TITLE_LINES, _NOTE_LINES, _SCORE_LINES = 3, 4, 2
 # Narrower columns show nothing.
 _LEAST_COLUMN = 12
@@ -149,7 +152,7 @@ class Placer:
         self.layout, self._settings, self._measure = Layout(spec.pixels()), spec.settings, measure
         self._columns = spec.columns
         self._point = spec.settings.dpi / 72
-        self._line = spec.settings.font_size * _LINE * self._point
+        self._line = spec.settings.font_size * LINE * self._point
         self._pad = _PAD * self._point
         self._gap = round(spec.settings.gap / 25.4 * spec.settings.dpi)
         self._left = round(self._line + self._pad) if spec.settings.row_ids else 0
@@ -397,10 +400,10 @@ def wrapped(text: str, width: float, lines: int, length: Callable[[str], float])
             count = max(1, _count_fitting(rest[0], width, length))
             line, rest[0] = rest[0][:count], rest[0][count:]
             rest = [part for part in rest if part]
-        found.append(line.strip())
+        found.append(line)
     if rest and found:
-        found[-1] = _clipped(found[-1] + ("" if length(found[-1] + rest[0]) > width else " ") + "".join(rest), width, length)
-    return [line for line in found if line]
+        found[-1] = _clipped(found[-1] + "".join(rest), width, length)
+    return [line.strip() for line in found if line.strip()]
 
 
 def _pieces(text: str) -> list[str]:

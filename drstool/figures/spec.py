@@ -212,7 +212,7 @@ def _column(path: str, table: Mapping[str, Any]) -> Column:
     if show not in ("", *KINDS):
         raise InputError(path, f"columns.show is {show!r}", f"expected one of {', '.join(KINDS)}")
     if len(paths) != KINDS.get(show, 1):
-        raise InputError(path, f"columns.paths has {len(paths)} of them", f"{show or 'a file'} takes {KINDS.get(show, 1)}")
+        raise InputError(path, f"columns.paths has {len(paths)}", f"{show or 'a file'} takes {KINDS.get(show, 1)}")
     title = _typed(path, "columns.title", table.get("title", ""), str)
     return Column(show, title or show or paths[0], paths, _typed(path, "columns.class", table.get("class", ""), str))
 
