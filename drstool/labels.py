@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_NARROW_CLASSES", "MAX_OBJECT_CLASSES",
     "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label", "label_names",
-    "label_of", "label_type", "num_classes", "palette",
+    "label_of", "label_type", "num_classes", "palette", "shown_palette",
 ]
 
 BACKGROUND = 0
@@ -223,8 +223,21 @@ def palette() -> np.ndarray:
     return colors
 
 
+def shown_palette() -> np.ndarray:
+    """As :func:`palette`, for pictures to look at: the ignore label is white, which is no class's colour.
+
+    Examples
+    --------
+    >>> shown_palette()[[1, 255]].tolist()
+    [[128, 0, 0], [255, 255, 255]]
+    """
+    colors = palette()
+    colors[IGNORE] = 255
+    return colors
+
+
 def colorize(labels: np.ndarray) -> np.ndarray:
-    """Colours of a label image.
+    """Colours of a label image, ignored pixels white.
 
     Parameters
     ----------
@@ -240,4 +253,4 @@ def colorize(labels: np.ndarray) -> np.ndarray:
         objects[labels == BACKGROUND] = BACKGROUND
         objects[labels == ignore_label(labels.dtype)] = IGNORE
         labels = objects
-    return palette()[labels]
+    return shown_palette()[labels]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drstool.errors import InputError
-from drstool.figures.extra import drawing, save
+from drstool.figures.render import encoded, quiet_matplotlib
 from drstool.files import read_bytes
 from drstool.reports.text import printable
 
@@ -27,6 +27,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MARKED = 8
 # A panel's width and height, in inches, and the height of a line of the legend.
 _PANEL, _LEGEND_LINE = (3.0, 2.3), 0.17
+_DPI = 300
 # Panels beside each other, and letters of a name for which a legend has room under one of them.
 _COLUMNS, _LEGEND_LETTERS = 3, 32
 # Names of an epoch's numbers, in what they are and of which images.
@@ -111,35 +112,31 @@ def _of_sweep(scores: Mapping[str, Any]) -> list[Curve]:
     return [Curve(panel, points), Curve(panel, _points([(best["value"], best["mean_iou"])]), "best")]
 
 
-def draw_curves(files: Mapping[str, Sequence[Curve]], path: Path, ending: str) -> None:
-    """Draw the curves of files, by the name of each, a panel for what has the same axes.
+def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str) -> bytes:
+    """The file of a figure with the curves of files, by the name of each, and a panel for what has the same axes.
 
     Parameters
     ----------
     files
-    path
-        Where to write.
-    ending
-        Format of the figure, one of :data:`drstool.figures.extra.FORMATS`.
-
-    Raises
-    ------
-    DrstoolError
-        matplotlib is missing.
+    format_
+        A value of :data:`drstool.figures.render.FORMATS`.
     """
     panels = list(dict.fromkeys(curve.panel for curves in files.values() for curve in curves))
     roles = list(dict.fromkeys(curve.role for curves in files.values() for curve in curves if curve.role))
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
     beside = columns if max(map(len, (*files, *roles))) <= _LEGEND_LETTERS else 1
-    with drawing() as matplotlib:
+    with quiet_matplotlib():
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         matplotlib.rcParams.update({
             "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-            "grid.linewidth": 0.5, "lines.linewidth": 1.3, "lines.markersize": 4, "text.parse_math": False})
+            "grid.linewidth": 0.5, "lines.linewidth": 1.3, "lines.markersize": 4})
         height = _PANEL[1] * rows + _LEGEND_LINE * -(-(len(files) + len(roles)) // beside)
-        figure = Figure(figsize=(_PANEL[0] * columns, height), layout="constrained")
+        figure = Figure(dpi=_DPI, figsize=(_PANEL[0] * columns, height), layout="constrained")
+        FigureCanvasAgg(figure)
         axes = dict(zip(panels, figure.subplots(rows, columns, squeeze=False).flat))
         for spare in list(figure.axes)[len(panels):]:
             spare.remove()
@@ -149,7 +146,7 @@ def draw_curves(files: Mapping[str, Sequence[Curve]], path: Path, ending: str) -
         for (y, x), axis in axes.items():
             axis.set(xlabel=x, ylabel=y)
         _add_legend(figure, list(files), roles, beside)
-        save(figure, path, ending)
+        return encoded(figure, format_, _DPI, "")
 
 
 def _style(number: int) -> dict[str, Any]:

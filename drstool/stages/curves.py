@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drstool.artifacts.atomic import new_file
 from drstool.figures.curves import draw_curves, read_curves
-from drstool.figures.extra import figure_format
+from drstool.figures.render import check_format
 
 __all__ = ["write_curves"]
 
@@ -31,12 +31,11 @@ def write_curves(paths: Sequence[str], output: str, overwrite: bool = False) -> 
         A file is neither.
     OutputError, UsageError
         The output exists, cannot be written, or does not end like a figure.
-    DrstoolError
-        matplotlib is missing.
     """
-    ending = figure_format(output)
+    format_ = check_format(output, "-o")
     stems = Counter(Path(path).stem for path in paths)
     files = {(Path(path).stem if stems[Path(path).stem] == 1 else path): read_curves(path) for path in paths}
+    figure = draw_curves(files, format_)
     with new_file(output, overwrite, picture=True) as partial:
-        draw_curves(files, partial, ending)
+        partial.write_bytes(figure)
     return sum(map(len, files.values()))

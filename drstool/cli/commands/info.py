@@ -38,7 +38,7 @@ def _draw(run: Run, artifact: str | None, show: str, json: bool) -> None:
     from shutil import get_terminal_size
 
     from drstool.stages import info as stage
-    from drstool.stages.overlay import heat_colors
+    from drstool.figures.colors import heat_colors
 
     if json:
         raise UsageError("--show", "draws, and --json prints", "omit one of them")
