@@ -177,9 +177,11 @@
     tileHeight = Math.round(tileWidth * 0.75) + 38;
     grid.style.height = Math.max(0, Math.ceil(state.shown.length / columns) * (tileHeight + GAP) - GAP) + "px";
     $("empty").hidden = state.shown.length > 0;
+    const focused = grid.contains(document.activeElement);
     for (const tile of tiles.values()) tile.remove();
     tiles.clear();
     render();
+    if (focused) focusOn(state.current);
   }
 
   function render() {
@@ -383,6 +385,7 @@
   async function openViewer() {
     const image = imageNow(), turn = ++opened;
     if (!image) return;
+    look.place = state.current;
     if (!viewer.open) { viewer.showModal(); canvas.focus(); }
     history.replaceState(null, "", "#" + encodeURIComponent(image.id));
     const photo = new Image();
@@ -839,7 +842,8 @@
     viewer.addEventListener("close", () => {
       opened++;
       history.replaceState(null, "", "#");
-      focusOn(state.current);
+      // The browser has given the focus back to the image that was opened first.
+      focusOn(look.place);
     });
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
