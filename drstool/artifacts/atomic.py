@@ -67,7 +67,6 @@ def output_error(where: object, error: OSError) -> OutputError:
 
 def check_writable(
     path: str | Path, overwrite: bool, *, folder: bool = False, dataset: bool = False, may_exist: bool = False,
-    picture: bool = False,
 ) -> Path:
     """Where the output will lie, after checking that it may be written; called before the work.
 
@@ -83,8 +82,6 @@ def check_writable(
         Whether the output is a dataset, and so may replace one.
     may_exist
         Whether something may be there that is not going to be replaced.
-    picture
-        Whether the output is a picture, and so may replace one.
 
     Raises
     ------
@@ -95,7 +92,7 @@ def check_writable(
         raise OutputError("-o", "is empty", "name a file or folder")
     target = Path(os.path.realpath(path))
     with writing(path, target):
-        check_apart_from_data(path, target, folder=folder, picture=picture)
+        check_apart_from_data(path, target, folder=folder)
         if folder:
             _check_folder(path, target, overwrite, dataset, may_exist)
         else:
@@ -105,7 +102,7 @@ def check_writable(
 
 
 @contextmanager
-def new_file(path: str | Path, overwrite: bool = False, *, picture: bool = False) -> Iterator[Path]:
+def new_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary path to write to; when the block ends well, it becomes ``path``.
 
     Parameters
@@ -114,15 +111,13 @@ def new_file(path: str | Path, overwrite: bool = False, *, picture: bool = False
         The file to make.
     overwrite
         Whether a file there is replaced.
-    picture
-        Whether it is a picture, and so may replace one.
 
     Raises
     ------
     OutputError
         It exists without ``overwrite``, or it cannot be written (no space, no permission, …).
     """
-    target = check_writable(path, overwrite, picture=picture)
+    target = check_writable(path, overwrite)
     partial = _beside(target, "partial")
     with writing(path, partial):
         try:

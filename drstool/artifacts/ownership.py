@@ -60,9 +60,7 @@ def beginning(path: Path, size: int) -> bytes | None:
     return None
 
 
-def check_apart_from_data(
-    path: object, target: Path, *, folder: bool = False, picture: bool = False,
-) -> None:
+def check_apart_from_data(path: object, target: Path, *, folder: bool = False) -> None:
     """Check that an output would neither replace nor join the files that make up a dataset.
 
     Parameters
@@ -73,8 +71,6 @@ def check_apart_from_data(
         Where it will lie.
     folder
         Whether it is a folder.
-    picture
-        Whether it is a picture, and so may replace one.
 
     Raises
     ------
@@ -90,7 +86,7 @@ def check_apart_from_data(
         # Saliency maps are what drstool adds to a dataset, as a whole.
         if not (folder and part == _SALIENCY and target == root / part):
             raise OutputError(path, f"is part of the dataset '{root}'", "choose another -o")
-    if not folder and not picture and (beginning(target, 4) or b"").startswith(_PICTURES):
+    if not folder and (beginning(target, 4) or b"").startswith(_PICTURES):
         raise OutputError(path, "is a picture, which this command does not write", _MOVE)
 
 

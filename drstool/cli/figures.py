@@ -106,7 +106,7 @@ def make_figure(run: Run, options: FigureOptions, spec: FigureSpec, kind: type[O
     if not spec.columns:
         raise UsageError("--columns", "there are none", "give --columns image,target,NAME=PATH,…")
     for path in filter(None, (spec.figure, options.write_spec)):
-        run.reserve(path, picture=path == spec.figure)
+        run.reserve(path)
     if options.write_spec is not None:
         _write(run, options.write_spec, spec_text(spec).encode())
         if options.figure is None:
@@ -148,7 +148,7 @@ def _draw(
         raise InputError("overlay", empty, "see the messages above, or omit --strict")
     run.notes([f"rows: {words}"] if words else [])
     run.notes(figure.notes)
-    _write(run, spec.figure, figure.data, picture=True)
+    _write(run, spec.figure, figure.data)
     run.done(f"wrote {counted(figure.cells, 'cell')} to {spec.figure}")
     if figure.errors:
         raise ItemsFailed("overlay", empty, "see the messages above, and the figure")
@@ -244,8 +244,8 @@ def _history(
     return () if own is None else (*before, {name: value for name, value in own.items() if name != "time"})
 
 
-def _write(run: Run, path: str, data: bytes, picture: bool = False) -> None:
+def _write(run: Run, path: str, data: bytes) -> None:
     from drstool.artifacts.atomic import new_file
 
-    with new_file(path, run.overwrite, picture=picture) as making:
+    with new_file(path, run.overwrite) as making:
         Path(making).write_bytes(data)

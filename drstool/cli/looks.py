@@ -69,7 +69,7 @@ def write_curves(run: Run, logs: Sequence[str], output: str | None) -> None:
         raise UsageError("--curves", "has nowhere to write", "give -o FILE, such as -o curves.pdf")
     check_format(output, "-o")
     check_installed("--curves")
-    run.reserve(output, picture=True)
+    run.reserve(output)
     count = write(logs, output, run.overwrite)
     run.done(f"wrote {counted(count, 'curve')} of {counted(len(logs), 'file')} to {output}")
 

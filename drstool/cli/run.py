@@ -189,9 +189,7 @@ class Run(Console):
 
     # --- outputs -------------------------------------------------------------------------------
 
-    def reserve(
-        self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False, picture: bool = False,
-    ) -> None:
+    def reserve(self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False) -> None:
         """Check that a file or folder may be written, and lock it until this run ends.
 
         Does nothing where another process writes it.
@@ -203,7 +201,7 @@ class Run(Console):
 
         self._check_no_input(output)
         # What exists already may be what --resume finds finished.
-        how = {"folder": folder, "dataset": dataset, "picture": picture, "may_exist": self.resume}
+        how = {"folder": folder, "dataset": dataset, "may_exist": self.resume}
         check_writable(output, self.overwrite, **how)
         self._claims.enter_context(claimed(output))
         clear_away(output)

@@ -36,6 +36,6 @@ def write_curves(paths: Sequence[str], output: str, overwrite: bool = False) -> 
     stems = Counter(Path(path).stem for path in paths)
     files = {(Path(path).stem if stems[Path(path).stem] == 1 else path): read_curves(path) for path in paths}
     figure = draw_curves(files, format_)
-    with new_file(output, overwrite, picture=True) as partial:
+    with new_file(output, overwrite) as partial:
         partial.write_bytes(figure)
     return sum(map(len, files.values()))
