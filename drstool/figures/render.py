@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from drstool.artifacts.ownership import PICTURE_MARK
 from drstool.errors import UsageError
 from drstool.figures.cells import HATCH_POINTS, Cell, Layer, blended
 from drstool.figures.colors import IGNORED, hatching
@@ -168,7 +169,7 @@ def draw(
     if format_ in _VECTOR:
         _add_images(axes, pictures)
     else:
-        figure.figimage(_canvas(width, height, pictures), origin="upper")
+        figure.figimage(_canvas(width, height, pictures), origin="upper", zorder=-1)
     edges = [Outline(box, _EDGE, _EDGE_WIDTH) for box, _ in (*layout.swatches, *layout.bars)]
     for outline in (*outlines, *edges):
         _add_outline(axes, outline, dpi)
@@ -273,10 +274,11 @@ def _encoded(figure: Figure, format_: str, dpi: int, history: str) -> bytes:
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
     if format_ == "JPEG":
-        comment = {"comment": history.encode()} if 0 < len(history) < _MOST_COMMENT else {}
-        picture.save(file, "JPEG", quality=_QUALITY, subsampling=0, dpi=(dpi, dpi), **comment)
+        comment = PICTURE_MARK + (b" " + history.encode() if 0 < len(history) < _MOST_COMMENT else b"")
+        picture.save(file, "JPEG", quality=_QUALITY, subsampling=0, dpi=(dpi, dpi), comment=comment)
         return file.getvalue()
     info = PngInfo()
+    info.add_text("Software", PICTURE_MARK.decode())
     if history:
         info.add_itxt("drstool", history)
     picture.save(file, "PNG", dpi=(dpi, dpi), pnginfo=info)

@@ -234,8 +234,8 @@ class _Drawing:
     def _name(self, label: int) -> str:
         return self._names[label] if label < len(self._names) else f"class {label}"
 
-    def _keys(self, cells: Sequence[Cell]) -> list[Key]:
-        """Entries of the legend: just what is seen."""
+    def _keys(self, cells: Sequence[Cell]) -> list[list[Key]]:
+        """Entries of the legend, classes apart from errors: just what is seen."""
         if self._spec.settings.legend == "none":
             return []
         keys: list[Key] = []
@@ -245,10 +245,9 @@ class _Drawing:
         if self._spec.settings.legend == "names":
             keys = []
         errors = frozenset().union(*(cell.errors for cell in cells))
-        keys += [Key(name, color) for name, color in ERRORS.items() if name in errors]
-        if any(cell.ignored for cell in cells):
-            keys.append(Key("ignored", IGNORED, hatched=True))
-        return keys
+        others = [Key(name, color) for name, color in ERRORS.items() if name in errors]
+        ignored = [Key("ignored", IGNORED, hatched=True)] if any(cell.ignored for cell in cells) else []
+        return [keys, [*others, *ignored]] if others else [[*keys, *ignored]]
 
     def _bars(self) -> list[Bar]:
         settings, bars = self._spec.settings, []
