@@ -172,7 +172,7 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     words = ""
     if not spec.ids:
         pick = parse_pick(spec.pick)
-        column = _column_of_scores(spec, inputs) if pick.needs_scores else None
+        column = _column_of_scores(spec) if pick.needs_scores else None
         words = pick.words(column.title if column is not None else "")
         spec = replace(spec, ids=pick.unscored(dataset, run.seed) if column is None else pick.scored(
             _evaluation(run, column.paths[0], inputs, dataset)))
@@ -182,17 +182,25 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     return spec, words
 
 
-def _is_scored(column: Column) -> bool:
-    return column.show in ("labels", "heat", "error") and not column.object_class
+def _scored(spec: FigureSpec) -> list[tuple[int, Column]]:
+    """The columns that have scores, each file once, with their numbers."""
+    found: dict[tuple[str, ...], tuple[int, Column]] = {}
+    # An error map belongs to a prediction that is perhaps shown as well.
+    for kinds in (("labels", "heat"), ("error",)):
+        for number, column in enumerate(spec.columns):
+            if column.show in kinds and not column.object_class:
+                found.setdefault(column.paths, (number, column))
+    return list(found.values())
 
 
-def _column_of_scores(spec: FigureSpec, inputs: Inputs) -> Column:
-    titles = [column.title for column in spec.columns if _is_scored(column)]
+def _column_of_scores(spec: FigureSpec) -> Column:
+    columns = [column for _, column in _scored(spec)]
+    titles = [column.title for column in columns]
     if spec.by and spec.by not in titles or not titles:
         raise UsageError(
             "--by", f"no column with scores has the title {spec.by!r}" if spec.by else "no column has scores",
             f"there are {', '.join(titles)}" if titles else "--pick needs a column of labels or maps")
-    return next(c for c in reversed(spec.columns) if _is_scored(c) and c.title == (spec.by or titles[-1]))
+    return next(column for column in reversed(columns) if column.title == (spec.by or titles[-1]))
 
 
 def _scores(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> Mapping[tuple[str, int], float]:
@@ -203,8 +211,8 @@ def _scores(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> Map
             "--baseline", f"no column has the title '{spec.settings.baseline}'", f"there are {', '.join(titles)}")
     shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in spec.ids))
     found: dict[tuple[str, int], float] = {}
-    for number, column in enumerate(spec.columns):
-        ids = set(inputs.sources[column.paths[0]].ids() or ()) if _is_scored(column) else set()
+    for number, column in _scored(spec):
+        ids = set(inputs.sources[column.paths[0]].ids() or ())
         if any(item.mask is not None and item.id in ids for item in shown.items):
             evaluation = _evaluation(run, column.paths[0], inputs, shown)
             found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()}

@@ -17,9 +17,9 @@ __all__ = [
 ]
 
 # A stripe of hatching and its neighbour, in points: enough to be seen in print.
-HATCH_POINTS = 3.4
+HATCH_POINTS = 2.8
 # White stripes, and what is between them: the image, somewhat darker. Where no image shows, light grey.
-_STRIPE_WEIGHT, _BETWEEN_WEIGHT, _BETWEEN_FLAT = 0.9, 0.3, (205, 205, 205)
+_STRIPE_WEIGHT, _BETWEEN_WEIGHT, _BETWEEN_FLAT = 0.85, 0.25, (205, 205, 205)
 # The image is visible below an error map, but takes no part in its colours.
 _ERROR_WEIGHT = 0.85
 # Weights of red, green and blue in what the eye takes for brightness (Rec. 601).

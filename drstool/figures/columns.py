@@ -14,7 +14,7 @@ from drstool import cues
 from drstool.data.decoding import load_image, load_saliency, load_target
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, InputError, UsageError
-from drstool.files import is_file, is_folder
+from drstool.files import is_file, is_folder, status
 from drstool.formats.pictures import picture_files, read_marker
 from drstool.formats.records import LabelRecord, MapRecord
 from drstool.formats.sources import RecordSource, open_records
@@ -59,7 +59,7 @@ class Column:
 def parse_column(text: str, show: str = "") -> Column:
     """A column as the command line writes it: ``[TITLE=][KIND:]PATH[#CLASS]``.
 
-    What precedes ``=`` is a title unless it contains ``/``.
+    What precedes the first ``=`` is a title, unless all of it names something on disk.
 
     Parameters
     ----------
@@ -76,12 +76,12 @@ def parse_column(text: str, show: str = "") -> Column:
     --------
     >>> parse_column("CAM=cam.h5#cat")
     Column(show='', title='CAM', paths=('cam.h5',), object_class='cat')
-    >>> parse_column("error:runs/lr=0.1/pred").title
+    >>> parse_column("error:runs/pred").title
     'pred, errors'
     """
     title, equals, rest = text.partition("=")
-    if not equals or "/" in title or not title.strip():
-        title, rest = "", text if not equals or title.strip() else rest
+    if not equals or status(_first_path(text)) is not None:
+        title, rest = "", text
     kind, colon, paths = rest.partition(":")
     if rest in ("image", "target"):
         return Column(rest, title or {"target": _GROUND_TRUTH}.get(rest, rest))
@@ -94,6 +94,13 @@ def parse_column(text: str, show: str = "") -> Column:
             "--columns", f"{text!r} names {len([part for part in parts if part])} files",
             f"{kind} takes {KINDS.get(kind, 1)}, as in {kind}:A:B" if KINDS.get(kind) == 2 else _EXPECTED)
     return Column(kind, title or _title(kind, parts, name), parts, name)
+
+
+def _first_path(text: str) -> str:
+    """The first path of a column without a title."""
+    kind, _, rest = text.partition(":")
+    path = rest.partition(":")[0] if KINDS.get(kind) else text
+    return path.partition("#")[0]
 
 
 def _title(show: str, paths: Sequence[str], object_class: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drstool.errors import InputError
-from drstool.figures.render import encoded, quiet_matplotlib
+from drstool.figures.render import file_of, quiet_matplotlib
 from drstool.files import read_bytes
 from drstool.reports.text import printable
 
@@ -146,7 +146,7 @@ def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str) -> bytes:
         for (y, x), axis in axes.items():
             axis.set(xlabel=x, ylabel=y)
         _add_legend(figure, list(files), roles, beside)
-        return encoded(figure, format_, _DPI, "")
+        return file_of(figure, format_, _DPI)
 
 
 def _style(number: int) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from drstool.files import is_file
 
 __all__ = ["Fonts"]
 
+# matplotlib has a font whose every letter is a box.
+_NO_FONT = "Last Resort"
+
 
 class Fonts:
     """The font of a figure, and others for letters that it lacks.
@@ -95,6 +98,7 @@ def _best_font(needed: set[int]) -> tuple[str, str] | None:
 
     plain = sorted(
         {(entry.name, entry.fname) for entry in fontManager.ttflist
-         if entry.style == "normal" and str(entry.weight) in ("400", "normal", "regular")})
+         if entry.style == "normal" and str(entry.weight) in ("400", "normal", "regular")
+         and _NO_FONT not in entry.name})
     best = max(plain, key=lambda each: len(needed & _letters(each[1])), default=None)
     return best if best is not None and needed & _letters(best[1]) else None

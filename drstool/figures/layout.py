@@ -32,6 +32,8 @@ _LEAST_COLUMN = 12
 # Without an image, a cell is as high as this makes it: width over height.
 _USUAL_ASPECT = 4 / 3
 _BAR_SHARE, _SWATCH_RATIO, _HIGHEST_CROP = 0.22, 1.5, 1.25
+# How much smaller the letters of a long id may be.
+_LEAST_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,10 @@ class Placer:
         self.layout.height = round(self._y)
         return self.layout
 
-    def foot(self, keys: Sequence[Key], bars: Sequence[Bar], caption: str) -> Layout:
-        """Place legend, colour bars and caption below the rows."""
-        self._keys(keys)
+    def foot(self, keys: Sequence[Sequence[Key]], bars: Sequence[Bar], caption: str) -> Layout:
+        """Place legend, colour bars and caption below the rows; each group of the legend begins a line."""
+        for group in keys:
+            self._keys(group)
         for bar in bars:
             self._bar(bar)
         if caption:
@@ -212,8 +215,7 @@ class Placer:
             self.layout.cells[number, column] = Box(self._x(column), top, self._column, height)
         self._y += height
         if self._settings.row_ids:
-            text = _clipped(printable(row.id), height, self._length)
-            self._put(text, Box(0, top, self._line, height), upright=True)
+            self._row_id(printable(row.id), Box(0, top, self._line, height))
         self._scores(row.scores)
         for place, crop in enumerate(row.crops):
             self._y = round(self._y + self._gap)
@@ -221,6 +223,13 @@ class Placer:
             for column in range(len(self._columns)):
                 self.layout.crops[number, place, column] = Box(self._x(column), self._y, self._column, max(height, 1))
             self._y += max(height, 1)
+
+    def _row_id(self, text: str, box: Box) -> None:
+        """An id, in smaller letters where it is long; of a still longer one the end, in which ids differ."""
+        size = self._settings.font_size
+        size *= min(1.0, max(_LEAST_SHARE, box.height / max(self._length(text), 1)))
+        text = _clipped(text[::-1], box.height, lambda part: self._measure(part[::-1], size, False))[::-1]
+        self.layout.texts.append(Text(text, box, size, upright=True))
 
     def _scores(self, scores: Sequence[tuple[str, bool] | None]) -> None:
         lines = [[] if score is None else self._wrapped(score[0], self._column, _SCORE_LINES, score[1])
@@ -234,22 +243,22 @@ class Placer:
         self._y += max(map(len, lines), default=0) * self._line
 
     def _keys(self, keys: Sequence[Key]) -> None:
-        """The legend: as many entries in a line as there is room for, centred."""
+        """A group of the legend, in as few lines as there is room for, all about as long, centred."""
         if not keys:
             return
-        self._y += self._pad
+        self._y += self._pad / 2
         swatch, room = self._line * 0.7 * _SWATCH_RATIO, self.layout.width
         entries, between = [], 3 * self._pad
         for key in keys:
             name = _clipped(printable(key.name), room - swatch - self._pad, self._length)
             entries.append((key, name, swatch + self._pad + self._length(name)))
-        line: list = []
-        for entry in [*entries, None]:
-            used = sum(each[2] + between for each in line)
-            if entry is None or line and used + entry[2] > room:
-                self._key_line(line, max(0.0, (room - used + between) / 2), between)
-                line = []
-            line.append(entry)
+        widths = [width for _, _, width in entries]
+        shares = (room * share / 20 for share in range(1, 21))
+        best = len(_lines(widths, room, between))
+        limit = next(share for share in shares if len(_lines(widths, share, between)) == best)
+        for first, last in _lines(widths, limit, between):
+            used = sum(widths[first:last]) + between * (last - first - 1)
+            self._key_line(entries[first:last], max(0.0, (room - used) / 2), between)
 
     def _key_line(self, line: Sequence[tuple[Key, str, float]], x: float, between: float) -> None:
         high = round(self._line * 0.7)
@@ -340,15 +349,20 @@ def fitted(size: tuple[int, int], box: Box, fit: str) -> tuple[tuple[int, int, i
 
 def note_texts(note: str, box: Box, size: float, line: float, measure: Measure, *, top: bool = False) -> list[Text]:
     """Words in a cell, on white: in its middle, or ``top``: along its upper edge."""
-    lines = wrapped(printable(note), box.width - line / 2, _NOTE_LINES, lambda part: measure(part, size, False))
-    lines = lines[:max(1, int(box.height // line))]
+    def length(text: str) -> float:
+        return measure(text, size, False)
+
+    most, room = max(1, min(_NOTE_LINES, int(box.height // line))), box.width - line / 2
+    lines = wrapped(printable(note), room, most, length)
+    # As narrow as it can be with so many lines, so that no word stands alone.
+    shares = (room * share / 10 for share in range(4, 11))
+    lines = next((narrow for share in shares if len(narrow := wrapped(printable(note), share, most, length))
+                  == len(lines) and " ".join(narrow) == " ".join(lines)), lines)
     y = box.y + line / 4 if top else box.y + (box.height - len(lines) * line) / 2
-    found = []
-    for number, text in enumerate(lines):
-        width = measure(text, size, False)
-        where = Box(box.x + (box.width - width) / 2, y + number * line, width, line)
-        found.append(Text(text, where, size, back=(255, 255, 255)))
-    return found
+    width = min(max(map(length, lines), default=0) + line / 3, box.width)
+    x = box.x + (box.width - width) / 2
+    return [Text(text, Box(x, y + number * line, width, line), size, back=(255, 255, 255))
+            for number, text in enumerate(lines)]
 
 
 def name_texts(
@@ -404,6 +418,17 @@ def wrapped(text: str, width: float, lines: int, length: Callable[[str], float])
     if rest and found:
         found[-1] = _clipped(found[-1] + "".join(rest), width, length)
     return [line.strip() for line in found if line.strip()]
+
+
+def _lines(widths: Sequence[float], room: float, between: float) -> list[tuple[int, int]]:
+    """First and last number, exclusive, of what stands in each line."""
+    found, first, used = [], 0, 0.0
+    for number, width in enumerate(widths):
+        if number > first and used + width > room:
+            found.append((first, number))
+            first, used = number, 0.0
+        used += width + between
+    return [*found, (first, len(widths))]
 
 
 def _pieces(text: str) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from drstool.artifacts.ownership import PICTURE_MARK
 from drstool.errors import UsageError
 from drstool.figures.cells import HATCH_POINTS, Cell, Layer, blended
 from drstool.figures.colors import IGNORED, hatching
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "Outline", "Placed", "check_format", "check_installed", "draw", "encoded", "placed",
+__all__ = ["FORMATS", "Outline", "Placed", "check_format", "check_installed", "draw", "file_of", "placed",
            "quiet_matplotlib"]
 
 # By ending; those of pixels, and those in which text remains text.
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "pdf": "PDF", "svg": "SVG"}
 _VECTOR = ("PDF", "SVG")
-_QUALITY = 95
+_QUALITY, _COMPRESSION = 95, 3
 # A JPEG's comment has 16 bits for its length.
 _MOST_COMMENT = 65_000
 # The baseline within a line, from its top.
@@ -127,8 +128,8 @@ def quiet_matplotlib() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({
-            "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "drstool", "text.hinting": "none",
-            "text.parse_math": False, "axes.unicode_minus": False})
+            "pdf.fonttype": 42, "pdf.compression": _COMPRESSION, "svg.fonttype": "none", "svg.hashsalt": "drstool",
+            "text.hinting": "none", "text.parse_math": False})
         # What letters are missing is said in a line of ours.
         warnings.simplefilter("ignore")
         yield
@@ -168,14 +169,15 @@ def draw(
     pictures = [*pictures, *_legend_pictures(layout, dpi, ignored)]
     if format_ in _VECTOR:
         _add_images(axes, pictures)
-    else:
-        figure.figimage(_canvas(width, height, pictures), origin="upper")
     edges = [Outline(box, _EDGE, _EDGE_WIDTH) for box, _ in (*layout.swatches, *layout.bars)]
     for outline in (*outlines, *edges):
         _add_outline(axes, outline, dpi)
     for text in texts:
         _add_text(axes, text, fonts, dpi)
-    return encoded(figure, format_, dpi, json.dumps(list(history), ensure_ascii=True) if history else "")
+    told = json.dumps(list(history)) if history else ""
+    if format_ in _VECTOR:
+        return _saved(figure, format_, dpi, told)
+    return _encoded(_drawn_over(figure, _canvas(width, height, pictures)), format_, dpi, told)
 
 
 def _sheet(width: int, height: int, dpi: int) -> tuple[Figure, Axes]:
@@ -260,25 +262,46 @@ def _rgb(color: Sequence[int]) -> tuple[float, float, float]:
     return color[0] / 255, color[1] / 255, color[2] / 255
 
 
-def encoded(figure: Figure, format_: str, dpi: int, history: str) -> bytes:
-    """The figure as a file's bytes, with its history in the metadata, and no time."""
+def _drawn_over(figure: Figure, canvas: np.ndarray) -> Image.Image:
+    """The pictures with everything else over them; matplotlib's own way of placing them takes seconds."""
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    renderer.clear()
+    pixels = np.asarray(renderer.buffer_rgba())
+    pixels[..., :3], pixels[..., 3] = canvas, np.iinfo(np.uint8).max
+    figure.patch.set_visible(False)
+    figure.draw(renderer)
+    return Image.fromarray(pixels[..., :3])
+
+
+def _saved(figure: Figure, format_: str, dpi: int, history: str) -> bytes:
+    """The figure as a PDF's or SVG's bytes, with its history in the metadata, and no time."""
     file = io.BytesIO()
-    if format_ == "PDF":
-        metadata: dict[str, Any] = {"Creator": "drstool", "Producer": "matplotlib", "CreationDate": None}
-        figure.savefig(file, format="pdf", dpi=dpi, metadata=metadata | ({"Keywords": history} if history else {}))
-        return file.getvalue()
-    if format_ == "SVG":
-        metadata = {"Creator": "drstool", "Date": None}
-        figure.savefig(file, format="svg", dpi=dpi, metadata=metadata | ({"Description": history} if history else {}))
-        return file.getvalue()
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
+    metadata: dict[str, Any] = {"Creator": "drstool", "CreationDate" if format_ == "PDF" else "Date": None}
+    if history:
+        metadata["Keywords" if format_ == "PDF" else "Description"] = history
+    figure.savefig(file, format=format_.lower(), dpi=dpi, metadata=metadata)
+    return file.getvalue()
+
+
+def _encoded(picture: Image.Image, format_: str, dpi: int, history: str) -> bytes:
+    """A picture as a file's bytes, with its history in the metadata, and no time."""
+    file = io.BytesIO()
     if format_ == "JPEG":
-        comment = {"comment": history.encode()} if 0 < len(history) < _MOST_COMMENT else {}
-        picture.save(file, "JPEG", quality=_QUALITY, subsampling=0, dpi=(dpi, dpi), **comment)
+        comment = PICTURE_MARK + (b" " + history.encode() if 0 < len(history) < _MOST_COMMENT else b"")
+        picture.save(file, "JPEG", quality=_QUALITY, subsampling=0, dpi=(dpi, dpi), comment=comment)
         return file.getvalue()
     info = PngInfo()
+    info.add_text("Software", PICTURE_MARK.decode())
     if history:
         info.add_itxt("drstool", history)
-    picture.save(file, "PNG", dpi=(dpi, dpi), pnginfo=info)
+    picture.save(file, "PNG", dpi=(dpi, dpi), pnginfo=info, compress_level=_COMPRESSION)
     return file.getvalue()
+
+
+def file_of(figure: Figure, format_: str, dpi: int) -> bytes:
+    """A figure of matplotlib's as a file's bytes; the same figure gives the same."""
+    if format_ in _VECTOR:
+        return _saved(figure, format_, dpi, "")
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    return _encoded(Image.fromarray(pixels), format_, dpi, "")

@@ -28,6 +28,8 @@ __all__ = ["Figure", "draw_figure", "score_texts"]
 _EMPTY = (240, 240, 240)
 _MARKER_WIDTH, _DIAGONAL_WIDTH = 1.0, 1.0
 _WHITE = (255, 255, 255)
+# Names at the objects are smaller than other text.
+_NAME_SHARE = 0.85
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ class _Drawing:
             if settings.legend == "names" and cell.labels is not None and not is_crop:
                 names = {label: self._name(label) for label in sorted(cell.classes)}
                 self._texts += name_texts(
-                    cell.labels, names, self._painter.colors, box, size, line, self._measure)
+                    cell.labels, names, self._painter.colors, box, size * _NAME_SHARE, line * _NAME_SHARE, self._measure)
             if is_crop:
                 self._mark(layout, crops[number - len(layout.cells)], box, content)
 
@@ -234,8 +236,8 @@ class _Drawing:
     def _name(self, label: int) -> str:
         return self._names[label] if label < len(self._names) else f"class {label}"
 
-    def _keys(self, cells: Sequence[Cell]) -> list[Key]:
-        """Entries of the legend: just what is seen."""
+    def _keys(self, cells: Sequence[Cell]) -> list[list[Key]]:
+        """Entries of the legend, classes apart from errors: just what is seen."""
         if self._spec.settings.legend == "none":
             return []
         keys: list[Key] = []
@@ -245,10 +247,9 @@ class _Drawing:
         if self._spec.settings.legend == "names":
             keys = []
         errors = frozenset().union(*(cell.errors for cell in cells))
-        keys += [Key(name, color) for name, color in ERRORS.items() if name in errors]
-        if any(cell.ignored for cell in cells):
-            keys.append(Key("ignored", IGNORED, hatched=True))
-        return keys
+        others = [Key(name, color) for name, color in ERRORS.items() if name in errors]
+        ignored = [Key("ignored", IGNORED, hatched=True)] if any(cell.ignored for cell in cells) else []
+        return [keys, [*others, *ignored]] if others else [[*keys, *ignored]]
 
     def _bars(self) -> list[Bar]:
         settings, bars = self._spec.settings, []
