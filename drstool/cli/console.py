@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -88,14 +89,8 @@ class Console:
 
     @property
     def shows_blocks(self) -> bool:
-        """Whether stdout is a terminal that has characters of blocks."""
-        if sys.stdout is None or not sys.stdout.isatty():
-            return False
-        try:
-            "█▏▀".encode(sys.stdout.encoding)
-        except (UnicodeEncodeError, LookupError):
-            return False
-        return True
+        """Whether stdout is a terminal that has characters of blocks, as far as the locale says."""
+        return sys.stdout is not None and sys.stdout.isatty() and locale.getencoding().upper().startswith("UTF")
 
     def draw(self, pictures: Iterable[Drawing]) -> None:
         """Draw pictures on stdout: in half blocks where it is a terminal with colours, else in letters."""
