@@ -79,7 +79,6 @@ def write_gallery(
 ) -> None:
     """Write a page that shows all images."""
     from drstool.artifacts.header import Header
-    from drstool.figures.colors import heat_colors
     from drstool.formats import write_files
     from drstool.inputs import Pictures
     from drstool.stages import gallery as stage
@@ -94,8 +93,7 @@ def write_gallery(
         pictures = Pictures(paths, {path: path for path in paths}, sources.dataset)
         job = run.job(sources.names, inputs=pictures.inputs, used={"pixel_ground_truth": "scored" if drawn else False})
         header = Header("gallery", sources.names, run.history(job, pictures.upstream))
-        files = stage.gallery_files(
-            sources, heat_colors(), workers=run.threads, on_error=run.on_error, track=run.track)
+        files = stage.gallery_files(sources, workers=run.threads, on_error=run.on_error, track=run.track)
         written = write_files(str(look.gallery), header, files, overwrite=run.overwrite)
     count = sum(name.startswith("images/") for name in written)
     run.done(f"wrote {counted(count, 'image')} to {look.gallery}/index.html")

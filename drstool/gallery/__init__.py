@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from drstool.cues import resize_maps
+from drstool.figures.colors import ERRORS, class_colors, heat_colors
 from drstool.formats.records import MapRecord
-from drstool.labels import BACKGROUND, colorize, ignore_label, label_names, label_type, num_classes
+from drstool.labels import BACKGROUND, ignore_label, label_names, label_type
 from drstool.metrics import LabelCounts, count_labels
 from drstool.recipe import CueSettings
 
@@ -29,7 +30,11 @@ __all__ = ["Layers", "count_pairs", "image_files", "index_file", "page_files", "
 
 # Longest sides in pixels: of a picture, of its thumbnail, and of the maps that the page turns into labels.
 _PICTURE, _THUMBNAIL, _MAP = 1024, 192, 160
-_PICTURE_QUALITY, _THUMBNAIL_QUALITY = 88, 75
+# Of JPEG, and samples of colour: those of labels would bleed with fewer than of lightness.
+_PICTURE_JPEG = {"quality": 88, "subsampling": "4:2:0"}
+_THUMBNAIL_JPEG = {"quality": 75, "subsampling": "4:4:4"}
+# More takes three times as long for a twentieth less.
+_COMPRESSION = 5
 # Labels over a thumbnail; ignored pixels are hatched.
 _OPACITY = np.float32(0.65)
 _HATCH = np.array([60, 235], dtype=np.float32)
@@ -66,7 +71,7 @@ def page_files() -> list[tuple[str, bytes]]:
 
 
 def index_file(
-    title: str, class_names: Sequence[str], heat: np.ndarray, labels: Sequence[str], maps: Mapping[str, CueSettings],
+    title: str, class_names: Sequence[str], labels: Sequence[str], maps: Mapping[str, CueSettings],
     rows: Sequence[dict], *, targets: bool, sweeps: Sequence[Mapping[str, Sequence[float | None]]] = (),
 ) -> tuple[str, bytes]:
     """Name and bytes of the script that holds what the page knows of all images.
@@ -76,8 +81,6 @@ def index_file(
     title
     class_names
         The C object classes.
-    heat : (256, 3) uint8
-        Colours of map values.
     labels
         Names of the label layers.
     maps
@@ -89,10 +92,10 @@ def index_file(
     sweeps
         For each map layer, by the name of a number of the cue rule, mean IoU of all images at its 256 values.
     """
-    values = np.arange(num_classes(class_names), dtype=label_type(len(class_names)))
+    ignore = ignore_label(label_type(len(class_names)))
     index = {
-        "title": title, "classes": label_names(class_names), "colors": colorize(values[None])[0].tolist(),
-        "heat": heat.tolist(), "ignore": ignore_label(values.dtype), "labels": list(labels),
+        "title": title, "classes": label_names(class_names), "colors": class_colors(len(class_names)).tolist(),
+        "heat": heat_colors().tolist(), "errors": ERRORS, "ignore": ignore, "labels": list(labels),
         "maps": [{"name": name, "cues": asdict(settings)} for name, settings in maps.items()],
         "targets": targets, "sweeps": list(sweeps), "images": list(rows)}
     return "page/index.js", _script(f"window.galleryIndex = {_json(index)};")
@@ -138,7 +141,9 @@ def count_pairs(target: np.ndarray | None, labels: np.ndarray, class_names: Sequ
     return LabelCounts(counts.target - 1, counts.prediction, counts.pixels)
 
 
-def image_files(number: int, layers: Layers, scored: Sequence[np.ndarray | None]) -> list[tuple[str, bytes]]:
+def image_files(
+    number: int, layers: Layers, scored: Sequence[np.ndarray | None], colors: np.ndarray,
+) -> list[tuple[str, bytes]]:
     """Names and bytes of an image's picture, thumbnail and layers.
 
     Parameters
@@ -148,6 +153,8 @@ def image_files(number: int, layers: Layers, scored: Sequence[np.ndarray | None]
     layers
     scored
         Labels of each label and map layer: after image and ground truth, a frame of the thumbnail each.
+    colors : (C + 1, 3) uint8
+        By label value.
     """
     image = Image.fromarray(layers.image)
     size = _shown_size(layers.image.shape[:2])
@@ -158,27 +165,27 @@ def image_files(number: int, layers: Layers, scored: Sequence[np.ndarray | None]
         "maps": maps, "saliency": _label_layer(layers.saliency, size)}
     name = f"{number:06}"
     return [
-        (f"images/{name}.jpg", _jpeg(picture, _PICTURE_QUALITY)),
-        (f"thumbnails/{name}.jpg", _jpeg(_thumbnail(image, [layers.target, *scored]), _THUMBNAIL_QUALITY)),
+        (f"images/{name}.jpg", _jpeg(picture, _PICTURE_JPEG)),
+        (f"thumbnails/{name}.jpg", _jpeg(_thumbnail(image, [layers.target, *scored], colors), _THUMBNAIL_JPEG)),
         (f"layers/{name}.js", _script(f"galleryLayers({number}, {_json(content)});"))]
 
 
-def _thumbnail(image: Image.Image, labels: Sequence[np.ndarray | None]) -> Image.Image:
+def _thumbnail(image: Image.Image, labels: Sequence[np.ndarray | None], colors: np.ndarray) -> Image.Image:
     """The image, and the image with each of the labels over it, side by side."""
     height, width = _shown_size((image.height, image.width), _THUMBNAIL)
     small = np.asarray(image.resize((width, height), Image.Resampling.BOX, reducing_gap=2))
-    frames = [small if each is None else _over(small, _nearest(each, (height, width))) for each in labels]
+    frames = [small if each is None else _over(small, _nearest(each, (height, width)), colors) for each in labels]
     return Image.fromarray(np.concatenate([small, *frames], axis=1))
 
 
-def _over(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _over(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Labels over an image, ignored pixels hatched; (H, W, 3) uint8."""
     y, x = np.indices(labels.shape)
-    colors = colorize(labels).astype(np.float32)
     ignored = labels == ignore_label(labels.dtype)
-    colors[ignored] = _HATCH[(x + y) // 3 % 2][ignored, None]
+    shown = colors[np.where(ignored, BACKGROUND, labels)].astype(np.float32)
+    shown[ignored] = _HATCH[(x + y) // 3 % 2][ignored, None]
     weight = np.where(labels == BACKGROUND, np.float32(0), _OPACITY)[..., None]
-    return np.rint(image + weight * (colors - image)).astype(np.uint8)
+    return np.rint(image + weight * (shown - image)).astype(np.uint8)
 
 
 def _map_layer(record: MapRecord, unscaled: bool) -> dict[str, Any]:
@@ -197,7 +204,7 @@ def _label_layer(labels: np.ndarray | None, size: tuple[int, int]) -> dict[str, 
 def _encoded(values: np.ndarray) -> dict[str, Any]:
     """An array as the page reads it: differences along its rows, compressed, as text; (K, H, W) uint8 or uint16."""
     differences = np.diff(values, axis=2, prepend=values.dtype.type(0)).astype(values.dtype.newbyteorder("<"))
-    text = base64.b64encode(zlib.compress(differences.tobytes(), 9)).decode()
+    text = base64.b64encode(zlib.compress(differences.tobytes(), _COMPRESSION)).decode()
     return {"shape": list(values.shape), "bytes": values.dtype.itemsize, "data": text}
 
 
@@ -215,10 +222,9 @@ def _shown_size(size: tuple[int, ...], longest: int = _PICTURE) -> tuple[int, in
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
+def _jpeg(image: Image.Image, how: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    # Colours of labels would bleed with fewer colour samples.
-    image.save(buffer, format="JPEG", quality=quality, subsampling=0)
+    image.save(buffer, format="JPEG", **how)
     return buffer.getvalue()
 
 

@@ -485,18 +485,18 @@
   }
 
   function labelPicture(labels, size) {
-    const {surface, context, pixels} = blank(size), width = size[1], data = pixels.data;
+    const {surface, context, pixels} = blank(size), width = size[1], data = pixels.data, {ignore, errors} = index;
     const target = look.errors && look.now.kind !== "target" ? layers.target?.values : null;
-    const wide = index.ignore;
     for (let i = 0; i < labels.length; i++) {
       const label = labels[i];
-      // Where ground truth is given and right, nothing is drawn, if only errors are wanted.
-      if (target && (target[i] === label || target[i] === wide)) continue;
-      if (label === wide) {
+      // Where only errors are wanted, nothing is drawn where the label is right, or ground truth unknown.
+      if (target && (target[i] === label || target[i] === ignore)) continue;
+      if (label === ignore) {
         const stripe = Math.floor((i % width + Math.floor(i / width)) / 3) % 2 ? 235 : 60;
         data.set([stripe, stripe, stripe, 255], 4 * i);
       } else if (label || target) {
-        const [r, g, b] = index.colors[label];
+        const [r, g, b] = !target ? index.colors[label]
+          : errors[label === 0 ? "missed" : target[i] === 0 ? "false" : "wrong class"];
         data[4 * i] = r; data[4 * i + 1] = g; data[4 * i + 2] = b; data[4 * i + 3] = 255;
       }
     }
@@ -629,8 +629,14 @@
       make("section", {}, slider("opacity", "Opacity", look.opacity, 0, 1, 0.01, percent, setOpacity),
         index.targets && scored.length ? checkbox("errors", "Only what differs from ground truth", look.errors, (on) => {
           look.errors = on;
+          buildPanel();
           refresh();
-        }, "e") : ""),
+        }, "e") : "",
+        look.errors ? make("div", {class: "row faint"}, ...["missed", "false", "wrong class"].map((name) => {
+          const mark = make("span", {class: "swatch"});
+          mark.style.backgroundColor = `rgb(${index.errors[name].join(",")})`;
+          return make("span", {class: "row"}, mark, name);
+        })) : ""),
       ...index.maps.map((map, i) => layers.maps[i] ? ruleSection(map, i) : ""),
       make("section", {id: "scores"}));
     if (focused && panel.querySelector(`[id="${focused}"]`)) $(focused).focus();
@@ -693,7 +699,7 @@
     const name = rest && constant ? "alpha"
       : now.background === "constant" && !cues.background.includes("+") && same("alpha") && !now.rules ? "constant" : null;
     if (name === null) {
-      place.replaceChildren(make("p", {class: "faint"}, "All images: known only while the other numbers are as at first."));
+      place.replaceChildren(make("p", {class: "faint"}, "All images: known only while the other settings have their initial values."));
       return;
     }
     const points = sweep[name].map((value) => value ?? 0), top = Math.max(...points, 1e-9), at = Math.round(now[name] * 255);
@@ -719,7 +725,7 @@
     if (kind === "rule" && labels) {
       scores = liveScores(labels);
       const exact = layers.maps[i].exact;
-      note = exact ? "" : "About: the page has the maps in 8 bits, at 160 pixels, and large images at 1,024.";
+      note = exact ? "" : "Approximate: the page holds maps of at most 160 pixels, in 256 steps, and images of at most 1,024 pixels.";
     }
     if (!scores) return;
     const rows = [...scores.iou].map(([label, value]) => make("tr", {}, make("td", {}, swatch(label), named(nameOf(label))),

@@ -13,6 +13,7 @@ from drstool import cues, gallery
 from drstool.data.decoding import load_image, load_saliency, load_target
 from drstool.data.item import Dataset, Item
 from drstool.errors import InputError
+from drstool.figures.colors import class_colors
 from drstool.formats import MapRecord, RecordSource
 from drstool.labels import MAX_NARROW_CLASSES, as_label_type, check_label_values, label_of, label_type
 from drstool.metrics import LabelCounts, SweepMatrix, count_steps, label_steps, swept_settings
@@ -94,15 +95,13 @@ class Sources:
 
 
 def gallery_files(
-    sources: Sources, heat: np.ndarray, *, workers: int = 1, on_error: OnError | None = None, track: Track = untracked,
+    sources: Sources, *, workers: int = 1, on_error: OnError | None = None, track: Track = untracked,
 ) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of the gallery's files; what the page knows of all images comes last.
 
     Parameters
     ----------
     sources
-    heat : (256, 3) uint8
-        Colours of map values.
     workers
         Number of threads; the files do not depend on it.
     on_error
@@ -136,7 +135,7 @@ def gallery_files(
     title = sources.title or (
         sources.dataset.source if sources.dataset is not None else ", ".join((*sources.labels, *sources.maps)))
     yield gallery.index_file(
-        title, names, heat, tuple(sources.labels), sources.settings, rows, targets=targets, sweeps=curves)
+        title, names, tuple(sources.labels), sources.settings, rows, targets=targets, sweeps=curves)
 
 
 class _Painter:
@@ -144,6 +143,7 @@ class _Painter:
 
     def __init__(self, sources: Sources) -> None:
         self._sources, self._names, self._settings = sources, sources.names, sources.settings
+        self._colors = class_colors(len(self._names))
         self._channels = {name: channel for channel, name in enumerate(self._names)}
         self._ids = {id(source): frozenset(source.ids() or ())
                      for source in (*sources.labels.values(), *sources.maps.values())}
@@ -160,7 +160,7 @@ class _Painter:
             None if each is None else gallery.count_pairs(layers.target, each, self._names) for each in scored]
         tags = None if item.tags is None else [label_of(self._channels[tag]) for tag in item.tags]
         row = gallery.row(number, item.id, tags, layers, counts)
-        return row, gallery.image_files(number, layers, scored), steps
+        return row, gallery.image_files(number, layers, scored, self._colors), steps
 
     def _layers(self, item: Item) -> gallery.Layers:
         """All that there is of an image, its sizes and values checked."""
