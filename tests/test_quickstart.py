@@ -44,7 +44,7 @@ def settings(line):
     """The options of a command line by name, without those left to the recipe."""
     given = GROUP.commands[line[0]].make_context(line[0], line[1:]).params
     return {name.removeprefix("number_"): ",".join(value) if isinstance(value, (list, tuple)) else str(value)
-            for name, value in given.items() if value is not None}
+            for name, value in given.items() if value not in (None, [], ())}
 
 
 def test_it_runs_to_the_end_and_names_its_picture(script):
