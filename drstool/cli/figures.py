@@ -168,7 +168,7 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
         if len(known) > MOST_ROWS:
             raise UsageError(
                 "--figure", f"would have {len(known)} rows", "choose them with --ids or --pick, such as --pick even:8")
-        return replace(spec, ids=tuple(known)), ""
+        spec = replace(spec, ids=tuple(known))
     words = ""
     if not spec.ids:
         pick = parse_pick(spec.pick)

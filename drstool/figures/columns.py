@@ -23,11 +23,10 @@ from drstool.pixels import shown_size
 from drstool.recipe import CueSettings
 from drstool.reports.text import listed
 
-__all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "parse_column", "read_cell"]
+__all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "default_title", "parse_column", "read_cell"]
 
 # What a column can show, and of how many files.
 KINDS = {"image": 0, "target": 0, "labels": 1, "heat": 1, "error": 1, "picture": 1, "difference": 2, "split": 2}
-_GROUND_TRUTH = "ground truth"
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 _PLACE = "{id}"
 _EXPECTED = (
@@ -84,7 +83,7 @@ def parse_column(text: str, show: str = "") -> Column:
         title, rest = "", text
     kind, colon, paths = rest.partition(":")
     if rest in ("image", "target"):
-        return Column(rest, title or {"target": _GROUND_TRUTH}.get(rest, rest))
+        return Column(rest, title or default_title(rest))
     if not (colon and KINDS.get(kind)):
         kind, paths = show, rest
     paths, _, name = paths.partition("#")
@@ -93,7 +92,7 @@ def parse_column(text: str, show: str = "") -> Column:
         raise UsageError(
             "--columns", f"{text!r} names {len([part for part in parts if part])} files",
             f"{kind} takes {KINDS.get(kind, 1)}, as in {kind}:A:B" if KINDS.get(kind) == 2 else _EXPECTED)
-    return Column(kind, title or _title(kind, parts, name), parts, name)
+    return Column(kind, title or default_title(kind, parts, name), parts, name)
 
 
 def _first_path(text: str) -> str:
@@ -103,7 +102,10 @@ def _first_path(text: str) -> str:
     return path.partition("#")[0]
 
 
-def _title(show: str, paths: Sequence[str], object_class: str) -> str:
+def default_title(show: str, paths: Sequence[str] = (), object_class: str = "") -> str:
+    """The title of a column that is given none."""
+    if not paths:
+        return {"target": "ground truth"}.get(show, show)
     names = [Path(path).stem or path for path in paths]
     joined = {"difference": " − ", "split": " | "}.get(show, "").join(names)
     return joined + {"error": ", errors"}.get(show, "") + (f", {object_class}" if object_class else "")

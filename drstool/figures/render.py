@@ -241,7 +241,7 @@ def _add_outline(axes: Axes, outline: Outline, dpi: int) -> None:
     inset = outline.width * dpi / 72 / 2
     axes.add_patch(Rectangle(
         (box.x + inset, box.y + inset), box.width - 2 * inset, box.height - 2 * inset, fill=False, edgecolor=color,
-        linewidth=outline.width, joinstyle="miter"))
+        linewidth=outline.width, joinstyle="miter", snap=False))
 
 
 def _add_text(axes: Axes, text: Text, fonts: Fonts, dpi: int) -> None:

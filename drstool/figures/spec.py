@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from drstool.errors import InputError, UsageError
-from drstool.figures.columns import KINDS, Column
+from drstool.figures.columns import KINDS, Column, default_title
 from drstool.files import read_bytes
 from drstool.recipe import CueSettings, FigureSettings, override
 
@@ -213,8 +213,8 @@ def _column(path: str, table: Mapping[str, Any]) -> Column:
         raise InputError(path, f"columns.show is {show!r}", f"expected one of {', '.join(KINDS)}")
     if len(paths) != KINDS.get(show, 1):
         raise InputError(path, f"columns.paths has {len(paths)}", f"{show or 'a file'} takes {KINDS.get(show, 1)}")
-    title = _typed(path, "columns.title", table.get("title", ""), str)
-    return Column(show, title or show or paths[0], paths, _typed(path, "columns.class", table.get("class", ""), str))
+    title, name = (_typed(path, f"columns.{key}", table.get(key, ""), str) for key in ("title", "class"))
+    return Column(show, title or default_title(show, paths, name), paths, name)
 
 
 def _check_keys(path: str, table: Mapping[str, Any], known: Sequence[str], before: str = "") -> None:

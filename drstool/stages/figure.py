@@ -205,8 +205,8 @@ class _Drawing:
                 self._texts += note_texts(cell.note, whole, size, line, self._measure, top=content.picture is not None)
             if settings.legend == "names" and cell.labels is not None and not is_crop:
                 names = {label: self._name(label) for label in sorted(cell.classes)}
-                self._texts += name_texts(
-                    cell.labels, names, self._painter.colors, box, size * _NAME_SHARE, line * _NAME_SHARE, self._measure)
+                smaller = size * _NAME_SHARE, line * _NAME_SHARE
+                self._texts += name_texts(cell.labels, names, self._painter.colors, box, *smaller, self._measure)
             if is_crop:
                 self._mark(layout, crops[number - len(layout.cells)], box, content)
 
