@@ -343,6 +343,8 @@ def test_any_number_of_classes_has_a_colour_each():
         assert len(np.unique(colors, axis=0)) == count + 1
         assert not (colors == IGNORED).all(axis=1).any()
     np.testing.assert_array_equal(class_colors(3000)[:21], class_colors(20, "distinct"))
+    # Of an unknown number of classes, all that a label image of 8 bits can have.
+    assert len(class_colors(0)) == 255
 
 
 # Colours as they look to people without one of the three kinds of cones, as matrices on linear sRGB: Machado, Oliveira
@@ -472,14 +474,14 @@ def test_a_spec_gives_the_same_figure(figure, world, drs, tmp_path):
     more = ("--pick", "worst:1", "--by", "m", "--style", "contour", "--contour-width", "1.5", "--row-ids", "--cues",
             "background=constant,constant=0.1", "--crop", "b:0,0,30,30")
     columns = "image,target,cats=@ramp.h5#cat,m=@mixed,split:@ramp.h5:@flat.h5"
-    said, path = figure(columns, *more, "--write-spec", spec, name="a.pdf", width="300px")
+    said, path = figure(columns, *more, "--write-spec", spec, name="a.svg", width="300px")
     content = tomllib.loads(spec.read_text())
     assert content["columns"][2] == {"title": "cats", "paths": [f"{world}/ramp.h5"], "class": "cat"}
     first = path.read_bytes()
-    again = drs("overlay", "--spec", spec, "--figure", tmp_path / "b.pdf", "--no-provenance")
+    again = drs("overlay", "--spec", spec, "--figure", tmp_path / "b.svg", "--no-provenance")
     assert again.code == 0, again.err
-    figure(columns, *more, "--no-provenance", name="c.pdf", width="300px")
-    assert (tmp_path / "b.pdf").read_bytes() == (tmp_path / "c.pdf").read_bytes() != first
+    figure(columns, *more, "--no-provenance", name="c.svg", width="300px")
+    assert (tmp_path / "b.svg").read_bytes() == (tmp_path / "c.svg").read_bytes() != first
     # An option replaces what the file says.
     other = drs("overlay", "--spec", spec, "--figure", tmp_path / "d.png", "--ids", "a", "--crop", "a:0,0,10,10")
     assert other.code == 0 and "chosen" not in other.err
@@ -539,7 +541,13 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--ids", ","), 3, "--ids: ',' names no image"),
     ("image", ("--pick", "worst:0"), 2, "'worst:0' is no choice of images; expected worst:N"),
     ("image", ("--pick", "worst:1"), 2, "no column has scores"),
-    ("good=@good", ("--pick", "worst:1", "--by", "x"), 2, "no column with scores has the title 'x'; there are good"),
+    ("good=@good", ("--pick", "worst:1", "--by", "x"), 2, "--by: no column has the title 'x'; there are good"),
+    ("@good,image", ("--pick", "worst:1", "--by", "image"), 2, "'image' has no scores; those that have are good"),
+    ("A=@good,A=@mixed", ("--pick", "worst:1", "--by", "A"), 2, "--by: several columns have the title 'A'"),
+    ("image", ("--by", "image"), 2, "--by: has no effect without --pick; add --pick, or omit it"),
+    ("image", ("--baseline", "image"), 2, "--baseline: has no effect without --score"),
+    ("image", ("--ids", "a", "--pick", "even:1"), 2, "--pick: chooses rows that --ids names already"),
+    ("image", ("--resume",), 2, "--resume: has no effect on a figure"),
     ("good=@good", ("--pick", "around:cow:1"), 3, "there is no class 'cow'; the classes are cat, dog"),
     ("image", ("--crop", "a:0,0,0,5"), 2, "--crop: 'a:0,0,0,5' is no region; expected ID:x,y,w,h"),
     ("image", ("--crop", "x:0,0,5,5"), 2, "--crop: 'x' is no row of the figure; its rows are a, b"),

@@ -91,7 +91,7 @@ class FigureOptions:
             "figure": self.figure, "ids": named_ids(self.ids) if self.ids else (), "pick": self.pick, "by": self.by,
             "crops": tuple(map(parse_crop, self.crop or ())), "columns": (*columns, *more)}.items() if value}
         if "ids" in changes or "pick" in changes:
-            changes = {"ids": (), "pick": ""} | changes
+            changes = {"ids": (), "pick": "", "by": "" if "ids" in changes else spec.by} | changes
         return replace(
             spec, **changes, data={**spec.data, **{n: v for n, v in vars(data).items() if v is not None}},
             settings=override(spec.settings, {name: getattr(settings, name) for name in given}),
@@ -103,8 +103,7 @@ def make_figure(run: Run, options: FigureOptions, spec: FigureSpec, kind: type[O
     from drstool.figures import render
     from drstool.figures.spec import spec_text
 
-    if not spec.columns:
-        raise UsageError("--columns", "there are none", "give --columns image,target,NAME=PATH,…")
+    _check_together(run, spec)
     for path in filter(None, (spec.figure, options.write_spec)):
         run.reserve(path)
     if options.write_spec is not None:
@@ -120,6 +119,25 @@ def make_figure(run: Run, options: FigureOptions, spec: FigureSpec, kind: type[O
         raise UsageError("--figure", "needs a dataset", "give --data")
     with ExitStack() as stack:
         _draw(run, options, spec, kind(**spec.data), file_format, stack)
+
+
+def _check_together(run: Run, spec: FigureSpec) -> None:
+    """Check that what a figure shows goes together."""
+    if not spec.columns:
+        raise UsageError("--columns", "there are none", "give --columns image,target,NAME=PATH,…")
+    if spec.ids and spec.pick:
+        raise UsageError("--pick", "chooses rows that --ids names already", "omit one of the two")
+    if run.resume:
+        raise UsageError("--resume", "has no effect on a figure", "omit it")
+    titles = [column.title for column in spec.columns]
+    for option, title, other, needed in (
+            ("--by", spec.by, "--pick", spec.pick),
+            ("--baseline", spec.settings.baseline, "--score", spec.settings.score)):
+        if title and not needed:
+            raise UsageError(option, f"has no effect without {other}", f"add {other}, or omit it")
+        if title and titles.count(title) != 1:
+            found = "several columns have" if title in titles else "no column has"
+            raise UsageError(option, f"{found} the title '{title}'", f"there are {', '.join(titles)}")
 
 
 def _draw(
@@ -198,17 +216,13 @@ def _column_of_scores(spec: FigureSpec) -> Column:
     titles = [column.title for column in columns]
     if spec.by and spec.by not in titles or not titles:
         raise UsageError(
-            "--by", f"no column with scores has the title {spec.by!r}" if spec.by else "no column has scores",
-            f"there are {', '.join(titles)}" if titles else "--pick needs a column of labels or maps")
+            "--by", f"'{spec.by}' has no scores" if spec.by else "no column has scores",
+            f"those that have are {', '.join(titles)}" if titles else "--pick needs a column of labels or maps")
     return next(column for column in reversed(columns) if column.title == (spec.by or titles[-1]))
 
 
 def _scores(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> Mapping[tuple[str, int], float]:
     """Mean IoU by image and number of the column."""
-    titles = [column.title for column in spec.columns]
-    if spec.settings.baseline and spec.settings.baseline not in titles:
-        raise UsageError(
-            "--baseline", f"no column has the title '{spec.settings.baseline}'", f"there are {', '.join(titles)}")
     shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in spec.ids))
     found: dict[tuple[str, int], float] = {}
     for number, column in _scored(spec):

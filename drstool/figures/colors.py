@@ -54,7 +54,7 @@ def class_colors(class_names: int, name: str = "voc") -> np.ndarray:
     Parameters
     ----------
     class_names
-        Number C of object classes.
+        Number C of object classes; 0: it is not known.
     name
         ``voc`` or ``distinct``; with more classes than VOC's label images can have, always the latter.
 
@@ -63,7 +63,7 @@ def class_colors(class_names: int, name: str = "voc") -> np.ndarray:
     >>> class_colors(2).tolist()
     [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     """
-    count = num_classes(range(class_names))
+    count = num_classes(range(class_names or IGNORE - 1))
     if name == "voc" and count <= IGNORE:
         return palette()[:count]
     return np.concatenate([np.zeros((1, 3), np.uint8), _distinct_colors(class_names)])
