@@ -92,6 +92,10 @@ def test_only_our_folder_is_replaced(gallery, run, drs, tmp_path):
     outcome = drs(*line(run, tmp_path / "copy"), "--overwrite")
     assert outcome.code != 0 and "notes.js" in outcome.err
     assert (tmp_path / "copy" / "layers" / "notes.js").read_text() == "mine"
+    (tmp_path / "copy" / "layers" / "notes.js").rename(tmp_path / "copy" / "layers" / "000009.js")
+    outcome = drs(*line(run, tmp_path / "copy"), "--overwrite")
+    assert outcome.code != 0 and "holds files that drstool did not write" in outcome.err
+    assert (tmp_path / "copy" / "layers" / "000009.js").read_text() == "mine"
 
 
 def test_scores_in_the_index_are_those_of_eval(gallery, run, drs):
