@@ -373,25 +373,28 @@ SETTINGS = [
     {"background": "power", "power": 1.5}, {"background": "rest", "alpha": 0.0},
     {"background": "saliency+constant", "combine": "min", "constant": 0.6},
     {"background": "saliency+power", "power": 0.8, "conflict": 0.6}, {"background": "constant", "conflict": 0.3},
+    {"background": "constant", "constant": 51 / 255, "alpha": 0.0},
 ]
 
 
 @in_browser
 @pytest.mark.parametrize("changes", SETTINGS, ids=str)
 def test_the_page_makes_the_labels_that_python_makes(page, changes):
-    random, settings = np.random.default_rng(1), CueSettings(**changes)
-    values = random.integers(0, 256, (3, 9, 14), np.uint8)
-    # Ties and values at the threshold occur.
-    values[1, :4], values[0, 4:6] = values[0, :4], 51
-    saliency, size = random.choice(np.uint8([0, 50, 51, 128, 230, 255]), (23, 31)), (23, 31)
-    maps = resize_maps(values.astype(np.float32) / np.float32(255), size)
-    for rules in (False, True):
-        expected = pseudo_label(maps, (1, 2, 3), settings, saliency, ignore_rules=rules)
-        found = page.run(f"""[...Cues.labelsOf(
-            Cues.resize(new Uint8Array({values.ravel().tolist()}), [3, 9, 14], [23, 31]), [1, 2, 3], 23 * 31,
-            {json.dumps(vars(settings))}, new Uint8Array({saliency.ravel().tolist()}), 255, {json.dumps(rules)})]""")
-        assert found == expected.ravel().tolist()
-        assert len(set(found)) > 2
+    random, settings, size = np.random.default_rng(1), CueSettings(**changes), (23, 31)
+    saliency = random.choice(np.uint8([0, 50, 51, 128, 230, 255]), size)
+    for shape in ((3, 9, 14), (3, *size)):
+        values = random.integers(0, 256, shape, np.uint8)
+        # Ties, and values that equal a threshold.
+        values[1, :4], values[:, 4:6] = values[0, :4], 51
+        maps = resize_maps(values.astype(np.float32) / np.float32(255), size)
+        for rules in (False, True):
+            expected = pseudo_label(maps, (1, 2, 3), settings, saliency, ignore_rules=rules)
+            found = page.run(f"""[...Cues.labelsOf(
+                Cues.resize(new Uint8Array({values.ravel().tolist()}), {list(shape)}, {list(size)}), [1, 2, 3], 23 * 31,
+                {json.dumps(vars(settings))}, new Uint8Array({saliency.ravel().tolist()}), 255,
+                {json.dumps(rules)})]""")
+            assert found == expected.ravel().tolist()
+            assert len(set(found)) > 2
 
 
 @in_browser

@@ -126,9 +126,8 @@ def check_only_ours(path: object, folder: Path, kind: str) -> None:
             len(own) > count or len(own) == count and end.get("names_crc32", names_crc32(own)) != names_crc32(own)):
         newest = sorted(own, key=lambda name: os.lstat(folder / name).st_mtime, reverse=True)
         raise OutputError(
-            path, f"holds {'files' if kind == 'gallery' else 'PNGs'} that drstool did not write (it wrote {count}); the "
-            f"newest of {len(own)} are "
-            f"{_listed(newest)}", "move yours away first")
+            path, f"holds {'files' if kind == 'gallery' else 'PNGs'} that drstool did not write (it wrote {count}); "
+            f"the newest of {len(own)} are {_listed(newest)}", "move yours away first")
 
 
 def _may_be_ours(name: str, kind: str, count: int) -> bool:
