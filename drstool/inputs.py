@@ -110,7 +110,8 @@ class Pictures:
     Parameters
     ----------
     sources
-        By what they are: ``labels``, ``maps``; and the paths the user named.
+        By what they are: ``labels`` or ``maps``, or where there are several of these ``labels NAME``; and the paths the
+        user named.
     dataset
     """
 
@@ -123,7 +124,9 @@ class Pictures:
         self.upstream = merge(*(header.provenance for header in headers))
 
     def remaining(self, finished: Sequence[str]) -> tuple[Iterable | None, int | None]:
-        records = (record for source in self._sources.values() for record in source.records())
+        """Pairs of the source's name, which may be empty, and a record."""
+        records = (
+            (key.partition(" ")[2], record) for key, source in self._sources.items() for record in source.records())
         return (records if self._sources else None), None
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_OBJECT_CLASSES",
+    "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_NARROW_CLASSES", "MAX_OBJECT_CLASSES",
     "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label",
     "is_object_name", "label_names", "label_of", "label_type", "labels_by_name", "num_classes", "object_classes",
-    "palette", "plain_name",
+    "palette", "plain_name", "shown_palette",
 ]
 
 BACKGROUND = 0
@@ -28,7 +28,7 @@ BACKGROUND = 0
 IGNORE = 255
 BACKGROUND_NAME = "background"
 # Of uint8 and uint16, less background and ignore.
-_MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
+MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
 _LONGEST_NAME = 200
 # How lists of classes call what is no object, without case and marks: labelme writes "_background_", CVAT
 # "background", Mask R-CNN "BG"; "__ignore__", "void" and "unlabeled" are no class at all.
@@ -68,7 +68,7 @@ def label_type(num_object_classes: int) -> np.dtype:
     """
     import numpy as np
 
-    return np.dtype(np.uint8 if num_object_classes <= _MAX_NARROW_CLASSES else np.uint16)
+    return np.dtype(np.uint8 if num_object_classes <= MAX_NARROW_CLASSES else np.uint16)
 
 
 def ignore_label(dtype: np.dtype | type | str) -> int:
@@ -297,8 +297,21 @@ def palette() -> np.ndarray:
     return colors
 
 
+def shown_palette() -> np.ndarray:
+    """As :func:`palette`, for pictures to look at: the ignore label is white, which is no class's colour.
+
+    Examples
+    --------
+    >>> shown_palette()[[1, 255]].tolist()
+    [[128, 0, 0], [255, 255, 255]]
+    """
+    colors = palette()
+    colors[IGNORE] = 255
+    return colors
+
+
 def colorize(labels: np.ndarray) -> np.ndarray:
-    """Colours of a label image.
+    """Colours of a label image, ignored pixels white.
 
     Parameters
     ----------
@@ -310,8 +323,8 @@ def colorize(labels: np.ndarray) -> np.ndarray:
     (H, W, 3) uint8
     """
     if labels.dtype.itemsize > 1:
-        objects = (labels.astype("int32") - label_of(0)) % _MAX_NARROW_CLASSES + label_of(0)
+        objects = (labels.astype("int32") - label_of(0)) % MAX_NARROW_CLASSES + label_of(0)
         objects[labels == BACKGROUND] = BACKGROUND
         objects[labels == ignore_label(labels.dtype)] = IGNORE
         labels = objects
-    return palette()[labels]
+    return shown_palette()[labels]

@@ -27,6 +27,7 @@ __all__ = [
     "ClassifierRecipe",
     "CrfSettings",
     "CueSettings",
+    "FigureSettings",
     "Jitter",
     "Optimization",
     "OverlaySettings",
@@ -336,6 +337,60 @@ class OverlaySettings:
     """``overlay``: pictures of labels and maps over their images."""
 
     opacity: float = _option(0.7, "Opacity of the colours drawn over the image.", min=0.0, max=1.0)
+    ignored_pixels: str = _option(
+        "hatched", "How pixels with the ignore label are drawn.", choices=("hatched", "white"))
+    by_kind: bool = _option(False, "With -o: sort the pictures into subfolders by kind, such as overlay/ID.png.")
+
+
+@dataclass(frozen=True)
+class FigureSettings(OverlaySettings):
+    """``overlay --figure``: how a figure of several images and methods looks."""
+
+    width: str = _option("174mm", "Width of the figure, in mm, px or in, such as 174mm or 1200px.")
+    dpi: int = _option(300, "Resolution of the figure, in dots per inch.", min=36, max=2400)
+    fit: str = _option(
+        "fit",
+        "Size of the cells: fit (as high as each row's image), crop (all alike, images cut off at the edges) or pad "
+        "(all alike, with margins around the images).",
+        choices=("fit", "crop", "pad"))
+    aspect: float = _option(
+        0.0, "With --fit crop or pad: width of a cell over its height; 0: that of the median image.", min=0.0, max=20.0)
+    style: str = _option(
+        "blend",
+        "How labels are drawn: blend (colours over the image), contour (outlines), dim (the image darkened outside the "
+        "objects) or flat (colours alone).",
+        choices=("blend", "contour", "dim", "flat"))
+    contour_width: float = _option(1.0, "Width of contours, in points.", min=0.1, max=20.0)
+    palette: str = _option(
+        "voc",
+        "Colours of the classes: voc (PASCAL VOC's) or distinct (generated, as far apart as possible); with more than "
+        "254 classes always distinct.",
+        choices=("voc", "distinct"))
+    legend: str = _option(
+        "below", "Names of the classes shown: below the figure, as names at the objects, or none.",
+        choices=("below", "names", "none"))
+    colormap: str = _option(
+        "drstool",
+        "Colours of maps: drstool (more opaque where the map is higher), jet, viridis or magma (all equally opaque).",
+        choices=("drstool", "jet", "viridis", "magma"))
+    normalize: str = _option(
+        "own",
+        "What map values are divided by: each map's own maximum, the maximum shared by all maps of the figure, or none "
+        "(drawn from 0 to 1).",
+        choices=("own", "shared", "none"))
+    percentile: float = _option(
+        100.0, "Percentile of the map values that is taken for the maximum; higher values are clipped.", min=50.0,
+        max=100.0)
+    colorbar: bool = _option(True, "Draw a colour bar where there are maps.")
+    titles: bool = _option(True, "Draw the titles of the columns.")
+    row_ids: bool = _option(False, "Draw the ids of the images beside the rows.")
+    caption: bool = _option(False, "Draw a line that says how the images were chosen, and what the scores are.")
+    score: bool = _option(False, "Draw each cell's mean IoU below it, as eval computes it, the best of a row in bold.")
+    baseline: str = _option("", "Title of the column to which --score tells the difference.")
+    gap: float = _option(0.7, "Gap between cells, in mm.", min=0.0, max=50.0)
+    frame: float = _option(0.0, "Width of a frame around each cell, in points; 0: none.", min=0.0, max=10.0)
+    font: str = _option("DejaVu Sans", "Font: the name of an installed one, or a file.")
+    font_size: float = _option(7.0, "Size of the text, in points.", min=2.0, max=72.0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ work=${1:-quickstart}
 cd "$(dirname "$0")/.."
 root=$(pwd)
 . examples/environment.sh
-make_environment ""
+make_environment "[figures]"
 cd "$here"
 if [ -e "$work" ]; then
     echo "$work exists; remove it, or choose another folder" >&2
@@ -54,7 +54,7 @@ drstool eval labels $data --ignored skip --json > scores/labels.json
 drstool eval pred --data demo --split val --json > scores/pred.json
 drstool overlay --data demo --split val --labels pred -o figures
 
-python "$root/examples/contact_sheet.py" --data demo --split train --maps cam.h5 drs.h5 refined.h5 --labels labels -o sheet.png
+drstool overlay --spec "$root/examples/contact_sheet.toml"
 python "$root/examples/summary.py" scores
 echo
 echo "Contact sheet of all steps: $(pwd)/sheet.png"

@@ -21,7 +21,7 @@ SETTINGS = {
     "train-cls": recipe.ClassifierRecipe, "refine-train": recipe.RefinerRecipe,
     "train-seg": recipe.SegmenterRecipe, "cam": recipe.CamSettings, "refine": recipe.RefineSettings,
     "pseudo-label": recipe.CueSettings, "eval": recipe.CueSettings, "segment": recipe.SegmentSettings,
-    "overlay": recipe.OverlaySettings, "crf": recipe.CueSettings,
+    "overlay": recipe.FigureSettings, "crf": recipe.CueSettings,
 }
 EXAMPLE = re.compile(r"^  Example:\n +(drstool .+)\s*\Z", re.MULTILINE)
 

@@ -6,7 +6,7 @@ import pytest
 from drstool.errors import InputError
 from drstool.labels import (
     MAX_OBJECT_CLASSES, as_label_type, channel_of, check_class_names, check_label_values, colorize, ignore_label,
-    label_of, label_type, object_classes, palette,
+    label_of, label_type, object_classes, palette, shown_palette,
 )
 
 # VOC 2012 development kit: the colours of the background and the 20 classes, and of the void label.
@@ -38,7 +38,12 @@ def test_colours_repeat_after_254_classes():
     labels = np.uint16([[0, 1, 254, 255, 508, 509, 65534, 65535]])
     narrow = np.uint8([[0, 1, 254, 1, 254, 1, 2, 255]])
     np.testing.assert_array_equal(colorize(labels), colorize(narrow))
-    np.testing.assert_array_equal(colorize(narrow), palette()[narrow])
+    np.testing.assert_array_equal(colorize(narrow), shown_palette()[narrow])
+
+
+def test_ignored_pixels_are_white_to_look_at_and_vocs_in_files():
+    assert tuple(palette()[255]) == (224, 224, 192) and tuple(shown_palette()[255]) == (255, 255, 255)
+    np.testing.assert_array_equal(shown_palette()[:255], palette()[:255])
 
 
 @pytest.mark.parametrize(("classes", "dtype", "ignored"), [

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def script(tmp_path_factory):
 def settings(line):
     """The options of a command line by name, without those left to the recipe."""
     given = GROUP.commands[line[0]].make_context(line[0], line[1:]).params
-    return {name.removeprefix("number_"): str(value) for name, value in given.items() if value is not None}
+    return {name.removeprefix("number_"): ",".join(value) if isinstance(value, (list, tuple)) else str(value)
+            for name, value in given.items() if value not in (None, [], ())}
 
 
 def test_it_runs_to_the_end_and_names_its_picture(script):
@@ -60,6 +62,11 @@ def test_each_command_reads_what_an_earlier_one_made(script):
         # Maps and labels to score are positional arguments.
         read = {given[name] for name in ("data", "weights", "maps", "labels", "init", "saliency", "prediction")
                 if name in given} - {"imagenet"}
+        if "spec" in given:
+            sheet = tomllib.loads(Path(given["spec"]).read_text())
+            read |= {sheet["data"], *(path for column in sheet["columns"] for path in column.get("paths", ()))}
+            assert len(read) > 4
+            made.add(sheet["figure"])
         assert {name.split("/")[0] for name in read} <= made, line
         made.add(given.get("output") or given.get("folder"))
 

@@ -5,11 +5,13 @@ import pytest
 from PIL import Image
 
 from drstool.data.item import Dataset, Item
-from drstool.errors import InputError
+from drstool.errors import InputError, UsageError
 from drstool.formats.records import LabelRecord, MapRecord
-from drstool.labels import palette
+from drstool.labels import palette, shown_palette
 from drstool.recipe import OverlaySettings
-from drstool.stages.overlay import blend_heat, blend_labels, file_names, heat_colors, label_picture, overlay
+from drstool.stages.overlay import (
+    blend_heat, blend_labels, file_names, heat_colors, label_picture, named_paths, overlay,
+)
 
 NAMES = ("cat", "potted plant", "tv/monitor")
 SIZE = (6, 8)
@@ -71,7 +73,7 @@ def test_labels_give_prediction_and_overlay(dataset, workers):
     assert pictures["a_pred.png"].mode == "P"
     np.testing.assert_array_equal(np.array(pictures["a_pred.png"]), records[2].labels)
     np.testing.assert_array_equal(
-        np.array(pictures["a_pred.png"].convert("RGB")), palette()[records[2].labels])
+        np.array(pictures["a_pred.png"].convert("RGB")), shown_palette()[records[2].labels])
     image = np.array(pictures["a_image.png"])
     np.testing.assert_array_equal(
         np.array(pictures["a_overlay.png"]), blend_labels(image, records[2].labels, 0.5))
@@ -142,17 +144,45 @@ def test_progress_is_tracked(dataset):
     assert seen == [("overlay", 2)]
 
 
-def test_background_stays_the_image_and_ignore_has_its_colour():
+def test_background_stays_the_image_and_objects_have_their_colours():
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     labels = labels_record("a").labels
     for opacity in (0.0, 0.3, 1.0):
         blended = blend_labels(image, labels, opacity)
         np.testing.assert_array_equal(blended[labels == 0], image[labels == 0])
-        for value in (1, 255):
-            expected = (1 - opacity) * image + opacity * palette()[value].astype(float)
-            found = blended[labels == value].astype(float)
-            assert np.abs(found - expected[labels == value]).max() <= 0.51
-    np.testing.assert_array_equal(blend_labels(image, labels, 0.0), image)
+        expected = (1 - opacity) * image + opacity * palette()[1].astype(float)
+        assert np.abs(blended[labels == 1].astype(float) - expected[labels == 1]).max() <= 0.51
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.7, 1.0])
+def test_ignored_pixels_are_never_drawn_as_a_class(opacity):
+    """Whatever the image below, no pixel has a hue: white, or stripes of white and of the image, darkened."""
+    image = np.full((40, 40, 3), 120, np.uint8)
+    ignored = np.full((40, 40), 255, np.uint8)
+    white = blend_labels(image, ignored, opacity, "white")
+    assert (white == white[0, 0]).all() and white.min() > 225
+    hatched = blend_labels(image, ignored, opacity)
+    assert {tuple(color) for color in hatched.reshape(-1, 3).tolist()} == {(235,) * 3, (90,) * 3}
+    assert 0.4 < (hatched > 200).mean() < 0.6
+    # No class of VOC's palette has such a colour.
+    assert not (palette()[:255] == 255).all(axis=1).any() and (shown_palette()[255] == 255).all()
+
+
+def test_names_of_several_sources_are_in_the_file_names(dataset):
+    records = [("A", labels_record("a")), ("B_2", labels_record("a")), ("C", maps_record("a", (1,)))]
+    assert [name for name, _ in overlay(dataset, records)] == [
+        "a_image.png", "a_pred_A.png", "a_overlay_A.png", "a_pred_B_2.png", "a_overlay_B_2.png", "a_heat_cat_C.png"]
+    assert named_paths(labels=["x/pred", "B 2=y/pred"]) == {"labels pred": "x/pred", "labels B_2": "y/pred"}
+    with pytest.raises(UsageError, match="--labels: several have the name 'pred'; give them as --labels NAME=PATH"):
+        named_paths(labels=["x/pred", "y/pred"])
+
+
+def test_pictures_are_sorted_into_folders_by_kind(dataset):
+    settings = OverlaySettings(by_kind=True)
+    names = [name for name, _ in overlay(dataset, [labels_record("part/b"), maps_record("a", (3,))], settings=settings,
+                                         targets=True)]
+    assert names == ["image/part/b.png", "pred/part/b.png", "overlay/part/b.png", "image/a.png", "target/a.png",
+                     "heat_tv_monitor/a.png"]
 
 
 def test_image_shows_through_a_low_map():

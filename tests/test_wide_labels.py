@@ -13,7 +13,7 @@ from drstool.data.coco import CocoMask
 from drstool.errors import InputError
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
 from drstool.formats.label_png import encode_label_png, read_label_png
-from drstool.labels import as_label_type, check_class_names, check_label_values, colorize, palette
+from drstool.labels import as_label_type, check_class_names, check_label_values, colorize, shown_palette
 from drstool.metrics import ConfusionMatrix
 
 NAMES = tuple(f"class {i}" for i in range(1, 301))
@@ -88,7 +88,7 @@ def test_type_follows_the_classes_and_the_ignore_label_the_type():
 
 def test_colours_of_wide_labels():
     colors = colorize(np.uint16([[0, 1, 254, 255, 508, 65535]]))[0]
-    np.testing.assert_array_equal(colors, palette()[[0, 1, 254, 1, 254, 255]])
+    np.testing.assert_array_equal(colors, shown_palette()[[0, 1, 254, 1, 254, 255]])
 
 
 @pytest.mark.parametrize("name", ["labels", "labels.tar"])

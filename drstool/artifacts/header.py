@@ -40,10 +40,11 @@ KINDS = {
     "labels": "labels",
     "saliency": "labels",
     "figures": "figures",
+    "gallery": "gallery",
     "dataset": "dataset",
 }
 # Kinds that say something about an image without naming a class.
-_CLASSLESS = ("saliency", "figures", "dataset")
+_CLASSLESS = ("saliency", "figures", "gallery", "dataset")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from drstool.artifacts.header import END_NAME, FORMAT, HEADER_NAME
 from drstool.errors import OutputError
 
 __all__ = [
-    "MARKERS", "beginning", "check_apart_from_data", "check_only_ours", "contents", "foreign_work", "is_note",
-    "kind_of",
+    "MARKERS", "PICTURE_MARK", "beginning", "check_apart_from_data", "check_only_ours", "contents", "foreign_work",
+    "is_note", "kind_of",
 ]
 
 MARKERS = (HEADER_NAME, END_NAME)
@@ -29,7 +29,12 @@ _DEMO = re.compile(
     r"(?:JPEGImages/demo_\d+\.jpg|Annotations/demo_\d+\.xml|(?:SegmentationClass|saliency_map)/demo_\d+\.png"
     r"|ImageSets/Segmentation/(?:train|val|trainval)(?:_cls)?\.txt|saliency_map/drstool(?:\.end)?\.json"
     r"|classes\.txt|README\.txt)")
+# What a page to look at a run consists of.
+_GALLERY = re.compile(
+    r"index\.html|page/(?:page\.css|(?:cues|index|page)\.js)|(?:images|thumbnails)/\d+\.jpg|layers/\d+\.js")
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
+# Near the beginning of each picture file that drstool writes: a figure may be replaced, a photograph never.
+PICTURE_MARK = b"made with drstool"
 # Names that a message lists.
 _MOST_NAMED = 3
 
@@ -83,7 +88,8 @@ def check_apart_from_data(path: object, target: Path, *, folder: bool = False) -
         # Saliency maps are what drstool adds to a dataset, as a whole.
         if not (folder and part == _SALIENCY and target == root / part):
             raise OutputError(path, f"is part of the dataset '{root}'", "choose another -o")
-    if not folder and (beginning(target, 4) or b"").startswith(_PICTURES):
+    start = beginning(target, 256) or b""
+    if not folder and start.startswith(_PICTURES) and PICTURE_MARK not in start:
         raise OutputError(path, "is a picture, which this command does not write", _MOVE)
 
 
@@ -120,11 +126,13 @@ def check_only_ours(path: object, folder: Path, kind: str) -> None:
             len(own) > count or len(own) == count and end.get("names_crc32", names_crc32(own)) != names_crc32(own)):
         newest = sorted(own, key=lambda name: os.lstat(folder / name).st_mtime, reverse=True)
         raise OutputError(
-            path, f"holds PNGs that drstool did not write (it wrote {count}); the newest of {len(own)} are "
-            f"{_listed(newest)}", "move yours away first")
+            path, f"holds {'files' if kind == 'gallery' else 'PNGs'} that drstool did not write (it wrote {count}); "
+            f"the newest of {len(own)} are {_listed(newest)}", "move yours away first")
 
 
 def _may_be_ours(name: str, kind: str, count: int) -> bool:
+    if kind == "gallery":
+        return _GALLERY.fullmatch(name) is not None
     if kind != "dataset":
         return name.endswith(".png")
     number = re.search(r"demo_(\d+)", name)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import locale
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drstool.errors import DrstoolError, OutputError
 from drstool.reports.text import printable
+
+if TYPE_CHECKING:
+    from drstool.reports.blocks import Drawing
 
 __all__ = ["Console", "duration", "gigabytes"]
 
@@ -86,6 +90,24 @@ class Console:
         if not self._quiet:
             self.write(text)
 
+    @property
+    def shows_blocks(self) -> bool:
+        """Whether stdout is a terminal that has characters of blocks, as far as the locale says."""
+        return sys.stdout is not None and sys.stdout.isatty() and locale.getencoding().upper().startswith("UTF")
+
+    def draw(self, pictures: Iterable[Drawing]) -> None:
+        """Draw pictures on stdout: in half blocks where it is a terminal with colours, else in letters."""
+        from rich.console import Console as RichConsole
+
+        console = RichConsole(file=sys.stdout, highlight=False, soft_wrap=True)
+        in_color = self.shows_blocks and console.color_system is not None and not console.no_color
+        for picture in pictures:
+            if in_color:
+                console.print(_in_blocks(picture))
+            else:
+                names = [f"{letter} {name}" for name, _, letter in picture.legend]
+                self.write("".join(printable(line) + "\n" for line in (picture.title, *picture.letters, *names)))
+
     # --- progress ------------------------------------------------------------------------------
 
     @property
@@ -142,6 +164,27 @@ class Console:
         return (
             TextColumn("{task.description}", markup=False), bar, MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("left"), State())
+
+
+def _in_blocks(picture: Drawing) -> Any:
+    """A picture as text for rich, which knows how many colours the terminal has."""
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    def color(rgb: Iterable[int]) -> Color:
+        return Color.from_rgb(*rgb)
+
+    text = Text(printable(picture.title) + "\n")
+    for upper, lower in zip(picture.colors[::2].tolist(), picture.colors[1::2].tolist()):
+        for above, below in zip(upper, lower):
+            text.append("▀", Style(color=color(above), bgcolor=color(below)))
+        text.append("\n")
+    for name, rgb, _ in picture.legend:
+        text.append("██ ", Style(color=color(rgb)))
+        text.append(printable(name) + "\n")
+    text.rstrip()
+    return text
 
 
 def _stderr() -> Any:

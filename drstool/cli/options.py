@@ -205,7 +205,8 @@ class _Command:
 
 # Parameters that name files and folders to read.
 _INPUTS = (
-    "inputs", "file", "data", "images", "weights", "maps", "labels", "saliency", "init", "ids", "tags", "classes")
+    "inputs", "logs", "file", "data", "images", "weights", "maps", "labels", "saliency", "init", "ids", "tags",
+    "classes")
 # Parameters of a command's function that are made of options, or of what the user typed.
 _SUPPLIED = ("run", "settings", "given", "automatic", "crf")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    "check_picture", "picture_files", "read_marker", "write_end", "write_marker", "write_pictures",
+    "check_picture", "picture_files", "read_marker", "write_end", "write_files", "write_marker", "write_pictures",
 ]
 
 _SUFFIXES = (".png", ".jpg")
@@ -77,6 +77,38 @@ def write_pictures(
             write(name, data)
         write_end(making, header, len(written), written)
     return len(written)
+
+
+def write_files(
+    folder: str | Path, header: Header, files: Iterable[tuple[str, bytes]], *, overwrite: bool = False,
+) -> list[str]:
+    """Write files into a new folder, whole or not at all; their names.
+
+    Parameters
+    ----------
+    folder
+    header
+        Of a kind whose file names :mod:`drstool.artifacts.ownership` knows.
+    files
+        Names relative to the folder, and bytes.
+    overwrite
+        Replace a folder of ours.
+
+    Raises
+    ------
+    OutputError
+        It exists, or cannot be written.
+    """
+    written = []
+    with new_folder(folder, overwrite) as making:
+        write_marker(making, header)
+        for name, data in files:
+            path = making / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+            written.append(name)
+        write_end(making, header, len(written), written)
+    return written
 
 
 def _encoded(pair: tuple[str, Image.Image]) -> tuple[str, bytes]:

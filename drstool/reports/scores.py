@@ -17,6 +17,7 @@ from drstool.artifacts.provenance import method_of
 from drstool.labels import label_names, num_classes
 from drstool.metrics import BOUNDARY_RATIO, ClassScore, ConfusionMatrix, LabelCounts, Scores, mean_of
 from drstool.recipe import CueSettings
+from drstool.reports.blocks import bar
 from drstool.reports.text import (
     aligned, counted, csv_number, csv_text, json_number, json_text, lines_text, listed, shown_number,
 )
@@ -257,7 +258,7 @@ class Evaluation:
             rows = [[*row, value] for row, value in zip(rows, extra)]
         return rows
 
-    def to_text(self) -> str:
+    def to_text(self, bars: bool = False) -> str:
         """Aligned plain text: the means, a table of the classes or images, and notes on how they were made."""
         scores = self.scores
         means = [
@@ -266,13 +267,15 @@ class Evaluation:
         if self.boundary is not None:
             means.append(("Boundary IoU", mean_of(self.boundary)))
         head = aligned([[name, shown_number(value)] for name, value in means])
-        table = self._image_table() if self.counts else _class_table(scores.classes, self.boundary)
+        table = self._image_table(bars) if self.counts else _class_table(scores.classes, self.boundary, bars)
         return lines_text([*head, "", *table, "", *self.footnotes()])
 
-    def _image_table(self) -> list[str]:
+    def _image_table(self, bars: bool) -> list[str]:
+        images = self.per_image()
         rows = [[row.id, shown_number(row.mean_iou), shown_number(row.overall_acc), row.worst or "-"]
-                for row in self.per_image()]
-        return aligned([["Image, worst first", "Mean IoU", "Acc", "Worst class"], *rows])
+                for row in images]
+        rows = [["Image, worst first", "Mean IoU", "Acc", "Worst class"], *rows]
+        return aligned(_with_bars(rows, [row.mean_iou for row in images]) if bars else rows)
 
     def _classes_json(self) -> list[dict]:
         rows = [{"label": label, **_plain(asdict(row))} for label, row in enumerate(self.scores.classes)]
@@ -415,7 +418,7 @@ class Sweep:
         return [head, *([f"{row['value']:.6f}", *("" if row[key] is None else f"{row[key]:.6f}" for key in head[1:])]
                         for row in rows)]
 
-    def to_text(self) -> str:
+    def to_text(self, bars: bool = False) -> str:
         """Aligned plain text: the best value, its plateau and its scores."""
         scores, (first, last) = self.scores[self.best], self.plateau
         objects = scores.classes[1:]
@@ -430,7 +433,7 @@ class Sweep:
             f"plateau: values around the best whose mean IoU is at most {self.tolerance:g} below it",
             "over- and under-activation: false positives and false negatives over the union, means of object classes",
             *self.protocol_at_best.notes(self.reported_on[1]), *_absent_note(scores), *self.warnings()]
-        return lines_text([*head, "", *_class_table(scores.classes, None), "", *notes])
+        return lines_text([*head, "", *_class_table(scores.classes, None, bars), "", *notes])
 
     def _row(self, index: int) -> dict:
         scores = self.scores[index]
@@ -495,7 +498,7 @@ class Comparison:
             for name, evaluation, mean, difference in zip(
                 self.names, self.evaluations, self.mean_ious, self.differences))]
 
-    def to_text(self) -> str:
+    def to_text(self, bars: bool = False) -> str:
         """Aligned plain text."""
         rows = [["Run", "Mean IoU", f"{self.level:.0%} interval", "Difference", f"{self.level:.0%} interval"]]
         for name, mean, difference in zip(self.names, self.mean_ious, self.differences):
@@ -526,9 +529,9 @@ def as_csv(result: Evaluation | Sweep | Comparison) -> str:
     return csv_text(result.to_rows())
 
 
-def as_table(result: Evaluation | Sweep | Comparison) -> str:
-    """The scores and how they were made, as aligned plain text."""
-    return result.to_text()
+def as_table(result: Evaluation | Sweep | Comparison, bars: bool = False) -> str:
+    """The scores and how they were made, as aligned plain text; for a terminal, ``bars`` show IoU by class or image."""
+    return result.to_text(bars)
 
 
 def _image_score(identifier: str, counts: LabelCounts, class_names: tuple[str, ...], ignored: str) -> ImageScore:
@@ -541,12 +544,17 @@ def _image_score(identifier: str, counts: LabelCounts, class_names: tuple[str, .
         identifier, scores.mean_iou, scores.overall_acc, worst, sum(row.pixels for row in scores.classes))
 
 
-def _class_table(classes: Sequence[ClassScore], boundary: np.ndarray | None) -> list[str]:
+def _class_table(classes: Sequence[ClassScore], boundary: np.ndarray | None, bars: bool = False) -> list[str]:
     rows = [["Class", "IoU", "Acc", "FP rate", "FN rate"]]
     rows += [[row.name, *map(shown_number, (row.iou, row.acc, row.fp_rate, row.fn_rate))] for row in classes]
     if boundary is not None:
         rows = [[*row, text] for row, text in zip(rows, ["Boundary IoU", *map(shown_number, boundary)])]
-    return aligned(rows)
+    return aligned(_with_bars(rows, [row.iou for row in classes]) if bars else rows)
+
+
+def _with_bars(rows: Sequence[Sequence[str]], values: Sequence[float]) -> list[list[str]]:
+    """The rows of a table, the first of which is its head, with bars behind the second column."""
+    return [[*row[:2], shown, *row[2:]] for row, shown in zip(rows, ["", *map(bar, values)])]
 
 
 def _absent_note(scores: Scores) -> list[str]:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from drstool.artifacts.atomic import unfinished_path, writing
 from drstool.artifacts.end_record import check_end_file
 from drstool.artifacts.header import HEADER_NAME, record_type
+from drstool.artifacts.ownership import MARKERS, contents
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
@@ -214,6 +215,10 @@ def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> N
         _all(report, (lambda file=file: check_picture(file) for file in files), len(files), workers, track)
         with _adding_to(report):
             check_end_file(folder, len(files), head, folder)
+    elif header.kind == "gallery":
+        report.kind, report.count = header.kind, len(picture_files(folder / "images"))
+        with _adding_to(report):
+            check_end_file(folder, sum(name not in MARKERS for name, _ in contents(folder)), head, folder)
     elif header.kind == "dataset":
         _check_dataset(report, folder, head, workers, track)
     else:

@@ -8,15 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from drstool.artifacts.header import record_type
 from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.formats import RecordSource, open_records
 from drstool.formats.pictures import picture_files, read_marker
 from drstool.pixels import shown_size
+from drstool.reports.blocks import Drawing, drawings
 from drstool.reports.text import lines_text
 
-__all__ = ["as_json", "as_text", "describe"]
+__all__ = ["as_json", "as_text", "describe", "drawn"]
 
 
 def describe(path: str | None) -> dict[str, Any]:
@@ -42,6 +45,35 @@ def describe(path: str | None) -> dict[str, Any]:
             return description
     with open_records(path) as source:
         return _records(source)
+
+
+def drawn(path: str | None, identifier: str, heat: np.ndarray, columns: int, rows: int) -> list[Drawing]:
+    """Pictures of the maps or labels of one image.
+
+    Parameters
+    ----------
+    path
+        A map file, a stream, or a folder of label PNGs; ``-`` or None: standard input.
+    identifier
+        The image's id.
+    heat, columns, rows
+        As :func:`drstool.reports.blocks.drawings` takes them.
+
+    Raises
+    ------
+    InputError
+        There is no such image, or nothing that can be drawn.
+    """
+    with open_records(path) as source:
+        ids = source.ids()
+        if ids is not None and identifier in ids:
+            record = source.read(identifier)
+        else:
+            record = next((each for each in source.records() if each.id == identifier), None) if ids is None else None
+        if record is None:
+            known = f"its ids look like '{ids[0]}'" if ids else "see its ids with drstool info --json"
+            raise InputError(source.where, f"has no image '{identifier}'", known)
+        return drawings(record, source.header.class_names if source.header else (), heat, columns, rows)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -97,10 +129,12 @@ def _folder(path: Path) -> dict[str, Any] | None:
     header = read_marker(path)[0]
     if header is None or record_type(header.kind) in ("maps", "labels"):
         return None
+    shown = {"images": len(picture_files(path / "images"))} if header.kind == "gallery" else {
+        "pictures": len(picture_files(path))}
     return {
         "kind": header.kind,
         "class_names": list(header.class_names),
-        "pictures": len(picture_files(path)),
+        **shown,
         "provenance": list(header.provenance),
     }
 

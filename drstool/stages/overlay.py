@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,30 +14,33 @@ from PIL import Image
 from drstool.cues import resize_maps
 from drstool.data.decoding import load_image, load_target
 from drstool.data.item import Dataset, Item
-from drstool.errors import InputError
+from drstool.errors import InputError, UsageError
+from drstool.figures.cells import blended, heat_layer, label_layer
+from drstool.figures.colors import heat_colors
+from drstool.figures.columns import parse_column
 from drstool.formats.records import LabelRecord, MapRecord
 from drstool.identifiers import member_name
-from drstool.labels import BACKGROUND, channel_of, check_label_values, colorize, palette
+from drstool.labels import channel_of, check_label_values, colorize, shown_palette
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.pixels import shown_size
 from drstool.recipe import OverlaySettings
 
 __all__ = [
-    "blend_heat", "blend_labels", "file_names", "heat_colors", "heat_picture", "label_picture",
+    "blend_heat", "blend_labels", "file_names", "heat_colors", "heat_picture", "label_picture", "named_paths",
     "overlay",
 ]
 
+_Record = MapRecord | LabelRecord
+_Named = _Record | tuple[str, _Record]
+
 # How much of a class name goes into a file name, which also contains the id.
 _MAX_NAME_BYTES = 40
-# The heat colours in OKLCh, from low to high values: lightness rises evenly, and chroma stays within sRGB.
-# Hue in degrees.
-_HEAT_LIGHTNESS = (0.25, 0.93)
-_HEAT_HUE = (-65.0, 105.0)
-_HEAT_CHROMA = ((0.0, 0.25, 0.5, 0.75, 1.0), (0.10, 0.17, 0.19, 0.16, 0.15))
+# From one white stripe over ignored pixels to the next, in pixels.
+_HATCH_PERIOD = 8
 
 
 def overlay(
-    dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None = None, *,
+    dataset: Dataset | None, records: Iterable[_Named] | None = None, *,
     settings: OverlaySettings | None = None, class_names: Sequence[str] | None = None,
     targets: bool = False, done: Container[str] = (), workers: int = 1, on_error: OnError | None = None,
     track: Track = untracked, total: int | None = None,
@@ -46,7 +49,8 @@ def overlay(
 
     For each image ``ID_image.png``; with ``targets``, ``ID_target.png`` if it has ground truth;
     for a label record ``ID_pred.png`` and ``ID_overlay.png``, the labels over the image; for a map
-    record ``ID_heat_CLASS.png`` for each present class. A name may contain ``/``.
+    record ``ID_heat_CLASS.png`` for each present class; with ``by_kind`` ``pred/ID.png`` and so on.
+    A name may contain ``/``.
 
     Parameters
     ----------
@@ -54,7 +58,8 @@ def overlay(
         The images. None: the records name their files.
     records
         Drawn in their order, several perhaps of the same image; those whose id the dataset does
-        not have are left out. None: all images of the dataset, in its order.
+        not have are left out. A pair is a name, which becomes part of the file names, and a record.
+        None: all images of the dataset, in its order.
     settings
     class_names
         The C object classes, by which heat maps are named; None: the dataset's, or else the label
@@ -80,10 +85,11 @@ def overlay(
         raise ValueError("overlay needs a dataset or records")
     names = class_names or (dataset.class_names if dataset is not None else None) or ()
     class_files = file_names(names)
-    draw = partial(_pictures, settings=settings or OverlaySettings(), targets=targets, class_files=class_files)
+    settings = settings or OverlaySettings()
+    draw = partial(_pictures, settings=settings, targets=targets, class_files=class_files)
     tasks = (
         task for task in _tasks(dataset, records)
-        if not done or not all(name in done for name in _names(task, targets, class_files)))
+        if not done or not all(name in done for name in _names(task, settings, targets, class_files)))
     if total is None and records is None:
         total = len(dataset.items)  # type: ignore[union-attr]
     for pictures in track(map_items(draw, tasks, workers, on_error), "overlay", total):
@@ -91,7 +97,7 @@ def overlay(
 
 
 def label_picture(labels: np.ndarray) -> Image.Image:
-    """A label image as a picture in PASCAL VOC's colours, with a palette if it is of 8 bits.
+    """A label image as a picture in PASCAL VOC's colours, ignored pixels white, with a palette if it is of 8 bits.
 
     Parameters
     ----------
@@ -100,7 +106,7 @@ def label_picture(labels: np.ndarray) -> Image.Image:
     if labels.dtype != np.uint8:
         return Image.fromarray(colorize(labels))
     picture = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
-    picture.putpalette(palette().tobytes())
+    picture.putpalette(shown_palette().tobytes())
     return picture
 
 
@@ -109,16 +115,17 @@ def heat_picture(image: np.ndarray, heat: np.ndarray, opacity: float) -> Image.I
     return Image.fromarray(blend_heat(image, heat, opacity))
 
 
-def blend_labels(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:
+def blend_labels(image: np.ndarray, labels: np.ndarray, opacity: float, ignored: str = "hatched") -> np.ndarray:
     """The image with label colours over it; background pixels are unchanged.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
     labels : (H, W) uint8 or uint16
-        The ignore label is shown in its palette colour.
     opacity
         Opacity of the colours, in [0, 1].
+    ignored
+        How pixels with the ignore label are drawn: ``hatched`` or ``white``.
 
     Returns
     -------
@@ -129,8 +136,7 @@ def blend_labels(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.nd
     >>> blend_labels(np.full((1, 2, 3), 100, np.uint8), np.uint8([[0, 1]]), 0.5).tolist()
     [[[100, 100, 100], [114, 50, 50]]]
     """
-    covered = labels != BACKGROUND
-    return _blend(image, colorize(labels), np.where(covered, np.float32(opacity), np.float32(0)))
+    return blended(image, [label_layer(labels, colorize(labels), opacity, ignored, _HATCH_PERIOD)])
 
 
 def blend_heat(image: np.ndarray, heat: np.ndarray, opacity: float) -> np.ndarray:
@@ -156,43 +162,7 @@ def blend_heat(image: np.ndarray, heat: np.ndarray, opacity: float) -> np.ndarra
     >>> bool((blend_heat(image, np.float32([[0, 1]]), 1)[0, 1] == heat_colors()[-1]).all())
     True
     """
-    heat = np.clip(np.nan_to_num(heat, nan=0.0), 0, 1).astype(np.float32, copy=False)
-    colors = heat_colors()[np.rint(heat * 255).astype(np.uint8)]
-    return _blend(image, colors, heat * np.float32(opacity))
-
-
-@cache
-def heat_colors() -> np.ndarray:
-    """Colours of map values 0 .. 1, ``(256, 3) uint8``: equal steps of value look equally large.
-
-    From dark violet through red to light yellow, in the perceptual colour space OKLab with evenly
-    rising lightness, so that the order of values is kept when printed in grey.
-
-    References
-    ----------
-    Ottosson, A perceptual color space for image processing, 2020 (the two matrices).
-    """
-    share = np.linspace(0, 1, 256)
-    lightness = np.interp(share, (0, 1), _HEAT_LIGHTNESS)
-    hue = np.deg2rad(np.interp(share, (0, 1), _HEAT_HUE))
-    chroma = np.interp(share, *_HEAT_CHROMA)
-    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)])
-    lms = np.array([
-        [1, 0.3963377774, 0.2158037573],
-        [1, -0.1055613458, -0.0638541728],
-        [1, -0.0894841775, -1.2914855480],
-    ]) @ lab
-    linear = np.array([
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.7076147010],
-    ]) @ lms ** 3
-    linear = np.clip(linear, 0, 1)
-    # The transfer curve of sRGB (IEC 61966-2-1).
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    colors = np.rint(255 * encoded).astype(np.uint8).T.copy()
-    colors.flags.writeable = False  # all callers share it
-    return colors
+    return blended(image, [heat_layer(heat, heat_colors(), opacity, rising=True)])
 
 
 def file_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -214,15 +184,43 @@ def file_names(class_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names if len({name.casefold() for name in names}) == len(names) else numbered)
 
 
+def named_paths(**paths: Sequence[str]) -> dict[str, str]:
+    """Files to draw, by kind or, where there are several of a kind, by kind and name.
+
+    A name is given as ``NAME=PATH``, or else the file's; it becomes part of file names.
+
+    Raises
+    ------
+    UsageError
+        Two of a kind have the same name.
+
+    Examples
+    --------
+    >>> named_paths(labels=["pred"], maps=["cam.h5", "DRS=runs/drs.h5"])
+    {'labels': 'pred', 'maps cam': 'cam.h5', 'maps DRS': 'runs/drs.h5'}
+    """
+    found = {}
+    for kind, texts in paths.items():
+        columns = [parse_column(text, "heat") for text in texts]
+        names = [column.title for column in columns]
+        if len({name.casefold() for name in names}) < len(names):
+            raise UsageError(f"--{kind}", f"several have the name '{names[0]}'", f"give them as --{kind} NAME=PATH")
+        keys = [kind] if len(names) == 1 else [f"{kind} {name}" for name in file_names(names)]
+        found |= {key: column.paths[0] for key, column in zip(keys, columns)}
+    return found
+
+
 class _Task(NamedTuple):
     """What one thread draws: a record's pictures, and in an image's first task those of the image itself."""
 
     item: Item
     record: MapRecord | LabelRecord | None
     first: bool
+    # Of the record's source, where there are several of its kind.
+    name: str = ""
 
 
-def _tasks(dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None) -> Iterator[_Task]:
+def _tasks(dataset: Dataset | None, records: Iterable[_Named] | None) -> Iterator[_Task]:
     """The tasks in order; without a dataset, items are made from the records."""
     if records is None:
         for item in dataset.items:  # type: ignore[union-attr]
@@ -231,12 +229,13 @@ def _tasks(dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] |
     items = {item.id: item for item in dataset.items} if dataset is not None else {}
     seen: set[str] = set()
     record = None
-    for record in records:
+    for each in records:
+        name, record = each if isinstance(each, tuple) else ("", each)
         item = items.get(record.id)
         if dataset is None:
             item = Item(id=record.id, image=Path(record.image))
         if item is not None:
-            yield _Task(item, record, item.id not in seen)
+            yield _Task(item, record, item.id not in seen, name)
             seen.add(item.id)
     if record is not None and dataset is not None and not seen:
         raise InputError(
@@ -244,26 +243,28 @@ def _tasks(dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] |
             f"its ids look like '{dataset.items[0].id}'; check --data and --split")
 
 
-def _names(task: _Task, targets: bool, class_files: Sequence[str]) -> list[str]:
+def _names(task: _Task, settings: OverlaySettings, targets: bool, class_files: Sequence[str]) -> list[str]:
     """File names of the pictures of one task."""
-    item, record, first = task
-    suffixes = []
+    item, record, first, name = task
+    kinds, more = [], f"_{name}" if name else ""
     if first:
-        suffixes.append("_image.png")
+        kinds.append("image")
         if targets and item.mask is not None:
-            suffixes.append("_target.png")
+            kinds.append("target")
     if isinstance(record, LabelRecord):
-        suffixes += ["_pred.png", "_overlay.png"]
+        kinds += [f"pred{more}", f"overlay{more}"]
     elif record is not None:
-        suffixes += [f"_heat_{_class_file(label, class_files)}.png" for label in record.labels]
-    return [member_name(item.id, suffix) for suffix in suffixes]
+        kinds += [f"heat_{_class_file(label, class_files)}{more}" for label in record.labels]
+    if settings.by_kind:
+        return [f"{kind}/{member_name(item.id, '.png')}" for kind in kinds]
+    return [member_name(item.id, f"_{kind}.png") for kind in kinds]
 
 
 def _pictures(
     task: _Task, settings: OverlaySettings, targets: bool, class_files: Sequence[str],
 ) -> list[tuple[str, Image.Image]]:
     """The pictures of one task, with their file names."""
-    item, record, first = task
+    item, record, first, _ = task
     image = _image_of(item)
     pictures = []
     if first:
@@ -275,12 +276,13 @@ def _pictures(
         if class_files:
             check_label_values(record.labels, class_files, record.id)
         pictures.append(label_picture(record.labels))
-        pictures.append(Image.fromarray(blend_labels(image, record.labels, settings.opacity)))
+        pictures.append(Image.fromarray(blend_labels(
+            image, record.labels, settings.opacity, settings.ignored_pixels)))
     elif record is not None:
         _check_size(record.id, "map's image", record.image_size, image)
         maps = resize_maps(record.as_float(), record.image_size)
         pictures += [heat_picture(image, heat, settings.opacity) for heat in maps]
-    return list(zip(_names(task, targets, class_files), pictures, strict=True))
+    return list(zip(_names(task, settings, targets, class_files), pictures, strict=True))
 
 
 def _image_of(item: Item) -> np.ndarray:
@@ -305,12 +307,3 @@ def _class_file(label: int, class_files: Sequence[str]) -> str:
 def _clipped(name: str) -> str:
     """The beginning of the name for which a file name has room."""
     return name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
-
-
-def _blend(image: np.ndarray, colors: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``image + weight * (colors - image)``, rounded; weight is (H, W) float32 in [0, 1]."""
-    blended = colors.astype(np.float32)
-    blended -= image
-    blended *= weight[..., np.newaxis]
-    blended += image
-    return np.rint(blended, out=blended).astype(np.uint8)

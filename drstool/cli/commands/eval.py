@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -106,7 +107,8 @@ def evaluate(
     results = [_scored(run, name, data, options, settings, given, len(names) > 1) for name in names]
     result = results[0] if len(names) == 1 else stage.compare(
         names, results, resamples=options.resamples, level=options.level, seed=run.seed)
-    write = stage.as_json if options.json else stage.as_csv if options.csv else stage.as_table
+    write = stage.as_json if options.json else stage.as_csv if options.csv else partial(
+        stage.as_table, bars=run.shows_blocks)
     run.write(write(result), exact=options.csv)
     if options.json or options.csv:
         # A table contains them.

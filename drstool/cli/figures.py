@@ -1,0 +1,273 @@
+"""``overlay --figure``: from options or a file to a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from drstool.cli.datasets import OptionalDataOptions
+from drstool.cli.run import Run, plain
+from drstool.errors import InputError, ItemsFailed, UsageError
+from drstool.recipe import FigureSettings, OverlaySettings
+from drstool.reports.text import counted
+
+if TYPE_CHECKING:
+    from drstool.data import Dataset
+    from drstool.figures.columns import Column, Inputs
+    from drstool.figures.spec import FigureSpec
+    from drstool.reports.scores import Evaluation
+
+__all__ = ["FigureOptions", "make_figure"]
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """What one figure shows, and where it is written."""
+
+    figure: Annotated[Optional[str], typer.Option(
+        "--figure", help="File of a figure to write: .png, .jpg, .pdf or .svg.")] = None
+    columns: Annotated[Optional[list[str]], typer.Option(
+        "--columns", metavar="COLUMN,…",
+        help="With --figure: its columns, separated by commas: image, target, a map file, a folder of labels or "
+        "pictures, each perhaps as TITLE=PATH; maps of one class as PATH#CLASS; error:PATH, difference:A:B, split:A:B "
+        "(two methods in a cell), picture:FOLDER; may be repeated.")] = None
+    ids: Annotated[Optional[str], typer.Option(
+        "--ids", help="With --figure: its rows, image ids separated by commas or a file of them.")] = None
+    pick: Annotated[Optional[str], typer.Option(
+        "--pick", metavar="worst|best|median|random|even:N",
+        help="With --figure: choose N images by their mean IoU (worst, best, median), at random (see --seed) or evenly "
+        "spaced; around:CLASS:N chooses those whose IoU of a class is nearest to its median.")] = None
+    by: Annotated[Optional[str], typer.Option(
+        "--by", metavar="TITLE", help="Column whose scores --pick goes by; by default, the last with scores.")] = None
+    crop: Annotated[Optional[list[str]], typer.Option(
+        "--crop", metavar="ID:X,Y,W,H",
+        help="With --figure: show this region of an image, in pixels, enlarged below its row; may be repeated.")] = None
+    cues: Annotated[Optional[str], typer.Option(
+        "--cues", metavar="NAME=VALUE,…",
+        help="With --figure: settings of 'drstool eval' for labels of maps, such as background=constant,constant=0.3.",
+    )] = None
+    spec: Annotated[Optional[str], typer.Option(
+        "--spec", metavar="FILE", help="TOML file that describes a figure; options replace what it says.")] = None
+    write_spec: Annotated[Optional[str], typer.Option(
+        "--write-spec", metavar="FILE", help="Write the TOML file of the figure that this command line describes.",
+    )] = None
+    strict: Annotated[bool, typer.Option(
+        "--strict", help="With --figure: fail if an image lacks what a cell should show.")] = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a figure to draw or to describe."""
+        return any(value is not None for value in (self.figure, self.spec, self.write_spec))
+
+    def check_unused(self, given: Collection[str]) -> None:
+        """Check that no option of figures is given without one."""
+        ours = [name for name, value in vars(self).items() if value]
+        settings = {spec.name for spec in fields(FigureSettings)} - {spec.name for spec in fields(OverlaySettings)}
+        for name in (*ours, *sorted(settings & set(given))):
+            raise UsageError(f"--{name.replace('_', '-')}", "has no effect without a figure", "add --figure FILE")
+
+    def described(
+        self, settings: FigureSettings, given: Collection[str], data: OptionalDataOptions, maps: list[str],
+        labels: list[str],
+    ) -> FigureSpec:
+        """The figure that the options describe, on top of that of ``--spec``."""
+        from drstool.figures.columns import parse_column
+        from drstool.figures.rows import named_ids
+        from drstool.figures.spec import FigureSpec, parse_crop, parse_cues, read_spec
+        from drstool.recipe import override
+
+        keys = [spec.name for spec in fields(data)]
+        spec = read_spec(self.spec, keys) if self.spec is not None else FigureSpec()
+        columns = [parse_column(part) for text in self.columns or () for part in text.split(",") if part]
+        more = [parse_column(text, "heat") for text in maps] + [parse_column(text, "labels") for text in labels]
+        if more and not columns and not spec.columns:
+            columns = [parse_column("image"), parse_column("target")]
+        changes: dict[str, Any] = {name: value for name, value in {
+            "figure": self.figure, "ids": named_ids(self.ids) if self.ids else (), "pick": self.pick, "by": self.by,
+            "crops": tuple(map(parse_crop, self.crop or ())), "columns": (*columns, *more)}.items() if value}
+        if "ids" in changes or "pick" in changes:
+            changes = {"ids": (), "pick": "", "by": "" if "ids" in changes else spec.by} | changes
+        return replace(
+            spec, **changes, data={**spec.data, **{n: v for n, v in vars(data).items() if v is not None}},
+            settings=override(spec.settings, {name: getattr(settings, name) for name in given}),
+            cues=parse_cues(self.cues or "", spec.cues))
+
+
+def make_figure(run: Run, options: FigureOptions, spec: FigureSpec, kind: type[OptionalDataOptions]) -> None:
+    """Write a figure, or the file that describes it, or both."""
+    from drstool.figures import render
+    from drstool.figures.spec import spec_text
+
+    _check_together(run, spec)
+    for path in filter(None, (spec.figure, options.write_spec)):
+        run.reserve(path)
+    if options.write_spec is not None:
+        _write(run, options.write_spec, spec_text(spec).encode())
+        if options.figure is None:
+            run.done(f"wrote {options.write_spec}")
+            return
+    if not spec.figure:
+        raise UsageError("--figure", "is missing", "give --figure FILE, or 'figure' in the file of --spec")
+    render.check_installed()
+    file_format = render.check_format(spec.figure)
+    if "data" not in spec.data:
+        raise UsageError("--figure", "needs a dataset", "give --data")
+    with ExitStack() as stack:
+        _draw(run, options, spec, kind(**spec.data), file_format, stack)
+
+
+def _check_together(run: Run, spec: FigureSpec) -> None:
+    """Check that what a figure shows goes together."""
+    if not spec.columns:
+        raise UsageError("--columns", "there are none", "give --columns image,target,NAME=PATH,…")
+    if spec.ids and spec.pick:
+        raise UsageError("--pick", "chooses rows that --ids names already", "omit one of the two")
+    if run.resume:
+        raise UsageError("--resume", "has no effect on a figure", "omit it")
+    titles = [column.title for column in spec.columns]
+    for option, title, other, needed in (
+            ("--by", spec.by, "--pick", spec.pick),
+            ("--baseline", spec.settings.baseline, "--score", spec.settings.score)):
+        if title and not needed:
+            raise UsageError(option, f"has no effect without {other}", f"add {other}, or omit it")
+        if title and titles.count(title) != 1:
+            found = "several columns have" if title in titles else "no column has"
+            raise UsageError(option, f"{found} the title '{title}'", f"there are {', '.join(titles)}")
+
+
+def _draw(
+    run: Run, options: FigureOptions, spec: FigureSpec, data: OptionalDataOptions, file_format: str, stack: ExitStack,
+) -> None:
+    from drstool.data import saliency_of_items
+    from drstool.figures.columns import Inputs
+    from drstool.stages.figure import draw_figure
+
+    inputs, columns = Inputs.open(spec.columns, stack)
+    dataset = data.open(run, class_names=inputs.class_names or None)
+    inputs = replace(
+        inputs, class_names=inputs.class_names or dataset.class_names or (), settings=spec.cues,
+        saliency_of=saliency_of_items(dataset), percentile=spec.settings.percentile)
+    spec, words = _with_rows(run, replace(spec, columns=columns), inputs, dataset)
+    scores = _scores(run, spec, inputs, dataset) if spec.settings.score else {}
+    caption = [f"Rows: {words}."] if words else []
+    caption += ["Below the cells: mean IoU."] if scores else []
+    figure = draw_figure(
+        spec, inputs, dataset, file_format, scores=scores, caption=" ".join(caption) if spec.settings.caption else "",
+        history=_history(run, spec, inputs, dataset, words, bool(scores)), workers=run.threads, track=run.track)
+    for error in dict.fromkeys(map(str, figure.errors)):
+        run.notes([error])
+    empty = f"{counted(len(figure.errors), 'cell')} of {figure.cells} have nothing to show"
+    if figure.errors and options.strict:
+        raise InputError("overlay", empty, "see the messages above, or omit --strict")
+    run.notes([f"rows: {words}"] if words else [])
+    run.notes(figure.notes)
+    _write(run, spec.figure, figure.data)
+    run.done(f"wrote {counted(figure.cells, 'cell')} to {spec.figure}")
+    if figure.errors:
+        raise ItemsFailed("overlay", empty, "see the messages above, and the figure")
+
+
+def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> tuple[FigureSpec, str]:
+    """The figure with the ids of its rows, and by what they were chosen."""
+    from drstool.figures.rows import MOST_ROWS, parse_pick
+
+    known = [item.id for item in dataset.items]
+    if spec.ids:
+        if not set(spec.ids) & set(known):
+            raise InputError(
+                dataset.source, f"has none of the rows, such as '{spec.ids[0]}'",
+                f"its ids look like '{known[0]}'; check --ids, --data and --split")
+    elif not spec.pick:
+        if len(known) > MOST_ROWS:
+            raise UsageError(
+                "--figure", f"would have {len(known)} rows", "choose them with --ids or --pick, such as --pick even:8")
+        spec = replace(spec, ids=tuple(known))
+    words = ""
+    if not spec.ids:
+        pick = parse_pick(spec.pick)
+        column = _column_of_scores(spec) if pick.needs_scores else None
+        words = pick.words(column.title if column is not None else "")
+        spec = replace(spec, ids=pick.unscored(dataset, run.seed) if column is None else pick.scored(
+            _evaluation(run, column.paths[0], inputs, dataset)))
+    for crop in spec.crops:
+        if crop.id not in spec.ids:
+            raise UsageError("--crop", f"'{crop.id}' is no row of the figure", f"its rows are {', '.join(spec.ids)}")
+    return spec, words
+
+
+def _scored(spec: FigureSpec) -> list[tuple[int, Column]]:
+    """The columns that have scores, each file once, with their numbers."""
+    found: dict[tuple[str, ...], tuple[int, Column]] = {}
+    # An error map belongs to a prediction that is perhaps shown as well.
+    for kinds in (("labels", "heat"), ("error",)):
+        for number, column in enumerate(spec.columns):
+            if column.show in kinds and not column.object_class:
+                found.setdefault(column.paths, (number, column))
+    return list(found.values())
+
+
+def _column_of_scores(spec: FigureSpec) -> Column:
+    columns = [column for _, column in _scored(spec)]
+    titles = [column.title for column in columns]
+    if spec.by and spec.by not in titles or not titles:
+        raise UsageError(
+            "--by", f"'{spec.by}' has no scores" if spec.by else "no column has scores",
+            f"those that have are {', '.join(titles)}" if titles else "--pick needs a column of labels or maps")
+    return next(column for column in reversed(columns) if column.title == (spec.by or titles[-1]))
+
+
+def _scores(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> Mapping[tuple[str, int], float]:
+    """Mean IoU by image and number of the column."""
+    shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in spec.ids))
+    found: dict[tuple[str, int], float] = {}
+    for number, column in _scored(spec):
+        ids = set(inputs.sources[column.paths[0]].ids() or ())
+        if any(item.mask is not None and item.id in ids for item in shown.items):
+            evaluation = _evaluation(run, column.paths[0], inputs, shown)
+            found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()}
+    return found
+
+
+def _evaluation(run: Run, path: str, inputs: Inputs, dataset: Dataset) -> Evaluation:
+    """Scores of a file, as ``eval`` computes them; images that fail are left out, as their cells say so."""
+    from drstool.stages import eval as stage
+
+    source = inputs.sources[path]
+    wanted = {item.id for item in dataset.items}
+    scoring = stage.Scoring(inputs.cues_of(path), inputs.saliency_of, per_image=True)
+    return stage.evaluate(
+        (record for record in source.lazy_records() if record.id in wanted), dataset, header=source.header,
+        scoring=scoring, workers=run.threads, on_error=lambda error: None, track=run.track)
+
+
+def _history(
+    run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset, words: str, scored: bool,
+) -> tuple[dict, ...]:
+    """The history of the figure, without the time, so that the same command gives the same bytes."""
+    from drstool.figures.rows import parse_pick
+    from drstool.inputs import input_digests, list_digest
+
+    settings = plain(spec.settings) | {
+        "columns": [asdict(column) for column in spec.columns], "ids": list(spec.ids), "chosen": words,
+        "crop": list(map(str, spec.crops)), "cues": plain(spec.cues)}
+    scored = scored or bool(spec.pick) and parse_pick(spec.pick).needs_scores
+    target = "scored" if scored else any(each.show in ("target", "error") for each in spec.columns) and "drawn"
+    digests = input_digests(**{path: path for path in inputs.sources})[0]
+    job = run.job(
+        inputs.class_names, settings=settings, inputs=digests | list_digest(dataset),
+        used={"pixel_ground_truth": target}, seed=spec.pick.startswith("random"))
+    chains = (source.header.provenance for source in inputs.sources.values() if source.header is not None)
+    *before, own = run.history(job, *chains) or (None,)
+    return () if own is None else (*before, {name: value for name, value in own.items() if name != "time"})
+
+
+def _write(run: Run, path: str, data: bytes) -> None:
+    from drstool.artifacts.atomic import new_file
+
+    with new_file(path, run.overwrite) as making:
+        Path(making).write_bytes(data)
