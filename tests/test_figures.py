@@ -429,6 +429,18 @@ def test_masks_and_text_of_vector_files(figure):
     assert (SIDE, SIDE) in sizes
 
 
+def test_a_pdf_holds_a_photograph_once_and_masks_as_they_are(figure):
+    pypdf = pytest.importorskip("pypdf")
+    _, path = figure("image,target,@good", "--ids", "a", "--opacity", "1", "--legend", "none", name="once.pdf",
+                     width="90px")
+    pictures = [np.asarray(each.image.convert("RGBA")) for each in pypdf.PdfReader(path).pages[0].images]
+    # Of the photograph there are 30 pixels a side, in the masks as many as in their files, the right way up.
+    assert sorted(each.shape[0] for each in pictures) == [30, SIDE, SIDE]
+    for mask in pictures:
+        if mask.shape[0] == SIDE:
+            assert (tuple(mask[CAT]), tuple(mask[DOG]), mask[MIDDLE][3]) == ((128, 0, 0, 255), (0, 128, 0, 255), 0)
+
+
 @pytest.mark.parametrize(("width", "dpi", "pixels"), [("25.4mm", 200, 200), ("1.5in", 100, 150), ("123px", 300, 123)])
 def test_widths(figure, width, dpi, pixels):
     _, found = figure("image", *PLAIN, "--dpi", str(dpi), width=width)
