@@ -645,6 +645,12 @@ def test_repeated_labels_and_maps_are_columns(drs, world, tmp_path):
     assert said.code == 0, said.err
     titles = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "x.svg").read_text())
     assert titles[:6] == ["image", "ground truth", "ramp", "flat", "A", "B"]
+    # Ground truth only where there is some.
+    lines = [json.loads(line) for line in (world / "data.jsonl").read_text().splitlines()]
+    (tmp_path / "bare.jsonl").write_text("\n".join(json.dumps(line | {"mask": None}) for line in lines))
+    said = drs("overlay", "--figure", tmp_path / "y.svg", "--data", tmp_path / "bare.jsonl", "--labels", world / "good")
+    assert said.code == 0, said.err
+    assert "ground truth" not in (tmp_path / "y.svg").read_text()
 
 
 def test_repeated_labels_are_all_drawn_into_a_folder(drs, world, tmp_path):

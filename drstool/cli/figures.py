@@ -149,6 +149,9 @@ def _draw(
 
     inputs, columns = Inputs.open(spec.columns, stack)
     dataset = data.open(class_names=inputs.class_names or None)
+    if options.columns is None and options.spec is None and all(item.mask is None for item in dataset.items):
+        # Nobody asked for ground truth.
+        columns = tuple(column for column in columns if column.show != "target")
     inputs = replace(
         inputs, class_names=inputs.class_names or dataset.class_names or (), settings=spec.cues,
         saliency_of=saliency_of_items(dataset), percentile=spec.settings.percentile)
