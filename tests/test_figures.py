@@ -429,6 +429,18 @@ def test_masks_and_text_of_vector_files(figure):
     assert (SIDE, SIDE) in sizes
 
 
+def test_a_pdf_holds_a_photograph_once_and_masks_as_they_are(figure):
+    pypdf = pytest.importorskip("pypdf")
+    _, path = figure("image,target,@good", "--ids", "a", "--opacity", "1", "--legend", "none", name="once.pdf",
+                     width="90px")
+    pictures = [np.asarray(each.image.convert("RGBA")) for each in pypdf.PdfReader(path).pages[0].images]
+    # Of the photograph there are 30 pixels a side, in the masks as many as in their files, the right way up.
+    assert sorted(each.shape[0] for each in pictures) == [30, SIDE, SIDE]
+    for mask in pictures:
+        if mask.shape[0] == SIDE:
+            assert [mask[place][3] for place in (CAT, DOG, MIDDLE, REST)] == [255, 255, 0, 0]
+
+
 @pytest.mark.parametrize(("width", "dpi", "pixels"), [("25.4mm", 200, 200), ("1.5in", 100, 150), ("123px", 300, 123)])
 def test_widths(figure, width, dpi, pixels):
     _, found = figure("image", *PLAIN, "--dpi", str(dpi), width=width)
@@ -633,6 +645,12 @@ def test_repeated_labels_and_maps_are_columns(drs, world, tmp_path):
     assert said.code == 0, said.err
     titles = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "x.svg").read_text())
     assert titles[:6] == ["image", "ground truth", "ramp", "flat", "A", "B"]
+    # Ground truth only where there is some.
+    lines = [json.loads(line) for line in (world / "data.jsonl").read_text().splitlines()]
+    (tmp_path / "bare.jsonl").write_text("\n".join(json.dumps(line | {"mask": None}) for line in lines))
+    said = drs("overlay", "--figure", tmp_path / "y.svg", "--data", tmp_path / "bare.jsonl", "--labels", world / "good")
+    assert said.code == 0, said.err
+    assert "ground truth" not in (tmp_path / "y.svg").read_text()
 
 
 def test_repeated_labels_are_all_drawn_into_a_folder(drs, world, tmp_path):

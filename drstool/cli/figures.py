@@ -30,7 +30,7 @@ class FigureOptions:
     """What one figure shows, and where it is written."""
 
     figure: Annotated[Optional[str], typer.Option(
-        "--figure", help="File of a figure to write: .png, .jpg, .pdf or .svg.")] = None
+        "--figure", rich_help_panel="Output", help="File of a figure to write: .png, .jpg, .pdf or .svg.")] = None
     columns: Annotated[Optional[list[str]], typer.Option(
         "--columns", metavar="COLUMN,…",
         help="With --figure: its columns, separated by commas: image, target, a map file, a folder of labels or "
@@ -54,7 +54,8 @@ class FigureOptions:
     spec: Annotated[Optional[str], typer.Option(
         "--spec", metavar="FILE", help="TOML file that describes a figure; options replace what it says.")] = None
     write_spec: Annotated[Optional[str], typer.Option(
-        "--write-spec", metavar="FILE", help="Write the TOML file of the figure that this command line describes.",
+        "--write-spec", metavar="FILE", rich_help_panel="Output",
+        help="Write the TOML file of the figure that this command line describes.",
     )] = None
     strict: Annotated[bool, typer.Option(
         "--strict", help="With --figure: fail if an image lacks what a cell should show.")] = False
@@ -149,6 +150,9 @@ def _draw(
 
     inputs, columns = Inputs.open(spec.columns, stack)
     dataset = data.open(run, class_names=inputs.class_names or None)
+    if options.columns is None and options.spec is None and all(item.mask is None for item in dataset.items):
+        # Nobody asked for ground truth.
+        columns = tuple(column for column in columns if column.show != "target")
     inputs = replace(
         inputs, class_names=inputs.class_names or dataset.class_names or (), settings=spec.cues,
         saliency_of=saliency_of_items(dataset), percentile=spec.settings.percentile)

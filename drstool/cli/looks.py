@@ -28,8 +28,8 @@ class LookOptions:
     """What is written in place of single pictures and figures."""
 
     gallery: Annotated[Optional[str], typer.Option(
-        "--gallery", metavar="DIR", help="Folder to write with a page that shows all images, their scores, confusions, "
-        "labels and maps: open its index.html in a browser.")] = None
+        "--gallery", metavar="DIR", rich_help_panel="Output",
+        help="Folder to write with a page that shows all images, their scores, confusions, labels and maps: open its index.html in a browser.")] = None
     saliency: Saliency = None
     curves: Annotated[bool, typer.Option(
         "--curves", help="Draw curves of the files named: training logs (--log) and sweeps (eval --sweep --json); "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,10 +35,13 @@ class Layer:
     colors : (H, W, 3) uint8
     weight : (H, W) float32
         Their opacity, in [0, 1].
+    smooth
+        Whether they have no edges that must stay crisp.
     """
 
     colors: np.ndarray
     weight: np.ndarray
+    smooth: bool = False
 
     def rgba(self) -> np.ndarray:
         """(H, W, 4) uint8."""
@@ -132,7 +135,7 @@ def heat_layer(values: np.ndarray, colors: np.ndarray, opacity: float, *, rising
     """
     values = np.clip(np.nan_to_num(values, nan=0.0), 0, 1).astype(np.float32, copy=False)
     weight = values * np.float32(opacity) if rising else np.full(values.shape, opacity, np.float32)
-    return Layer(colors[np.rint(values * 255).astype(np.uint8)], weight)
+    return Layer(colors[np.rint(values * 255).astype(np.uint8)], weight, smooth=True)
 
 
 def contours(labels: np.ndarray, width: float) -> np.ndarray:
@@ -221,8 +224,8 @@ class Painter:
         assert content.values is not None and content.picture is not None
         values = np.clip(content.values / np.float32(self._difference or 1), -1, 1)
         colors = difference_colors()[np.rint((values + 1) * 127.5).astype(np.uint8)]
-        weight = np.full(values.shape, self._settings.opacity, np.float32)
-        return Cell(_grey(content.picture), (Layer(colors, weight),), note="" if content.highest else "no difference")
+        layer = Layer(colors, np.full(values.shape, self._settings.opacity, np.float32), smooth=True)
+        return Cell(_grey(content.picture), (layer,), note="" if content.highest else "no difference")
 
     def _labels(self, content: Content, scale: float) -> Cell:
         labels, settings, weight = content.labels, self._settings, None
@@ -266,7 +269,7 @@ class Painter:
         y, x = np.ogrid[:height, :width]
         upper = (x + 0.5) / width + (y + 0.5) / height < 1
         layers = tuple(
-            Layer(layer.colors, np.where(shown, layer.weight, np.float32(0)))
+            replace(layer, weight=np.where(shown, layer.weight, np.float32(0)))
             for half, shown in zip(halves, (upper, ~upper)) for layer in half.layers)
         return Cell(
             halves[0].picture, layers, classes=frozenset().union(*(half.classes for half in halves)),

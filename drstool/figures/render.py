@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import warnings
@@ -94,12 +95,14 @@ def check_format(path: str, option: str = "--figure") -> str:
 def placed(cell: Cell, box: Box, format_: str) -> Placed:
     """A cell as it is drawn: of its box's size where pixels are final, else with its masks as they are.
 
-    Photographs larger than the box are reduced to it in any format; a mask never is in PDF and SVG.
+    Photographs and heat larger than the box are reduced to it in any format; a mask never is in PDF and SVG.
     """
     size = (int(box.width), int(box.height))
     larger = cell.picture.shape[1] > size[0]
     if format_ in _VECTOR:
-        return Placed(box, _resized(cell.picture, size) if larger else cell.picture, cell.layers)
+        smooth = all(layer.smooth for layer in cell.layers)
+        picture = blended(cell.picture, cell.layers) if smooth else cell.picture
+        return Placed(box, _resized(picture, size) if larger else picture, () if smooth else cell.layers)
     if larger:
         return Placed(box, _resized(blended(cell.picture, cell.layers), size))
     layers = [Layer(_repeated(layer.colors, size), _repeated(layer.weight, size)) for layer in cell.layers]
@@ -205,14 +208,33 @@ def _canvas(width: int, height: int, pictures: Sequence[Placed]) -> np.ndarray:
 
 
 def _add_images(axes: Axes, pictures: Sequence[Placed]) -> None:
-    from matplotlib.image import AxesImage
+    """Add the pictures and their layers with the pixels that they have.
 
+    matplotlib's own images are new arrays each time they are drawn. These are not, so that a photograph that several
+    cells show is in a PDF once.
+    """
+    from matplotlib.artist import Artist
+    from matplotlib.transforms import Affine2D
+
+    class Pixels(Artist):
+        def __init__(self, values: np.ndarray, box: Box) -> None:
+            super().__init__()
+            self._values, self._box = values, box
+
+        def draw(self, renderer: Any) -> None:
+            left, bottom = axes.transData.transform((self._box.x, self._box.bottom))
+            right, top = axes.transData.transform((self._box.right, self._box.y))
+            renderer.draw_image(
+                renderer.new_gc(), left, bottom, self._values, Affine2D().scale(right - left, top - bottom))
+
+    known: dict[bytes, np.ndarray] = {}
     for each in pictures:
-        box = each.box
-        for pixels in (each.picture, *(layer.rgba() for layer in each.layers)):
-            image = AxesImage(axes, interpolation="none", origin="upper", extent=(box.x, box.right, box.bottom, box.y))
-            image.set_data(pixels)
-            axes.add_image(image)
+        opaque = Layer(each.picture, np.ones(each.picture.shape[:2], np.float32))
+        for layer in (opaque, *each.layers):
+            # Renderers take the lowest row first.
+            values = np.ascontiguousarray(layer.rgba()[::-1])
+            key = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).digest()
+            axes.add_artist(Pixels(known.setdefault(key, values), each.box))
 
 
 def _legend_pictures(layout: Layout, dpi: int, ignored: str) -> Iterator[Placed]:

@@ -18,7 +18,8 @@ from drstool.errors import UsageError
 from drstool.recipe import FigureSettings, OverlaySettings
 
 OutputOrNone = Annotated[Optional[str], typer.Option(
-    "-o", "--output", help="Folder to write with a picture of each image, its labels and its maps.")]
+    "-o", "--output", rich_help_panel="Output",
+    help="Folder to write with a picture of each image, its labels and its maps.")]
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class PictureOptions:
     """What is drawn over the images."""
 
     labels: Annotated[Optional[list[str]], typer.Option(
-        "--labels", metavar="[NAME=]PATH", help="Label PNGs: a folder or a stream; may be repeated.")] = None
+        "--labels", metavar="[NAME=]PATH", rich_help_panel="Data",
+        help="Label PNGs: a folder or a stream; may be repeated.")] = None
     maps: Annotated[Optional[list[str]], typer.Option(
-        "--maps", metavar="[NAME=]PATH",
+        "--maps", metavar="[NAME=]PATH", rich_help_panel="Data",
         help="Maps, drawn as heat over the image: a map file or stream; may be repeated.")] = None
     target: Annotated[bool, typer.Option("--target/--no-target", help="Draw ground truth where there is some.")] = True
 
