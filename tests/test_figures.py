@@ -599,7 +599,7 @@ def test_outputs_that_are_wrong(drs, world, tmp_path):
         assert said.code == code and message in said.err and said.err.count("\n") == 1, said.err
     assert "--dpi: has no effect without a figure" in drs(
         "overlay", "--data", world / "data.jsonl", "--dpi", "100", "-o", tmp_path / "y").err
-    assert "overlay: has nowhere to write; give -o FOLDER or --figure FILE" in drs(
+    assert "overlay: has nowhere to write; give -o FOLDER, --figure FILE or --gallery FOLDER" in drs(
         "overlay", "--data", world / "data.jsonl").err
     assert "--columns: there are none" in drs(
         "overlay", "--data", world / "data.jsonl", "--figure", tmp_path / "x.png").err

@@ -29,7 +29,8 @@ class LookOptions:
 
     gallery: Annotated[Optional[str], typer.Option(
         "--gallery", metavar="DIR", rich_help_panel="Output",
-        help="Folder to write with a page that shows all images, their scores, confusions, labels and maps: open its index.html in a browser.")] = None
+        help="Folder to write with a page that shows all images, their scores, confusions, labels and maps: open its "
+        "index.html in a browser.")] = None
     saliency: Saliency = None
     curves: Annotated[bool, typer.Option(
         "--curves", help="Draw curves of the files named: training logs (--log) and sweeps (eval --sweep --json); "
