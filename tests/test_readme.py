@@ -18,7 +18,7 @@ def command_lines():
     """The drstool commands in the shell blocks, one per stage of a pipe."""
     for page in PAGES:
         for block in blocks(page):
-            for line in block.text.replace("|\n", "| ").splitlines():
+            for line in re.sub(r"\\\n", " ", block.text.replace("|\n", "| ")).splitlines():
                 for stage in line.split("#")[0].split(" | "):
                     words = shlex.split(stage)
                     if words[:1] == ["drstool"]:
