@@ -272,7 +272,7 @@ def pseudo_label(
 
 def pseudo_label_with_reasons(
     maps: np.ndarray, labels: Sequence[int], settings: CueSettings,
-    saliency: np.ndarray | None = None, *, dtype: np.dtype | type = np.uint8,
+    saliency: np.ndarray | None = None, *, ignore_rules: bool = True, dtype: np.dtype | type = np.uint8,
     relabel: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Like :func:`pseudo_label`, and which pixels each rule ignores.
@@ -287,7 +287,7 @@ def pseudo_label_with_reasons(
     label, rules = _apply(maps, labels, settings, saliency, dtype, relabel)
     # Only the rules give the ignore label, so it marks the pixels of earlier rules.
     ignore, ignored = ignore_label(dtype), {}
-    for rule, where in rules:
+    for rule, where in rules if ignore_rules else ():
         where &= label != ignore
         label[where] = ignore
         ignored[rule] = _strongest_label(maps[:, where], labels)

@@ -31,6 +31,7 @@ __all__ = [
     "Jitter",
     "Optimization",
     "OverlaySettings",
+    "PseudoLabelSettings",
     "RefineSettings",
     "RefinerRecipe",
     "SegmentSettings",
@@ -321,6 +322,15 @@ class CueSettings:
     def uses_saliency(self) -> bool:
         """Whether the background cue depends on a saliency map."""
         return "saliency" in self.backgrounds
+
+
+@dataclass(frozen=True)
+class PseudoLabelSettings(CueSettings):
+    """``pseudo-label``: the cues, and whether pixels at which they disagree are ignored."""
+
+    ignore: bool = _option(
+        True, "Ignore pixels at which the cues disagree; without it each has the label of its strongest cue, as EPS "
+        "and L2G do.")
 
 
 @dataclass(frozen=True)

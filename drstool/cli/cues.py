@@ -13,14 +13,14 @@ import typer
 from drstool.cli.datasets import OptionalDataOptions
 from drstool.cli.options import MapsIn, Saliency
 from drstool.cli.run import Run
-from drstool.errors import InputError
-from drstool.recipe import CueSettings
+from drstool.errors import InputError, UsageError
+from drstool.recipe import CueSettings, PseudoLabelSettings
 
 if TYPE_CHECKING:
     from drstool.data.photographs import ImageOf
     from drstool.inputs import Records
 
-__all__ = ["CrfImages", "CueFiles", "Cues", "open_cues"]
+__all__ = ["CrfImages", "CueFiles", "Cues", "check_ignore", "open_cues"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,20 @@ class Cues:
     image_of: ImageOf
     inputs: dict[str, str]
     used: dict[str, Any]
+
+
+def check_ignore(settings: PseudoLabelSettings, given: frozenset[str]) -> None:
+    """Check that no rule that ignores pixels is set where none is to be ignored.
+
+    Raises
+    ------
+    UsageError
+        One is.
+    """
+    unused = sorted({"conflict", "background_below"} & given) if not settings.ignore else ()
+    if unused:
+        raise UsageError(
+            "--" + unused[0].replace("_", "-"), "has no effect with --no-ignore, which ignores no pixel", "omit one")
 
 
 @contextmanager

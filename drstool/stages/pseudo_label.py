@@ -22,7 +22,7 @@ from drstool.errors import InputError
 from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
 from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
-from drstool.recipe import CrfSettings, CueSettings
+from drstool.recipe import CrfSettings, CueSettings, PseudoLabelSettings
 from drstool.reports.empty_maps import EmptyMaps
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ def pseudo_label(
     records
         Maps of the present classes; consumed one by one.
     settings
+        Of the cues; a :class:`PseudoLabelSettings` may also say that no pixel is ignored.
     saliency_of
         Path of an image id's saliency map, as :func:`drstool.cues.saliency_folder` gives it; needed
         for ``background="saliency"``, otherwise not used.
@@ -216,7 +217,8 @@ def _labelled(
         saliency = load_saliency(saliency_of(record.id), record.image_size)
     maps = cues.resize_maps(record.as_float(), record.image_size)
     relabel = None if relabeller is None else partial(relabeller, record=record, maps=maps, saliency=saliency)
-    how = {"dtype": dtype, "relabel": relabel}
+    how = {"dtype": dtype, "relabel": relabel,
+           "ignore_rules": not isinstance(settings, PseudoLabelSettings) or settings.ignore}
     if not reported:
         labels = cues.pseudo_label(maps, record.labels, settings, saliency, **how)
         return LabelRecord(id=record.id, labels=labels, image=record.image), None

@@ -7,20 +7,20 @@ from typing import Annotated
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.cues import CrfImages, CueFiles, open_cues
+from drstool.cli.cues import CrfImages, CueFiles, check_ignore, open_cues
 from drstool.cli.options import OutputOrStdout, command
 from drstool.cli.run import Run, plain, plain_crf
 from drstool.errors import UsageError
-from drstool.recipe import CrfSettings, CueSettings
+from drstool.recipe import CrfSettings, PseudoLabelSettings
 
 
 @command(
-    "pseudo-label", resume=True, shards=True, settings=CueSettings, crf="none", crf_labels=True,
+    "pseudo-label", resume=True, shards=True, settings=PseudoLabelSettings, crf="none", crf_labels=True,
     example="drstool pseudo-label refined.h5 --saliency demo/saliency_map -o labels",
 )
 def pseudo_label(
     run: Run,
-    settings: CueSettings,
+    settings: PseudoLabelSettings,
     given: frozenset[str],
     crf: CrfSettings | None,
     files: CueFiles,
@@ -40,6 +40,7 @@ def pseudo_label(
 
     if crf is None and images.data is not None:
         raise UsageError("--data", "names the CRF's images, but there is no CRF", "give --crf, or omit --data")
+    check_ignore(settings, given)
     output = run.claim(output, "labels")
     if json and output in (None, "-", "/dev/stdout"):
         raise UsageError("--json", "would go to stdout, where the labels go", "give -o NAME")
