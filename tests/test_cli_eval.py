@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from drstool.formats import Header, MapRecord, open_records, open_sink
 from drstool.formats.label_png import encode_label_png, read_label_png
@@ -113,6 +115,71 @@ def test_sweep_as_csv_and_from_a_stream(drs, evaluate, maps, voc, tmp_path):
     assert streamed["rows"] == drs(*line[:1], maps, *line[1:]).json()["rows"]
 
 
+def with_grey_saliency(voc, folder):
+    """Saliency maps of random grey values, of which the last image's has only two."""
+    folder.mkdir()
+    for number, identifier in enumerate(TRAIN + VAL):
+        size = target_of(voc, identifier).shape
+        values = np.random.default_rng(number).integers(0, 256, size, np.uint8)
+        salient = target_of(voc, identifier) > 0
+        grey = np.where(salient, np.maximum(values, 60), values // 2) if number % 2 else salient * np.uint8(255)
+        Image.fromarray(grey.astype(np.uint8)).save(folder / f"{identifier}.png")
+    return folder
+
+
+@pytest.mark.parametrize("more", [
+    (), ("--ignore-rules", "--ignored", "skip"), ("--background", "saliency+constant", "--combine", "min")])
+def test_sweep_of_two_numbers_has_the_scores_of_single_evaluations(evaluate, maps, voc, tmp_path, more):
+    saliency = ("--saliency", with_grey_saliency(voc, tmp_path / "grey"))
+    swept = evaluate(maps, "--sweep", "alpha,saliency-threshold", "--json", *saliency, *more).json()
+    thresholds = sorted({row["saliency_threshold"] for row in swept["rows"]})
+    assert len(swept["rows"]) == 256 * len(thresholds) and {50, 51} < set(thresholds)
+    for threshold in (thresholds[0], 50, 51, thresholds[-1]):
+        line = (maps, *saliency, *more, "--saliency-threshold", threshold, "--json")
+        alone = evaluate(*line, "--sweep", "alpha").json()
+        rows = [row for row in swept["rows"] if row["saliency_threshold"] == threshold]
+        assert [{**row, "saliency_threshold": threshold} for row in alone["rows"]] == rows
+        row = rows[60]
+        single = evaluate(*line, "--alpha", row["value"]).json()
+        assert (row["mean_iou"], row["iou"]) == (single["mean_iou"], [each["iou"] for each in single["classes"]])
+    assert swept["best"] == max(swept["rows"], key=lambda row: row["mean_iou"])
+    assert [row["saliency_threshold"] for row in swept["best_by_saliency_threshold"]] == thresholds
+    cues = swept["protocol"]["cues"]
+    assert cues["saliency_threshold"] == swept["best"]["saliency_threshold"]
+    assert cues["alpha"] == swept["best"]["value"]
+    assert len({row["mean_iou"] for row in swept["rows"] if row["value"] == swept["rows"][10]["value"]}) > 3
+
+
+def test_sweep_of_two_numbers_as_table_and_csv(evaluate, maps, voc, tmp_path):
+    saliency = ("--saliency", with_grey_saliency(voc, tmp_path / "grey"))
+    both = ("--sweep", "saliency-threshold,alpha", "--select-on", "train", "--report-on", "val")
+    scores = evaluate(maps, *saliency, *both, "--json", split=None).json()
+    rows = list(csv.DictReader(io.StringIO(evaluate(maps, *saliency, *both, "--csv", split=None).out)))
+    assert len(rows) == len(scores["rows"])
+    for row, known in zip(rows, scores["rows"]):
+        assert float(row["mean_iou"]) == pytest.approx(known["mean_iou"], abs=1e-6)
+        assert int(row["saliency_threshold"]) == known["saliency_threshold"]
+    shown = evaluate(maps, *saliency, *both, split=None).out
+    # The best pair is chosen on train, whatever val says.
+    best = max(scores["rows"], key=lambda row: row["chosen_by_mean_iou"])
+    alone = evaluate(maps, *saliency, *both[:2], "--json").json()
+    assert [row["chosen_by_mean_iou"] for row in scores["rows"]] == [row["mean_iou"] for row in alone["rows"]]
+    assert scores["best"] == best and [row["mean_iou"] for row in alone["rows"]] != [
+        row["mean_iou"] for row in scores["rows"]]
+    assert re.search(rf"^Best saliency threshold\s+{best['saliency_threshold']}$", shown, re.MULTILINE)
+    assert re.search(rf"^Best alpha\s+{best['value']:.4f}$", shown, re.MULTILINE)
+    assert "alpha and the saliency threshold were chosen on the pixel ground truth of" in shown
+    assert all(re.search(rf"^{row['saliency_threshold']}\s+{row['value']:.4f}\s+{row['mean_iou']:.4f}", shown, re.M)
+               for row in scores["best_by_saliency_threshold"])
+
+
+@pytest.mark.parametrize("more, words", [
+    (("--soft",), "soft saliency has no threshold"), (("--background", "constant"), "is constant, without saliency")])
+def test_sweep_of_a_threshold_that_has_no_effect(evaluate, maps, more, words):
+    outcome = evaluate(maps, "--sweep", "alpha,saliency-threshold", *more, code=2)
+    assert words in outcome.err and outcome.err.count("\n") == 1 and not outcome.out
+
+
 def test_sweep_of_labels_says_what_is_needed(evaluate, made):
     outcome = evaluate(made.pred, "--sweep", "alpha", split="val", code=3)
     assert outcome.err.count("\n") == 1
@@ -121,6 +188,8 @@ def test_sweep_of_labels_says_what_is_needed(evaluate, made):
 
 @pytest.mark.parametrize("arguments, words", [
     (("--sweep", "saliency"), ["--sweep", "alpha, constant, power"]),
+    (("--sweep", "alpha,constant"), ["--sweep", "alpha, constant, power", "saliency-threshold"]),
+    (("--sweep", "saliency-threshold,saliency-threshold"), ["--sweep", "alpha,saliency-threshold"]),
     (("--select-on", "train", "--report-on", "val"), ["--sweep"]),
     (("--sweep", "alpha", "--select-on", "train"), ["--report-on"]),
     (("--sweep", "alpha", "--select-on", "train", "--report-on", "val", "--split", "val"), ["--split"]),

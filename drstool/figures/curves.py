@@ -106,9 +106,12 @@ def _of_log(events: Sequence[Mapping[str, Any]]) -> list[Curve]:
 
 
 def _of_sweep(scores: Mapping[str, Any]) -> list[Curve]:
-    points = _points([(row["value"], row["mean_iou"]) for row in scores["rows"]])
-    best = scores["best"]
-    panel = ("mean IoU", str(scores["sweep"]))
+    best, name = scores["best"], str(scores["sweep"])
+    # Of a sweep of two numbers, the curve through the best pair.
+    threshold = best.get("saliency_threshold")
+    rows = [row for row in scores["rows"] if row.get("saliency_threshold") == threshold]
+    points = _points([(row["value"], row["mean_iou"]) for row in rows])
+    panel = ("mean IoU", name if threshold is None else f"{name.partition(',')[0]} (saliency threshold {threshold})")
     return [Curve(panel, points), Curve(panel, _points([(best["value"], best["mean_iou"])]), "best")]
 
 

@@ -7,12 +7,14 @@ from drstool.metrics.confusion import (
     ratio, scores_of,
 )
 from drstool.metrics.sweep import (
-    GRIDS, LabelSteps, StepCounts, SweepMatrix, count_steps, label_steps, settings_at, swept_settings,
+    GRIDS, SALIENCY_THRESHOLDS, LabelSteps, StepCounts, SweepMatrix, at_thresholds, count_steps, label_steps,
+    settings_at, swept_numbers, swept_settings,
 )
 
 __all__ = [
     "BOUNDARY_RATIO", "GRIDS", "IGNORED_AS", "BoundaryCounts", "BoundaryMatrix", "ClassScore", "ConfusionMatrix",
-    "LabelCounts", "LabelSteps", "Margins", "Scores", "StepCounts", "SweepMatrix", "above_chance", "average_precision",
-    "boundary", "chance_precision", "check_same_size", "count_boundaries", "count_labels", "count_steps", "label_steps",
-    "mean_of", "ratio", "scores_of", "settings_at", "swept_settings",
+    "LabelCounts", "LabelSteps", "Margins", "SALIENCY_THRESHOLDS", "Scores", "StepCounts", "SweepMatrix",
+    "above_chance", "at_thresholds", "average_precision", "boundary", "chance_precision", "check_same_size",
+    "count_boundaries", "count_labels", "count_steps", "label_steps", "mean_of", "ratio", "scores_of", "settings_at",
+    "swept_numbers", "swept_settings",
 ]

@@ -23,12 +23,14 @@ from functools import cache
 import numpy as np
 
 from drstool import cues
+from drstool.errors import UsageError
 from drstool.labels import BACKGROUND, ignore_label, num_classes
 from drstool.metrics.confusion import Margins, Scores, scores_of
 from drstool.recipe import CueSettings
 
 __all__ = [
-    "GRIDS", "StepCounts", "SweepMatrix", "count_steps", "label_steps", "settings_at", "swept_settings",
+    "GRIDS", "SALIENCY_THRESHOLDS", "StepCounts", "SweepMatrix", "at_thresholds", "count_steps", "label_steps",
+    "settings_at", "swept_numbers", "swept_settings",
 ]
 
 STEPS = 256
@@ -41,6 +43,9 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "constant": tuple(i / 255 for i in range(STEPS)),
     "power": tuple(i / 8 for i in range(STEPS)),
 }
+# Fifteenths of 255, among them WSSS-BED's 51, and 50, the authors'.
+SALIENCY_THRESHOLDS = tuple(sorted({*range(0, 255, 17), 50}))
+_PAIRED = "saliency-threshold"
 # A background cue grows with the constant and shrinks with the exponent.
 _DESCENDING = ("power",)
 
@@ -91,6 +96,28 @@ def swept_settings(settings: CueSettings, parameter: str) -> CueSettings:
     return replace(settings, background=parameter)
 
 
+def swept_numbers(text: str) -> tuple[str, tuple[int | None, ...]]:
+    """What ``--sweep`` names: a number of ``GRIDS``, and the saliency thresholds at which it is swept.
+
+    Raises
+    ------
+    UsageError
+        It names anything else.
+
+    Examples
+    --------
+    >>> swept_numbers("alpha")
+    ('alpha', (None,))
+    >>> swept_numbers("saliency-threshold,alpha")[1][:5]
+    (0, 17, 34, 50, 51)
+    """
+    first, *more = sorted(text.split(","), key=_PAIRED.__eq__)
+    if first not in GRIDS or more not in ([], [_PAIRED]):
+        raise UsageError("--sweep", f"{text!r} is not one of {', '.join(GRIDS)}",
+                         f"each may be joined with {_PAIRED}, as in alpha,{_PAIRED}")
+    return first, SALIENCY_THRESHOLDS if more else (None,)
+
+
 def settings_at(settings: CueSettings, parameter: str, index: int) -> CueSettings:
     """The settings with the swept number at its ``index``-th value."""
     return replace(settings, **{parameter: GRIDS[parameter][index]})
@@ -122,6 +149,34 @@ def label_steps(
         ignored |= from_here < STEPS
         claimed = np.minimum(claimed, from_here)
     return LabelSteps(swept.label, claimed, before, ignored)
+
+
+def at_thresholds(
+    settings: CueSettings, saliency: np.ndarray | None, thresholds: Sequence[int | None],
+    made: Callable[[CueSettings], StepCounts],
+) -> list[StepCounts]:
+    """What is made at each threshold of the saliency; once for those between which no pixel of the map lies.
+
+    Parameters
+    ----------
+    settings
+    saliency : (H, W) uint8 or None
+    thresholds
+        None leaves the threshold of the settings.
+    made
+        Called with the settings at a threshold.
+    """
+    found: dict[int | None, StepCounts] = {}
+    order = []
+    for threshold in thresholds:
+        salient = None
+        if threshold is not None:
+            assert saliency is not None
+            settings, salient = replace(settings, saliency_threshold=threshold), int((saliency > threshold).sum())
+        order.append(salient)
+        if salient not in found:
+            found[salient] = made(settings)
+    return [found[salient] for salient in order]
 
 
 class _Swept:

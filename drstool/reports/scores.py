@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from drstool.metrics.bootstrap import Interval
 
 __all__ = [
-    "Comparison", "Coverage", "Evaluation", "ImageScore", "Protocol", "Sweep", "as_csv", "as_json", "as_table",
+    "Comparison", "Coverage", "Evaluation", "ImageScore", "PairedSweep", "Protocol", "Sweep", "as_csv", "as_json",
+    "as_table",
 ]
 
 # The words for each of `metrics.IGNORED_AS`.
@@ -340,6 +341,8 @@ class Sweep:
         Names of the two sets of images, and how many of each were scored.
     common
         Number of images in both sets.
+    saliency_threshold
+        Where that was swept, too: the one at which these scores are.
     """
 
     parameter: str
@@ -353,6 +356,7 @@ class Sweep:
     selected_on: tuple[str, int]
     reported_on: tuple[str, int]
     common: int
+    saliency_threshold: int | None = None
 
     def warnings(self) -> list[str]:
         """What the scores leave out, one line each."""
@@ -384,7 +388,8 @@ class Sweep:
     def selection(self) -> str:
         """On whose ground truth the value was chosen, and what that means for the scores."""
         where, images = self.selected_on
-        note = f"{self.parameter} was chosen on the pixel ground truth of {where} ({counted(images, 'image')})"
+        chosen = "was" if self.saliency_threshold is None else "and the saliency threshold were"
+        note = f"{self.parameter} {chosen} chosen on the pixel ground truth of {where} ({counted(images, 'image')})"
         if self.selected_on == self.reported_on and self.common == images:
             return note + "; the scores are on the same images, and so optimistic"
         note += f"; the scores are on {self.reported_on[0]} ({counted(self.reported_on[1], 'image')})"
@@ -404,7 +409,7 @@ class Sweep:
                 "said": self.selection(), "selected_on": self.selected_on[0], "selected_images": self.selected_on[1],
                 "reported_on": self.reported_on[0], "reported_images": self.reported_on[1],
                 "common_images": self.common},
-            "rows": [self._row(index) for index in range(len(self.values))],
+            "rows": self.all_rows(),
             **asdict(self.coverage),
             "protocol": self.protocol_at_best.to_json(),
             "provenance": list(self.protocol.provenance),
@@ -414,15 +419,22 @@ class Sweep:
         """A row per value."""
         head = [self.parameter, "mean_iou", "overall_acc", "mean_acc", "freqw_acc", "over_activation",
                 "under_activation", "chosen_by_mean_iou"]
-        rows = [self._row(index) for index in range(len(self.values))]
-        return [head, *([f"{row['value']:.6f}", *("" if row[key] is None else f"{row[key]:.6f}" for key in head[1:])]
-                        for row in rows)]
+        rows = [[f"{row['value']:.6f}", *("" if row[key] is None else f"{row[key]:.6f}" for key in head[1:])]
+                for row in self.all_rows()]
+        if self.saliency_threshold is None:
+            return [head, *rows]
+        return [["saliency_threshold", *head], *([self.saliency_threshold, *row] for row in rows)]
+
+    def all_rows(self) -> list[dict]:
+        """The scores at each value, ready for JSON."""
+        return [self._row(index) for index in range(len(self.values))]
 
     def to_text(self, bars: bool = False) -> str:
         """Aligned plain text: the best value, its plateau and its scores."""
         scores, (first, last) = self.scores[self.best], self.plateau
         objects = scores.classes[1:]
         head = aligned([
+            *([] if self.saliency_threshold is None else [["Best saliency threshold", str(self.saliency_threshold)]]),
             [f"Best {self.parameter}", shown_number(self.values[self.best])],
             ["Plateau", f"{shown_number(self.values[first])} to {shown_number(self.values[last])}"],
             ["Mean IoU", shown_number(scores.mean_iou)],
@@ -439,12 +451,58 @@ class Sweep:
         scores = self.scores[index]
         objects = scores.classes[1:]
         numbers = {
+            **({} if self.saliency_threshold is None else {"saliency_threshold": self.saliency_threshold}),
             "value": self.values[index], "mean_iou": scores.mean_iou, "overall_acc": scores.overall_acc,
             "mean_acc": scores.mean_acc, "freqw_acc": scores.freqw_acc,
             "over_activation": _class_mean(objects, "fp_rate"), "under_activation": _class_mean(objects, "fn_rate"),
             "chosen_by_mean_iou": self.chosen_by[index].mean_iou,
         }
         return {**_plain(numbers), "iou": [json_number(row.iou) for row in scores.classes]}
+
+
+@dataclass(frozen=True, eq=False)
+class PairedSweep:
+    """Scores at pairs of values: a sweep at each of several thresholds of the saliency, and the best of all.
+
+    Attributes
+    ----------
+    sweeps
+        One or more, by ascending ``saliency_threshold``.
+    """
+
+    sweeps: tuple[Sweep, ...]
+
+    @property
+    def best(self) -> Sweep:
+        """The sweep with the highest mean IoU in ``chosen_by``; of equal ones, the first."""
+        return self.sweeps[int(np.nanargmax([_best_choice(each) for each in self.sweeps]))]
+
+    def warnings(self) -> list[str]:
+        """What the scores leave out, one line each."""
+        return self.best.warnings()
+
+    def to_json(self) -> dict:
+        """As :meth:`Sweep.to_json` of the best one, with the rows of all of them."""
+        return self.best.to_json() | {
+            "sweep": f"{self.best.parameter},saliency-threshold",
+            "best_by_saliency_threshold": [each.all_rows()[each.best] for each in self.sweeps],
+            "rows": [row for each in self.sweeps for row in each.all_rows()]}
+
+    def to_rows(self) -> list[list[object]]:
+        """A row per pair of values."""
+        return [self.sweeps[0].to_rows()[0], *(row for each in self.sweeps for row in each.to_rows()[1:])]
+
+    def to_text(self, bars: bool = False) -> str:
+        """Aligned plain text: the best value at each saliency threshold, then the best of all as in a single sweep."""
+        rows = [["Saliency threshold", f"Best {self.best.parameter}", "Mean IoU", "Chosen by mean IoU"]]
+        rows += [[str(each.saliency_threshold), shown_number(each.values[each.best]),
+                  shown_number(each.scores[each.best].mean_iou), shown_number(_best_choice(each))]
+                 for each in self.sweeps]
+        return lines_text([*aligned(rows), ""]) + self.best.to_text(bars)
+
+
+def _best_choice(sweep: Sweep) -> float:
+    return sweep.chosen_by[sweep.best].mean_iou
 
 
 @dataclass(frozen=True, eq=False)
@@ -515,12 +573,12 @@ class Comparison:
         return lines_text([*aligned(rows), "", *notes])
 
 
-def as_json(result: Evaluation | Sweep | Comparison) -> str:
+def as_json(result: Evaluation | Sweep | PairedSweep | Comparison) -> str:
     """The scores and how they were made, as indented JSON."""
     return json_text(result.to_json())
 
 
-def as_csv(result: Evaluation | Sweep | Comparison) -> str:
+def as_csv(result: Evaluation | Sweep | PairedSweep | Comparison) -> str:
     """The scores as CSV; NaN is empty.
 
     In a table of classes, the overall accuracy is in column ``acc``, and the frequency-weighted
@@ -529,7 +587,7 @@ def as_csv(result: Evaluation | Sweep | Comparison) -> str:
     return csv_text(result.to_rows())
 
 
-def as_table(result: Evaluation | Sweep | Comparison, bars: bool = False) -> str:
+def as_table(result: Evaluation | Sweep | PairedSweep | Comparison, bars: bool = False) -> str:
     """The scores and how they were made, as aligned plain text; for a terminal, ``bars`` show IoU by class or image."""
     return result.to_text(bars)
 

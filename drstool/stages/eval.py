@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,15 +29,18 @@ from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, Record, 
 from drstool.labels import as_label_type, check_class_names, check_label_values, ignore_label, label_type, num_classes
 from drstool.metrics import (
     BOUNDARY_RATIO, GRIDS, BoundaryCounts, BoundaryMatrix, ConfusionMatrix, LabelCounts, StepCounts, SweepMatrix,
-    check_same_size, count_boundaries, count_labels, count_steps, label_steps, swept_settings,
+    at_thresholds, check_same_size, count_boundaries, count_labels, count_steps, label_steps, swept_numbers,
+    swept_settings,
 )
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CueSettings
-from drstool.reports.scores import Comparison, Coverage, Evaluation, Protocol, Sweep, as_csv, as_json, as_table
+from drstool.reports.scores import (
+    Comparison, Coverage, Evaluation, PairedSweep, Protocol, Sweep, as_csv, as_json, as_table,
+)
 from drstool.reports.text import SHOWN_IDS, listed
 
 __all__ = [
-    "Comparison", "Evaluation", "Scoring", "Sweep", "as_csv", "as_json", "as_table", "check_sweepable",
+    "Comparison", "Evaluation", "PairedSweep", "Scoring", "Sweep", "as_csv", "as_json", "as_table", "check_sweepable",
     "compare", "evaluate", "sweep",
 ]
 
@@ -148,7 +152,7 @@ def sweep(
     names: tuple[str, str] | None = None, tolerance: float = 0.005, header: Header | None = None,
     ids: Collection[str] | None = None, scoring: Scoring | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked,
-) -> Sweep:
+) -> Sweep | PairedSweep:
     """Scores of maps at 256 values of a number of the cue rule, from one pass over their pixels.
 
     They are exactly those that :func:`evaluate` gives at each of the values.
@@ -161,7 +165,8 @@ def sweep(
         On its ground truth the best value is chosen.
     parameter
         A name of ``drstool.metrics.GRIDS``: ``alpha``, ``constant`` or ``power``. Sweeping one of
-        the latter two puts that background cue in place, unless it is one of those combined.
+        the latter two puts that background cue in place, unless it is one of those combined. With
+        ``,saliency-threshold`` behind it, at each of ``drstool.metrics.SALIENCY_THRESHOLDS``, too.
     report_on
         The images whose scores are reported, where those are others; one pass serves both.
     names
@@ -176,7 +181,7 @@ def sweep(
     InputError
         As :func:`evaluate`; also where the predictions are labels, which hold no values.
     UsageError
-        As :func:`evaluate`.
+        As :func:`evaluate`; also where ``parameter`` is none, or the saliency threshold has no effect.
 
     References
     ----------
@@ -184,45 +189,71 @@ def sweep(
     Segmentation (SEAM), CVPR 2020, section 4.3: false positives and negatives by class as measures
     of over- and under-activation, there as ratios to the true positives.
     """
-    if parameter not in GRIDS:
-        raise UsageError("--sweep", f"{parameter!r} is not one of {', '.join(GRIDS)}")
+    parameter, thresholds = swept_numbers(parameter)
     scoring = scoring or Scoring()
     scoring = replace(scoring, settings=swept_settings(scoring.settings, parameter))
+    _check_thresholds(scoring.settings, thresholds)
     sets = [dataset, report_on or dataset]
     scored = _Pass(sets[0].joined(sets[1]), header, scoring, on_error, needs_maps=True)
-    class_names = scored.class_names
-
-    def count(record: Record, item: Item, target: np.ndarray) -> StepCounts:
-        assert isinstance(record, MapRecord)
-        check_same_size(target, np.broadcast_to(target[:1, :1], record.image_size), f"ground truth {item.mask}",
-                        f"prediction of image '{item.id}'")
-        maps, saliency = _maps_of(record, scoring)
-        steps = label_steps(
-            maps, record.labels, scoring.settings, saliency, parameter, ignore_rules=scoring.ignore_rules,
-            dtype=target.dtype)
-        counts = count_steps(target, steps, record.labels)
-        if counts.rows[-1] > len(class_names):
-            check_label_values(target, class_names, f"ground truth {item.mask}")
-        return counts
-
-    matrices = [SweepMatrix(class_names, parameter) for _ in sets]
+    count = partial(_count_sweep, scoring=scoring, parameter=parameter, thresholds=thresholds,
+                    class_names=scored.class_names)
+    sums = [[SweepMatrix(scored.class_names, parameter) for _ in thresholds] for _ in sets]
     members = [{item.id for item in each.items} for each in sets]
     found: list[set[str]] = [set(), set()]
     for identifier, counts in scored.results(records, count, ids, workers, track):
-        for matrix, ids_of, done in zip(matrices, members, found):
+        for matrices, ids_of, done in zip(sums, members, found):
             if identifier in ids_of:
-                matrix.add(counts)
+                for matrix, each in zip(matrices, counts, strict=True):
+                    matrix.add(each)
                 done.add(identifier)
     names = names or (sets[0].source, sets[1].source)
     for name, done in zip(names, found):
         if not done:
             raise InputError(name, "no prediction is of its images", "give maps of both splits")
-    chosen_by = tuple(matrices[0].scores(scoring.ignored))
-    return Sweep(
-        parameter=parameter, values=GRIDS[parameter], chosen_by=chosen_by,
-        scores=chosen_by if found[0] == found[1] else tuple(matrices[1].scores(scoring.ignored)), tolerance=tolerance,
-        class_names=class_names, coverage=scored.coverage(), protocol=scored.protocol(),
-        selected_on=(names[0], len(found[0])), reported_on=(names[1], len(found[1])), common=len(found[0] & found[1]))
+
+    def at(threshold: int | None, chooses: SweepMatrix, reports: SweepMatrix) -> Sweep:
+        protocol, chosen_by = scored.protocol(), tuple(chooses.scores(scoring.ignored))
+        if threshold is not None:
+            protocol = replace(protocol, settings=replace(scoring.settings, saliency_threshold=threshold))
+        return Sweep(
+            parameter=parameter, values=GRIDS[parameter], chosen_by=chosen_by,
+            scores=chosen_by if found[0] == found[1] else tuple(reports.scores(scoring.ignored)), tolerance=tolerance,
+            class_names=scored.class_names, coverage=scored.coverage(), protocol=protocol,
+            selected_on=(names[0], len(found[0])), reported_on=(names[1], len(found[1])),
+            common=len(found[0] & found[1]), saliency_threshold=threshold)
+
+    sweeps = tuple(map(at, thresholds, *sums))
+    return sweeps[0] if thresholds == (None,) else PairedSweep(sweeps)
+
+
+def _check_thresholds(settings: CueSettings, thresholds: tuple[int | None, ...]) -> None:
+    """Check that the labels depend on a threshold of the saliency where several are tried."""
+    if thresholds != (None,) and (settings.soft or not settings.uses_saliency):
+        if settings.soft:
+            raise UsageError("--sweep", "soft saliency has no threshold", "omit --soft")
+        raise UsageError(
+            "--sweep", f"the background cue is {settings.background}, without saliency", "add saliency to --background")
+
+
+def _count_sweep(
+    record: Record, item: Item, target: np.ndarray, *, scoring: Scoring, parameter: str,
+    thresholds: tuple[int | None, ...], class_names: Sequence[str],
+) -> list[StepCounts]:
+    """Counts of one image along a sweep, at each threshold."""
+    assert isinstance(record, MapRecord)
+    check_same_size(target, np.broadcast_to(target[:1, :1], record.image_size), f"ground truth {item.mask}",
+                    f"prediction of image '{item.id}'")
+    maps, saliency = _maps_of(record, scoring)
+
+    def made(settings: CueSettings) -> StepCounts:
+        return count_steps(target, label_steps(
+            maps, record.labels, settings, saliency, parameter, ignore_rules=scoring.ignore_rules, dtype=target.dtype),
+            record.labels)
+
+    counts = at_thresholds(scoring.settings, saliency, thresholds, made)
+    if counts[0].rows[-1] > len(class_names):
+        check_label_values(target, class_names, f"ground truth {item.mask}")
+    return counts
 
 
 def check_sweepable(is_maps: bool, where: object) -> None:

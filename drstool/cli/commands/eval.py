@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from drstool.artifacts.header import Header
     from drstool.data import Dataset
-    from drstool.reports.scores import Evaluation, Sweep
+    from drstool.reports.scores import Evaluation, PairedSweep, Sweep
 
 Predictions = Annotated[Optional[list[str]], typer.Argument(
     metavar="[INPUT]...",
@@ -47,8 +47,9 @@ class EvalOptions:
     sweep: Annotated[
         Optional[str],
         typer.Option(
-            metavar="alpha|constant|power", help="For maps: compute scores at 256 values of this number, in one pass."
-        ),
+            metavar="alpha|constant|power",
+            help="For maps: compute scores at 256 values of this number, in one pass; alpha,saliency-threshold: also "
+            "at 16 thresholds of the saliency."),
     ] = None
     tolerance: Annotated[float, typer.Option(
         min=0.0, max=1.0, help="--sweep: largest loss of mean IoU on the plateau around the best.")] = 0.005
@@ -68,7 +69,7 @@ class EvalOptions:
 
     def check(self, names: list[str], data: ClassOptions) -> None:
         """Check that the options go together, and with the inputs."""
-        from drstool.metrics import GRIDS, IGNORED_AS
+        from drstool.metrics import IGNORED_AS, swept_numbers
 
         check_choice("--ignored", self.ignored, IGNORED_AS)
         if self.json and self.csv:
@@ -87,7 +88,7 @@ class EvalOptions:
             raise UsageError("--data", "stdin cannot be read once for each split", "save the manifest to a file")
         if self.sweep is None:
             return
-        check_choice("--sweep", self.sweep, tuple(GRIDS))
+        swept_numbers(self.sweep)
         if len(names) > 1:
             raise UsageError("--sweep", "takes one input", "name one map file, or omit --sweep to compare")
         if self.boundary:
@@ -119,7 +120,7 @@ def evaluate(
 def _scored(
     run: Run, name: str, data: ClassOptions, options: EvalOptions, settings: CueSettings, given: frozenset[str],
     compared: bool,
-) -> Evaluation | Sweep:
+) -> Evaluation | PairedSweep | Sweep:
     """Scores of one input, or those of a sweep."""
     from drstool.cues import of_probabilities
     from drstool.formats import open_records
