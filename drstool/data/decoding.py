@@ -20,7 +20,7 @@ from drstool.png import chunks
 if TYPE_CHECKING:
     from drstool.data.item import Item
 
-__all__ = ["image_size", "load_image", "load_pil", "load_saliency", "load_target"]
+__all__ = ["image_size", "load_image", "load_pil", "load_saliency", "load_target", "tiff_tags"]
 
 # Pillow opens some forty formats, one of them by running another program (EPS). These are enough.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
@@ -110,6 +110,17 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
         return image.size if _orientation(image) in _SWAPS_SIDES else image.size[::-1]
 
     return _decode(path, upright_size)
+
+
+def tiff_tags(path: str | os.PathLike) -> dict[int, object]:
+    """Values of the tags of a TIFF by their numbers; none of another kind of picture.
+
+    Raises
+    ------
+    InputError
+        As :func:`image_size`.
+    """
+    return _decode(path, lambda image: dict(getattr(image, "tag_v2", {})))
 
 
 def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -31,6 +31,8 @@ class Export:
         Those of ``--classes``, for a source that does not record its own.
     dataset
         Opens the dataset of ``--data``, with keywords of :func:`drstool.data.open_dataset`; None where none is named.
+    split
+        That of ``--split``.
     history
         Gives the provenance of the output, from the source's.
     notify
@@ -46,6 +48,7 @@ class Export:
     overwrite: bool = False
     class_names: tuple[str, ...] | None = None
     dataset: Callable[..., Dataset] | None = None
+    split: str | None = None
     history: Callable[[tuple[dict, ...]], tuple[dict, ...]] = lambda upstream: upstream
     notify: Callable[[list[str]], None] = lambda lines: None
     threads: int = 1
@@ -84,4 +87,10 @@ EXPORTS = {
     "drs": ExportFormat("maps", "maps_out:export_drs", is_folder=True),
     "png": ExportFormat("maps", "maps_out:export_png", is_folder=True),
     "npz": ExportFormat("maps", "maps_out:export_npz", is_folder=True),
+    "mmseg": ExportFormat("labels", "mmseg_out:export_mmseg", is_folder=True),
+    "coco": ExportFormat("labels", "coco_out:export_coco", is_folder=False),
+    "geojson": ExportFormat("labels", "geojson_out:export_geojson", is_folder=False),
+    "cvat": ExportFormat("labels", "cvat_out:export_cvat", is_folder=True),
+    "labelme": ExportFormat("labels", "labelme_out:export_labelme", is_folder=True),
+    "voc-server": ExportFormat("labels", "voc_server_out:export_voc_server", is_folder=False),
 }

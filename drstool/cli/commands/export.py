@@ -20,7 +20,8 @@ def export(
     output: Output,
     to: Annotated[str, typer.Option(
         "--to", metavar="FORMAT", show_default=False,
-        help="Format to write: irn, psa, drs, png or npz for maps.")],
+        help="Format to write: irn, psa, drs, png or npz for maps; mmseg, coco, geojson, cvat, labelme or "
+        "voc-server for labels.")],
     file: Annotated[Optional[str], typer.Argument(
         metavar="INPUT", help="What to export; by default, a stream on stdin.", show_default=False)] = None,
     classes: Classes = None,
@@ -34,6 +35,6 @@ def export(
     job = run.job(settings={"to": to}, inputs=input_digests(file=file)[0])
     written = EXPORTS[to].write(Export(
         file, output, run.overwrite, class_list(run, classes),
-        None if images.data is None else partial(images.open, run),
+        None if images.data is None else partial(images.open, run), images.split,
         partial(run.history, job), run.notes, run.threads, run.track))
     run.done(f"wrote {written} to {output}")
