@@ -33,9 +33,9 @@ _BACKGROUND, _IGNORED = "_background_", "__ignore__"
 def export_labelme(export: Export) -> str:
     """``<id>.json`` for each image, whose ``imagePath`` leads from there to the image."""
     with open_labels(export, names_images=True) as labels:
-        written = write_files(export.output, labels.header, _files(export, labels), overwrite=export.overwrite)
+        write_files(export.output, labels.header, _files(export, labels), overwrite=export.overwrite)
         labels.tell_ignored(f"they are polygons named {_IGNORED}")
-    return counted(len(written), "file")
+    return f"the polygons of {counted(labels.count, 'image')}"
 
 
 def _files(export: Export, labels: LabelsToExport) -> Iterator[tuple[str, bytes]]:
