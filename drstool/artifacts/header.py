@@ -42,9 +42,11 @@ KINDS = {
     "figures": "figures",
     "gallery": "gallery",
     "dataset": "dataset",
+    # Files in another project's format.
+    "export": "export",
 }
 # Kinds that say something about an image without naming a class.
-_CLASSLESS = ("saliency", "figures", "gallery", "dataset")
+_CLASSLESS = ("saliency", "figures", "gallery", "dataset", "export")
 
 
 @dataclass(frozen=True)

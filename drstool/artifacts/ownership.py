@@ -126,13 +126,16 @@ def check_only_ours(path: object, folder: Path, kind: str) -> None:
             len(own) > count or len(own) == count and end.get("names_crc32", names_crc32(own)) != names_crc32(own)):
         newest = sorted(own, key=lambda name: os.lstat(folder / name).st_mtime, reverse=True)
         raise OutputError(
-            path, f"holds {'files' if kind == 'gallery' else 'PNGs'} that drstool did not write (it wrote {count}); "
+            path, f"holds {'files' if kind in ('gallery', 'export') else 'PNGs'} that drstool did not write (it wrote {count}); "
             f"the newest of {len(own)} are {_listed(newest)}", "move yours away first")
 
 
 def _may_be_ours(name: str, kind: str, count: int) -> bool:
     if kind == "gallery":
         return _GALLERY.fullmatch(name) is not None
+    if kind == "export":
+        # Whatever the format calls its files: all names together have a checksum.
+        return True
     if kind != "dataset":
         return name.endswith(".png")
     number = re.search(r"demo_(\d+)", name)

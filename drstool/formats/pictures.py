@@ -104,7 +104,7 @@ def write_files(
         write_marker(making, header)
         for name, data in files:
             path = making / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             written.append(name)
         write_end(making, header, len(written), written)

@@ -219,6 +219,11 @@ def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> N
         report.kind, report.count = header.kind, len(picture_files(folder / "images"))
         with _adding_to(report):
             check_end_file(folder, sum(name not in MARKERS for name, _ in contents(folder)), head, folder)
+    elif header.kind == "export":
+        names = [name for name, _ in contents(folder) if name not in MARKERS]
+        report.kind, report.count = header.kind, len(names)
+        with _adding_to(report):
+            check_end_file(folder, len(names), head, folder)
     elif header.kind == "dataset":
         _check_dataset(report, folder, head, workers, track)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from drstool.artifacts.header import record_type
+from drstool.artifacts.ownership import MARKERS, contents
 from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.formats import RecordSource, open_records
@@ -129,8 +130,12 @@ def _folder(path: Path) -> dict[str, Any] | None:
     header = read_marker(path)[0]
     if header is None or record_type(header.kind) in ("maps", "labels"):
         return None
-    shown = {"images": len(picture_files(path / "images"))} if header.kind == "gallery" else {
-        "pictures": len(picture_files(path))}
+    if header.kind == "export":
+        shown = {"files": sum(name not in MARKERS for name, _ in contents(path))}
+    elif header.kind == "gallery":
+        shown = {"images": len(picture_files(path / "images"))}
+    else:
+        shown = {"pictures": len(picture_files(path))}
     return {
         "kind": header.kind,
         "class_names": list(header.class_names),

@@ -12,7 +12,7 @@ __all__ = ["register"]
 # In the order of the work, which help follows; and what can be done besides.
 _CHAIN = (
     "train-cls", "cam", "refine-train", "refine", "pseudo-label", "train-seg", "segment", "eval", "overlay")
-_COMMANDS = (*_CHAIN, "demo", "ids", "saliency", "crf", "cat", "info", "check", "import")
+_COMMANDS = (*_CHAIN, "demo", "ids", "saliency", "crf", "cat", "info", "check", "import", "export")
 
 # All that were registered in this process.
 _known: dict[str | None, CommandInfo] = {}
