@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 
+from drstool.artifacts.header import FORMAT
 from drstool.errors import InputError
 from drstool.exchange.found import FoundMaps, check_numbers
 from drstool.formats.hdf5 import UntrustedFile, damaged
@@ -45,6 +46,7 @@ class BareHdf5:
         try:
             with damaged(path, "is a damaged HDF5 file", "copy it again or recreate it"):
                 root = self._file.root
+                self._refuse_ours(root)
                 self._maps = root
                 if root.links.exists(b"maps") and isinstance(node := self._file.member(root, "maps", path), type(root)):
                     self._maps = node
@@ -79,6 +81,13 @@ class BareHdf5:
         """Let go of the file."""
         with self._lock:
             self._file.close()
+
+    def _refuse_ours(self, root: h5py.h5g.GroupID) -> None:
+        """Refuse a map file: what it says of itself would be lost, and one that is not whole would pass."""
+        complete = self._file.attribute(root, "complete", int)
+        if self._file.attribute(root, "format", str) == FORMAT and complete is not None:
+            what = "is a map file of drstool's" if complete else "is an unfinished map file of drstool's"
+            raise InputError(self._path, what, "use it as it is" if complete else "rerun the command that wrote it")
 
     def _node(self, name: str) -> h5py.h5d.DatasetID:
         node = self._maps

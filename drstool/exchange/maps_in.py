@@ -23,9 +23,8 @@ from drstool.parallel import Track, ordered_map, untracked
 from drstool.pickles import load_npy
 
 if TYPE_CHECKING:
-    from drstool.data import Dataset
+    from drstool.data import Dataset, Item
     from drstool.exchange.bare_hdf5 import BareHdf5
-    from drstool.data import Item
 
 __all__ = ["MAP_FORMATS", "ForeignMaps", "holds_maps", "open_maps"]
 
@@ -119,9 +118,6 @@ class ForeignMaps:
         found = self._reader.read(identifier)
         known: dict[str, Any] = {} if item is None else {
             "image_size": image_size(item.image), "image": str(item.image), "tags": item.tags}
-        if item is None and self.format == "drs":
-            raise InputError(
-                where, "is of a square version of its image, and does not say the image's size", "give --data")
         record, counts = to_record(found, identifier, self.class_names, where, dtype=self._dtype, **known)
         return record, found, counts
 
@@ -182,6 +178,8 @@ def open_maps(
     place = _placed(Path(path), origin)
     reader = _reader(place, origin)
     try:
+        if reader.format == "drs" and dataset is None:
+            raise InputError(path, "holds maps of square images, and does not say the images' own sizes", "give --data")
         notices = [f"left out {place.others} files that are not {place.suffix}"] if place.others else []
         if origin is None:
             notices.append(f"{path}: read as maps of the format {reader.format}")

@@ -58,7 +58,12 @@ def import_(
     from drstool.exchange.maps_in import MAP_FORMATS, holds_maps
 
     check_choice("--from", origin or "drs", tuple(MAP_FORMATS))
-    if holds_maps(file) or origin not in (None, "drs"):
+    are_maps = holds_maps(file) or origin not in (None, "drs")
+    for option, value, needs_maps in (
+            ("--kind", networks.kind, False), ("--data", images.data, True), ("--dtype", maps.dtype, True)):
+        if value is not None and are_maps != needs_maps:
+            raise UsageError(option, f"does not go with {'maps' if are_maps else 'checkpoints'}", "omit it")
+    if are_maps:
         _import_maps(run, file, output, origin, images, classes, maps)
     else:
         _import_network(run, file, output, networks, classes)
