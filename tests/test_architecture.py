@@ -12,7 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = ["cli", "stages", ("mapping", "inputs", "gallery", "figures", "exchange"), ("data", "reports"), "annotations",
           ("formats", "checkpoints", "training", "metrics"),
           ("models", "crf", "cues", "inference", "artifacts", "demo", "saliency"), "recipe",
-          ("labels", "errors", "files", "identifiers", "parallel", "pillow", "pixels", "png", "text")]
+          ("labels", "errors", "files", "identifiers", "parallel", "pickles", "pillow", "pixels", "png",
+           "text")]
 # Layers whose members may import each other, as long as there is no circle.
 COHERENT = ("cli", "data", "annotations", "formats", "checkpoints", "training", "artifacts", "metrics", "models", "crf",
             "demo", "reports", "figures", "exchange")

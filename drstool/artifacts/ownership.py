@@ -125,8 +125,9 @@ def check_only_ours(path: object, folder: Path, kind: str) -> None:
     if kind != "dataset" and (
             len(own) > count or len(own) == count and end.get("names_crc32", names_crc32(own)) != names_crc32(own)):
         newest = sorted(own, key=lambda name: os.lstat(folder / name).st_mtime, reverse=True)
+        what = "files" if kind in ("gallery", "export") else "PNGs"
         raise OutputError(
-            path, f"holds {'files' if kind in ('gallery', 'export') else 'PNGs'} that drstool did not write (it wrote {count}); "
+            path, f"holds {what} that drstool did not write (it wrote {count}); "
             f"the newest of {len(own)} are {_listed(newest)}", "move yours away first")
 
 

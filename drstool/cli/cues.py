@@ -105,7 +105,8 @@ def open_cues(
     with open_records(files.maps) as source:
         if not source.is_maps:
             raise InputError(
-                source.where, f"holds {source.kind}", f"{run.command} reads maps, as 'drstool cam' or 'refine' write")
+                source.where, f"holds {source.kind}",
+                f"{run.command} reads maps, as 'drstool cam', 'refine' or 'import' write")
         are_scores, classes = source.kind == "score-maps", source.header.class_names
         if are_scores:
             settings = of_probabilities(settings, given)

@@ -1,8 +1,5 @@
 """Tags as ``cls_labels.npy``: a dictionary from image ids to a 0 or 1 for each class, as PSA and IRN save it.
 
-NumPy keeps a dictionary as a pickle, which can run any code when it is loaded. Here nothing of a pickle is
-run: what it calls is noted by name, and read afterwards, if it is what NumPy writes for an array.
-
 References
 ----------
 Ahn, Kwak, CVPR 2018 (PSA) and Ahn, Cho, Kwak, CVPR 2019 (IRN), with their published code.
@@ -10,12 +7,10 @@ Ahn, Kwak, CVPR 2018 (PSA) and Ahn, Cho, Kwak, CVPR 2019 (IRN), with their publi
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from drstool.data.cells import RawTags, TagForm
 from drstool.errors import InputError
@@ -28,10 +23,6 @@ __all__ = ["read_tag_array"]
 
 # VOC's has less than 2 MB, COCO's 50.
 _MAX_BYTES = 1 << 28
-# What NumPy's arrays and scalars, and Python's bytes in old protocols, are made of.
-_ALLOWED = re.compile(
-    r"numpy\.(_core|core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)|numpy\.(ndarray|dtype)"
-    r"|_codecs\.encode")
 _RIGHT = "expected what np.save writes of a dictionary from image ids to a vector of 0 and 1"
 
 
@@ -92,97 +83,38 @@ def _classes(vector: np.ndarray, path: Path, name: str, form: TagForm) -> RawTag
     return tuple(form.class_names[channel] for channel in np.flatnonzero(vector))
 
 
-# --- the file ----------------------------------------------------------------------------------
-
-
-class _Noted:
-    """What a pickle names, calls and fills, of which nothing is done."""
-
-    def __init__(self, name: str, arguments: tuple = ()) -> None:
-        self.name, self.arguments, self.state = name, arguments, None
-
-    def __call__(self, *arguments: object) -> _Noted:
-        return _Noted(self.name, arguments)
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-# Written in Python: the one in C reserves as much memory as a file claims to need.
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
-    def find_class(self, module: str, name: str) -> _Noted:
-        if not _ALLOWED.fullmatch(f"{module}.{name}"):
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return _Noted(name)
-
-
 def _dictionary(content: bytes, path: Path) -> dict[str | int, np.ndarray]:
     """The dictionary in the bytes of a ``.npy`` file."""
+    # NumPy is imported only where there is such a file.
     import numpy as np
 
-    file = io.BytesIO(content)
+    from drstool.pickles import load_npy
+
+    found = load_npy(content, path, what="is not a dictionary of tags", right=_RIGHT)
+    if isinstance(found, np.ndarray):
+        raise InputError(path, f"holds an array of {found.dtype} and shape {found.shape}, without image ids", _RIGHT)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
-    # The header is a Python expression, which fails in many ways.
-    except Exception as error:
-        raise InputError(path, f"is not a .npy file: {error!s:.120}", _RIGHT) from None
-    if dtype.kind != "O" or shape != ():
-        raise InputError(path, f"holds an array of {dtype} and shape {shape}, without image ids", _RIGHT)
-    try:
-        found = _Reader(file).load()
-        # Of an array without dimensions its only element, in an array's state.
-        found = found.state[4] if isinstance(found, _Noted) else found
-        if isinstance(found, list) and len(found) == 1:
-            found = found[0]
         if not isinstance(found, dict) or not found:
             raise ValueError("it is no dictionary")
         return {_key(key): _vector(value) for key, value in found.items()}
-    # A damaged pickle can fail in any way.
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(path, f"is not a dictionary of tags: {reason:.120}", _RIGHT) from None
+    except ValueError as error:
+        raise InputError(path, f"is not a dictionary of tags: {error!s:.120}", _RIGHT) from None
 
 
-def _key(key: object) -> str | int:
-    if isinstance(key, _Noted) and key.name == "scalar":
-        key = int(_array(key.arguments[0], key.arguments[1], (1,))[0])
-    if type(key) not in (str, int):
+def _key(key: str | int | float) -> str | int:
+    if isinstance(key, float):
         raise ValueError(f"{key!r:.40} is not an image id")
-    return key  # type: ignore[return-value]
+    return key
 
 
-def _vector(value: Any) -> np.ndarray:
-    """The vector that is noted, (C,)."""
+def _vector(value: object) -> np.ndarray:
+    """The vector of an image, (C,)."""
     import numpy as np
 
-    if isinstance(value, _Noted) and value.name == "_reconstruct":
-        _, shape, dtype, _, content = value.state
-        vector = _array(dtype, content, shape)
-    elif isinstance(value, _Noted) and value.name == "_frombuffer":
-        content, dtype, shape, _ = value.arguments
-        vector = _array(dtype, content, shape)
-    elif isinstance(value, list) and all(type(each) in (int, float, bool) for each in value):
-        vector = np.array(value, np.float64)
-    else:
+    if isinstance(value, list) and all(type(each) in (int, float, bool) for each in value):
+        value = np.array(value, np.float64)
+    if not isinstance(value, np.ndarray):
         raise ValueError(f"{value!r:.40} is not an array of numbers")
-    if vector.ndim != 1 or not len(vector):
-        raise ValueError(f"a value has the shape {vector.shape}")
-    return vector
-
-
-def _array(dtype: Any, content: Any, shape: Any) -> np.ndarray:
-    """The array of a noted data type, bytes and shape."""
-    import numpy as np
-
-    if isinstance(content, _Noted) and content.name == "encode":
-        # Bytes, in protocols that know only text.
-        content = content.arguments[0].encode("latin-1")
-    letters = dtype.arguments[0]
-    if not isinstance(letters, str) or not re.fullmatch("[biuf][1248]", letters):
-        raise ValueError(f"{letters!r:.40} is not a type of numbers")
-    order = ">" if dtype.state is not None and dtype.state[1] == ">" else "<"
-    if not isinstance(content, (bytes, bytearray)):
-        raise ValueError("an array has no bytes")
-    return np.frombuffer(bytes(content), np.dtype(order + letters)).reshape(shape)
+    if value.ndim != 1 or not len(value):
+        raise ValueError(f"a value has the shape {value.shape}")
+    return value

@@ -18,7 +18,7 @@ from PIL import Image
 
 from drstool.artifacts.header import Header
 from drstool.cues import resize_maps
-from drstool.errors import InputError
+from drstool.errors import InputError, UsageError
 from drstool.exchange.exports import Export
 from drstool.formats import MapRecord, load, open_records, write_files
 from drstool.formats.records import encode_values
@@ -69,13 +69,15 @@ def export_drs(export: Export) -> str:
         found[_numbers(record)] = maps if maps.dtype == np.uint8 else encode_values(maps, where=record.id)
         return [(member_name(record.id, ".npy"), _npy(found))]
 
-    return _export(export, encode, rounds=True)
+    return _export(
+        export, encode, rounds=True, fits=lambda record: record.values.shape[1] == record.values.shape[2],
+        lacks="class names, image sizes and image paths")
 
 
 def export_png(export: Export) -> str:
     """``<id>_<class number>.png`` as OAA and WSSS-BED have them: a grey picture of the image's size for each class."""
     def encode(record: MapRecord, classes: Sequence[str]) -> _Files:
-        same = record.values.dtype == np.uint8 and record.values.shape[1:] == tuple(record.image_size)
+        same = record.values.dtype == np.uint8 and _fits_image(record)
         maps = record.values if same else encode_values(_in_image_size(record), where=record.id)
         return [(member_name(f"{record.id}_{number}", ".png"), _png(values))
                 for number, values in zip(_numbers(record), maps, strict=True)]
@@ -92,11 +94,33 @@ def export_npz(export: Export) -> str:
             image_size=np.array(record.image_size, np.int64), class_names=np.array(classes))
         return [(member_name(record.id, ".npz"), buffer.getvalue())]
 
-    return _export(export, encode)
+    return _export(export, encode, fits=lambda record: True, lacks="image paths")
 
 
-def _export(export: Export, encode: Callable[[MapRecord, Sequence[str]], _Files], *, rounds: bool = False) -> str:
-    """Write the files of all records; ``rounds`` says that the format holds 256 values between 0 and 1."""
+def _fits_image(record: MapRecord) -> bool:
+    return record.values.shape[1:] == tuple(record.image_size)
+
+
+def _export(
+    export: Export, encode: Callable[[MapRecord, Sequence[str]], _Files], *, rounds: bool = False,
+    fits: Callable[[MapRecord], bool] = _fits_image, lacks: str = "class names and image paths",
+) -> str:
+    """Write the files of all records.
+
+    Parameters
+    ----------
+    export
+    encode
+        Makes the files of one record, given the class names.
+    rounds
+        Whether the format holds 256 values between 0 and 1.
+    fits
+        Whether a record's maps need not be resized.
+    lacks
+        What the format does not hold.
+    """
+    if export.dataset is not None:
+        raise UsageError("--data", "does not go with maps, which name their images", "omit it")
     with open_records(export.source) as source:
         if not source.is_maps or source.header is None:
             raise InputError(source.where, f"holds {source.kind}", "this format holds maps")
@@ -104,7 +128,7 @@ def _export(export: Export, encode: Callable[[MapRecord, Sequence[str]], _Files]
         if export.class_names not in (None, classes):
             raise InputError(source.where, "its classes are not those of --classes", "omit --classes")
         header = Header("export", classes, export.history(source.header.provenance))
-        losses = _Losses(rounds)
+        losses = _Losses(rounds, lambda record: bool(len(record.values)) and not fits(record))
 
         def encoded(record: Any) -> tuple[MapRecord, _Files]:
             record = load(record)
@@ -120,19 +144,21 @@ def _export(export: Export, encode: Callable[[MapRecord, Sequence[str]], _Files]
                     yield name, data
 
         written = write_files(export.output, header, files(), overwrite=export.overwrite)
-        export.notify(losses.lines())
+        export.notify([*losses.lines(), f"the files do not hold {lacks}"])
     return f"{len(written)} files of {losses.images} images"
 
 
 class _Losses:
     """What a format cannot keep of the maps, counted."""
 
-    def __init__(self, rounds: bool) -> None:
-        self.images, self._rounds, self._rounded, self._clipped, self._empty = 0, rounds, 0, 0, 0
+    def __init__(self, rounds: bool, resizes: Callable[[MapRecord], bool]) -> None:
+        self.images, self._rounds, self._resizes = 0, rounds, resizes
+        self._rounded = self._clipped = self._resized = self._empty = 0
 
     def add(self, record: MapRecord, files: _Files) -> None:
         self.images += 1
         self._empty += not files
+        self._resized += self._resizes(record)
         if self._rounds and record.values.dtype != np.uint8:
             self._rounded += 1
             self._clipped += bool((record.values > 1).any() or (record.values < 0).any())
@@ -141,6 +167,7 @@ class _Losses:
         counts = (
             (self._rounded, "values of {} images were rounded to 256 steps: the format holds no finer ones"),
             (self._clipped, "values of {} images were clipped to 0..1"),
+            (self._resized, "maps of {} images were resized to what the format holds"),
             (self._empty, "{} images without maps have no file in this format"))
         return [line.format(count) for count, line in counts if count]
 
@@ -152,7 +179,7 @@ def _numbers(record: MapRecord) -> list[int]:
 def _in_image_size(record: MapRecord) -> np.ndarray:
     """The maps in their image's size, (K, H, W) float32."""
     maps = record.as_float()
-    return maps if maps.shape[1:] == tuple(record.image_size) else resize_maps(maps, record.image_size)
+    return maps if _fits_image(record) else resize_maps(maps, record.image_size)
 
 
 def _npy(value: object) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from drstool.artifacts.header import Header
     from drstool.formats.label_folder import check_folder
+    from drstool.formats.map_file import MapFileReader, MapFileWriter
     from drstool.formats.pictures import check_picture, write_end, write_files, write_marker, write_pictures
     from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
     from drstool.formats.sinks import (
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
     from drstool.formats.sources import RecordSource, open_records
 
 __all__ = [
-    "Header", "LabelRecord", "LazyRecord", "MapRecord", "RecordSink", "RecordSource", "check_folder", "check_picture",
-    "check_sink", "earlier_output", "goes_to_disk", "resume_beside", "load", "open_records", "open_sink",
-    "write_both", "write_end", "write_files", "write_marker", "write_pictures",
+    "Header", "LabelRecord", "LazyRecord", "MapFileReader", "MapFileWriter", "MapRecord", "RecordSink",
+    "RecordSource", "check_folder", "check_picture", "check_sink", "earlier_output", "goes_to_disk",
+    "resume_beside", "load", "open_records", "open_sink", "write_both", "write_end", "write_files", "write_marker",
+    "write_pictures",
 ]
 
 # Imported when they are asked for: all of them together take longer than most that is done with one.
 _PLACES = {
     "artifacts.header": ("Header",),
     "formats.label_folder": ("check_folder",),
+    "formats.map_file": ("MapFileReader", "MapFileWriter"),
     "formats.pictures": ("check_picture", "write_end", "write_files", "write_marker", "write_pictures"),
     "formats.records": ("LabelRecord", "LazyRecord", "MapRecord", "load"),
     "formats.sinks": (

@@ -23,6 +23,8 @@ from drstool.identifiers import ONE_NAME_RULE, Names, check_id, member_name
 
 __all__ = ["LabelFolderReader", "LabelFolderWriter", "check_folder", "label_paths"]
 
+_FOREIGN = "'drstool import' reads maps of other projects"
+
 
 class LabelFolderWriter:
     """Fills a folder with label PNGs; it is whole once :meth:`close` has returned.
@@ -122,10 +124,11 @@ class LabelFolderReader:
         self.header, self._head = read_marker(self._folder)
         self._files = _png_files(self._folder, self.where, ours=self.header is not None)
         if self.header is None and not self._files:
-            raise ForeignError(self.where, "holds no PNGs", "expected a folder of label PNGs")
+            raise ForeignError(self.where, "holds no PNGs", f"expected a folder of label PNGs; {_FOREIGN}")
         if self.header is not None:
             if record_type(self.header.kind) != "labels":
-                raise InputError(self.where, f"holds {self.header.kind}", "expected a folder of label PNGs")
+                what = "files for another project" if self.header.kind == "export" else self.header.kind
+                raise InputError(self.where, f"holds {what}", f"expected a folder of label PNGs; {_FOREIGN}")
             if complete:
                 self.check_end()
 

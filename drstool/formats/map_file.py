@@ -288,7 +288,7 @@ class MapFileReader:
         """
         where = f"{self.where}: {identifier}"
         with self._lock, damaged(where, "its maps are damaged", "recreate them"):
-            labels = _labels(self._file, _node(self._file, self._maps, identifier, where))
+            labels = _labels(self._file, _node(self._file, self._maps, identifier, where), where)
         if any(not 1 <= label <= len(self.header.class_names) for label in labels):
             raise InputError(where, f"has the labels {list(labels)[:8]}", "recreate it")
         return labels
@@ -462,7 +462,7 @@ def _header_crc32(header: Header, ids: Iterable[str]) -> int:
 def _read_header(file: UntrustedFile, where: str) -> Header:
     root = file.root
     if file.attribute(root, "format", str) != FORMAT:
-        raise ForeignError(where, "is an HDF5 file, but not one of drstool's", "see 'drstool import'")
+        raise ForeignError(where, "is an HDF5 file, but not one of drstool's", "convert it with 'drstool import'")
     header = Header.from_json({
         "format": FORMAT,
         "version": file.attribute(root, "version", int),
@@ -473,7 +473,10 @@ def _read_header(file: UntrustedFile, where: str) -> Header:
     }, where)
     if record_type(header.kind) != "maps":
         raise InputError(where, f"claims to hold {header.kind}", "a map file holds maps")
-    if not file.attribute(root, "complete", int):
+    complete = file.attribute(root, "complete", int)
+    if complete is None:
+        raise InputError(where, "lacks the attribute 'complete'", "see 'A map file of your own' in examples/files.md")
+    if not complete:
         raise UnfinishedError(where, "is not complete", "rerun the command that wrote it")
     return header
 
@@ -501,8 +504,15 @@ def _node(file: UntrustedFile, maps: h5py.h5g.GroupID, identifier: str, where: s
     return node
 
 
-def _labels(file: UntrustedFile, node: h5py.h5d.DatasetID) -> tuple[int, ...]:
-    return tuple(file.attribute(node, "labels", int, most=MAX_OBJECT_CLASSES))
+def _labels(file: UntrustedFile, node: h5py.h5d.DatasetID, where: str) -> tuple[int, ...]:
+    return _numbers(file, node, "labels", MAX_OBJECT_CLASSES, where)
+
+
+def _numbers(file: UntrustedFile, node: h5py.h5d.DatasetID, name: str, most: int, where: str) -> tuple[int, ...]:
+    found = file.attribute(node, name, int, most=most)
+    if found is None:
+        raise InputError(where, f"lacks the attribute '{name}'", "see 'A map file of your own' in examples/files.md")
+    return tuple(found)
 
 
 def _read_map(file: UntrustedFile, maps: h5py.h5g.GroupID, identifier: str, where: str) -> MapRecord:
@@ -511,7 +521,7 @@ def _read_map(file: UntrustedFile, maps: h5py.h5g.GroupID, identifier: str, wher
     return MapRecord(
         identifier,
         file.array(node, where),
-        _labels(file, node),
-        tuple(file.attribute(node, "image_size", int, most=2)),  # type: ignore[arg-type]
+        _labels(file, node, where),
+        _numbers(file, node, "image_size", 2, where),  # type: ignore[arg-type]
         file.attribute(node, "image", str) or "",
     )

@@ -34,6 +34,7 @@ __all__ = ["RecordSource", "open_records"]
 
 _COPY_BYTES = 1 << 20
 _SOURCES = "expected a map file, a stream or a folder of label PNGs"
+_FOREIGN = _SOURCES + "; 'drstool import' reads maps of other projects"
 
 
 class RecordSource:
@@ -244,7 +245,7 @@ def _tar_reader(stream: BinaryIO, where: str, head: bytes) -> StreamReader:
 
     beginning = HEADER_NAME.encode()
     if not looks_like_tar(head) and not beginning.startswith(head[: len(beginning)]):
-        raise ForeignError(where, f"is {_guess(head)}", _SOURCES)
+        raise ForeignError(where, f"is {_guess(head)}", _FOREIGN)
     return StreamReader(stream, where, head=head)
 
 
