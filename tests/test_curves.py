@@ -69,6 +69,19 @@ def test_curves_of_a_sweep(sweep):
     assert best.points == ((scores["best"]["value"], scores["best"]["mean_iou"]),)
 
 
+def test_curves_of_a_sweep_of_two_numbers(made, voc, drs, tmp_path):
+    """The curve at the best saliency threshold; those at the others have rows of their own in the file."""
+    line = ("eval", made.cams, "--data", voc, "--split", "train", "--sweep", "alpha,saliency-threshold", "--json")
+    scores = drs(*line).json()
+    (tmp_path / "pairs.json").write_text(json.dumps(scores))
+    curve, best = read_curves(str(tmp_path / "pairs.json"))
+    threshold = scores["best"]["saliency_threshold"]
+    rows = [row for row in scores["rows"] if row["saliency_threshold"] == threshold]
+    assert curve.panel == ("mean IoU", f"alpha (saliency threshold {threshold})")
+    assert curve.points == tuple((row["value"], row["mean_iou"]) for row in rows) and len(rows) == 256
+    assert best.points == ((scores["best"]["value"], scores["best"]["mean_iou"]),)
+
+
 def test_what_is_neither(tmp_path, made, voc, must, log):
     plain = must("eval", made.pred, "--data", voc, "--split", "val", "--json").out
     lines = log.read_text().splitlines()

@@ -64,6 +64,7 @@ def test_the_door(chain):
 @pytest.mark.parametrize("name", OTHERS)
 def test_reference(drstool, chain, tmp_path, name):
     shutil.copytree(chain[0], tmp_path / "work")
+    (tmp_path / "work" / "examples").symlink_to(EXAMPLES)
     run(drstool, EXAMPLES / f"{name}.md", tmp_path / "work")
 
 

@@ -18,7 +18,7 @@ from drstool.exchange.found import FoundMaps, ValueCounts, to_record
 from drstool.files import is_folder, read_beginning, read_bytes, walk
 from drstool.formats.records import MapRecord
 from drstool.identifiers import check_id
-from drstool.labels import check_class_names, object_classes
+from drstool.labels import VOC_CLASSES, check_class_names, object_classes
 from drstool.parallel import Track, ordered_map, untracked
 from drstool.pickles import load_npy
 
@@ -38,11 +38,8 @@ _SAME_AS = {"mctformer": "psa", "oaa": "png", "wsss-bed": "png"}
 _HDF5_START = b"\x89HDF"
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 _RIGHT = "expected a folder of .npy, .npz or ID_CLASS.png files, one of them, or an HDF5 file; see examples/exchange.md"
-# The ids of PASCAL VOC, and its classes, which the formats only number.
+# The ids of PASCAL VOC.
 _VOC_ID = re.compile(r"20\d\d_\d{6}")
-_VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 # Ids that a message names.
 _MOST_NAMED = 3
 
@@ -363,9 +360,9 @@ def _class_names(
         raise InputError(path, f"its classes are not those of {'--data' if given is None else '--classes'}",
                          f"its own begin with {own[0]!r}")  # type: ignore[index]
     if known is None and own is None:
-        if (reader.highest or 0) >= len(_VOC_CLASSES) or not all(map(_VOC_ID.fullmatch, reader.ids)):
+        if (reader.highest or 0) >= len(VOC_CLASSES) or not all(map(_VOC_ID.fullmatch, reader.ids)):
             raise InputError(path, "does not say its class names", "give --data, or --classes FILE")
-        known, notices = _VOC_CLASSES, ("by the ids, the class numbers are taken for those of PASCAL VOC; others are "
+        known, notices = VOC_CLASSES, ("by the ids, the class numbers are taken for those of PASCAL VOC; others are "
                                         "named with --classes",)
     known = known or own
     if (reader.highest or 0) >= len(known):  # type: ignore[arg-type]
