@@ -263,6 +263,7 @@ def test_labelme(made, tmp_path):
     assert "2 images with ignored pixels: they are polygons named __ignore__" in told
     again = open_dataset(str(out), images=str(made / "photos"))
     check_equal(again)
+    assert not any("belong to no image" in line for line in again.notices)
     assert again.class_names == CLASSES
     content = json.loads((out / "a.json").read_text())
     assert (out / content["imagePath"]).samefile(made / "photos" / "a.jpg")

@@ -15,6 +15,7 @@ from drstool.annotations.labelmap import LABELMAP, ColorMask, read_labelmap
 from drstool.annotations.labelme import read_labelme
 from drstool.annotations.voc_xml import object_names
 from drstool.annotations.yolo import read_yolo_labels
+from drstool.artifacts.header import END_NAME, HEADER_NAME
 from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, list_folder
 from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
@@ -141,7 +142,7 @@ def _add(found: dict, place: Path, ids: Sequence[str], apart: bool) -> list[str]
                 place, f"has {kind}, and so has {found[kind][0]}",
                 "name one with --masks" if kind == "masks" else "keep one of them")
         found[kind] = place, paths
-        known = {*ids, *(i + _MASK_ENDING for i in ids), *(Path(name).stem for name in _CLASS_LISTS)}
+        known = {*ids, *(i + _MASK_ENDING for i in ids), *(Path(name).stem for name in (*_CLASS_LISTS, HEADER_NAME, END_NAME))}
         more = sum(i not in known for i in files.ids(deep=False)) if apart else 0
         if more:
             notices.append(f"{place}: files that belong to no image: {more}")

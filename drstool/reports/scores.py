@@ -494,10 +494,12 @@ class PairedSweep:
 
     def to_text(self, bars: bool = False) -> str:
         """Aligned plain text: the best value at each saliency threshold, then the best of all as in a single sweep."""
-        rows = [["Saliency threshold", f"Best {self.best.parameter}", "Mean IoU", "Chosen by mean IoU"]]
+        rows = [["Saliency threshold", f"Best {self.best.parameter}", "Mean IoU", "where it was chosen"]]
         rows += [[str(each.saliency_threshold), shown_number(each.values[each.best]),
                   shown_number(each.scores[each.best].mean_iou), shown_number(_best_choice(each))]
                  for each in self.sweeps]
+        if all(each.scores is each.chosen_by for each in self.sweeps):
+            rows = [row[:3] for row in rows]
         return lines_text([*aligned(rows), ""]) + self.best.to_text(bars)
 
 
