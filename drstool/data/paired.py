@@ -28,6 +28,8 @@ from drstool.text import read_lines
 __all__ = ["annotated", "read_paired", "with_labelmap"]
 
 _CLASS_LISTS = ("classes.txt", "class_names.txt", "labels.txt", "obj.names", "_classes.csv", "data.yaml")
+# Files beside annotations that are none.
+_BESIDE = (*_CLASS_LISTS, HEADER_NAME, END_NAME)
 _MASK_ENDING = "_mask"
 _BEGINNING_BYTES = 1 << 16
 _SUFFIXES = {
@@ -142,7 +144,7 @@ def _add(found: dict, place: Path, ids: Sequence[str], apart: bool) -> list[str]
                 place, f"has {kind}, and so has {found[kind][0]}",
                 "name one with --masks" if kind == "masks" else "keep one of them")
         found[kind] = place, paths
-        known = {*ids, *(i + _MASK_ENDING for i in ids), *(Path(name).stem for name in (*_CLASS_LISTS, HEADER_NAME, END_NAME))}
+        known = {*ids, *(i + _MASK_ENDING for i in ids), *(Path(name).stem for name in _BESIDE)}
         more = sum(i not in known for i in files.ids(deep=False)) if apart else 0
         if more:
             notices.append(f"{place}: files that belong to no image: {more}")
