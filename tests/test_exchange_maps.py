@@ -453,7 +453,8 @@ STACK = GOOD[None]
 
 
 @pytest.mark.parametrize("content, message", [
-    ({0: GOOD, "1": GOOD}, "no maps of a known format"), ({"cat": GOOD}, "no maps of a known format"),
+    ({0: GOOD, "1": GOOD}, "holds a dictionary with the keys 0, '1', no maps of a known format"),
+    ({"cat": GOOD}, "holds a dictionary with the keys 'cat', no maps of a known format"),
     ({0: GOOD, 1: GOOD[:2]}, "are not (H, W) of one size"), ({0: STACK}, "are not (H, W) of one size"),
     ({-1: GOOD}, "class number -1"), ({2: GOOD}, "class number 2, but there are 2 classes (numbers 0 to 1)"),
     ({0: np.float32([[0, np.nan]])}, "not a finite number"), ({0: np.float32([[0, np.inf]])}, "not a finite number"),
@@ -552,14 +553,35 @@ def test_a_zip_bomb_is_not_inflated(voc, tmp_path, drs):
     assert outcome.code == 3 and "claims to hold more than 4 GiB" in outcome.err
 
 
+def test_mixed_keys_in_a_later_file(voc, images, tmp_path, drs):
+    written(tmp_path / "maps", images, write_psa)
+    np.save(tmp_path / "maps" / "p2.npy", {0: GOOD, "1": GOOD})
+    outcome = drs("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
+    assert "p2.npy: is not of the format psa, but a dictionary with the keys 0, '1'" in outcome.err
+    assert outcome.code == 3 and not (tmp_path / "x.h5").exists()
+
+
+def test_paths_that_are_not_there_or_of_another_kind(voc, images, tmp_path, drs):
+    written(tmp_path / "maps", images, write_psa)
+    (tmp_path / "x.pth").write_bytes(b"x")
+    for line, message in (((tmp_path / "none",), "no such file or folder"),
+                          (("--from", "irn", tmp_path / "none"), "no such file or folder"),
+                          (("--from", "hdf5", tmp_path / "maps"), "is a folder; expected one HDF5 file"),
+                          (("--from", "png", tmp_path / "maps"), "holds no .png files"),
+                          (("--from", "irn", tmp_path / "x.pth"), "is not a .npy file")):
+        outcome = drs("import", *line, "-o", tmp_path / "y")
+        assert outcome.code == 3 and message in outcome.err and outcome.err.count("\n") == 1
+
+
 def test_command_lines_that_do_not_fit(voc, images, tmp_path, drs, ours):
     written(tmp_path / "maps", images, write_psa)
-    maps, data = tmp_path / "maps", ("--data", voc, "--split", "train")
+    maps, data, network = tmp_path / "maps", ("--data", voc, "--split", "train"), tmp_path / "c.pth"
+    network.write_bytes(b"x")
     for line, option in (
             (("import", "--from", "mars", maps), "--from"), (("import", maps, "--intersect"), "--intersect"),
             (("import", maps, *data, "--kind", "refiner"), "--kind"),
             (("import", maps, *data, "--dtype", "x"), "--dtype"),
-            (("import", "c.pth", "--data", voc), "--data"), (("import", "c.pth"), "-o"),
+            (("import", network, "--data", voc), "--data"), (("import", network), "-o"),
             (("export", "--to", "mars", ours), "--to"), (("export", "--to", "irn", ours, "--data", voc), "--data")):
         outcome = drs(*line, *(() if option == "-o" else ("-o", tmp_path / "x")))
         assert outcome.code == 2 and outcome.err.startswith(f"drstool: {option}: "), outcome.err
@@ -634,6 +656,16 @@ def test_the_page_writes_valid_map_files(tmp_path, monkeypatch):
         must("check", "mine.h5")
         must("pseudo-label", "mine.h5", "--background", "constant", "-o", "labels", "--overwrite")
         (tmp_path / "mine.h5").unlink()
+
+
+def test_the_writer_checks_its_header(tmp_path):
+    for header, message in ((Header("maps", CLASSES), "the kind 'maps'; expected one of localization-maps"),
+                            (Header("labels", CLASSES), "the kind 'labels'"),
+                            (Header("refined-maps", ()), "names no object class"),
+                            (Header("refined-maps", ("cat", "background")), "lists 'background'")):
+        with pytest.raises(InputError, match=message):
+            MapFileWriter(tmp_path / "x.h5", header)
+        assert not (tmp_path / "x.h5").exists()
 
 
 def test_maps_as_a_library(voc, images, tmp_path):
