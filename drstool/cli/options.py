@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "Init", "Labels", "LabelsOrNone", "MapOptions", "MapSize",
-    "MapsIn", "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions", "Saliency", "Split",
-    "Tags", "Weights", "command",
+    "MapsIn", "MaskValues", "Masks", "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions",
+    "Range", "Saliency", "Split", "Tags", "Weights", "command",
 ]
 
 Data = Annotated[str, typer.Option(
     "--data",
-    help="Dataset: a VOC folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
+    help="Dataset: a VOC or SBD folder, a manifest (.jsonl, .csv, .tsv), a folder with one "
     "subfolder per class, a COCO instances JSON, or - for a manifest on stdin.",
     show_default=False)]
 DataOrNone = Annotated[Optional[str], typer.Option(
@@ -38,6 +38,17 @@ Tags = Annotated[Optional[str], typer.Option(
     "--tags", help="File of image-level tags, a line 'ID CLASS CLASS…' per image; replaces the dataset's tags.")]
 Classes = Annotated[Optional[str], typer.Option(
     "--classes", help="File of object class names, one per line, in label order.")]
+Masks = Annotated[Optional[str], typer.Option(
+    "--masks",
+    help="Folder of ground truth masks, one ID.png (or SBD's ID.mat) per image; replaces the dataset's masks.")]
+MaskValues = Annotated[Optional[str], typer.Option(
+    "--mask-values",
+    help="Pixel values of background, class 1, … in mask files, such as 0,255 or 0,1,2,ignore=255, where they are not "
+    "label values.")]
+Range = Annotated[Optional[str], typer.Option(
+    "--range",
+    help="MIN,MAX: pixel values of images that become black and white, such as 0,4095 for 12 bits in 16-bit files, or "
+    "percentiles such as 1%,99%. [default: as the network, maps or labels were made, or as the files say]")]
 Weights = Annotated[str, typer.Option("--weights", help="Checkpoint to use.", show_default=False)]
 Init = Annotated[str, typer.Option(
     "--init",
@@ -183,7 +194,7 @@ class _Command:
 
 
 # Parameters that name files and folders to read.
-_INPUTS = ("inputs", "file", "data", "weights", "maps", "labels", "saliency", "init", "ids", "tags", "classes")
+_INPUTS = ("inputs", "file", "data", "weights", "maps", "labels", "saliency", "init", "ids", "tags", "classes", "masks")
 # Parameters of a command's function that are made of options, or of what the user typed.
 _SUPPLIED = ("run", "settings", "given", "automatic", "crf")
 

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from drstool.data import manifest
 from drstool.data.coco import CocoMask, read_coco
 from drstool.data.folder import read_folder
 from drstool.data.item import Dataset, Item, RawDataset, RawItem
+from drstool.data.masks import MaskValues, read_as, with_masks
+from drstool.data.sbd import is_sbd, read_sbd, sbd_splits
 from drstool.data.tags import gather_names, read_class_names, read_tag_list, resolve_names, resolve_tags
-from drstool.data.voc import is_voc, read_voc
+from drstool.data.value_range import ValueRange
+from drstool.data.voc import is_voc, list_names, read_voc
 from drstool.errors import InputError
 from drstool.files import is_folder, status
 
-__all__ = ["CocoMask", "Dataset", "Item", "open_dataset", "require_tags", "saliency_of_items"]
+__all__ = [
+    "CocoMask", "Dataset", "Item", "open_dataset", "read_dataset", "require_tags", "saliency_of_items", "split_names",
+]
 
 _STDIN = "-"
 _PICTURES = ("image_size", "load_image", "load_pil", "load_saliency", "load_target")
@@ -36,16 +42,31 @@ def __getattr__(name: str) -> Callable:
     return getattr(decoding, name)
 
 
-def open_dataset(
+def open_dataset(data: str, split: str | None = None, **how: Any) -> Dataset:
+    """The images of a dataset of any known layout, each image file checked to exist; see :func:`read_dataset`.
+
+    Raises
+    ------
+    InputError, UsageError
+        As that function; also where an image is missing.
+    """
+    dataset = read_dataset(data, split, **how)
+    if dataset.missing:
+        raise dataset.missing[0]
+    return dataset
+
+
+def read_dataset(
     data: str, split: str | None = None, *, tags: str | None = None, classes: str | None = None,
-    class_names: Sequence[str] | None = None, images_only: bool = False, stdin: TextIO | None = None,
+    class_names: Sequence[str] | None = None, masks: str | None = None, mask_values: str | None = None,
+    range: str | None = None, images_only: bool = False, stdin: TextIO | None = None,
 ) -> Dataset:
-    """The images of a dataset of any known layout, each image file checked to exist.
+    """The images of a dataset of any known layout; those that are listed but not there are in ``missing``.
 
     Parameters
     ----------
     data
-        A VOC folder; a folder with one subfolder of images per class; a manifest (``.jsonl``,
+        A VOC or SBD folder; a folder with one subfolder of images per class; a manifest (``.jsonl``,
         ``.csv``, ``.tsv``); a COCO instances file (``.json``); ``-`` for a manifest of JSON lines
         on stdin.
     split
@@ -57,6 +78,12 @@ def open_dataset(
         Text file of the class names in label order, one per line.
     class_names
         Names of a checkpoint or map file; the data must fit them.
+    masks
+        Folder of masks to use instead of the data's own.
+    mask_values
+        Pixel values of background, class 1, … in mask files, see :class:`drstool.data.masks.MaskValues`.
+    range
+        Pixel values of images that become black and white, see :class:`drstool.data.value_range.ValueRange`.
     images_only
         Leave out tags and masks, and with them any check of class names: for networks that need
         only the images.
@@ -68,20 +95,37 @@ def open_dataset(
     InputError
         Something is missing, damaged, listed twice or inconsistent.
     UsageError
-        The folder has several splits and none is named.
+        The folder has several splits and none is named; ``mask_values`` or ``range`` is none.
     """
+    values = None if mask_values is None else MaskValues.parse(mask_values)
+    value_range = None if range is None else ValueRange.parse("--range", range)
     listed, notices = (None, ()) if classes is None else read_class_names(classes)
     need_names = listed is None and class_names is None
-    found = _read(data, split, need_names, stdin)
+    found = _read(data, split, need_names, stdin, need_tags=tags is None and not images_only)
+    if not found.rows:
+        raise found.missing[0]
     if tags is not None:
         found = _with_tags(found, Path(tags))
+    if masks is not None:
+        found = with_masks(found, masks)
     if images_only:
         rows = [replace(row, tags=None, mask=None) for row in found.rows]
-        found = RawDataset(rows, None, False, "none", notices=found.notices)
+        found = replace(found, rows=rows, class_names=None, stated=False, tags_source="none", reorder=False)
     names = resolve_names(found, class_names, data, listed=listed)
     channels = None if names is None else {name: i for i, name in enumerate(names)}
-    items = tuple(_item(row, names, channels) for row in found.rows)
-    return Dataset(items, names, data, found.tags_source, notices + found.notices)
+    if values is not None:
+        values.check(names)
+    read_how = partial(_item, class_names=names, channels=channels, values=values, value_range=value_range, source=data)
+    items = tuple(map(read_how, found.rows))
+    return Dataset(items, names, data, found.tags_source, notices + found.notices, found.missing)
+
+
+def split_names(data: str) -> list[str]:
+    """Names of the splits of a VOC or SBD folder; of other data none."""
+    path = Path(data)
+    if data == _STDIN or status(path) is None or not is_folder(path):
+        return []
+    return list_names(path) if is_voc(path) else sbd_splits(path)
 
 
 def require_tags(dataset: Dataset) -> None:
@@ -98,7 +142,9 @@ def require_tags(dataset: Dataset) -> None:
                              "add tags to the dataset, use --tags, or remove the image")
 
 
-def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) -> RawDataset:
+def _read(
+    data: str, split: str | None, need_names: bool, stdin: TextIO | None, *, need_tags: bool = True,
+) -> RawDataset:
     if data == _STDIN:
         return manifest.read_manifest_stdin(stdin, split)
     path = Path(data)
@@ -107,6 +153,8 @@ def _read(data: str, split: str | None, need_names: bool, stdin: TextIO | None) 
     if is_folder(path):
         if is_voc(path):
             return read_voc(path, split, need_names=need_names)
+        if is_sbd(path):
+            return read_sbd(path, split, need_tags=need_tags)
         return read_folder(path, split)
     suffix = path.suffix.lower()
     if suffix in manifest.SUFFIXES:
@@ -133,11 +181,15 @@ def _with_tags(found: RawDataset, path: Path) -> RawDataset:
     return replace(found, rows=rows, tags_source="file")
 
 
-def _item(row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None) -> Item:
+def _item(
+    row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None, values: MaskValues | None,
+    value_range: ValueRange | None, source: str,
+) -> Item:
     mask = row.mask
     if isinstance(mask, CocoMask):
         mask = replace(mask, class_names=class_names or ())
-    return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency)
+    mask = read_as(mask, values, source)
+    return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency, value_range)
 
 
 def saliency_of_items(dataset: Dataset) -> Callable[[str], Path] | None:

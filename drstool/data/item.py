@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from drstool.data.value_range import ValueRange
+from drstool.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -36,6 +39,8 @@ class Item:
         Ground truth, or None.
     saliency
         Saliency picture, or None.
+    value_range
+        Pixel values that become black and white; None: those that the image's file says, or all.
     """
 
     id: str
@@ -43,6 +48,7 @@ class Item:
     tags: tuple[str, ...] | None = None
     mask: Path | Rasterizable | None = None
     saliency: Path | None = None
+    value_range: ValueRange | None = None
 
     def to_json(self) -> dict[str, object]:
         """The known fields; one line of a JSON-lines manifest.
@@ -76,6 +82,8 @@ class Dataset:
         ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
     notices
         What was assumed in reading it; each a line for the user.
+    missing
+        An error for each image that is listed but cannot be used; :func:`drstool.data.open_dataset` raises the first.
     """
 
     items: tuple[Item, ...]
@@ -83,9 +91,15 @@ class Dataset:
     source: str
     tags_source: str
     notices: tuple[str, ...] = ()
+    missing: tuple[InputError, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """That of its images, which is the same for all."""
+        return self.items[0].value_range
 
     def joined(self, other: Dataset) -> Dataset:
         """The images of both, each once, in order."""
@@ -132,7 +146,7 @@ class RawDataset:
         See :class:`Dataset`.
     reorder
         The masks name their classes, so that the same names may have another order.
-    notices
+    notices, missing
         See :class:`Dataset`.
     """
 
@@ -142,3 +156,4 @@ class RawDataset:
     tags_source: str
     reorder: bool = False
     notices: tuple[str, ...] = ()
+    missing: tuple[InputError, ...] = ()

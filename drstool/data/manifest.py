@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TextIO
 
 from drstool.data.coco import CocoMask, category_names
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import Rasterizable, RawDataset, RawItem
+from drstool.data.masks import mask_file
 from drstool.data.tags import gather_names
 from drstool.data.text import read_stdin_text, read_text
 from drstool.errors import InputError
@@ -92,10 +93,11 @@ def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
         if split not in known:
             raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
         rows = [row for row in rows if table.splits.get(row.id) == split]
-    for row in rows:
-        if not is_file(row.image):
-            raise InputError(
-                row.where, f"image {row.id!r} is missing: {row.image}", "paths are relative to the manifest's folder")
+    missing = {
+        row.id: InputError(
+            row.where, f"image {row.id!r} is missing: {row.image}", "paths are relative to the manifest's folder")
+        for row in rows if not is_file(row.image)}
+    rows = [row for row in rows if row.id not in missing]
     names, stated = table.class_names, table.class_names is not None
     coco = next((row.mask for row in rows if isinstance(row.mask, CocoMask)), None)
     if names is None and coco is not None:
@@ -104,7 +106,9 @@ def _dataset(table: _Table, split: str | None, where: object) -> RawDataset:
         # From all splits, so that the class numbers are the same in all of them.
         names = gather_names((item.tags for item in table.items.values()), where)
     known_tags = any(row.tags is not None for row in rows)
-    return RawDataset(rows, names, stated, "manifest" if known_tags else "none", notices=table.notices)
+    return RawDataset(
+        rows, names, stated, "manifest" if known_tags else "none", notices=table.notices,
+        missing=tuple(missing.values()))
 
 
 def _read_table(path: Path, required: tuple[str, ...] = ("id", "image")) -> _Table:
@@ -177,13 +181,13 @@ def _csv_rows(text: str, where: object, delimiter: str, required: tuple[str, ...
             f"{where} line {reader.line_num}", f"is not a valid row: {error}", "check the quotes") from None
 
 
-def _mask(text: str | None, base: Path) -> Path | CocoMask | None:
+def _mask(text: str | None, base: Path) -> Path | Rasterizable | None:
     if text is None:
         return None
     file, mark, image_id = text.rpartition("#")
     if mark and file.lower().endswith(".json"):
         return CocoMask(base / file, image_id)
-    return base / text
+    return mask_file(base / text)
 
 
 def _stated_names(names: object, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

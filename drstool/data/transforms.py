@@ -120,7 +120,7 @@ class ClassifierSamples(_Samples):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
-        image = warp(load_pil(item.image), recipe.warp_size)
+        image = warp(load_pil(item.image, item.value_range), recipe.warp_size)
         if random.random() < recipe.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         side = recipe.image_size
@@ -173,7 +173,7 @@ class RefinerSamples(_Samples):
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
         side = recipe.image_size
-        image = _jitter(warp(load_pil(item.image), side), recipe, random)
+        image = _jitter(warp(load_pil(item.image, item.value_range), side), recipe, random)
         record = self._maps().read(item.id)
         target = torch.zeros(self._classes, side, side, dtype=torch.uint8)
         channels = [channel_of(label) for label in record.labels]
@@ -232,7 +232,7 @@ class SegmenterSamples(_Samples):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
-        image = load_pil(item.image)
+        image = load_pil(item.image, item.value_range)
         labels = self._load_labels(item, image.size[::-1])
         scale = random.uniform(recipe.scale_min, recipe.scale_max)
         size = tuple(max(1, int(side * scale)) for side in image.size)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,12 +25,15 @@ from drstool.files import is_file, is_folder, names_in, read_bytes, unreadable, 
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 
-__all__ = ["is_voc", "read_voc"]
+__all__ = ["FilesById", "find_list", "is_voc", "list_names", "read_ids", "read_voc"]
 
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "ImageSets/Main")
-_MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
+# The official masks first: published scores are on them, and those of SBD are coarser.
+_MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TAG_LIST_SUFFIX = "_cls"
+# Splits that are named in an error.
+_SHOWN = 8
 _CLASS_LIST_NAME = re.compile(r"(.+)_(?:trainval|train|val)\.txt")
 # Room for thousands of objects; a tree takes many times the memory of its text.
 _MAX_XML_BYTES = 4 << 20
@@ -65,9 +69,9 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
     InputError
         A list or image is missing, an id is listed twice, a list is empty, an annotation is damaged.
     """
-    images = _Files(root / "JPEGImages", _IMAGE_SUFFIXES)
-    ids_file = _find_list(root, split)
-    ids = images.stems() if ids_file is None else _read_ids(ids_file, images)
+    images = FilesById(root / "JPEGImages", _IMAGE_SUFFIXES)
+    ids_file = find_list(root, split)
+    ids = images.stems() if ids_file is None else read_ids(ids_file, images)
     where = str(ids_file or images.folder)
     if not ids:
         raise InputError(where, "lists no images", "give one id per line")
@@ -83,13 +87,16 @@ def read_voc(root: Path, split: str | None, *, need_names: bool = True) -> RawDa
         tags = [annotations.tags(i) for i in ids]
         tags_source = "none" if all(known is None for known in tags) else "annotations"
     where_tags = str(tag_list or annotations.folder)
-    masks = [_Files(root / name, (".png",)) for name in _MASK_FOLDERS]
-    saliency = _Files(root / "saliency_map", (".png",))
-    rows = []
+    masks = [FilesById(root / name, (".png",)) for name in _MASK_FOLDERS]
+    saliency = FilesById(root / "saliency_map", (".png",))
+    rows, missing = [], []
     for i, known in zip(ids, tags, strict=True):
-        mask = next((path for files in masks if (path := files.find(i))), None)
-        rows.append(RawItem(i, images.must_find(i, where), known, mask, saliency.find(i), where_tags))
-    return RawDataset(rows, class_names, stated, tags_source, notices=notices)
+        image, mask = images.find(i), next((path for files in masks if (path := files.find(i))), None)
+        if image is None:
+            missing.append(images.missing(i, where))
+        else:
+            rows.append(RawItem(i, image, known, mask, saliency.find(i), where_tags))
+    return RawDataset(rows, class_names, stated, tags_source, notices=notices, missing=tuple(missing))
 
 
 def object_names(path: str | Path) -> tuple[str, ...]:
@@ -124,7 +131,7 @@ class _PlainTree(ElementTree.TreeBuilder):
         raise _DocumentTypeError
 
 
-class _Files:
+class FilesById:
     """Files of one folder by id; each folder is listed once instead of asking for every file."""
 
     def __init__(self, folder: Path, suffixes: tuple[str, ...]) -> None:
@@ -141,14 +148,11 @@ class _Files:
     def __contains__(self, identifier: str) -> bool:
         return self.find(identifier) is not None
 
-    def must_find(self, identifier: str, where: str) -> Path:
-        """As :meth:`find`; an image without a file is an error."""
-        path = self.find(identifier)
-        if path is None:
-            raise InputError(
-                where, f"names {identifier!r}, which has no image",
-                f"expected {self.folder / identifier}{self._suffixes[0]}")
-        return path
+    def missing(self, identifier: str, where: str) -> InputError:
+        """The error for an id that ``where`` names and that has no file."""
+        return InputError(
+            where, f"names {identifier!r}, which has no image",
+            f"expected {self.folder / identifier}{self._suffixes[0]}")
 
     def stems(self) -> list[str]:
         """Ids of all files, also in subfolders, sorted."""
@@ -178,7 +182,7 @@ class _Annotations:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = _Files(folder, (".xml",))
+        self._files = FilesById(folder, (".xml",))
         self._known: dict[str, tuple[str, ...] | None] = {}
 
     def tags(self, identifier: str) -> tuple[str, ...] | None:
@@ -193,31 +197,40 @@ class _Annotations:
         return [self.tags(identifier) for identifier in self._files.stems()]
 
 
-def _find_list(root: Path, split: str | None) -> Path | None:
-    """The list of ids of a split: the only one if none is named; None where there is none."""
-    names = _list_names(root)
+def find_list(root: Path, split: str | None, folders: Sequence[str] = _LIST_FOLDERS) -> Path | None:
+    """The list of ids of a split: the only one if none is named; None where there is none.
+
+    Raises
+    ------
+    UsageError
+        None is named and there are several.
+    InputError
+        There is no such split.
+    """
+    names = list_names(root, folders)
     if split is None:
         if len(names) > 1:
-            raise UsageError("--split", f"{root} has several splits: {', '.join(names)}", "choose one")
+            raise UsageError("--split", f"{root} has several splits: {', '.join(names[:_SHOWN])}", "choose one")
         if not names:
             return None
         split = names[0]
-    for folder in _LIST_FOLDERS:
+    for folder in folders:
         path = root / folder / f"{split}.txt"
         if is_file(path):
             return path
     if is_file(split):
         return Path(split)
-    right = f"choose from {', '.join(names)}, or give a file of ids" if names else "pass a file of ids with --split"
+    known = ", ".join(names[:_SHOWN])
+    right = f"choose from {known}, or give a file of ids" if names else "pass a file of ids with --split"
     raise InputError(root, f"has no split '{split}'", right)
 
 
-def _list_names(root: Path, most: int = 8) -> list[str]:
+def list_names(root: Path, folders: Sequence[str] = _LIST_FOLDERS) -> list[str]:
     """Names of the splits, from the first of the folders that holds any."""
-    for folder in _LIST_FOLDERS:
+    for folder in folders:
         names = [path.stem for path in _lists_in(root / folder) if not path.stem.endswith(_TAG_LIST_SUFFIX)]
         if names:
-            return names[:most]
+            return names
     return []
 
 
@@ -225,7 +238,14 @@ def _lists_in(folder: Path) -> list[Path]:
     return [folder / name for name in names_in(folder) if name.endswith(".txt")]
 
 
-def _read_ids(path: Path, images: _Files) -> list[str]:
+def read_ids(path: Path, images: FilesById) -> list[str]:
+    """The ids that a list names, one a line.
+
+    Raises
+    ------
+    InputError
+        One is listed twice, or is no id.
+    """
     ids: dict[str, None] = {}
     for line in read_lines(path):
         identifier = _id_of(line, images)
@@ -235,7 +255,7 @@ def _read_ids(path: Path, images: _Files) -> list[str]:
     return list(ids)
 
 
-def _id_of(line: str, images: _Files) -> str:
+def _id_of(line: str, images: FilesById) -> str:
     """The id at the start of a line: its first column, or more where an image has that name."""
     if match := _IMAGE_PATH.fullmatch(line):
         return match[1]

@@ -14,6 +14,7 @@ from PIL import Image
 from drstool.cues import resize_maps
 from drstool.data.decoding import load_image, load_target
 from drstool.data.item import Dataset, Item
+from drstool.data.value_range import ValueRange
 from drstool.errors import InputError
 from drstool.formats.records import LabelRecord, MapRecord
 from drstool.identifiers import member_name
@@ -39,8 +40,8 @@ _HEAT_CHROMA = ((0.0, 0.25, 0.5, 0.75, 1.0), (0.10, 0.17, 0.19, 0.16, 0.15))
 def overlay(
     dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None = None, *,
     settings: OverlaySettings | None = None, class_names: Sequence[str] | None = None,
-    targets: bool = False, done: Container[str] = (), workers: int = 1, on_error: OnError | None = None,
-    track: Track = untracked, total: int | None = None,
+    value_range: ValueRange | None = None, targets: bool = False, done: Container[str] = (), workers: int = 1,
+    on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
 ) -> Iterator[tuple[str, Image.Image]]:
     """File names and pictures, image by image.
 
@@ -59,6 +60,8 @@ def overlay(
     class_names
         The C object classes, by which heat maps are named; None: the dataset's, or else the label
         values.
+    value_range
+        With which images that the records name are read.
     targets
         Whether ground truth is drawn.
     done
@@ -82,7 +85,7 @@ def overlay(
     class_files = file_names(names)
     draw = partial(_pictures, settings=settings or OverlaySettings(), targets=targets, class_files=class_files)
     tasks = (
-        task for task in _tasks(dataset, records)
+        task for task in _tasks(dataset, records, value_range)
         if not done or not all(name in done for name in _names(task, targets, class_files)))
     if total is None and records is None:
         total = len(dataset.items)  # type: ignore[union-attr]
@@ -222,7 +225,9 @@ class _Task(NamedTuple):
     first: bool
 
 
-def _tasks(dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None) -> Iterator[_Task]:
+def _tasks(
+    dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] | None, value_range: ValueRange | None,
+) -> Iterator[_Task]:
     """The tasks in order; without a dataset, items are made from the records."""
     if records is None:
         for item in dataset.items:  # type: ignore[union-attr]
@@ -234,7 +239,7 @@ def _tasks(dataset: Dataset | None, records: Iterable[MapRecord | LabelRecord] |
     for record in records:
         item = items.get(record.id)
         if dataset is None:
-            item = Item(id=record.id, image=Path(record.image))
+            item = Item(id=record.id, image=Path(record.image), value_range=value_range)
         if item is not None:
             yield _Task(item, record, item.id not in seen)
             seen.add(item.id)
@@ -287,7 +292,7 @@ def _image_of(item: Item) -> np.ndarray:
     """The image's pixels, (H, W, 3) uint8."""
     if item.image == Path():  # made of an empty name
         raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
-    return load_image(item.image)
+    return load_image(item.image, item.value_range)
 
 
 def _check_size(identifier: str, what: str, size: tuple[int, ...], image: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +11,69 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drstool.checkpoints.checkpoint import Checkpoint, with_selection
-from drstool.data import Dataset
+from drstool.data import Dataset, Item
 from drstool.data.transforms import SegmenterSamples
-from drstool.errors import UsageError
+from drstool.errors import InputError, UsageError
+from drstool.formats.label_png import read_label_png
 from drstool.inference import normalize
-from drstool.labels import ignore_label, label_type
+from drstool.labels import as_label_type, check_label_values, ignore_label, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
+from drstool.parallel import Track, map_items, untracked
 from drstool.recipe import SegmenterRecipe
+from drstool.reports.empty_maps import has_object, objectless_lines
 from drstool.reports.learning import about_length, regression_verdict
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import SumMeter
 from drstool.training.optimizer import build_optimizer
 from drstool.training.schedule import Plan, learning_rate_schedule, recorded
 
-__all__ = ["train_seg"]
+__all__ = ["check_labels", "train_seg"]
+
+
+def check_labels(
+    dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], *, workers: int = 1,
+    track: Track = untracked,
+) -> list[str]:
+    """Lines about images without an object in their labels; all label images are read once.
+
+    Parameters
+    ----------
+    dataset, class_names, labels
+        As for :func:`train_seg`.
+    workers
+        Number of threads.
+    track
+        Progress display.
+
+    Raises
+    ------
+    InputError
+        No image has an object, or a label image is damaged or holds unknown values.
+    """
+    def read(item: Item) -> tuple[bool, bool]:
+        path = labels[item.id]
+        values = as_label_type(read_label_png(path, path), len(class_names))
+        check_label_values(values, class_names, path)
+        return has_object(values), bool((values == ignore_label(values.dtype)).any())
+
+    # Images that are known to hold no object are labelled rightly.
+    items = [item for item in dataset.items if item.id in labels and item.tags != ()]
+    found = list(track(map_items(read, items, workers, None), "labels", len(items)))
+    if found and not any(has for has, _ in found):
+        ignored = any(each for _, each in found)
+        value = ignore_label(label_type(len(class_names)))
+        raise InputError(
+            "--labels", f"no image of {len(found)} has a pixel of an object: all are background"
+            + (f" or {value} (ignored)" if ignored else ""),
+            f"if {value} is '{class_names[0]}', save it as 1" if ignored else "look at the maps that they were made of")
+    return objectless_lines(sum(not has for has, _ in found), len(found))
 
 
 def train_seg(
     dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], recipe: SegmenterRecipe,
     config: RunConfig, *, weights: Mapping[str, Tensor] | None = None, weights_name: str = "--init",
+    notices: Sequence[str] = (),
 ) -> Checkpoint:
     """A trained segmenter.
 
@@ -45,6 +88,8 @@ def train_seg(
     recipe, config
     weights, weights_name
         To start from (see :func:`drstool.models.build.load_pretrained`), and what to call them.
+    notices
+        Lines of :func:`check_labels`, told when the training begins.
 
     Returns
     -------
@@ -76,6 +121,7 @@ def train_seg(
     plan = Plan(
         len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
         steps=recipe.steps if recipe.epochs else 0, drop_last=True).at_least(recipe.min_steps)
+    config.observer.notice(*notices)
     if plan.total_steps:
         config.observer.notice(about_length(plan, recipe, len(class_names)))
     floor = recipe.min_lr / recipe.lr if recipe.lr else 0
