@@ -30,13 +30,13 @@ class DataOptions:
     split: Split = None
     range: Range = None
 
-    def open(self, run: Run, *, images: bool = True, **more: Any) -> Dataset:
+    def open(self, run: Run, *, decodes: bool = True, **more: Any) -> Dataset:
         """The dataset, of which ``run`` tells what was assumed.
 
         Parameters
         ----------
         run
-        images
+        decodes
             Whether the command decodes images.
         more
             Parameters that are not options.
@@ -48,11 +48,11 @@ class DataOptions:
         """
         from drstool.data import open_dataset
 
-        if self.range is not None and not images:
+        if self.range is not None and not decodes:
             raise UsageError("--range", f"{run.command} decodes no images", "omit it")
         dataset = open_dataset(**vars(self), **more)
         run.notes(dataset.notices)
-        if images:
+        if decodes:
             from drstool.data.image_notices import image_notices
 
             run.notes(image_notices(dataset))

@@ -57,11 +57,47 @@ def open_dataset(data: str, split: str | None = None, **how: Any) -> Dataset:
 
 
 def read_dataset(
-    data: str, split: str | None = None, *, tags: str | None = None, classes: str | None = None,
-    class_names: Sequence[str] | None = None, masks: str | None = None, mask_values: str | None = None,
-    range: str | None = None, images_only: bool = False, stdin: TextIO | None = None,
+    data: str, split: str | None = None, *, masks: str | None = None, mask_values: str | None = None,
+    range: str | None = None, **how: Any,
 ) -> Dataset:
     """The images of a dataset of any known layout; those that are listed but not there are in ``missing``.
+
+    Parameters
+    ----------
+    data, split, how
+        As of :func:`_find`.
+    masks
+        Folder of masks to use instead of the data's own.
+    mask_values
+        Pixel values of background, class 1, … in mask files, see :class:`drstool.data.masks.MaskValues`.
+    range
+        Pixel values of images that become black and white, see :class:`drstool.data.value_range.ValueRange`.
+
+    Raises
+    ------
+    InputError
+        Something is missing, damaged, listed twice or inconsistent.
+    UsageError
+        The folder has several splits and none is named; ``mask_values`` or ``range`` is none.
+    """
+    values = None if mask_values is None else MaskValues.parse(mask_values)
+    value_range = None if range is None else ValueRange.parse("--range", range)
+    found, names = _find(data, split, **how)
+    if masks is not None:
+        found = with_masks(found, masks)
+    if values is not None:
+        values.check(names)
+    channels = None if names is None else {name: i for i, name in enumerate(names)}
+    read_how = partial(_item, class_names=names, channels=channels, values=values, value_range=value_range, source=data)
+    items = tuple(map(read_how, found.rows))
+    return Dataset(items, names, data, found.tags_source, found.notices, found.missing)
+
+
+def _find(
+    data: str, split: str | None = None, *, tags: str | None = None, classes: str | None = None,
+    class_names: Sequence[str] | None = None, images_only: bool = False, stdin: TextIO | None = None,
+) -> tuple[RawDataset, tuple[str, ...] | None]:
+    """What the reader of the data's layout finds, and the class names.
 
     Parameters
     ----------
@@ -78,27 +114,12 @@ def read_dataset(
         Text file of the class names in label order, one per line.
     class_names
         Names of a checkpoint or map file; the data must fit them.
-    masks
-        Folder of masks to use instead of the data's own.
-    mask_values
-        Pixel values of background, class 1, … in mask files, see :class:`drstool.data.masks.MaskValues`.
-    range
-        Pixel values of images that become black and white, see :class:`drstool.data.value_range.ValueRange`.
     images_only
         Leave out tags and masks, and with them any check of class names: for networks that need
         only the images.
     stdin
         Read instead of the process's own.
-
-    Raises
-    ------
-    InputError
-        Something is missing, damaged, listed twice or inconsistent.
-    UsageError
-        The folder has several splits and none is named; ``mask_values`` or ``range`` is none.
     """
-    values = None if mask_values is None else MaskValues.parse(mask_values)
-    value_range = None if range is None else ValueRange.parse("--range", range)
     listed, notices = (None, ()) if classes is None else read_class_names(classes)
     need_names = listed is None and class_names is None
     found = _read(data, split, need_names, stdin, need_tags=tags is None and not images_only)
@@ -106,18 +127,11 @@ def read_dataset(
         raise found.missing[0]
     if tags is not None:
         found = _with_tags(found, Path(tags))
-    if masks is not None:
-        found = with_masks(found, masks)
     if images_only:
         rows = [replace(row, tags=None, mask=None) for row in found.rows]
         found = replace(found, rows=rows, class_names=None, stated=False, tags_source="none", reorder=False)
     names = resolve_names(found, class_names, data, listed=listed)
-    channels = None if names is None else {name: i for i, name in enumerate(names)}
-    if values is not None:
-        values.check(names)
-    read_how = partial(_item, class_names=names, channels=channels, values=values, value_range=value_range, source=data)
-    items = tuple(map(read_how, found.rows))
-    return Dataset(items, names, data, found.tags_source, notices + found.notices, found.missing)
+    return replace(found, notices=notices + found.notices), names
 
 
 def split_names(data: str) -> list[str]:

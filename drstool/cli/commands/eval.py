@@ -154,7 +154,7 @@ def _ground_truth(
     if saliency:
         check_folder(saliency)
     known = (header.class_names if header is not None else None) or None
-    datasets = [replace(data, split=split).open(run, images=False, class_names=known) for split in splits]
+    datasets = [replace(data, split=split).open(run, decodes=False, class_names=known) for split in splits]
     # A folder that is named wins; otherwise the dataset's own saliency maps serve.
     if saliency:
         return datasets, saliency_folder(saliency)

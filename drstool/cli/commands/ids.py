@@ -12,5 +12,5 @@ def ids(run: Run, data: TagOptions) -> None:
     """Print a dataset's images and tags, one JSON object a line: a manifest."""
     from drstool.stages import ids as stage
 
-    for line in stage.ids(data.open(run, images=False)):
+    for line in stage.ids(data.open(run, decodes=False)):
         run.write(line + "\n")
