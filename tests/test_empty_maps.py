@@ -153,16 +153,22 @@ def test_train_seg_tells_of_images_without_an_object(must, voc, tmp_path):
 
 
 @pytest.mark.parametrize(("values", "hint"), [
-    ((0, 0, 0, 0), "all are background; look at the maps"),
+    ((0, 0, 0, 0), "all are background; give labels of objects"),
     ((0, 255, 0, 0), "all are background or 255 (ignored); if 255 is 'bar', save it as 1")])
 def test_train_seg_refuses_labels_without_any_object(drs, voc, tmp_path, values, hint):
     folder = labels_of(voc, tmp_path / "labels", values)
     line = ("train-seg", "--data", voc, "--split", "train", "--labels", folder, *SHORT, "-o", tmp_path / "s.pt")
     outcome = drs(*line)
-    assert outcome.code == 3 and outcome.err == (
-        f"drstool: --labels: no image of 4 has a pixel of an object: {hint}"
-        + (" that they were made of\n" if hint.endswith("maps") else "\n"))
+    assert outcome.code == 3
+    assert outcome.err == f"drstool: --labels: no image of 4 has a pixel of an object: {hint}\n"
     assert not (tmp_path / "s.pt").exists()
+
+
+def test_train_seg_tells_of_own_labels_without_any_object(must, voc, made, tmp_path):
+    must("pseudo-label", made.cams, "--background", "constant", "--constant", "1", "-o", tmp_path / "labels")
+    told = must("train-seg", "--data", voc, "--split", "train", "--labels", tmp_path / "labels", *SHORT, "-o",
+                tmp_path / "s.pt").err
+    assert told.splitlines()[0].startswith("train-seg: no image of 4 has a pixel of an object: only the background")
 
 
 def saliency_of(voc, folder, *values, dtype=np.uint8):

@@ -71,8 +71,8 @@ def test_segmenter():
 def test_cues():
     """Paper, section 3.4, and qjadud1994/DRS: alpha 0.2, conflicts above 0.9, saliency above 50 of 255."""
     assert vars(CueSettings()) == {
-        "alpha": 0.20, "background": "saliency", "combine": "max", "saliency_threshold": 50, "soft": False,
-        "saliency_scale": 1.0, "constant": 0.20, "power": 4.0, "background_below": 1.0, "conflict": 0.9}
+        "alpha": 0.20, "background": "saliency", "combine": "max", "saliency_threshold": 50, "saliency_range": (),
+        "soft": False, "saliency_scale": 1.0, "constant": 0.20, "power": 4.0, "background_below": 1.0, "conflict": 0.9}
 
 
 def test_inference():

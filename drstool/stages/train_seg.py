@@ -32,8 +32,8 @@ __all__ = ["check_labels", "train_seg"]
 
 
 def check_labels(
-    dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], *, workers: int = 1,
-    track: Track = untracked,
+    dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], *, foreign: bool = True,
+    workers: int = 1, track: Track = untracked,
 ) -> list[str]:
     """Lines about images without an object in their labels; all label images are read once.
 
@@ -41,6 +41,8 @@ def check_labels(
     ----------
     dataset, class_names, labels
         As for :func:`train_seg`.
+    foreign
+        Whether another program made the labels; ours may hold no object, of which pseudo-label tells.
     workers
         Number of threads.
     track
@@ -49,7 +51,7 @@ def check_labels(
     Raises
     ------
     InputError
-        No image has an object, or a label image is damaged or holds unknown values.
+        No image of foreign labels has an object, or a label image is damaged or holds unknown values.
     """
     def read(item: Item) -> tuple[bool, bool]:
         path = labels[item.id]
@@ -61,12 +63,14 @@ def check_labels(
     items = [item for item in dataset.items if item.id in labels and item.tags != ()]
     found = list(track(map_items(read, items, workers, None), "labels", len(items)))
     if found and not any(has for has, _ in found):
+        text = f"no image of {len(found)} has a pixel of an object"
+        if not foreign:
+            return [f"{text}: only the background can be learned; look at the maps that the labels were made of"]
         ignored = any(each for _, each in found)
         value = ignore_label(label_type(len(class_names)))
         raise InputError(
-            "--labels", f"no image of {len(found)} has a pixel of an object: all are background"
-            + (f" or {value} (ignored)" if ignored else ""),
-            f"if {value} is '{class_names[0]}', save it as 1" if ignored else "look at the maps that they were made of")
+            "--labels", f"{text}: all are background" + (f" or {value} (ignored)" if ignored else ""),
+            f"if {value} is '{class_names[0]}', save it as 1" if ignored else "give labels of objects")
     return objectless_lines(sum(not has for has, _ in found), len(found))
 
 

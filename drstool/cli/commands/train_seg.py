@@ -41,7 +41,7 @@ def train_seg(
     dataset = data.for_training(options.select_on).open(run, class_names=known)
     class_names = known or named_classes(dataset)
     notices = [] if run.follows or len(dataset) < 2 else stage.check_labels(
-        dataset, class_names, paths, workers=run.threads, track=run.track)
+        dataset, class_names, paths, foreign=header is None, workers=run.threads, track=run.track)
     learned = TrainingData(
         data, dataset, class_names, digests={"labels": lambda: content_digest(labels)},
         upstream=header.provenance if header else ())
