@@ -149,7 +149,7 @@ SHORT = ("--backbone", "vgg16-small", "--init", "none", "--epochs", "1", "--imag
 def test_train_seg_tells_of_images_without_an_object(must, voc, tmp_path):
     folder = labels_of(voc, tmp_path / "labels", (1, 0, 0, 255))
     told = must("train-seg", "--data", voc, "--split", "train", "--labels", folder, *SHORT, "-o", tmp_path / "s.pt").err
-    assert told.splitlines()[0] == "train-seg: 3 of 4 images got no object pixel"
+    assert told.splitlines()[1] == "train-seg: 3 of 4 images got no object pixel"
 
 
 @pytest.mark.parametrize(("values", "hint"), [
@@ -168,7 +168,7 @@ def test_train_seg_tells_of_own_labels_without_any_object(must, voc, made, tmp_p
     must("pseudo-label", made.cams, "--background", "constant", "--constant", "1", "-o", tmp_path / "labels")
     told = must("train-seg", "--data", voc, "--split", "train", "--labels", tmp_path / "labels", *SHORT, "-o",
                 tmp_path / "s.pt").err
-    assert told.splitlines()[0].startswith("train-seg: no image of 4 has a pixel of an object: only the background")
+    assert told.splitlines()[1].startswith("train-seg: no image of 4 has a pixel of an object: only the background")
 
 
 def saliency_of(voc, folder, *values, dtype=np.uint8):

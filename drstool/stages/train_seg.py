@@ -125,9 +125,9 @@ def train_seg(
     plan = Plan(
         len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
         steps=recipe.steps if recipe.epochs else 0, drop_last=True).at_least(recipe.min_steps)
-    config.observer.notice(*notices)
     if plan.total_steps:
         config.observer.notice(about_length(plan, recipe, len(class_names)))
+    config.observer.notice(*notices)
     floor = recipe.min_lr / recipe.lr if recipe.lr else 0
 
     def snapshot() -> Checkpoint:
