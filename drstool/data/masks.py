@@ -176,11 +176,13 @@ def mask_place(item: Item) -> str:
     --------
     >>> mask_place(Item("a/1", Path("a/1.jpg"), mask=Path("gt/a/1.png")))
     'gt'
+    >>> mask_place(Item("1", Path("1.jpg"), mask=Path("gt/1.png#gt/labelmap.txt")))
+    'gt'
     """
     file, mark, _ = str(item.mask).rpartition("#")
-    if mark and Path(file).suffix:
+    if mark and file.endswith(".json"):
         return file
-    path = Path(str(item.mask))
+    path = Path(file if mark and Path(file).suffix else str(item.mask))
     levels = item.id.count("/")
     below = path.with_suffix("").as_posix().endswith("/" + item.id) and len(path.parents) > levels
     return str(path.parents[levels] if below else path.parent)

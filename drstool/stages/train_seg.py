@@ -184,7 +184,7 @@ class _LabelLoss(SumMeter):
 def _entropy(counts: np.ndarray) -> dict[str, float]:
     """The cross-entropy of predicting the labels' frequencies for every pixel."""
     frequencies = counts[counts > 0] / max(counts.sum(), 1)
-    return {"baseline": float(-(frequencies * np.log(frequencies)).sum())}
+    return {"baseline": float(abs((frequencies * np.log(frequencies)).sum()))}
 
 
 def _counted(labels: Tensor, num_objects: int) -> Tensor:
