@@ -70,9 +70,11 @@ class Cues:
 
 @contextmanager
 def open_cues(
-    run: Run, files: CueFiles, images: CrfImages, settings: CueSettings, given: frozenset[str],
+    run: Run, files: CueFiles, images: CrfImages, settings: CueSettings, given: frozenset[str], *, crf: bool = True,
 ) -> Iterator[Cues]:
     """The cues that a command line names; ``given`` are the settings that the user set.
+
+    Without a ``crf`` no images are read.
 
     Raises
     ------
@@ -81,8 +83,9 @@ def open_cues(
     """
     from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
     from drstool.data.photographs import images_of
+    from drstool.data.value_range import recorded_range
     from drstool.formats import check_folder, open_records
-    from drstool.inputs import Records, input_digests, list_digest
+    from drstool.inputs import Records, input_digests, list_digest, range_input
 
     if "background" in given:
         check_saliency_given(settings, files.saliency is not None)
@@ -98,10 +101,13 @@ def open_cues(
             settings = of_probabilities(settings, given)
         check_saliency_given(settings, files.saliency is not None)
         dataset = None
+        if crf:
+            images = images.read_as(run, recorded_range(source.header.provenance), source.where)
         if images.data is not None:
             dataset = images.open(run, class_names=classes, images_only=True)
         saliency = input_digests(saliency=files.saliency)[0] if files.saliency else {}
         yield Cues(
             Records(source, files.maps, run.shard, resume=run.resume), classes, are_scores, settings,
-            saliency_folder(files.saliency) if files.saliency else None, images_of(dataset),
-            saliency | list_digest(dataset), {"saliency": settings.uses_saliency, "pixel_ground_truth": False})
+            saliency_folder(files.saliency) if files.saliency else None, images_of(dataset, images.value_range),
+            saliency | list_digest(dataset) | range_input(images.value_range),
+            {"saliency": settings.uses_saliency, "pixel_ground_truth": False})

@@ -10,17 +10,12 @@ import torch
 from torch import Tensor
 
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors
+from drstool.data.sbd import CLASS_NAMES
 from drstool.errors import InputError, UsageError
 from drstool.models.build import build_network
 
 __all__ = ["import_drs"]
 
-# The only dataset of the authors' code: PASCAL VOC, in its order.
-_VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)
 # Their prefixes and numbers of our layers 0..15: "layer1_conv1", "layer1_relu1", …, "extra_conv3".
 _BLOCKS = {"layer1_": 2, "layer2_": 2, "layer3_": 3, "layer4_": 3, "layer5_": 3, "extra_": 3}
 _THEIR_LAYERS = [(block, number) for block, length in _BLOCKS.items() for number in range(1, length + 1)]
@@ -64,7 +59,8 @@ def import_drs(
         raise UsageError("--kind", f"{path} has DRS controllers, so it is not a refiner", "give --kind classifier")
     kind = kind or "classifier"
     outputs = _tensor(state, "extra_conv4.weight", path).shape[0]
-    names = class_names or _VOC_CLASSES
+    # The only dataset of the authors' code is PASCAL VOC.
+    names = class_names or CLASS_NAMES
     if outputs != len(names):
         raise InputError(
             path, f"has {outputs} object classes, but there are {len(names)} names",
