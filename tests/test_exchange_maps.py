@@ -412,6 +412,39 @@ def test_our_own_map_file_is_not_imported(ours, tmp_path, drs):
     assert outcome.code == 3 and "is a map file of drstool's; use it as it is" in outcome.err
 
 
+def test_an_unfinished_map_file_is_not_imported(voc, tmp_path, drs):
+    path = bare(tmp_path / "x.h5", below="maps/", attributes={"labels": [1, 2]}, format="drstool", complete=False)
+    outcome = drs("import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5")
+    assert outcome.code == 3 and "is an unfinished map file" in outcome.err
+
+
+def test_maps_of_another_number_of_classes(voc, images, tmp_path, drs):
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    outcome = drs("import", bare(tmp_path / "x.h5"), "--classes", tmp_path / "classes.txt", "-o", tmp_path / "y.h5")
+    assert outcome.code == 3 and "has maps of 2 classes, but there are 3 names" in outcome.err
+
+
+def test_the_size_that_a_file_says_is_that_of_the_image(voc, images, tmp_path, drs):
+    other = {name: ((size[0] + 1, size[1]), numbers) for name, (size, numbers) in images.items()}
+    written(tmp_path / "maps", other, write_npz)
+    outcome = drs("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "y.h5")
+    assert outcome.code == 3
+    assert "p0.npz: says that its image has 64 × 49 pixels, but the image has 64 × 48" in outcome.err
+
+
+def test_history_tells_the_format_and_the_images(voc, images, tmp_path):
+    written(tmp_path / "maps", images, write_irn)
+    must("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
+    must("export", "--to", "npz", tmp_path / "x.h5", "-o", tmp_path / "out")
+    steps = must("info", "--json", tmp_path / "out").json()["provenance"]
+    assert [step["settings"] for step in steps] == [{"from": "irn", "dtype": None, "intersect": False}, {"to": "npz"}]
+    assert set(steps[0]["inputs"]) == {"list"} and set(steps[1]["inputs"]) == {"file"}
+    for name in ("a", "b"):
+        must("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / f"{name}.h5",
+             "--no-provenance", "--workers", 1 if name == "a" else 4)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
 @pytest.mark.parametrize("change, message", [
     ({"labels": [1]}, "has 2 maps and the labels [1]"), ({"labels": [0, 1]}, "has 2 maps and the labels [0, 1]"),
     ({"labels": [2, 2]}, "two maps of one class"), ({"labels": [1, 9]}, "class number 8, but there are 2 classes"),
