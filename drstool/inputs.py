@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from drstool.artifacts.provenance import merge
 from drstool.artifacts.shard import ShardChoice
 from drstool.data.item import Dataset
+from drstool.data.value_range import ValueRange
 from drstool.errors import UsageError
 from drstool.files import content_digest, status
 from drstool.formats import RecordSource, open_records
 
-__all__ = ["Images", "Pictures", "Records", "input_digests", "list_digest"]
+__all__ = ["Images", "Pictures", "Records", "input_digests", "list_digest", "range_input"]
 
 Chain = tuple[dict, ...]
 
@@ -64,6 +65,8 @@ class Records:
         Whether a saved stream is read for its ids, which only resuming needs.
     convert
         What to make of the records, such as the images they are about.
+    value_range
+        With which those images are read.
 
     Raises
     ------
@@ -74,9 +77,11 @@ class Records:
     def __init__(
         self, source: RecordSource, path: str | None, shard: ShardChoice = ShardChoice(), unit: int = 1, *,
         resume: bool = False, convert: Callable[[Iterable], Iterable] = iter,
+        value_range: ValueRange | None = None,
     ) -> None:
         self._source, self._convert, self.unit = source, convert, unit
         self.inputs, self.piped = input_digests(maps=path)
+        self.inputs |= range_input(value_range)
         self.upstream: Chain = source.header.provenance if source.header is not None else ()
         ids = source.ids()
         self.shard = source.header.shard if source.header is not None else None
@@ -113,13 +118,18 @@ class Pictures:
         By what they are: ``labels`` or ``maps``, or where there are several of these ``labels NAME``; and the paths the
         user named.
     dataset
+    value_range
+        With which the images are read.
     """
 
     ids, shard, unit = None, None, 1
 
-    def __init__(self, sources: Mapping[str, RecordSource], paths: Mapping[str, str], dataset: Dataset | None) -> None:
+    def __init__(
+        self, sources: Mapping[str, RecordSource], paths: Mapping[str, str], dataset: Dataset | None,
+        value_range: ValueRange | None = None,
+    ) -> None:
         digests, self.piped = input_digests(**paths)
-        self.inputs, self._sources = digests | list_digest(dataset), sources
+        self.inputs, self._sources = digests | list_digest(dataset) | range_input(value_range), sources
         headers = [source.header for source in sources.values() if source.header is not None]
         self.upstream = merge(*(header.provenance for header in headers))
 
@@ -148,5 +158,12 @@ def _is_pipe(path: str) -> bool:
 
 
 def list_digest(dataset: Dataset | None) -> dict[str, str]:
-    """The digest of a dataset's images and tags, as a job's input; empty without a dataset."""
-    return {} if dataset is None else {"list": f"sha256:{dataset.digest()}"}
+    """The digest of a dataset's images and tags, and how the images are read, as a job's input."""
+    if dataset is None:
+        return {}
+    return {"list": f"sha256:{dataset.digest()}"} | range_input(dataset.value_range)
+
+
+def range_input(value_range: ValueRange | None) -> dict[str, str]:
+    """A range of the images' values as a job's input; empty where there is none."""
+    return {} if value_range is None else {"range": str(value_range)}

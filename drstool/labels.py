@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_NARROW_CLASSES", "MAX_OBJECT_CLASSES", "VOC_CLASSES",
+    "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_NARROW_CLASSES", "MAX_OBJECT_CLASSES",
     "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label",
     "is_object_name", "label_names", "label_of", "label_type", "labels_by_name", "num_classes", "object_classes",
     "palette", "plain_name", "shown_palette",
@@ -29,11 +29,6 @@ IGNORE = 255
 BACKGROUND_NAME = "background"
 # Of uint8 and uint16, less background and ignore.
 MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
-# Those of PASCAL VOC, in its order.
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
 _LONGEST_NAME = 200
 # How lists of classes call what is no object, without case and marks: labelme writes "_background_", CVAT
 # "background", Mask R-CNN "BG"; "__ignore__", "void" and "unlabeled" are no class at all.

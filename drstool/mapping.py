@@ -87,7 +87,7 @@ def load_square(
                 f"image {item.id!r}", f"has tag {unknown[0]!r}, which the network does not know",
                 "its classes are " + ", ".join(class_names))
         channels = [class_names.index(tag) for tag in item.tags]
-    image = load_pil(item.image)
+    image = load_pil(item.image, item.value_range)
     return Loaded(item, image_tensor(warp(image, side)), (image.height, image.width), sorted(channels))
 
 

@@ -73,6 +73,8 @@ def load_npy(content: bytes, where: object, *, what: str, right: str) -> Any:
         return _Plain().of(found[0] if isinstance(found, list) and len(found) == 1 else found)
     # A damaged pickle can fail in any way.
     except Exception as error:
+        if isinstance(error, MemoryError):
+            raise InputError(where, "needs more memory than there is, or is damaged", right) from None
         if is_shortage(error):
             raise
         raise InputError(where, f"{what}: {str(error) or type(error).__name__:.120}", right) from None

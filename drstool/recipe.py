@@ -296,6 +296,11 @@ class CueSettings:
         "enough).",
         choices=("max", "min"))
     saliency_threshold: int = _option(50, "Grey value (0 to 255) above which a pixel is salient.", min=0, max=255)
+    saliency_range: tuple[int, ...] = _option(
+        (),
+        "MIN,MAX: pixel values of saliency maps that mean not salient and salient, such as 0,1; by default 0 and 255, "
+        "or 65535 in 16 bits.",
+        pair=True)
     soft: bool = _option(False, "Use the grey values of saliency maps instead of thresholding them.")
     saliency_scale: float = _option(
         1.0, "Factor applied to soft saliency, with the result clipped at 1; 0: stretch each map to a maximum of 1.",

@@ -44,6 +44,7 @@ from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data import image_size, load_image, load_saliency, load_target, open_dataset
 from drstool.data.tags import read_class_names
 from drstool.errors import DrstoolError
+from drstool.exchange.maps_in import open_maps
 from drstool.formats import Header, LabelRecord, MapRecord, open_records, open_sink
 from drstool.formats.label_png import encode_label_png, read_label_png
 from drstool.formats.map_file import MapFileWriter, restored_map
@@ -286,10 +287,36 @@ def tag_lists():
 
 
 def tag_arrays():
-    for key in (str, lambda name: ord(name[0])):
+    buffer = io.BytesIO()
+    np.save(buffer, {"a": np.float32([1, 0]), "c": np.float32([0, 1])}, allow_pickle=True)
+    yield buffer.getvalue()
+
+
+def foreign_maps():
+    import torch
+
+    maps = np.float32([[[0, 0.5], [1, 0.25]], [[1, 0], [0, 0.3]]])
+    for content in (
+            {"keys": torch.tensor([0, 1]), "cam": torch.from_numpy(maps), "high_res": maps}, dict(enumerate(maps)),
+            {"keys": np.array([0, 1, 2]), "hr_cam": maps}, {"keys": np.array([1, 0]), "attn_highres": np.half(maps)}):
         buffer = io.BytesIO()
-        np.save(buffer, {key(name): np.float32(row) for name, row in (("a", [1, 0]), ("c", [0, 1]))}, allow_pickle=True)
+        np.save(buffer, content, allow_pickle=True)
         yield buffer.getvalue()
+
+
+def foreign_archives():
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, maps=np.zeros((2, 3, 4), np.uint8), labels=np.array([1, 2]), image_size=np.array([6, 8]))
+        yield buffer.getvalue()
+
+
+def bare_hdf5():
+    with h5py.File(buffer := io.BytesIO(), "w") as file:
+        for name in ("a", "b c/\xe4"):
+            file[name] = np.full((2, 3, 4), 0.5, np.float32)
+            file[name].attrs.update(labels=[1, 2], image_size=[6, 8], image="a.jpg")
+    yield buffer.getvalue()
 
 
 # --- readers -----------------------------------------------------------------------------------
@@ -413,6 +440,14 @@ def read_tag_array(place, data):
     place.data("whole.jsonl", tags=str(place.folder / "tags.npy"))
 
 
+def read_foreign(name):
+    def read(place, data):
+        with open_maps(str(place.file(name, data)), class_names=("bar", "disc")) as source:
+            list(source.records())
+
+    return read
+
+
 def read_voc_list(place, data):
     place.file("list.txt", data)
     place.data("", str(place.folder / "list.txt"), classes=str(place.folder / "classes"))
@@ -455,6 +490,9 @@ READERS = {
     "classes": (class_lists, lambda place, data: read_class_names(place.file("x.txt", data))),
     "tags": (tag_lists, read_tags),
     "tag-array": (tag_arrays, read_tag_array),
+    "foreign-npy": (foreign_maps, read_foreign("x.npy")),
+    "foreign-npz": (foreign_archives, read_foreign("x.npz")),
+    "foreign-hdf5": (bare_hdf5, read_foreign("x.h5")),
 }
 
 

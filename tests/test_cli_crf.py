@@ -254,7 +254,7 @@ def test_bad_input(drs, photo, tmp_path, kind):
     (("crf", "MAPS", "--split", "val", *POWER), "--split: needs --data"),
     (("crf", "MAPS", "--dtype", "int8"), "--dtype: 'int8' is not one of"),
     (("pseudo-label", "MAPS", *POWER, "--crf-iterations", "3"), "--crf-iterations: has no effect without a CRF"),
-    (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: names the CRF's images"),
+    (("pseudo-label", "MAPS", *POWER, "--data", "VOC"), "--data: is about the CRF's images"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-confidence", "1"), "--crf-confidence: 1.0 is too large"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-srgb", "0"), "-srgb: 0.0 is too small"),
     (("pseudo-label", "MAPS", *POWER, "--crf", "irn", "--crf-bilateral-compat", "nan"), "nan is not a finite number"),

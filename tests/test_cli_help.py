@@ -303,7 +303,7 @@ def test_info_imports_only_what_the_file_needs(made, program):
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'PIL', 'h5py', 'scipy', 'torch', 'rich', 'drstool.recipe', 'drstool.formats.sinks'}\n"
         "print(*sorted(heavy & set(sys.modules)), file=sys.stderr)")
-    for path, needed in ((made.cams, "h5py"), (made.labels, "")):
+    for path, needed in ((made.cams, "h5py"), (made.labels, "PIL")):
         done = subprocess.run([sys.executable, "-c", script, "info", str(path)], env=program.environment,
                               capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stderr) == (0, f"{needed}\n")

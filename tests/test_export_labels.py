@@ -417,13 +417,13 @@ def test_voc_server(made, tmp_path, name):
 
 
 def test_voc_server_of_vocs_classes_says_nothing_of_them(tmp_path):
-    from drstool.labels import VOC_CLASSES
+    from drstool.data.sbd import CLASS_NAMES
 
-    source = write_labels(tmp_path / "labels", {"2007_000001": np.full((3, 4), 20, np.uint8)}, classes=VOC_CLASSES)
+    source = write_labels(tmp_path / "labels", {"2007_000001": np.full((3, 4), 20, np.uint8)}, classes=CLASS_NAMES)
     assert "PASCAL" not in export("voc-server", source, tmp_path / "r.tgz").err
     outcome = call("export", "--to", "voc-server", source, "-o", tmp_path / "r.zip")
     assert outcome.code == 2 and "does not end in .tar.gz or .tgz" in outcome.err
-    source = write_labels(tmp_path / "folders", {"x/1": np.zeros((3, 4), np.uint8)}, classes=VOC_CLASSES)
+    source = write_labels(tmp_path / "folders", {"x/1": np.zeros((3, 4), np.uint8)}, classes=CLASS_NAMES)
     outcome = call("export", "--to", "voc-server", source, "-o", tmp_path / "s.tgz")
     assert outcome.code == 3 and "id 'x/1' names a folder" in outcome.err and not (tmp_path / "s.tgz").exists()
 

@@ -109,7 +109,7 @@ def test_what_may_not_be_read(drs, place, name):
 
 UNLISTABLE = {
     "masks": ("SegmentationClass", "eval"),
-    "better masks": ("SegmentationClassAug", "eval"),
+    "further masks": ("SegmentationClassAug", "eval"),
     "saliency maps of the dataset": ("saliency_map", "ids"),
     "annotations": ("Annotations", "ids"),
     "lists": ("ImageSets/Segmentation", "ids"),
@@ -135,6 +135,8 @@ def test_folder_of_a_dataset_that_may_not_be_listed(drs, place, name, mode):
     if name == "images below":
         shutil.rmtree(place / "voc/ImageSets/Segmentation")
         line = ("ids", "--data", place / "voc")
+    if name == "further masks":
+        shutil.move(place / "voc/SegmentationClass/p4.png", place / "voc/SegmentationClassAug/p4.png")
     if name == "masks below":
         (place / "voc/ImageSets/Segmentation/val.txt").write_text("more/p4\n")
     assert drs(*line, "-q").code == 0

@@ -38,7 +38,7 @@ def must(*arguments, **options):
 def test_the_whole_chain_of_one_class(place):
     data = ("--data", manifest(place))
     epochs = (*SMALL[:4], "--epochs", "1", "--image-size", "32", "--device", "cpu", "--workers", "1")
-    outcome = must("train-cls", *data, *epochs, "--balance-classes", "--prior-bias", "-o", place / "cls.pt")
+    outcome = must("train-cls", *data, *epochs, "-o", place / "cls.pt")
     first = outcome.err.splitlines()[0]
     assert first.startswith("train-cls: 4 images of 1 class, ") and first.endswith(
         ": crack 2; 2 images without an object")

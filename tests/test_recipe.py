@@ -71,8 +71,8 @@ def test_segmenter():
 def test_cues():
     """Paper, section 3.4, and qjadud1994/DRS: alpha 0.2, conflicts above 0.9, saliency above 50 of 255."""
     assert vars(CueSettings()) == {
-        "alpha": 0.20, "background": "saliency", "combine": "max", "saliency_threshold": 50, "soft": False,
-        "saliency_scale": 1.0, "constant": 0.20, "power": 4.0, "background_below": 1.0, "conflict": 0.9}
+        "alpha": 0.20, "background": "saliency", "combine": "max", "saliency_threshold": 50, "saliency_range": (),
+        "soft": False, "saliency_scale": 1.0, "constant": 0.20, "power": 4.0, "background_below": 1.0, "conflict": 0.9}
 
 
 def test_inference():
@@ -80,7 +80,7 @@ def test_inference():
         assert vars(settings) == {
             "image_size": 0, "sizes": (), "flip": False, "fusion": "auto", "batch_size": 0}
     assert vars(SegmentSettings()) == {"scales": (1.0,), "flip": False}
-    assert vars(OverlaySettings()) == {"opacity": 0.7}
+    assert vars(OverlaySettings()) == {"opacity": 0.7, "ignored_pixels": "hatched", "by_kind": False}
     assert AUTO_BATCH == {"cpu": 8, "cuda": 32}
 
 

@@ -356,4 +356,5 @@ def test_stdin_that_cannot_be_read():
 
 def test_ids_on_stdin_that_are_not_utf8(drs, made, tmp_path):
     outcome = drs("cat", made.cams, "--ids", "-", "-o", tmp_path / "x.h5", stdin=b"p0\np\xff\n")
-    assert (outcome.code, outcome.err) == (INPUT, "drstool: stdin: line 2 is not UTF-8 text; save it as UTF-8\n")
+    assert (outcome.code, outcome.err) == (INPUT, (
+        "drstool: stdin: line 2 is not UTF-8 text; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')\n"))

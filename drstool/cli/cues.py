@@ -14,13 +14,13 @@ from drstool.cli.datasets import OptionalDataOptions
 from drstool.cli.options import MapsIn, Saliency
 from drstool.cli.run import Run
 from drstool.errors import InputError, UsageError
-from drstool.recipe import CueSettings, PseudoLabelSettings
+from drstool.recipe import CrfSettings, CueSettings, PseudoLabelSettings
 
 if TYPE_CHECKING:
     from drstool.data.photographs import ImageOf
     from drstool.inputs import Records
 
-__all__ = ["CrfImages", "CueFiles", "Cues", "check_ignore", "open_cues"]
+__all__ = ["CrfImages", "CueFiles", "Cues", "check_together", "open_cues"]
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,20 @@ class Cues:
     used: dict[str, Any]
 
 
-def check_ignore(settings: PseudoLabelSettings, given: frozenset[str]) -> None:
-    """Check that no rule that ignores pixels is set where none is to be ignored.
+def check_together(
+    settings: PseudoLabelSettings, given: frozenset[str], crf: CrfSettings | None, images: CrfImages,
+) -> None:
+    """Check that ``pseudo-label`` is given no images without a CRF, and no rule to ignore pixels where none is ignored.
 
     Raises
     ------
     UsageError
-        One is.
+        It is.
     """
+    for option in ("data", "range"):
+        if crf is None and getattr(images, option) is not None:
+            raise UsageError(
+                f"--{option}", "is about the CRF's images, but there is no CRF", f"give --crf, or omit --{option}")
     unused = sorted({"conflict", "background_below"} & given) if not settings.ignore else ()
     if unused:
         raise UsageError(
@@ -84,9 +90,11 @@ def check_ignore(settings: PseudoLabelSettings, given: frozenset[str]) -> None:
 
 @contextmanager
 def open_cues(
-    run: Run, files: CueFiles, images: CrfImages, settings: CueSettings, given: frozenset[str],
+    run: Run, files: CueFiles, images: CrfImages, settings: CueSettings, given: frozenset[str], *, crf: bool = True,
 ) -> Iterator[Cues]:
     """The cues that a command line names; ``given`` are the settings that the user set.
+
+    Without a ``crf`` no images are read.
 
     Raises
     ------
@@ -95,8 +103,9 @@ def open_cues(
     """
     from drstool.cues import check_saliency_given, of_probabilities, saliency_folder
     from drstool.data.photographs import images_of
+    from drstool.data.value_range import recorded_range
     from drstool.formats import check_folder, open_records
-    from drstool.inputs import Records, input_digests, list_digest
+    from drstool.inputs import Records, input_digests, list_digest, range_input
 
     if "background" in given:
         check_saliency_given(settings, files.saliency is not None)
@@ -112,10 +121,13 @@ def open_cues(
             settings = of_probabilities(settings, given)
         check_saliency_given(settings, files.saliency is not None)
         dataset = None
+        if crf:
+            images = images.read_as(run, recorded_range(source.header.provenance), source.where)
         if images.data is not None:
             dataset = images.open(run, class_names=classes, images_only=True)
         saliency = input_digests(saliency=files.saliency)[0] if files.saliency else {}
         yield Cues(
             Records(source, files.maps, run.shard, resume=run.resume), classes, are_scores, settings,
-            saliency_folder(files.saliency) if files.saliency else None, images_of(dataset),
-            saliency | list_digest(dataset), {"saliency": settings.uses_saliency, "pixel_ground_truth": False})
+            saliency_folder(files.saliency) if files.saliency else None, images_of(dataset, images.value_range),
+            saliency | list_digest(dataset) | range_input(images.value_range),
+            {"saliency": settings.uses_saliency, "pixel_ground_truth": False})

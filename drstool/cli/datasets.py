@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from drstool.cli.options import Classes, Data, DataOrNone, EmptyTags, Images, Split, Tags, TagSeparator
+from drstool.cli.options import (
+    Classes, Data, DataOrNone, EmptyTags, Images, Masks, MaskValues, Range, Split, Tags, TagSeparator,
+)
 from drstool.errors import UsageError
 
 if TYPE_CHECKING:
     from drstool.cli.run import Run
     from drstool.data import Dataset
+    from drstool.data.value_range import ValueRange
 
-__all__ = ["ClassOptions", "DataOptions", "OptionalDataOptions", "TagOptions", "class_list"]
+__all__ = [
+    "ClassOptions", "DataOptions", "OptionalDataOptions", "OptionalTagOptions", "OptionalTruthOptions",
+    "TagOptions", "TruthOptions",
+    "class_list",
+]
+
+Options = TypeVar("Options", bound="DataOptions")
 
 
 @dataclass(frozen=True)
@@ -25,14 +34,55 @@ class DataOptions:
     images: Images = None
     tag_separator: TagSeparator = None
     empty_tags: EmptyTags = "unknown"
+    range: Range = None
 
-    def open(self, run: Run, **more: Any) -> Dataset:
-        """The dataset, of which ``run`` tells what was assumed; ``more`` are parameters that are not options."""
+    def open(self, run: Run, *, decodes: bool = True, **more: Any) -> Dataset:
+        """The dataset, of which ``run`` tells what was assumed.
+
+        Parameters
+        ----------
+        run
+        decodes
+            Whether the command decodes images.
+        more
+            Parameters that are not options.
+
+        Raises
+        ------
+        UsageError
+            ``--range`` of a command that decodes none.
+        """
         from drstool.data import open_dataset
 
+        if self.range is not None and not decodes:
+            raise UsageError("--range", f"{run.command} decodes no images", "omit it")
         dataset = open_dataset(**vars(self), **more)
         run.notes(dataset.notices)
+        if decodes:
+            from drstool.data.image_notices import image_notices
+
+            run.notes(image_notices(dataset))
         return dataset
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """What ``--range`` says, for images that no dataset names."""
+        from drstool.data.value_range import ValueRange
+
+        return None if self.range is None else ValueRange.parse("--range", self.range)
+
+    def read_as(self: Options, run: Run, recorded: str | None, where: str) -> Options:
+        """The same with the range of values that the images of a network, maps or labels were read with.
+
+        One that the user gives wins, and a difference is told.
+        """
+        given = None if self.range is None else str(self.value_range)
+        if given is not None and given != recorded:
+            run.notes([f"--range {given} differs from that of {where}, {recorded or 'none'}"])
+        if given is not None or recorded is None:
+            return self
+        run.notes([f"reading images with --range {recorded}, as for {where}"])
+        return replace(self, range=recorded)
 
     def of_split(self, option: str, split: str) -> DataOptions:
         """The same for another split, which ``option`` names.
@@ -54,13 +104,40 @@ class OptionalDataOptions(DataOptions):
     data: DataOrNone = None
 
     def __post_init__(self) -> None:
-        for option, value in (("--split", self.split), ("--images", self.images)):
-            if value is not None and self.data is None:
-                raise UsageError(option, "needs --data", f"add --data, or omit {option}")
+        for option in ("split", "images", "masks", "mask_values", "tags", "classes"):
+            if getattr(self, option, None) is not None and self.data is None:
+                flag = "--" + option.replace("_", "-")
+                raise UsageError(flag, "needs --data", f"add --data, or omit {flag}")
 
 
 @dataclass(frozen=True)
-class ClassOptions(DataOptions):
+class TruthOptions(DataOptions):
+    """The same, of commands that read ground truth."""
+
+    masks: Masks = None
+    mask_values: MaskValues = None
+
+    def for_training(self: Options, select_on: str | None) -> Options:
+        """The same without ground truth, which only the split of ``--select-on`` needs.
+
+        Raises
+        ------
+        UsageError
+            Masks are named, and no such split.
+        """
+        for flag, value in (("--masks", self.masks), ("--mask-values", self.mask_values)):
+            if value is not None and select_on is None:
+                raise UsageError(flag, "is about ground truth, which only --select-on reads", "add it, or omit this")
+        return replace(self, masks=None, mask_values=None)
+
+
+@dataclass(frozen=True)
+class OptionalTruthOptions(OptionalDataOptions, TruthOptions):
+    """The same where the input may name the images."""
+
+
+@dataclass(frozen=True)
+class ClassOptions(TruthOptions):
     """The same, of commands whose class names come from the data."""
 
     classes: Classes = None
@@ -71,6 +148,11 @@ class TagOptions(ClassOptions):
     """The same, of commands that read image-level tags."""
 
     tags: Tags = None
+
+
+@dataclass(frozen=True)
+class OptionalTagOptions(OptionalDataOptions, TagOptions):
+    """The same where the dataset is one of several things that a command takes."""
 
 
 def class_list(run: Run, path: str | None) -> tuple[str, ...] | None:

@@ -34,7 +34,7 @@ def _option(prefix: str, dashes: str, spec: Field, named: dict[str, Any]) -> ins
     if kind is str and (choices := spec.metadata.get("choices") or spec.metadata.get("terms")):
         more["metavar"] = "|".join(choices)
     elif str(spec.type).startswith("tuple"):
-        more["metavar"] = "N,N,…"
+        more["metavar"] = "MIN,MAX" if spec.metadata.get("pair") else "N,N,…"
     elif spec.metadata.get("auto"):
         more |= {"metavar": "N|auto", "parser": _count_or_auto}
     return option(prefix + spec.name, Optional[kind], None, *flags, **more)
@@ -130,5 +130,15 @@ def chosen_crf(values: dict[str, Any], from_labels: bool) -> CrfSettings | None:
 def _numbers(spec: Field, text: str) -> tuple:
     if spec.name == "decay_epochs" and not text.strip():
         return ()
+    if spec.metadata.get("pair"):
+        return _ascending_pair("--" + spec.name.replace("_", "-"), text)
     kind = int if "int" in str(spec.type) else float
     return number_list("--" + spec.name.replace("_", "-"), text, kind, like=_shown(spec.default))
+
+
+def _ascending_pair(option: str, text: str) -> tuple[int, int]:
+    ends = [part.strip() for part in text.split(",")]
+    if len(ends) != 2 or not all(end.isascii() and end.isdigit() and len(end) < 6 for end in ends) or (
+            int(ends[0]) >= int(ends[1])):
+        raise UsageError(option, f"{text!r} is not MIN,MAX with MIN below MAX", "expected something like 0,1")
+    return int(ends[0]), int(ends[1])

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES", "Classes", "Data", "DataOrNone", "Dtype", "EmptyTags", "Images", "Init", "Labels", "LabelsOrNone",
-    "MapOptions", "MapSize", "MapsIn", "NetworkOptions", "Output", "OutputOrStdout", "Precision", "PrecisionOptions",
-    "Saliency", "Split", "TagSeparator", "Tags", "Weights", "command",
+    "MapOptions", "MapSize", "MapsIn", "MaskValues", "Masks", "NetworkOptions", "Output", "OutputOrStdout", "Precision",
+    "PrecisionOptions", "Range", "Saliency", "Split", "TagSeparator", "Tags", "Weights", "command",
 ]
 
 Data = Annotated[str, typer.Option(
     "--data",
-    help="Dataset: images (a file, a folder, a quoted pattern); a VOC folder, one with one subfolder per class, or an "
-    "annotation tool's export (COCO, YOLO, labelme, CVAT); a table (.jsonl, .csv, .tsv), a .txt list, COCO .json, "
-    "YOLO .yaml; or - for a manifest on stdin.",
+    help="Dataset: images (a file, a folder, a quoted pattern); a VOC or SBD folder, one with one subfolder per class, "
+    "or an annotation tool's export (COCO, YOLO, labelme, CVAT); a table (.jsonl, .csv, .tsv), a .txt list, "
+    "COCO .json, YOLO .yaml; or - for a manifest on stdin.",
     show_default=False)]
 DataOrNone = Annotated[Optional[str], typer.Option(
     "--data", help="Dataset, as in the other commands; by default, the images named in the input.")]
@@ -50,6 +50,17 @@ Tags = Annotated[Optional[str], typer.Option(
     "cls_labels.npy.")]
 Classes = Annotated[Optional[str], typer.Option(
     "--classes", rich_help_panel="Data", help="File of object class names, one per line, in label order.")]
+Masks = Annotated[Optional[str], typer.Option(
+    "--masks",
+    help="Folder of ground truth masks, one ID.png (or SBD's ID.mat) per image; replaces the dataset's masks.")]
+MaskValues = Annotated[Optional[str], typer.Option(
+    "--mask-values",
+    help="Pixel values of background, class 1, … in mask files, such as 0,255 or 0,1,2,ignore=255, where they are not "
+    "label values.")]
+Range = Annotated[Optional[str], typer.Option(
+    "--range",
+    help="MIN,MAX: pixel values of images that become black and white, such as 0,4095 for 12 bits in 16-bit files, or "
+    "percentiles such as 1%,99%. [default: as the network, maps or labels were made, or as the files say]")]
 Weights = Annotated[str, typer.Option(
     "--weights", rich_help_panel="Data", help="Checkpoint to use.", show_default=False)]
 Init = Annotated[str, typer.Option(
@@ -206,7 +217,7 @@ class _Command:
 # Parameters that name files and folders to read.
 _INPUTS = (
     "inputs", "logs", "file", "data", "images", "weights", "maps", "labels", "saliency", "init", "ids", "tags",
-    "classes")
+    "classes", "masks")
 # Parameters of a command's function that are made of options, or of what the user typed.
 _SUPPLIED = ("run", "settings", "given", "automatic", "crf")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from drstool.checkpoints.checkpoint import Checkpoint
     from drstool.checkpoints.training_log import TrainingLog
     from drstool.checkpoints.training_state import TrainingState
-    from drstool.cli.datasets import DataOptions
+    from drstool.cli.datasets import TruthOptions
     from drstool.data import Dataset
     from drstool.training.state import Diverged
 
@@ -106,7 +106,7 @@ class TrainingData:
         Its provenance.
     """
 
-    source: DataOptions
+    source: TruthOptions
     dataset: Dataset
     class_names: tuple[str, ...]
     tags: str | None = None
@@ -119,7 +119,7 @@ class _Selection:
     """Whether and by what the epoch is selected."""
 
     run: Run
-    data: DataOptions
+    data: TruthOptions
     split: str | None
     saliency: str | None
 
@@ -132,7 +132,8 @@ class _Selection:
         dataset = self._open(class_names)
         return {"select_list": f"sha256:{dataset.digest()}"} | (
             {"saliency": content_digest(self.saliency)} if self.saliency else {}
-        )
+        ) | ({"select_masks": content_digest(self.data.masks)} if self.data.masks else {}) | (
+            {"mask_values": self.data.mask_values} if self.data.mask_values else {})
 
     def score(self, checkpoint: Checkpoint) -> float:
         """The network's mIoU on the split's ground truth, of labels or of maps with a background cue."""
@@ -140,6 +141,7 @@ class _Selection:
         from drstool.data import saliency_of_items
         from drstool.inference import Execution
         from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
+        from drstool.reports.empty_maps import saliency_lines
         from drstool.stages import cam, refine, segment
         from drstool.stages.eval import Scoring, evaluate
 
@@ -155,7 +157,9 @@ class _Selection:
             both = segment.segment(dataset.items, checkpoint, SegmentSettings(), execution=execution)
             records = (labels for labels, _ in both)
         scoring = Scoring(settings=cues, saliency_of=saliency_of, strict=True)
-        return evaluate(records, dataset, scoring=scoring).scores.mean_iou
+        result = evaluate(records, dataset, scoring=scoring)
+        self.run.notes([*result.truth.warnings(), *saliency_lines(scoring.largest_saliency)])
+        return result.scores.mean_iou
 
     def _open(self, class_names: tuple[str, ...]) -> Dataset:
         return self.data.of_split("--select-on", str(self.split)).open(self.run, class_names=class_names)
@@ -452,7 +456,9 @@ class TrainingRun:
         described = self._description | {"settings": self._description["settings"] | added}
         job = self._run.job(self._data.class_names, **described)
         history = self._run.history(job, self._data.upstream, self._before, runs=self._state.runs)
-        return replace(checkpoint, provenance=history)
+        # What is read with the network is read as what it was trained with.
+        read_as = {"range": str(chosen)} if (chosen := self._data.dataset.value_range) is not None else {}
+        return replace(checkpoint, provenance=history, recipe=checkpoint.recipe | read_as)
 
     def _with_last_good(self, error: Diverged) -> Diverged:
         """The error, and the network of the last state saved before it as a checkpoint that it names."""

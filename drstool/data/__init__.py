@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TextIO
+from typing import Any, TextIO
 
 from drstool.annotations.coco import CocoMask
 from drstool.data import manifest
@@ -20,14 +21,20 @@ from drstool.data.files_by_id import is_image
 from drstool.data.item import Dataset, Item, RawDataset, RawItem
 from drstool.data.layouts import Known, is_pattern, read_images, read_layout
 from drstool.data.lists import id_of, read_image_list, read_tag_list
+from drstool.data.masks import MaskValues, read_as, with_masks
+from drstool.data.sbd import sbd_splits
 from drstool.data.tag_array import read_tag_array
 from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
+from drstool.data.value_range import ValueRange
+from drstool.data.voc import is_voc, list_names
 from drstool.data.yolo_export import read_yolo
 from drstool.errors import InputError, UsageError
 from drstool.files import is_folder, status
 from drstool.identifiers import Names
 
-__all__ = ["CocoMask", "Dataset", "Item", "open_dataset", "require_tags", "saliency_of_items"]
+__all__ = [
+    "CocoMask", "Dataset", "Item", "open_dataset", "read_dataset", "require_tags", "saliency_of_items", "split_names",
+]
 
 _STDIN = "-"
 _PICTURES = ("image_size", "load_image", "load_pil", "load_saliency", "load_target")
@@ -42,12 +49,63 @@ def __getattr__(name: str) -> Callable:
     return getattr(decoding, name)
 
 
-def open_dataset(
+def open_dataset(data: str, split: str | None = None, **how: Any) -> Dataset:
+    """The images of a dataset of any known layout, each image file checked to exist; see :func:`read_dataset`.
+
+    Raises
+    ------
+    InputError, UsageError
+        As that function; also where an image is missing.
+    """
+    dataset = read_dataset(data, split, **how)
+    if dataset.missing:
+        raise dataset.missing[0]
+    return dataset
+
+
+def read_dataset(
+    data: str, split: str | None = None, *, masks: str | None = None, mask_values: str | None = None,
+    range: str | None = None, **how: Any,
+) -> Dataset:
+    """The images of a dataset of any known layout; those that are listed but not there are in ``missing``.
+
+    Parameters
+    ----------
+    data, split, how
+        As of :func:`_find`.
+    masks
+        Folder of masks to use instead of the data's own.
+    mask_values
+        Pixel values of background, class 1, … in mask files, see :class:`drstool.data.masks.MaskValues`.
+    range
+        Pixel values of images that become black and white, see :class:`drstool.data.value_range.ValueRange`.
+
+    Raises
+    ------
+    InputError
+        Something is missing, damaged, listed twice or inconsistent.
+    UsageError
+        The folder has several splits and none is named; ``mask_values`` or ``range`` is none.
+    """
+    values = None if mask_values is None else MaskValues.parse(mask_values)
+    value_range = None if range is None else ValueRange.parse("--range", range)
+    found, names = _find(data, split, **how)
+    if masks is not None:
+        found = with_masks(found, masks)
+    if values is not None:
+        values.check(names)
+    channels = None if names is None else {name: i for i, name in enumerate(names)}
+    read_how = partial(_item, class_names=names, channels=channels, values=values, value_range=value_range, source=data)
+    items = tuple(map(read_how, found.rows))
+    return Dataset(items, names, data, found.tags_source, found.notices, found.missing)
+
+
+def _find(
     data: str, split: str | None = None, *, images: str | None = None, tags: str | None = None,
     tag_separator: str | None = None, empty_tags: str = "unknown", classes: str | None = None,
     class_names: Sequence[str] | None = None, images_only: bool = False, stdin: TextIO | None = None,
-) -> Dataset:
-    """The images of a dataset of any known layout, each image file checked to exist.
+) -> tuple[RawDataset, tuple[str, ...] | None]:
+    """What the reader of the data's layout finds, and the class names.
 
     Parameters
     ----------
@@ -75,29 +133,33 @@ def open_dataset(
         only the images.
     stdin
         Read instead of the process's own.
-
-    Raises
-    ------
-    InputError
-        Something is missing, damaged, listed twice or inconsistent.
-    UsageError
-        The folder has several splits and none is named; an option does not go with the data.
     """
     listed, notices = (None, ()) if classes is None else read_class_names(classes)
     form = TagForm(listed or class_names and tuple(class_names), tag_separator, empty_tags)
-    known = Known(None if images_only else form, None if images is None else Path(images), listed or class_names or ())
+    known = Known(
+        None if images_only else form, None if images is None else Path(images), listed or class_names or (),
+        need_tags=tags is None and not images_only)
     found = _read(data, split, known, stdin)
+    if not found.rows:
+        raise found.missing[0]
     if tags is not None:
         found = _with_tags(found, Path(tags), form)
     if images_only:
         rows = [replace(row, tags=None, mask=None) for row in found.rows]
-        found = RawDataset(rows, None, False, "none", notices=found.notices)
+        found = replace(
+            found, rows=rows, class_names=None, stated=False, tags_source="none", reorder=False, background_first=False)
     _check_ids(found, data)
     names = resolve_names(found, class_names, data, listed=listed)
     notices += found.notices + about_numbers(found.rows, names, bool(notices) or found.background_first)
-    channels = None if names is None else {name: i for i, name in enumerate(names)}
-    items = tuple(_item(row, names, channels) for row in found.rows)
-    return Dataset(items, names, data, found.tags_source, notices)
+    return replace(found, notices=notices), names
+
+
+def split_names(data: str) -> list[str]:
+    """Names of the splits of a VOC or SBD folder; of other data none."""
+    path = Path(data)
+    if data == _STDIN or status(path) is None or not is_folder(path):
+        return []
+    return list_names(path) if is_voc(path) else sbd_splits(path)
 
 
 def require_tags(dataset: Dataset) -> None:
@@ -194,11 +256,15 @@ def _check_ids(found: RawDataset, data: str) -> None:
         names.add(row.id)
 
 
-def _item(row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None) -> Item:
+def _item(
+    row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None, values: MaskValues | None,
+    value_range: ValueRange | None, source: str,
+) -> Item:
     mask = row.mask
-    if mask is not None and not isinstance(mask, Path):
+    if hasattr(mask, "class_names"):
         mask = replace(mask, class_names=class_names or ())
-    return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency)
+    mask = read_as(mask, values, source)
+    return Item(row.id, row.image, resolve_tags(row, channels), mask, row.saliency, value_range)
 
 
 def saliency_of_items(dataset: Dataset) -> Callable[[str], Path] | None:

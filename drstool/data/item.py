@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from drstool.data.value_range import ValueRange
+from drstool.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem"]
+__all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem", "each_or_error"]
+
+Entry = TypeVar("Entry")
 
 
 class Rasterizable(Protocol):
@@ -39,6 +45,8 @@ class Item:
         Ground truth, or None.
     saliency
         Saliency picture, or None.
+    value_range
+        Pixel values that become black and white; None: those that the image's file says, or all.
     """
 
     id: str
@@ -46,6 +54,7 @@ class Item:
     tags: tuple[str, ...] | None = None
     mask: Path | Rasterizable | None = None
     saliency: Path | None = None
+    value_range: ValueRange | None = None
 
     def to_json(self) -> dict[str, object]:
         """The known fields; one line of a JSON-lines manifest.
@@ -79,6 +88,8 @@ class Dataset:
         (VOC's ``_cls.txt``), ``manifest``, ``folder``, ``coco``, ``file`` (``--tags``) or ``none``.
     notices
         What was assumed in reading it; each a line for the user.
+    missing
+        An error for each image that is listed but cannot be used; :func:`drstool.data.open_dataset` raises the first.
     """
 
     items: tuple[Item, ...]
@@ -86,9 +97,15 @@ class Dataset:
     source: str
     tags_source: str
     notices: tuple[str, ...] = ()
+    missing: tuple[InputError, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """That of its images, which is the same for all."""
+        return self.items[0].value_range
 
     def joined(self, other: Dataset) -> Dataset:
         """The images of both, each once, in order."""
@@ -135,7 +152,7 @@ class RawDataset:
         See :class:`Dataset`.
     reorder
         The masks name their classes, so that the same names may have another order.
-    notices
+    notices, missing
         See :class:`Dataset`.
     background_first
         The list of class names began with the background.
@@ -148,6 +165,7 @@ class RawDataset:
     reorder: bool = False
     notices: tuple[str, ...] = ()
     background_first: bool = False
+    missing: tuple[InputError, ...] = ()
 
     def told(self, where: object, what: str) -> RawDataset:
         """The same with a notice of what was taken for what, for layouts that are recognised by guess."""
@@ -157,3 +175,16 @@ class RawDataset:
             counts.append(f"{len(self.class_names)} class{'es' * (len(self.class_names) != 1)}")
         counts += [f"{masks} with ground truth"] if masks else []
         return replace(self, notices=(f"{where}: read as {what}: {', '.join(counts)}", *self.notices))
+
+
+def each_or_error(
+    entries: Iterable[Entry], read: Callable[[Entry], RawItem],
+) -> tuple[list[RawItem], tuple[InputError, ...]]:
+    """The images that are read from entries of a list, and the errors of the others; see ``Dataset.missing``."""
+    rows, errors = [], []
+    for entry in entries:
+        try:
+            rows.append(read(entry))
+        except InputError as error:
+            errors.append(error)
+    return rows, tuple(errors)

@@ -18,6 +18,7 @@ from drstool.data.folder import read_folder
 from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.paired import read_paired, with_labelmap
+from drstool.data.sbd import is_sbd, read_sbd
 from drstool.data.voc import is_voc, read_voc
 from drstool.data.yolo_export import read_yolo, split_keys
 from drstool.errors import InputError, UsageError
@@ -44,11 +45,14 @@ class Known:
         Folder of the images, where they are not with their annotations.
     class_names
         Names that are classes, whatever they look like.
+    need_tags
+        Whether tags are needed whose reading takes long.
     """
 
     form: TagForm | None = None
     images: Path | None = None
     class_names: Collection[str] = ()
+    need_tags: bool = True
 
 
 def read_layout(root: Path, split: str | None, known: Known, above: Path | None = None) -> RawDataset:
@@ -73,6 +77,8 @@ def read_layout(root: Path, split: str | None, known: Known, above: Path | None 
     here = _Contents(root, known.class_names)
     if is_voc(root):
         return with_labelmap(read_voc(root, split, known.form or TagForm(), known.images), (root,))
+    if is_sbd(root):
+        return read_sbd(root, split, need_tags=known.need_tags)
     has_split = split is not None and is_folder(root / split)
     if (table := _table(here)) and not (has_split and _table(_Contents(root / split))):
         return manifest.read_manifest(table, split, known.form, known.images).told(root, f"the table {table.name}")

@@ -24,7 +24,8 @@ from drstool.annotations.labelme import LabelmeMask
 from drstool.annotations.yolo import YoloMask
 from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, split_cells
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
-from drstool.data.item import Rasterizable, RawDataset, RawItem
+from drstool.data.item import Rasterizable, RawDataset, RawItem, each_or_error
+from drstool.data.masks import mask_file
 from drstool.data.table import find_columns, read_table
 from drstool.data.tags import gather_names, read_names
 from drstool.errors import InputError
@@ -125,7 +126,7 @@ def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path
         if split not in known:
             raise InputError(where, f"has no split '{split}'", f"choose from {', '.join(known[:8])}")
         rows = [row for row in rows if manifest.splits.get(row.id) == split]
-    rows = [_with_image(row, manifest.base, images) for row in rows]
+    rows, missing = each_or_error(rows, lambda row: _with_image(row, manifest.base, images))
     names = manifest.class_names
     coco = next((row.mask for row in rows if isinstance(row.mask, CocoMask)), None)
     if names is None and coco is not None:
@@ -135,7 +136,7 @@ def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path
         names = gather_names((item.tags for item in manifest.items.values()), where)
     known_tags = any(row.tags is not None for row in rows)
     return RawDataset(
-        rows, names, manifest.stated, "manifest" if known_tags else "none", notices=manifest.notices,
+        rows, names, manifest.stated, "manifest" if known_tags else "none", notices=manifest.notices, missing=missing,
         background_first=manifest.background_first)
 
 
@@ -249,7 +250,7 @@ def _json_rows(text: str, where: object) -> Iterator[tuple[str, dict]]:
 
 
 def _mask(text: str | None, base: Path) -> Path | Rasterizable | None:
-    """Ground truth of an image: a PNG, or what is drawn from an annotation tool's file."""
+    """Ground truth of an image: a PNG, SBD's file, or what is drawn from an annotation tool's file."""
     if text is None:
         return None
     file, mark, more = text.rpartition("#")
@@ -260,7 +261,7 @@ def _mask(text: str | None, base: Path) -> Path | Rasterizable | None:
         return ColorMask(base / file, base / more)
     if mark and suffix == ".txt":
         return YoloMask(base / file, tuple(read_names(base / more)), base / more)
-    return resolve(base, text)
+    return mask_file(resolve(base, text))
 
 
 def _stated_names(names: object, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,37 +8,44 @@ from pathlib import Path
 import numpy as np
 
 from drstool.data.decoding import load_image
-from drstool.data.item import Dataset
+from drstool.data.item import Dataset, Item
+from drstool.data.value_range import ValueRange
 from drstool.errors import InputError
 from drstool.formats.records import MapRecord
 from drstool.pixels import shown_size
 
 __all__ = ["ImageOf", "images_of", "load_photograph"]
 
-# Path of the image of a record.
-ImageOf = Callable[[MapRecord], Path]
+# The image of a record.
+ImageOf = Callable[[MapRecord], Item]
 
 
-def images_of(dataset: Dataset | None = None) -> ImageOf:
-    """A function that names a record's image: as the dataset says, or without one the record.
+def images_of(dataset: Dataset | None = None, value_range: ValueRange | None = None) -> ImageOf:
+    """A function that finds a record's image: that of the dataset, or without one that which the record names.
+
+    Parameters
+    ----------
+    dataset
+    value_range
+        Of images that the records name.
 
     Raises
     ------
     InputError
         By the function: the dataset lacks the image, or the record does not name its own.
     """
-    paths = None if dataset is None else {item.id: item.image for item in dataset.items}
+    items = None if dataset is None else {item.id: item for item in dataset.items}
 
-    def image_of(record: MapRecord) -> Path:
-        if paths is None:
+    def image_of(record: MapRecord) -> Item:
+        if items is None:
             if not record.image:
                 raise InputError(f"image {record.id!r}", "has maps that do not name its file", "give --data")
-            return Path(record.image)
-        if record.id not in paths:
+            return Item(record.id, Path(record.image), value_range=value_range)
+        if record.id not in items:
             raise InputError(
-                f"image {record.id!r}", f"is not one of the {len(paths)} images of {dataset.source}",
+                f"image {record.id!r}", f"is not one of the {len(items)} images of {dataset.source}",
                 "check --data and --split")
-        return paths[record.id]
+        return items[record.id]
 
     return image_of
 
@@ -55,10 +62,10 @@ def load_photograph(record: MapRecord, image_of: ImageOf) -> np.ndarray:
     InputError
         It is missing, unreadable, or of another size.
     """
-    path = image_of(record)
-    image = load_image(path)
+    item = image_of(record)
+    image = load_image(item.image, item.value_range)
     if image.shape[:2] != tuple(record.image_size):
         raise InputError(
-            path, f"is {shown_size(image.shape)} pixels, but {shown_size(record.image_size)} in its maps",
+            item.image, f"is {shown_size(image.shape)} pixels, but {shown_size(record.image_size)} in its maps",
             "give the image that the maps were made from")
     return image

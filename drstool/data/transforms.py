@@ -22,9 +22,8 @@ from drstool.errors import InputError
 from drstool.formats.label_png import read_label_png
 from drstool.formats.map_file import MapFileReader
 from drstool.labels import (
-    BACKGROUND, as_label_type, channel_of, check_label_values, ignore_label, label_of, label_type,
+    as_label_type, channel_of, check_label_values, ignore_label, label_type,
 )
-from drstool.parallel import map_items
 from drstool.pixels import shown_size
 from drstool.recipe import NORMALIZE_MEAN, ClassifierRecipe, Jitter, RefinerRecipe, SegmenterRecipe
 
@@ -32,9 +31,6 @@ __all__ = [
     "ClassifierSamples", "RefinerSamples", "SegmenterSamples", "image_tensor", "strongest_only",
     "tag_vector", "warp",
 ]
-
-# Threads that look which classes the label images show, before a training.
-_LABEL_READERS = 4
 
 
 def image_tensor(image: Image.Image) -> Tensor:
@@ -53,14 +49,6 @@ def tag_vector(item: Item, class_names: Sequence[str]) -> Tensor:
     for tag in item.tags or ():
         vector[class_names.index(tag)] = 1.0
     return vector
-
-
-def _membership(channels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-    """(M, C) bool from the channels that each image has."""
-    present = np.zeros((len(channels), classes), bool)
-    for row, found in zip(present, channels, strict=True):
-        row[list(found)] = True
-    return present
 
 
 def strongest_only(maps: np.ndarray) -> np.ndarray:
@@ -134,7 +122,7 @@ class ClassifierSamples(_Samples):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
-        image = warp(load_pil(item.image), recipe.warp_size)
+        image = warp(load_pil(item.image, item.value_range), recipe.warp_size)
         if random.random() < recipe.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         side = recipe.image_size
@@ -188,12 +176,15 @@ class RefinerSamples(_Samples):
         """Which of the C classes each of the M images has a map of, (M, C) bool."""
         with MapFileReader(self._maps_path) as reader:
             found = [[channel_of(label) for label in reader.labels(item.id)] for item in self._items]
-        return _membership(found, self._classes)
+        present = np.zeros((len(found), self._classes), bool)
+        for row, channels in zip(present, found, strict=True):
+            row[channels] = True
+        return present
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
         side = recipe.image_size
-        image = _jitter(warp(load_pil(item.image), side), recipe, random)
+        image = _jitter(warp(load_pil(item.image, item.value_range), side), recipe, random)
         record = self._maps().read(item.id)
         target = torch.zeros(self._classes, side, side, dtype=torch.uint8)
         channels = [channel_of(label) for label in record.labels]
@@ -250,22 +241,9 @@ class SegmenterSamples(_Samples):
             if item.id not in labels:
                 raise InputError("--labels", f"there is no label image for {item.id!r}", "use labels of the same split")
 
-    def present(self) -> np.ndarray:
-        """Which of the C classes each of the M label images shows, (M, C) bool; none where it is damaged."""
-        return _membership(list(map_items(self._channels, self._items, _LABEL_READERS)), len(self._class_names))
-
-    def _channels(self, item: Item) -> list[int]:
-        try:
-            labels = as_label_type(read_label_png(self._labels[item.id]), len(self._class_names))
-        except InputError:
-            # Named when it is learned from.
-            return []
-        found = np.flatnonzero(np.bincount(labels.ravel())).tolist()
-        return [channel_of(label) for label in found if BACKGROUND < label <= label_of(len(self._class_names) - 1)]
-
     def __getitem__(self, key: tuple[int, int]) -> tuple[str, Tensor, Tensor]:
         item, recipe, random = self._items[key[1]], self._recipe, _generator(self._seed, key)
-        image = load_pil(item.image)
+        image = load_pil(item.image, item.value_range)
         labels = self._load_labels(item, image.size[::-1])
         scale = random.uniform(recipe.scale_min, recipe.scale_max)
         size = tuple(max(1, int(side * scale)) for side in image.size)

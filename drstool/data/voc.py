@@ -11,13 +11,14 @@ Everingham et al., The PASCAL Visual Object Classes Challenge 2012, development 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from drstool.annotations.voc_xml import object_names
 from drstool.data.cells import RawTags, TagForm
 from drstool.data.files_by_id import FilesById, is_hidden
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import RawDataset, RawItem, each_or_error
 from drstool.data.lists import id_of, read_tag_list, split_id
 from drstool.data.tags import gather_names, read_class_names
 from drstool.errors import InputError, UsageError
@@ -26,13 +27,16 @@ from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 from drstool.text import read_lines
 
-__all__ = ["is_voc", "read_voc"]
+__all__ = ["find_list", "is_voc", "list_names", "read_ids", "read_voc"]
 
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "ImageSets/Main")
-_MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass", "SegmentationClassPNG")
+# The official masks first: published scores are on them, and those of SBD are coarser. The third is labelme2voc's.
+_MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "SegmentationClassPNG")
 # The second is labelme2voc's.
 _CLASS_LISTS = ("classes.txt", "class_names.txt")
 _TAG_LIST_SUFFIX = "_cls"
+# Splits that are named in an error.
+_SHOWN = 8
 _CLASS_LIST_NAME = re.compile(r"(.+)_(?:trainval|train|val)\.txt")
 
 
@@ -71,8 +75,8 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
     pictures = FilesById(images or root / "JPEGImages")
     if not is_folder(pictures.folder):
         raise InputError(root, f"has no images: no folder {pictures.folder}", "name their folder with --images")
-    ids_file = _find_list(root, split)
-    ids = pictures.ids() if ids_file is None else _read_ids(ids_file, pictures)
+    ids_file = find_list(root, split)
+    ids = pictures.ids() if ids_file is None else read_ids(ids_file, pictures)
     where = str(ids_file or pictures.folder)
     if not ids:
         raise InputError(where, "lists no images", "give one id per line")
@@ -91,11 +95,15 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
     where_tags = str(tag_list or annotations.folder)
     masks = [FilesById(root / name, (".png",)) for name in _MASK_FOLDERS]
     saliency = FilesById(root / "saliency_map", (".png",))
-    rows = []
-    for i, known in zip(ids, tags, strict=True):
-        mask = next((path for files in masks if (path := files.find(i))), None)
-        rows.append(RawItem(i, pictures.must_find(i, where), known, mask, saliency.find(i), where_tags))
-    return RawDataset(rows, class_names, stated, tags_source, notices=notices, background_first=background_first)
+
+    def row(identifier: str, known: RawTags) -> RawItem:
+        mask = next((path for files in masks if (path := files.find(identifier))), None)
+        image = pictures.must_find(identifier, where)
+        return RawItem(identifier, image, known, mask, saliency.find(identifier), where_tags)
+
+    rows, missing = each_or_error(zip(ids, tags, strict=True), lambda pair: row(*pair))
+    return RawDataset(
+        rows, class_names, stated, tags_source, notices=notices, background_first=background_first, missing=missing)
 
 
 class _Annotations:
@@ -118,31 +126,40 @@ class _Annotations:
         return [self.tags(identifier) for identifier in self._files.ids()]
 
 
-def _find_list(root: Path, split: str | None) -> Path | None:
-    """The list of ids of a split: the only one if none is named; None where there is none."""
-    names = _list_names(root)
+def find_list(root: Path, split: str | None, folders: Sequence[str] = _LIST_FOLDERS) -> Path | None:
+    """The list of ids of a split: the only one if none is named; None where there is none.
+
+    Raises
+    ------
+    UsageError
+        None is named and there are several.
+    InputError
+        There is no such split.
+    """
+    names = list_names(root, folders)
     if split is None:
         if len(names) > 1:
-            raise UsageError("--split", f"{root} has several splits: {', '.join(names)}", "choose one")
+            raise UsageError("--split", f"{root} has several splits: {', '.join(names[:_SHOWN])}", "choose one")
         if not names:
             return None
         split = names[0]
-    for folder in _LIST_FOLDERS:
+    for folder in folders:
         path = root / folder / f"{split}.txt"
         if is_file(path):
             return path
     if is_file(split):
         return Path(split)
-    right = f"choose from {', '.join(names)}, or give a file of ids" if names else "pass a file of ids with --split"
+    known = ", ".join(names[:_SHOWN])
+    right = f"choose from {known}, or give a file of ids" if names else "pass a file of ids with --split"
     raise InputError(root, f"has no split '{split}'", right)
 
 
-def _list_names(root: Path, most: int = 8) -> list[str]:
+def list_names(root: Path, folders: Sequence[str] = _LIST_FOLDERS) -> list[str]:
     """Names of the splits, from the first of the folders that holds any."""
-    for folder in _LIST_FOLDERS:
+    for folder in folders:
         names = [path.stem for path in _lists_in(root / folder) if not path.stem.endswith(_TAG_LIST_SUFFIX)]
         if names:
-            return names[:most]
+            return names
     return []
 
 
@@ -150,7 +167,14 @@ def _lists_in(folder: Path) -> list[Path]:
     return [folder / name for name in names_in(folder) if name.endswith(".txt") and not is_hidden(name)]
 
 
-def _read_ids(path: Path, images: FilesById) -> list[str]:
+def read_ids(path: Path, images: FilesById) -> list[str]:
+    """The ids that a list names, one a line.
+
+    Raises
+    ------
+    InputError
+        One is listed twice, or is no id.
+    """
     ids: dict[str, None] = {}
     for line in read_lines(path):
         identifier = _id_of(line, images)

@@ -141,6 +141,10 @@ def to_record(
             f"{len(class_names) - 1})", "name all classes with --classes")
     if len(set(numbers)) < len(numbers):
         raise InputError(where, f"has two maps of one class: numbers {list(numbers)[:8]}", "expected one map per class")
+    if image_size is not None and found.image_size not in (None, tuple(image_size)):
+        raise InputError(
+            where, f"says that its image has {shown_size(found.image_size)} pixels, but the image has "  # type: ignore
+            f"{shown_size(image_size)}", "check that the images are the same")
     size = image_size or found.image_size or tuple(maps.shape[1:])
     if not numbers:
         if 0 in size:

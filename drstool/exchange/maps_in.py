@@ -12,13 +12,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from drstool.data.files_by_id import FilesById, is_hidden
+from drstool.data.sbd import CLASS_NAMES
 from drstool.errors import InputError, UsageError
 from drstool.exchange import class_pngs, clip_es, drs, irn, npz, psa, puzzlecam
 from drstool.exchange.found import FoundMaps, ValueCounts, to_record
-from drstool.files import is_folder, read_beginning, read_bytes, walk
+from drstool.files import is_folder, read_beginning, read_bytes, status, walk
 from drstool.formats.records import MapRecord
 from drstool.identifiers import check_id
-from drstool.labels import VOC_CLASSES, check_class_names, object_classes
+from drstool.labels import check_class_names, object_classes
 from drstool.parallel import Track, ordered_map, untracked
 from drstool.pickles import load_npy
 
@@ -45,7 +46,15 @@ _MOST_NAMED = 3
 
 
 def holds_maps(path: str) -> bool:
-    """Whether a file or folder is read by :func:`open_maps`, by its name and beginning; others are networks."""
+    """Whether a file or folder is read by :func:`open_maps`, by its name and beginning; others are networks.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if status(path) is None:
+        raise InputError(path, "no such file or folder", "check the path")
     return is_folder(path) or Path(path).suffix.lower() in MAP_FORMATS.values() or (
         read_beginning(path, len(_HDF5_START)) == _HDF5_START)
 
@@ -198,11 +207,13 @@ def _placed(path: Path, origin: str | None) -> _Place:
     if not is_folder(path):
         found = ".h5" if path.suffix.lower() in _HDF5_SUFFIXES or (
             read_beginning(path, len(_HDF5_START)) == _HDF5_START) else path.suffix.lower()
-        if not path.exists():
+        if status(path) is None:
             raise InputError(path, "no such file or folder", _RIGHT)
         if found not in MAP_FORMATS.values() or wanted not in (None, found):
             raise InputError(path, f"is not a {wanted or 'map'} file", _RIGHT)
         return _Place(path, found, {path.stem: path})
+    if wanted == ".h5":
+        raise InputError(path, "is a folder", "expected one HDF5 file with the maps of all images")
     suffixes = Counter(
         Path(name).suffix.lower() for _, _, names in walk(path) for name in names if not is_hidden(name))
     # What export itself puts beside the files.
@@ -257,9 +268,11 @@ class _NpyReader(_Reader):
         super().__init__(place)
         if origin is None:
             first = next(iter(place.files.values()))
-            fitting = self._format_of(self._content(first))
+            content = self._content(first)
+            fitting = self._format_of(content)
             if fitting is None:
-                raise InputError(first, "holds no maps of a known format", f"expected one of {', '.join(_NPY)}")
+                raise InputError(first, f"holds {_shown(content)}, no maps of a known format",
+                                 f"expected those of {', '.join(_NPY)}; see examples/exchange.md")
             origin = fitting
         self.format = origin
 
@@ -277,7 +290,7 @@ class _NpyReader(_Reader):
         if not _NPY[self.format].fits(content):
             other = self._format_of(content)
             raise InputError(
-                path, f"is not of the format {self.format}" + (f", but of {other}" if other else ""),
+                path, f"is not of the format {self.format}, but " + (f"of {other}" if other else _shown(content)),
                 "import the files of one format at a time")
         return _told(path, partial(_NPY[self.format].maps_of, content))
 
@@ -339,6 +352,15 @@ class _Hdf5Reader(_Reader):
         self._file.close()
 
 
+def _shown(content: Any) -> str:
+    """What a file holds, in words."""
+    if isinstance(content, dict):
+        return f"a dictionary with the keys {', '.join(map(repr, content))}"[:100]
+    if hasattr(content, "shape"):
+        return f"an array of {content.dtype} and shape {content.shape}"
+    return f"a {type(content).__name__}"
+
+
 def _told(path: Path, read: partial[FoundMaps]) -> FoundMaps:
     """What is read of a file, of which a format's module says what is wrong."""
     try:
@@ -360,9 +382,9 @@ def _class_names(
         raise InputError(path, f"its classes are not those of {'--data' if given is None else '--classes'}",
                          f"its own begin with {own[0]!r}")  # type: ignore[index]
     if known is None and own is None:
-        if (reader.highest or 0) >= len(VOC_CLASSES) or not all(map(_VOC_ID.fullmatch, reader.ids)):
+        if (reader.highest or 0) >= len(CLASS_NAMES) or not all(map(_VOC_ID.fullmatch, reader.ids)):
             raise InputError(path, "does not say its class names", "give --data, or --classes FILE")
-        known, notices = VOC_CLASSES, ("by the ids, the class numbers are taken for those of PASCAL VOC; others are "
+        known, notices = CLASS_NAMES, ("by the ids, the class numbers are taken for those of PASCAL VOC; others are "
                                         "named with --classes",)
     known = known or own
     if (reader.highest or 0) >= len(known):  # type: ignore[arg-type]

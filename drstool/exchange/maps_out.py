@@ -190,5 +190,6 @@ def _npy(value: object) -> bytes:
 
 def _png(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, format="PNG")
+    # As OpenCV does: three times as fast as Pillow's own choice, and little larger.
+    Image.fromarray(values).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -14,12 +14,13 @@ import tarfile
 import numpy as np
 
 from drstool.artifacts.atomic import new_file
+from drstool.data.sbd import CLASS_NAMES
 from drstool.errors import InputError, UsageError
 from drstool.exchange.exports import Export
 from drstool.exchange.labels_out import Labelled, open_labels
 from drstool.formats.label_png import encode_label_png
 from drstool.identifiers import Names, member_name
-from drstool.labels import BACKGROUND, VOC_CLASSES
+from drstool.labels import BACKGROUND
 from drstool.reports.text import counted
 
 __all__ = ["FOLDER", "export_voc_server"]
@@ -47,7 +48,7 @@ def export_voc_server(export: Export) -> str:
                 member = tarfile.TarInfo(f"{FOLDER}/{member_name(labelled.id, '.png')}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-    if labels.class_names != VOC_CLASSES:
+    if labels.class_names != CLASS_NAMES:
         export.notify(["the classes are not the 20 of PASCAL VOC in their order, by which the server scores"])
     labels.tell_ignored("they are background there, as the server knows no ignored predictions")
     return f"the labels of {counted(labels.count, 'image')}"

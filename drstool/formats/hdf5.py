@@ -59,6 +59,9 @@ def damaged(where: object, what: str, right: str = "recreate it") -> Iterator[No
     try:
         yield
     except DAMAGE as error:
+        if is_shortage(error, "memory"):
+            # Old layouts say how much memory to reserve for a part of them.
+            raise InputError(where, "needs more memory than there is, or is damaged", right) from error
         if is_shortage(error):
             raise
         # Whatever the exception, HDF5's text tells what the system said.

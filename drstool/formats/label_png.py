@@ -64,7 +64,7 @@ def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False)
     return buffer.getvalue()
 
 
-def read_label_png(source: bytes | str | Path, where: object = None) -> np.ndarray:
+def read_label_png(source: bytes | str | Path, where: object = None, *, grey: bool = False) -> np.ndarray:
     """The label values of a PNG.
 
     Parameters
@@ -73,6 +73,8 @@ def read_label_png(source: bytes | str | Path, where: object = None) -> np.ndarr
         The PNG's bytes, or its path.
     where
         Named in errors; the path where not given.
+    grey
+        Also take a colour PNG whose channels are equal, as some programs save black and white.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def read_label_png(source: bytes | str | Path, where: object = None) -> np.ndarr
     InputError
         It is missing, not a PNG, damaged, too large, or in colour instead of label values.
     """
-    return _decode(read_bytes(source, where), where if where is not None else source)[0]
+    return _decode(read_bytes(source, where), where if where is not None else source, grey)[0]
 
 
 def encode_label(record: LabelRecord, header: Header) -> bytes:
@@ -138,11 +140,15 @@ def _palette_bytes() -> bytes:
     return palette().tobytes()
 
 
-def _decode(data: bytes, where: object) -> tuple[np.ndarray, str]:
+def _decode(data: bytes, where: object, grey: bool = False) -> tuple[np.ndarray, str]:
     """Label values and the image's path."""
     from drstool.pillow import load_png
 
     picture = load_png(data, where)
+    if grey and picture.mode in ("RGB", "RGBA", "LA"):
+        colors = np.asarray(picture)[..., :1 if picture.mode == "LA" else 3]
+        if (colors == colors[..., :1]).all():
+            return colors[..., 0].copy(), ""
     depth, is_grey = data[_DEPTH], data[_COLOUR] == _GREY
     # Some releases of Pillow open 16 bits as "I".
     wide = depth == 16 and is_grey and picture.mode in ("I;16", "I")

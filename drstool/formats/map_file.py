@@ -29,12 +29,12 @@ import h5py
 import numpy as np
 
 from drstool.artifacts.atomic import output_error
-from drstool.artifacts.header import FORMAT, VERSION, Header, json_bytes, record_type
+from drstool.artifacts.header import FORMAT, KINDS, VERSION, Header, json_bytes, record_type
 from drstool.errors import ForeignError, InputError, OutputError, UnfinishedError
 from drstool.formats.hdf5 import DAMAGE, UntrustedFile, WriteGuard, damaged, with_small_cache
 from drstool.formats.records import LazyRecord, MapRecord, check_map_record, check_shape
 from drstool.identifiers import check_id
-from drstool.labels import MAX_OBJECT_CLASSES, label_type
+from drstool.labels import MAX_OBJECT_CLASSES, check_class_names, label_type
 
 __all__ = ["MapFileReader", "MapFileWriter", "decode_map", "encode_map", "restored_map"]
 
@@ -77,9 +77,25 @@ class MapFileWriter:
         What the file says about itself.
     where
         Named in errors.
+
+    Raises
+    ------
+    InputError
+        The header is not one of a map file.
+
+    Examples
+    --------
+    >>> with MapFileWriter(io.BytesIO(), Header("refined-maps", ("cat", "dog"))) as writer:
+    ...     writer.write(MapRecord("a", np.uint8([[[0, 255]]]), labels=(2,), image_size=(1, 2)))
+    >>> writer.count
+    1
     """
 
     def __init__(self, target: str | Path | BinaryIO, header: Header, *, where: object = None) -> None:
+        if KINDS.get(header.kind) != "maps":
+            kinds = ", ".join(kind for kind, records in KINDS.items() if records == "maps")
+            raise InputError(target, f"its header has the kind {header.kind!r}", f"expected one of {kinds}")
+        check_class_names(header.class_names, target)
         self._owned = isinstance(target, (str, os.PathLike))
         self._raw = open(target, "w+b") if self._owned else target  # noqa: SIM115
         self.where = str(where if where is not None else getattr(self._raw, "name", "map file"))

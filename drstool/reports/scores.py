@@ -18,6 +18,7 @@ from drstool.labels import label_names, num_classes
 from drstool.metrics import BOUNDARY_RATIO, ClassScore, ConfusionMatrix, LabelCounts, Scores, mean_of
 from drstool.recipe import CueSettings
 from drstool.reports.blocks import bar
+from drstool.reports.ground_truth import GroundTruth
 from drstool.reports.text import (
     aligned, counted, csv_number, csv_text, json_number, json_text, lines_text, listed, shown_number,
 )
@@ -185,7 +186,7 @@ class Evaluation:
         Pixel counts of all images together.
     class_names
         The C object classes.
-    coverage, protocol
+    coverage, protocol, truth
     boundary : (C + 1,) float64 or None
         Boundary IoU by class, if requested.
     boundary_ratio
@@ -199,13 +200,14 @@ class Evaluation:
     class_names: tuple[str, ...]
     coverage: Coverage
     protocol: Protocol
+    truth: GroundTruth = field(repr=False)
     boundary: np.ndarray | None = None
     boundary_ratio: float = BOUNDARY_RATIO
     counts: dict[str, LabelCounts] = field(default_factory=dict, repr=False)
 
     def warnings(self) -> list[str]:
-        """What the scores leave out, one line each."""
-        return self.coverage.warnings()
+        """What the scores leave out, and what is probably wrong with the ground truth, one line each."""
+        return self.coverage.warnings() + self.truth.warnings()
 
     def per_image(self) -> list[ImageScore]:
         """Each image's scores, worst first; images without a labelled pixel last."""
@@ -227,6 +229,7 @@ class Evaluation:
             "ignored_share": json_number(scores.ignored_share),
             "pixels": int(total.pixels.sum()),
             "ignored_target_pixels": total.ignored_target,
+            "ground_truth": self.truth.to_json(),
             **asdict(self.coverage),
             "frequencies": self._frequencies(),
             "confusion": self._confusion_json(total),
@@ -308,7 +311,7 @@ class Evaluation:
 
     def footnotes(self) -> list[str]:
         """What a reader of the numbers must know, one line each."""
-        notes = self.protocol.notes(self.coverage.images)
+        notes = self.protocol.notes(self.coverage.images) + self.truth.notes()
         if self.boundary is not None:
             notes.append(f"boundary IoU: pixels within {self.boundary_ratio:g} × the image's diagonal from a contour")
         if self.scores.ignored_share > 0:
@@ -337,6 +340,8 @@ class Sweep:
     coverage
         Of all these images.
     protocol
+    truth
+        Of all these images.
     selected_on, reported_on
         Names of the two sets of images, and how many of each were scored.
     common
@@ -353,14 +358,15 @@ class Sweep:
     class_names: tuple[str, ...]
     coverage: Coverage
     protocol: Protocol
+    truth: GroundTruth = field(repr=False)
     selected_on: tuple[str, int]
     reported_on: tuple[str, int]
     common: int
     saliency_threshold: int | None = None
 
     def warnings(self) -> list[str]:
-        """What the scores leave out, one line each."""
-        return self.coverage.warnings()
+        """What the scores leave out, and what is probably wrong with the ground truth, one line each."""
+        return self.coverage.warnings() + self.truth.warnings()
 
     @property
     def best(self) -> int:
@@ -410,6 +416,7 @@ class Sweep:
                 "reported_on": self.reported_on[0], "reported_images": self.reported_on[1],
                 "common_images": self.common},
             "rows": self.all_rows(),
+            "ground_truth": self.truth.to_json(),
             **asdict(self.coverage),
             "protocol": self.protocol_at_best.to_json(),
             "provenance": list(self.protocol.provenance),
@@ -444,7 +451,8 @@ class Sweep:
             self.selection(),
             f"plateau: values around the best whose mean IoU is at most {self.tolerance:g} below it",
             "over- and under-activation: false positives and false negatives over the union, means of object classes",
-            *self.protocol_at_best.notes(self.reported_on[1]), *_absent_note(scores), *self.warnings()]
+            *self.protocol_at_best.notes(self.reported_on[1]), *self.truth.notes(), *_absent_note(scores),
+            *self.warnings()]
         return lines_text([*head, "", *_class_table(scores.classes, None, bars), "", *notes])
 
     def _row(self, index: int) -> dict:

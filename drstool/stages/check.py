@@ -20,6 +20,9 @@ from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.artifacts.ownership import MARKERS, contents
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
+from drstool.data.manifest import SUFFIXES
+from drstool.data.sbd import is_sbd
+from drstool.data.voc import is_voc
 from drstool.errors import DrstoolError, ForeignError, InputError, UnfinishedError
 from drstool.files import is_file, is_folder, status, unreadable
 from drstool.formats import RecordSource, check_picture, open_records
@@ -156,6 +159,8 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
     if is_folder(path):
         _check_folder(report, Path(path), workers, track)
         return
+    if name.lower().endswith((*SUFFIXES, ".json")):
+        raise ForeignError(path, "is no output of drstool", f"if it is a dataset, use 'drstool check --data {path}'")
     start = _start_of(path)
     if start.startswith(_TORCH_STARTS):
         _check_checkpoint(report, path)
@@ -198,7 +203,10 @@ def _start_of(path: str) -> bytes:
 
 def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> None:
     header, head = read_marker(folder)
-    if header is None:
+    if header is None and (is_voc(folder) or is_sbd(folder)):
+        report.add(ForeignError(
+            folder, "is a dataset, not an output of drstool", f"use 'drstool check --data {folder}'"))
+    elif header is None:
         report.add(ForeignError(
             folder, f"has no '{HEADER_NAME}': it was not written by drstool",
             "its label PNGs are read, but some may be missing unnoticed"))
@@ -282,7 +290,7 @@ def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: in
 
 
 def _check_item(item: Item, class_names: tuple[str, ...]) -> None:
-    size = load_image(item.image).shape[:2]
+    size = load_image(item.image, item.value_range).shape[:2]
     if item.mask is not None:
         check_label_values(load_target(item, size), class_names, item.mask)
     if item.saliency is not None:

@@ -32,7 +32,7 @@ _TOLERANCE = 0.01
 def crf(
     records: Iterable[MapRecord | LazyRecord], settings: CrfSettings, cue_settings: CueSettings, *,
     scores: bool = False, saliency_of: Callable[[str], Path] | None = None, image_of: ImageOf | None = None,
-    dtype: str = "uint8", execution: Execution = Execution(),
+    dtype: str = "uint8", execution: Execution = Execution(), largest: list[int] | None = None,
     on_error: OnError | None = None, track: Track = untracked, total: int | None = None,
 ) -> Iterator[MapRecord]:
     """Object probabilities after the CRF, in the records' order and at the images' size.
@@ -55,6 +55,8 @@ def crf(
         ``uint8`` or ``float16``.
     execution
         Its device, and its workers: threads that process one image each.
+    largest
+        The largest value of each saliency map is added to it.
     on_error, track, total
         As in :func:`drstool.stages.pseudo_label.pseudo_label`.
 
@@ -67,7 +69,7 @@ def crf(
         No ``saliency_of`` where the background cue needs one.
     """
     cues.check_saliency_given(cue_settings, saliency_of is not None)
-    work = _Work(settings, cue_settings, scores, saliency_of, image_of or images_of(), dtype, execution)
+    work = _Work(settings, cue_settings, scores, saliency_of, image_of or images_of(), dtype, execution, largest)
     return iter(track(map_items(work, records, execution.workers, on_error), "crf", total))
 
 
@@ -80,6 +82,7 @@ class _Work:
     image_of: ImageOf
     dtype: str
     execution: Execution
+    largest: list[int] | None
 
     def __call__(self, record: MapRecord | LazyRecord) -> MapRecord:
         record = load(record)
@@ -89,7 +92,8 @@ class _Work:
             _check_scores(maps, where)
         saliency = None
         if self.cue_settings.uses_saliency and self.saliency_of is not None:
-            saliency = load_saliency(self.saliency_of(record.id), record.image_size)
+            saliency = load_saliency(
+                self.saliency_of(record.id), record.image_size, self.cue_settings.saliency_range, self.largest)
         probabilities = cues.cue_probabilities(maps, self.cue_settings, saliency)
         image = load_photograph(record, self.image_of)
         # Workers share out the images, so each needs one thread.

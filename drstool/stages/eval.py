@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from drstool import cues
 from drstool.artifacts.header import HEADER_NAME, Header
 from drstool.data.decoding import load_saliency, load_target
 from drstool.data.item import Dataset, Item
+from drstool.data.masks import ValueMask, mask_place
 from drstool.errors import DrstoolError, InputError, UsageError
 from drstool.files import is_file, read_bytes
 from drstool.formats.label_png import read_label_png
@@ -34,6 +35,7 @@ from drstool.metrics import (
 )
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CueSettings
+from drstool.reports.ground_truth import GroundTruth, MaskSummary, summarize
 from drstool.reports.scores import (
     Comparison, Coverage, Evaluation, PairedSweep, Protocol, Sweep, as_csv, as_json, as_table,
 )
@@ -72,6 +74,8 @@ class Scoring:
         Also count boundary IoU, at this distance over the image's diagonal; not in a sweep.
     per_image
         Keep each image's counts; not in a sweep.
+    largest_saliency
+        Filled with the largest value of each saliency map.
     """
 
     settings: CueSettings = CueSettings()
@@ -81,6 +85,7 @@ class Scoring:
     strict: bool = False
     boundary_ratio: float | None = None
     per_image: bool = False
+    largest_saliency: list[int] = field(default_factory=list)
 
 
 def evaluate(
@@ -143,7 +148,7 @@ def evaluate(
             kept[identifier] = counts
     return Evaluation(
         scores=matrix.scores(scoring.ignored), confusion=matrix, class_names=class_names, coverage=scored.coverage(),
-        protocol=scored.protocol(), boundary=None if ratio is None else boundaries.ious(),
+        protocol=scored.protocol(), truth=scored.truth, boundary=None if ratio is None else boundaries.ious(),
         boundary_ratio=ratio or BOUNDARY_RATIO, counts=kept)
 
 
@@ -218,7 +223,7 @@ def sweep(
         return Sweep(
             parameter=parameter, values=GRIDS[parameter], chosen_by=chosen_by,
             scores=chosen_by if found[0] == found[1] else tuple(reports.scores(scoring.ignored)), tolerance=tolerance,
-            class_names=scored.class_names, coverage=scored.coverage(), protocol=protocol,
+            class_names=scored.class_names, coverage=scored.coverage(), protocol=protocol, truth=scored.truth,
             selected_on=(names[0], len(found[0])), reported_on=(names[1], len(found[1])),
             common=len(found[0] & found[1]), saliency_threshold=threshold)
 
@@ -335,6 +340,8 @@ class _Pass:
         self._scored: dict[str, bytes] = {}  # digests of the ground truth
         self._extra, self._extra_ids = 0, []
         self._maps = False
+        values = next((str(item.mask.values) for item in dataset.items if isinstance(item.mask, ValueMask)), "")
+        self.truth = GroundTruth(self.class_names, values)
         if header is not None and header.kind != "labels":
             self._accept_maps()
         if self._without_target and (scoring.strict or not self._items):
@@ -354,14 +361,16 @@ class _Pass:
             if self._on_error is None or self._scoring.strict:
                 self._report_missing([i for i in self._items if i not in known])
 
-        def scored(pair: tuple[Record | LazyRecord, Item]) -> tuple[str, bytes, _Result]:
+        def scored(pair: tuple[Record | LazyRecord, Item]) -> tuple[str, bytes, MaskSummary, _Result]:
             record, item = load(pair[0]), pair[1]
             target, digest = _target_of(item)
-            return item.id, digest, work(record, item, as_label_type(target, number))
+            summary = summarize(target, mask_place(item), item.tags)
+            return item.id, digest, summary, work(record, item, as_label_type(target, number))
 
         found = map_items(scored, self._matching(records), workers, self._on_error)
-        for identifier, digest, result in track(found, "eval", len(self._items)):
+        for identifier, digest, summary, result in track(found, "eval", len(self._items)):
             self._scored[identifier] = digest
+            self.truth.masks[identifier] = summary
             yield identifier, result
         self._check_matched(len(self._seen), len(self._seen) + self._extra)
         self._report_missing(self._missing())
@@ -371,6 +380,7 @@ class _Pass:
                 + listed(self._extra_ids, self._extra), "check --data and --split, or omit --strict")
         if not self._scored:
             raise InputError(self._dataset.source, "no prediction could be scored", "see the errors of the images")
+        self.truth.check()
 
     def coverage(self) -> Coverage:
         """Which images were scored, and which were not."""
@@ -474,7 +484,9 @@ def _maps_of(record: MapRecord, scoring: Scoring) -> tuple[np.ndarray, np.ndarra
     """The maps at the image's own size, (K, H, W) float32, and the saliency map where one is used."""
     saliency = None
     if scoring.settings.uses_saliency and scoring.saliency_of is not None:
-        saliency = load_saliency(scoring.saliency_of(record.id), record.image_size)
+        saliency = load_saliency(
+            scoring.saliency_of(record.id), record.image_size, scoring.settings.saliency_range,
+            scoring.largest_saliency)
     return cues.resize_maps(record.as_float(), record.image_size), saliency
 
 
@@ -486,16 +498,18 @@ def _restricted(evaluation: Evaluation, ids: Sequence[str]) -> Evaluation:
     for identifier in ids:
         matrix.add(evaluation.counts[identifier])
     return replace(
-        evaluation, confusion=matrix, scores=matrix.scores(evaluation.protocol.ignored), boundary=None,
+        evaluation, confusion=matrix, truth=evaluation.truth.of(ids), boundary=None,
+        scores=matrix.scores(evaluation.protocol.ignored),
         coverage=replace(evaluation.coverage, images=len(ids)))
 
 
 def _target_of(item: Item) -> tuple[np.ndarray, bytes]:
-    """An image's ground truth, and the digest of its file; for annotations, of their name."""
+    """An image's ground truth, and the digest of its file; of what is drawn or read otherwise, of its labels."""
     if isinstance(item.mask, Path):
         content = read_bytes(item.mask)
         return read_label_png(content, item.mask), hashlib.sha256(content).digest()
-    return load_target(item), hashlib.sha256(str(item.mask).encode()).digest()
+    target = load_target(item)
+    return target, hashlib.sha256(target.tobytes()).digest()
 
 
 def _dataset_provenance(dataset: Dataset) -> tuple[dict, ...]:

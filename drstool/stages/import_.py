@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from drstool.checkpoints.checkpoint import Checkpoint, load_tensors
+from drstool.data.sbd import CLASS_NAMES
 from drstool.errors import InputError, UsageError
-from drstool.labels import VOC_CLASSES
 from drstool.models.build import build_network
 
 __all__ = ["import_drs"]
@@ -59,7 +59,8 @@ def import_drs(
         raise UsageError("--kind", f"{path} has DRS controllers, so it is not a refiner", "give --kind classifier")
     kind = kind or "classifier"
     outputs = _tensor(state, "extra_conv4.weight", path).shape[0]
-    names = class_names or VOC_CLASSES
+    # The only dataset of the authors' code is PASCAL VOC.
+    names = class_names or CLASS_NAMES
     if outputs != len(names):
         raise InputError(
             path, f"has {outputs} object classes, but there are {len(names)} names",

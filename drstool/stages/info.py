@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,16 @@ from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.formats import RecordSource, open_records
 from drstool.formats.pictures import picture_files, read_marker
+from drstool.formats.records import Record
 from drstool.pixels import shown_size
 from drstool.reports.blocks import Drawing, drawings
+from drstool.reports.empty_maps import EmptyMaps, saliency_lines
 from drstool.reports.text import lines_text
 
 __all__ = ["as_json", "as_text", "describe", "drawn"]
+
+# Records of a file or folder that are read, evenly spread: reading all would take minutes.
+_LOOKED_AT = 500
 
 
 def describe(path: str | None) -> dict[str, Any]:
@@ -152,17 +158,39 @@ def _records(source: RecordSource) -> dict[str, Any]:
     }
     if header and header.shard:
         description["part"] = str(header.shard)
-    count = 0
+    count, seen = 0, _Seen(source.kind)
     if ids is None:
         # A stream: only its end tells how many there are.
         for record in source.records():
             count += 1
             description.setdefault("first", record.info())
+            seen.count(record)
     else:
         count = len(ids)
         if ids:
             description["first"] = source.info(ids[0])
-    return description | {"images": count, "provenance": list(header.provenance) if header else []}
+        for identifier in ids[::-(-count // _LOOKED_AT) or 1]:
+            with suppress(InputError):  # 'drstool check' tells of those.
+                seen.count(source.read(identifier))
+    notes = seen.lines(header.class_names if header else ())
+    return description | {"images": count} | ({"notes": notes} if notes else {}) | {
+        "provenance": list(header.provenance) if header else []}
+
+
+class _Seen:
+    """What is odd about the records that were looked at."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind, self._empty, self._largest = kind, EmptyMaps(), []
+
+    def count(self, record: Record) -> None:
+        if self._kind == "saliency":
+            self._largest.append(int(record.labels.max()))
+        else:
+            self._empty.count(record)
+
+    def lines(self, class_names: Sequence[str]) -> list[str]:
+        return self._empty.lines(class_names) + saliency_lines(self._largest)
 
 
 def as_json(description: dict[str, Any]) -> str:
@@ -183,6 +211,9 @@ def as_text(description: dict[str, Any]) -> str:
     lines = []
     for name, value in description.items():
         if name == "provenance":
+            continue
+        if name == "notes":
+            lines += [("note", line) for line in value]
             continue
         if name == "class_names":
             value = "unknown" if value is None else f"{len(value)}: {', '.join(value)}" if value else "none"

@@ -14,6 +14,7 @@ from PIL import Image
 from drstool.cues import resize_maps
 from drstool.data.decoding import load_image, load_target
 from drstool.data.item import Dataset, Item
+from drstool.data.value_range import ValueRange
 from drstool.errors import InputError, UsageError
 from drstool.figures.cells import blended, heat_layer, label_layer
 from drstool.figures.colors import heat_colors
@@ -24,6 +25,7 @@ from drstool.labels import channel_of, check_label_values, colorize, shown_palet
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.pixels import shown_size
 from drstool.recipe import OverlaySettings
+from drstool.reports.empty_maps import EmptyMaps
 
 __all__ = [
     "blend_heat", "blend_labels", "file_names", "heat_colors", "heat_picture", "label_picture", "named_paths",
@@ -42,8 +44,9 @@ _HATCH_PERIOD = 8
 def overlay(
     dataset: Dataset | None, records: Iterable[_Named] | None = None, *,
     settings: OverlaySettings | None = None, class_names: Sequence[str] | None = None,
-    targets: bool = False, done: Container[str] = (), workers: int = 1, on_error: OnError | None = None,
-    track: Track = untracked, total: int | None = None,
+    value_range: ValueRange | None = None, empty: EmptyMaps | None = None, targets: bool = False,
+    done: Container[str] = (), workers: int = 1, on_error: OnError | None = None, track: Track = untracked,
+    total: int | None = None,
 ) -> Iterator[tuple[str, Image.Image]]:
     """File names and pictures, image by image.
 
@@ -64,6 +67,10 @@ def overlay(
     class_names
         The C object classes, by which heat maps are named; None: the dataset's, or else the label
         values.
+    value_range
+        With which images that the records name are read.
+    empty
+        Counts the maps and label images.
     targets
         Whether ground truth is drawn.
     done
@@ -88,7 +95,7 @@ def overlay(
     settings = settings or OverlaySettings()
     draw = partial(_pictures, settings=settings, targets=targets, class_files=class_files)
     tasks = (
-        task for task in _tasks(dataset, records)
+        task for task in _tasks(dataset, records, value_range, empty)
         if not done or not all(name in done for name in _names(task, settings, targets, class_files)))
     if total is None and records is None:
         total = len(dataset.items)  # type: ignore[union-attr]
@@ -220,7 +227,9 @@ class _Task(NamedTuple):
     name: str = ""
 
 
-def _tasks(dataset: Dataset | None, records: Iterable[_Named] | None) -> Iterator[_Task]:
+def _tasks(
+    dataset: Dataset | None, records: Iterable[_Named] | None, value_range: ValueRange | None, empty: EmptyMaps | None,
+) -> Iterator[_Task]:
     """The tasks in order; without a dataset, items are made from the records."""
     if records is None:
         for item in dataset.items:  # type: ignore[union-attr]
@@ -231,9 +240,11 @@ def _tasks(dataset: Dataset | None, records: Iterable[_Named] | None) -> Iterato
     record = None
     for each in records:
         name, record = each if isinstance(each, tuple) else ("", each)
+        if empty is not None:
+            empty.count(record)
         item = items.get(record.id)
         if dataset is None:
-            item = Item(id=record.id, image=Path(record.image))
+            item = Item(id=record.id, image=Path(record.image), value_range=value_range)
         if item is not None:
             yield _Task(item, record, item.id not in seen, name)
             seen.add(item.id)
@@ -289,7 +300,7 @@ def _image_of(item: Item) -> np.ndarray:
     """The image's pixels, (H, W, 3) uint8."""
     if item.image == Path():  # made of an empty name
         raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
-    return load_image(item.image)
+    return load_image(item.image, item.value_range)
 
 
 def _check_size(identifier: str, what: str, size: tuple[int, ...], image: np.ndarray) -> None:

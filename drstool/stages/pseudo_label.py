@@ -23,15 +23,12 @@ from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
 from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings, PseudoLabelSettings
-from drstool.reports.empty_maps import EmptyMaps
+from drstool.reports.empty_maps import EmptyMaps, objectless_lines, saliency_lines
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["IgnoreReport", "Relabelling", "pseudo_label"]
-
-# Up to this share of the images, some without an object are usual.
-_NOTICEABLE = 0.1
 
 # Up to this many labels are counted faster one by one than all at once.
 _FEW_LABELS = 10
@@ -54,6 +51,8 @@ class IgnoreReport:
         Maps without a value above 0.
     images_with_maps, images_without_object
         Number of images that have a map, and of those of them that got no object pixel.
+    largest_saliency
+        The largest value of each saliency map.
     """
 
     images: int = 0
@@ -63,6 +62,7 @@ class IgnoreReport:
     empty: EmptyMaps = field(default_factory=EmptyMaps)
     images_with_maps: int = 0
     images_without_object: int = 0
+    largest_saliency: list[int] = field(default_factory=list)
 
     def add(self, other: IgnoreReport) -> None:
         """Add another report's counts."""
@@ -74,6 +74,7 @@ class IgnoreReport:
         self.empty.add(other.empty)
         self.images_with_maps += other.images_with_maps
         self.images_without_object += other.images_without_object
+        self.largest_saliency += other.largest_saliency
 
     def to_json(self, class_names: Sequence[str]) -> dict:
         """Shares of ignored pixels, overall and by class.
@@ -98,12 +99,11 @@ class IgnoreReport:
                 for label, name in enumerate(label_names(class_names))],
         }
 
-    def empty_lines(self, class_names: Sequence[str]) -> list[str]:
-        """What is to be said of classes whose maps are empty, and of images without an object."""
-        lines = self.empty.lines(class_names)
-        if self.images_without_object > _NOTICEABLE * self.images_with_maps:
-            lines.append(f"{self.images_without_object:,} of {self.images_with_maps:,} images got no object pixel")
-        return lines
+    def empty_lines(self, class_names: Sequence[str], saliency_range: tuple[int, ...] = ()) -> list[str]:
+        """What is to be said of classes whose maps are empty, of images without an object, and of saliency maps."""
+        return [
+            *self.empty.lines(class_names), *objectless_lines(self.images_without_object, self.images_with_maps),
+            *saliency_lines(self.largest_saliency, saliency_range)]
 
     def words(self, class_names: Sequence[str], most: int = 3) -> str:
         """The shares in one line, with the classes that have the largest ones."""
@@ -212,9 +212,9 @@ def _labelled(
     if not isinstance(record, MapRecord):
         raise InputError(
             f"image {record.id!r}", "is a label image", "give maps, as 'drstool cam' or 'drstool refine' write them")
-    saliency = None
+    saliency, largest = None, []
     if settings.uses_saliency and saliency_of is not None:
-        saliency = load_saliency(saliency_of(record.id), record.image_size)
+        saliency = load_saliency(saliency_of(record.id), record.image_size, settings.saliency_range, largest)
     maps = cues.resize_maps(record.as_float(), record.image_size)
     relabel = None if relabeller is None else partial(relabeller, record=record, maps=maps, saliency=saliency)
     how = {"dtype": dtype, "relabel": relabel,
@@ -224,7 +224,7 @@ def _labelled(
         return LabelRecord(id=record.id, labels=labels, image=record.image), None
     labels, ignored = cues.pseudo_label_with_reasons(maps, record.labels, settings, saliency, **how)
     present = (BACKGROUND, *record.labels)
-    report = IgnoreReport(images=1, pixels=labels.size, labelled=_counted(labels, present))
+    report = IgnoreReport(images=1, pixels=labels.size, labelled=_counted(labels, present), largest_saliency=largest)
     for rule, strongest in ignored.items():
         report.ignored[rule] = _counted(strongest, present)
     report.empty.count(record)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drstool.checkpoints.checkpoint import Checkpoint
 from drstool.data.item import Item
+from drstool.data.value_range import ValueRange
 from drstool.errors import InputError
 from drstool.formats.records import LazyRecord, MapRecord, load
 from drstool.inference import Execution, fused_maps, refined_map
@@ -22,7 +23,9 @@ from drstool.recipe import RefineSettings
 __all__ = ["items_of_maps", "refine"]
 
 
-def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[str, ...]) -> Iterator[Item]:
+def items_of_maps(
+    records: Iterable[MapRecord | LazyRecord], class_names: tuple[str, ...], value_range: ValueRange | None = None,
+) -> Iterator[Item]:
     """The images of map records, with the classes of their maps as tags.
 
     Parameters
@@ -31,6 +34,8 @@ def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[
         Consumed one by one.
     class_names
         Of the records' file or stream.
+    value_range
+        With which the images are read.
 
     Raises
     ------
@@ -41,7 +46,8 @@ def items_of_maps(records: Iterable[MapRecord | LazyRecord], class_names: tuple[
     for record in map(load, records):
         if not record.image:
             raise InputError(f"image {record.id!r}", "its maps do not name the image file", "give --data")
-        yield Item(record.id, Path(record.image), tags=tuple(names[label] for label in record.labels))
+        tags = tuple(names[label] for label in record.labels)
+        yield Item(record.id, Path(record.image), tags=tags, value_range=value_range)
 
 
 def refine(

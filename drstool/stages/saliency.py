@@ -54,4 +54,4 @@ def saliency(
 
 
 def _item_map(item: Item, method: str) -> tuple[str, np.ndarray]:
-    return item.id, saliency_map(load_image(item.image), method)
+    return item.id, saliency_map(load_image(item.image, item.value_range), method)

@@ -56,7 +56,8 @@ def segment(
     model = execution.prepared(restore_network(
         "segmenter", segmenter.architecture, segmenter.class_names, segmenter.weights, "segmenter"))
     workers = execution.workers
-    loaded = map_items(lambda item: (item, image_tensor(load_pil(item.image))), items, workers, on_error)
+    loaded = map_items(
+        lambda item: (item, image_tensor(load_pil(item.image, item.value_range))), items, workers, on_error)
     segmented = _segment(track(loaded, "segment", total), model, settings, scores or crf is not None, execution)
     if crf is not None:
         segmented = map_items(partial(_smoothed, crf=crf, execution=execution), segmented, workers, on_error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +11,81 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drstool.checkpoints.checkpoint import Checkpoint, with_selection
-from drstool.data import Dataset
+from drstool.data import Dataset, Item
 from drstool.data.transforms import SegmenterSamples
-from drstool.errors import UsageError
+from drstool.errors import InputError, UsageError
+from drstool.formats.label_png import read_label_png
 from drstool.inference import normalize
-from drstool.labels import ignore_label, label_type
+from drstool.labels import as_label_type, check_label_values, ignore_label, label_of, label_type
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.deeplab import DeepLabV3Plus
+from drstool.parallel import Track, map_items, untracked
 from drstool.recipe import SegmenterRecipe
-from drstool.reports.learning import about_data, regression_verdict
+from drstool.reports.empty_maps import objectless_lines
+from drstool.reports.learning import about_data, about_length, regression_verdict
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import SumMeter
 from drstool.training.optimizer import build_optimizer
 from drstool.training.schedule import Plan, learning_rate_schedule, recorded
 
-__all__ = ["train_seg"]
+__all__ = ["check_labels", "train_seg"]
+
+
+def check_labels(
+    dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], *, foreign: bool = True,
+    workers: int = 1, track: Track = untracked,
+) -> tuple[np.ndarray, list[str]]:
+    """Which classes each label image shows, and lines about those without an object; all are read once.
+
+    Parameters
+    ----------
+    dataset, class_names, labels
+        As for :func:`train_seg`.
+    foreign
+        Whether another program made the labels; ours may hold no object, of which pseudo-label tells.
+    workers
+        Number of threads.
+    track
+        Progress display.
+
+    Returns
+    -------
+    (M, C) bool, list of str
+
+    Raises
+    ------
+    InputError
+        No image of foreign labels has an object, or a label image is damaged or holds unknown values.
+    """
+    ignored = ignore_label(label_type(len(class_names)))
+
+    def read(item: Item) -> np.ndarray:
+        path = labels[item.id]
+        values = as_label_type(read_label_png(path, path), len(class_names))
+        check_label_values(values, class_names, path)
+        return np.bincount(values.ravel(), minlength=ignored + 1) > 0
+
+    items = [item for item in dataset.items if item.id in labels]
+    found = np.array(list(track(map_items(read, items, workers, None), "labels", len(items))))
+    found = found.reshape(len(items), ignored + 1)
+    present = found[:, label_of(0):label_of(len(class_names))]
+    # Images that are known to hold no object are labelled rightly.
+    counted = np.array([item.tags != () for item in items], dtype=bool)
+    if not counted.any() or present[counted].any():
+        return present, objectless_lines(int((~present[counted].any(axis=1)).sum()), int(counted.sum()))
+    text = f"no image of {counted.sum()} has a pixel of an object"
+    if not foreign:
+        return present, [f"{text}: only the background can be learned; look at the maps that the labels were made of"]
+    has_ignored = found[counted, ignored].any()
+    raise InputError(
+        "--labels", f"{text}: all are background" + (f" or {ignored} (ignored)" if has_ignored else ""),
+        f"if {ignored} is '{class_names[0]}', save it as 1" if has_ignored else "give labels of objects")
 
 
 def train_seg(
     dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], recipe: SegmenterRecipe,
     config: RunConfig, *, weights: Mapping[str, Tensor] | None = None, weights_name: str = "--init",
+    present: np.ndarray | None = None, notices: Sequence[str] = (),
 ) -> Checkpoint:
     """A trained segmenter.
 
@@ -45,6 +100,8 @@ def train_seg(
     recipe, config
     weights, weights_name
         To start from (see :func:`drstool.models.build.load_pretrained`), and what to call them.
+    present, notices
+        Those of :func:`check_labels`, told when the training begins.
 
     Returns
     -------
@@ -76,9 +133,11 @@ def train_seg(
     plan = Plan(
         len(dataset), recipe.epochs, min(recipe.batch_size, len(dataset)), config.seed,
         steps=recipe.steps if recipe.epochs else 0, drop_last=True).at_least(recipe.min_steps)
-    samples = SegmenterSamples(dataset, labels, class_names, recipe, config.seed)
-    if plan.total_steps and config.team.is_first:
-        config.observer.notice(*about_data(plan, recipe, samples.present(), class_names, "no label image"))
+    if plan.total_steps:
+        lines = [about_length(plan, recipe, len(class_names))]
+        if present is not None:
+            lines = about_data(plan, recipe, present, class_names, "no label image")
+        config.observer.notice(lines[0], *notices, *lines[1:])
     floor = recipe.min_lr / recipe.lr if recipe.lr else 0
 
     def snapshot() -> Checkpoint:
@@ -86,7 +145,7 @@ def train_seg(
 
     loss = _LabelLoss(len(class_names))
     report = fit(
-        model, loss, samples,
+        model, loss, SegmenterSamples(dataset, labels, class_names, recipe, config.seed),
         build_optimizer(_parameter_groups(model, recipe), recipe),
         learning_rate_schedule(recipe, plan, floor), plan, config, snapshot=snapshot,
         weight_of=lambda batch: _counted(batch[1], len(class_names)), clip_norm=recipe.clip_norm, meter=loss)
@@ -125,7 +184,7 @@ class _LabelLoss(SumMeter):
 def _entropy(counts: np.ndarray) -> dict[str, float]:
     """The cross-entropy of predicting the labels' frequencies for every pixel."""
     frequencies = counts[counts > 0] / max(counts.sum(), 1)
-    return {"baseline": float(-(frequencies * np.log(frequencies)).sum())}
+    return {"baseline": float(abs((frequencies * np.log(frequencies)).sum()))}
 
 
 def _counted(labels: Tensor, num_objects: int) -> Tensor:

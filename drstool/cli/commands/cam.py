@@ -70,7 +70,7 @@ def cam(
     layer = stage.usual_layer(classifier) if how.layer is None else how.layer
     # Gradients are too small for float16.
     precision = "float32" if (method, network.precision) == ("grad-cam", "auto") else network.precision
-    dataset = data.open(
+    dataset = data.read_as(run, classifier.recipe.get("range"), weights).open(
         run, tags=how.tag_file, class_names=classifier.class_names, images_only=how.threshold is not None)
     artifact = Artifact(
         run, output, "localization-maps", Images(dataset, run.shard, settings.together), classifier.class_names,

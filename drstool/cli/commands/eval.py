@@ -124,6 +124,7 @@ def _scored(
     """Scores of one input, or those of a sweep."""
     from drstool.cues import of_probabilities
     from drstool.formats import open_records
+    from drstool.reports.empty_maps import saliency_lines
     from drstool.stages import eval as stage
 
     with open_records(name) as source:
@@ -137,14 +138,14 @@ def _scored(
         scoring = stage.Scoring(
             settings, saliency_of, options.ignored, options.ignore_rules, options.strict,
             options.boundary_ratio if options.boundary else None, options.per_image or compared)
-        shared = {"header": source.header, "ids": source.ids(), "scoring": scoring, "workers": run.threads,
-                  "on_error": run.on_error, "track": run.track}
-        if options.sweep is None:
-            return stage.evaluate(source.lazy_records(), datasets[0], **shared)
-        return stage.sweep(
-            source.lazy_records(), datasets[0], options.sweep, report_on=datasets[-1],
-            names=tuple(data.data if split is None else f"{data.data} split {split}" for split in splits),
-            tolerance=options.tolerance, **shared)
+        score = stage.evaluate if options.sweep is None else partial(
+            stage.sweep, parameter=options.sweep, report_on=datasets[-1], tolerance=options.tolerance,
+            names=tuple(data.data if split is None else f"{data.data} split {split}" for split in splits))
+        result = score(
+            source.lazy_records(), datasets[0], header=source.header, ids=source.ids(), scoring=scoring,
+            workers=run.threads, on_error=run.on_error, track=run.track)
+        run.notes(saliency_lines(scoring.largest_saliency, settings.saliency_range))
+        return result
 
 
 def _ground_truth(
@@ -158,7 +159,7 @@ def _ground_truth(
     if saliency:
         check_folder(saliency)
     known = (header.class_names if header is not None else None) or None
-    datasets = [replace(data, split=split).open(run, class_names=known) for split in splits]
+    datasets = [replace(data, split=split).open(run, decodes=False, class_names=known) for split in splits]
     # A folder that is named wins; otherwise the dataset's own saliency maps serve.
     if saliency:
         return datasets, saliency_folder(saliency)

@@ -25,7 +25,7 @@ def ids(
     from drstool.reports import classes
     from drstool.stages import ids as stage
 
-    dataset = stage.without(data.open(run), without or ())
+    dataset = stage.without(data.open(run, decodes=False), without or ())
     counts, _, unknown = classes.tag_counts(dataset)
     if summary:
         run.notes(classes.warnings_of_absent(counts, "no image") if unknown < len(dataset) else ())

@@ -74,7 +74,9 @@ def _import_maps(
     options: _MapsOptions,
 ) -> None:
     from drstool.exchange.maps_in import open_maps
+    from drstool.files import is_folder
     from drstool.formats import Header, open_sink
+    from drstool.inputs import input_digests, list_digest
 
     if options.dtype is not None:
         check_choice("--dtype", options.dtype, DTYPES)
@@ -83,7 +85,9 @@ def _import_maps(
     names = class_list(run, classes) if dataset is None else None
     with open_maps(file, origin, dataset=dataset, class_names=names, **vars(options)) as source:
         run.notes(source.notices)
-        job = run.job(source.class_names, settings={"from": source.format, **vars(options)}, inputs={})
+        # Not the digest of a folder: all files would be read before the first one goes on.
+        inputs = list_digest(dataset) | ({} if is_folder(file) else input_digests(maps=file)[0])
+        job = run.job(source.class_names, settings={"from": source.format, **vars(options)}, inputs=inputs)
         header = Header("localization-maps", source.class_names, run.history(job))
         with open_sink(output, header, overwrite=run.overwrite, threads=run.threads) as sink:
             count = sink.write_all(source.records(run.threads, run.track))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.datasets import OptionalDataOptions
+from drstool.cli.datasets import OptionalTruthOptions
 from drstool.cli.figures import FigureOptions, make_figure
 from drstool.cli.looks import LookOptions, write_curves, write_gallery
 from drstool.cli.options import command
@@ -34,13 +35,16 @@ class PictureOptions:
         help="Maps, drawn as heat over the image: a map file or stream; may be repeated.")] = None
     target: Annotated[bool, typer.Option("--target/--no-target", help="Draw ground truth where there is some.")] = True
 
+if TYPE_CHECKING:
+    from drstool.formats import RecordSource
+
 
 @command(
     "overlay", resume=True, settings=FigureSettings,
     example="drstool overlay --data demo --split val --labels pred -o figures",
 )
 def overlay(
-    run: Run, settings: FigureSettings, given: frozenset[str], data: OptionalDataOptions, pictures: PictureOptions,
+    run: Run, settings: FigureSettings, given: frozenset[str], data: OptionalTruthOptions, pictures: PictureOptions,
     figure: FigureOptions, look: LookOptions, output: OutputOrNone = None,
 ) -> None:
     """Write pictures of images with labels, ground truth and maps over them, a figure of several, or a page of all."""
@@ -64,11 +68,12 @@ def overlay(
 
 
 def _write_pictures(
-    run: Run, settings: FigureSettings, data: OptionalDataOptions, pictures: PictureOptions, output: str,
+    run: Run, settings: FigureSettings, data: OptionalTruthOptions, pictures: PictureOptions, output: str,
 ) -> None:
     """A folder with a picture of each image, of each label image and of each map."""
     from drstool.formats import open_records
     from drstool.inputs import Pictures
+    from drstool.reports.empty_maps import EmptyMaps
     from drstool.stages import overlay as stage
 
     paths = stage.named_paths(maps=pictures.maps or (), labels=pictures.labels or ())
@@ -78,13 +83,26 @@ def _write_pictures(
     with ExitStack() as stack:
         sources = {name: stack.enter_context(open_records(path)) for name, path in paths.items()}
         names = next((source.header.class_names for source in sources.values() if source.header is not None), None)
+        data = _read_as(run, data, sources)
         dataset = data.open(run, class_names=names or None) if data.data is not None else None
         chosen = OverlaySettings(**{spec.name: getattr(settings, spec.name) for spec in fields(OverlaySettings)})
         artifact = Artifact(
-            run, output, "figures", Pictures(sources, paths, dataset), names or (),
+            run, output, "figures", Pictures(sources, paths, dataset, data.value_range), names or (),
             settings=vars(chosen) | {"target": pictures.target},
             used={"pixel_ground_truth": "drawn" if pictures.target and dataset is not None else False})
+        empty = EmptyMaps()
         artifact.write_pictures(stage.overlay(
-            dataset, artifact.todo, settings=chosen, class_names=names, targets=pictures.target,
-            done=frozenset(artifact.finished), workers=run.threads, **artifact.work))
+            dataset, artifact.todo, settings=chosen, class_names=names, value_range=data.value_range, empty=empty,
+            targets=pictures.target, done=frozenset(artifact.finished), workers=run.threads, **artifact.work))
+    run.notes(empty.lines(names or ()))
     artifact.done("picture")
+
+
+def _read_as(run: Run, data: OptionalTruthOptions, sources: Mapping[str, RecordSource]) -> OptionalTruthOptions:
+    """The images, read as those that the maps or labels were made of."""
+    from drstool.data.value_range import recorded_range
+
+    for name, source in sources.items():
+        if source.header is not None and source.header.provenance:
+            return data.read_as(run, recorded_range(source.header.provenance), f"the {name}")
+    return data

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drstool.cli.artifact import Artifact
-from drstool.cli.cues import CrfImages, CueFiles, check_ignore, open_cues
+from drstool.cli.cues import CrfImages, CueFiles, check_together, open_cues
 from drstool.cli.options import OutputOrStdout, command
 from drstool.cli.run import Run, plain, plain_crf
 from drstool.errors import UsageError
@@ -38,14 +38,12 @@ def pseudo_label(
     from drstool.reports.text import json_text
     from drstool.stages import pseudo_label as stage
 
-    if crf is None and images.data is not None:
-        raise UsageError("--data", "names the CRF's images, but there is no CRF", "give --crf, or omit --data")
-    check_ignore(settings, given)
+    check_together(settings, given, crf, images)
     output = run.claim(output, "labels")
     if json and output in (None, "-", "/dev/stdout"):
         raise UsageError("--json", "would go to stdout, where the labels go", "give -o NAME")
     report = stage.IgnoreReport()
-    with open_cues(run, files, images, settings, given) as cues:
+    with open_cues(run, files, images, settings, given, crf=crf is not None) as cues:
         artifact = Artifact(
             run, output, "labels", cues.records, cues.classes, settings=plain(cues.settings) | plain_crf(crf),
             inputs=cues.inputs, used=cues.used, device=crf is not None)
@@ -56,6 +54,6 @@ def pseudo_label(
                 num_object_classes=len(cues.classes), finish=sink.prepare, **artifact.work))
     if json:
         run.write(json_text(report.to_json(cues.classes)))
-    run.notes(report.empty_lines(cues.classes))
+    run.notes(report.empty_lines(cues.classes, settings.saliency_range))
     since = " since resuming" if artifact.finished else ""
     artifact.done("label image", note=f", {report.words(cues.classes)}{since},")

@@ -58,6 +58,7 @@ def refine(
     output = run.claim(output, "maps")
     refiner = load_checkpoint(weights, "refiner")
     settings = settings.for_network(refiner.recipe, refiner.architecture)
+    data = data.read_as(run, refiner.recipe.get("range"), weights)
     with _images(run, data, maps, refiner.class_names, settings.together) as images:
         artifact = Artifact(
             run, output, "refined-maps", images, refiner.class_names, upstream=refiner.provenance, device=True,
@@ -88,4 +89,5 @@ def _images(
             raise InputError(
                 source.where, "its classes are not the refiner's", "use a refiner trained on the same classes")
         yield Records(
-            source, maps, run.shard, unit, resume=run.resume, convert=partial(items_of_maps, class_names=class_names))
+            source, maps, run.shard, unit, resume=run.resume, value_range=data.value_range,
+            convert=partial(items_of_maps, class_names=class_names, value_range=data.value_range))

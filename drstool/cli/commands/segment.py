@@ -41,7 +41,8 @@ def segment(
         scores = run.claim(scores, "maps")
     output = run.claim(output, "labels")
     segmenter = load_checkpoint(weights, "segmenter")
-    dataset = data.open(run, class_names=segmenter.class_names, images_only=True)
+    dataset = data.read_as(run, segmenter.recipe.get("range"), weights).open(
+        run, class_names=segmenter.class_names, images_only=True)
     artifact = Artifact(
         run, output, "labels", Images(dataset, run.shard), segmenter.class_names, upstream=segmenter.provenance,
         scores=scores, settings=plain(settings) | {"precision": network.precision} | plain_crf(crf), device=True,

@@ -32,10 +32,11 @@ def train_cls(
     from drstool.stages.train_cls import train_cls as stage
 
     training = TrainingRun(run, output, settings, options, bool(automatic))
-    dataset = data.open(run)
+    images = data.for_training(options.select_on)
+    dataset = images.open(run)
     require_tags(dataset)
     class_names = named_classes(dataset)
-    val = options.val_split and data.of_split("--val-split", options.val_split).open(run, class_names=class_names)
+    val = options.val_split and images.of_split("--val-split", options.val_split).open(run, class_names=class_names)
     training.train(
         TrainingData(data, dataset, class_names, tags=dataset.tags_source),
         lambda recipe, **how: stage(dataset, class_names, recipe, val=val, **how),

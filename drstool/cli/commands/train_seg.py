@@ -29,16 +29,21 @@ def train_seg(
     options: TrainingOptions,
 ) -> None:
     """Train DeepLabV3+ from images and label PNGs."""
+    from drstool.data.value_range import recorded_range
     from drstool.files import content_digest
     from drstool.formats.label_folder import label_paths
-    from drstool.stages.train_seg import train_seg as stage
+    from drstool.stages import train_seg as stage
 
     training = TrainingRun(run, output, settings, options, bool(automatic))
     header, paths = label_paths(labels)
     known = header.class_names if header else None
-    dataset = data.open(run, class_names=known)
+    data = data.read_as(run, recorded_range(header.provenance) if header else None, labels)
+    dataset = data.for_training(options.select_on).open(run, class_names=known)
     class_names = known or named_classes(dataset)
+    present, notices = (None, []) if run.follows or len(dataset) < 2 else stage.check_labels(
+        dataset, class_names, paths, foreign=header is None, workers=run.threads, track=run.track)
     learned = TrainingData(
         data, dataset, class_names, digests={"labels": lambda: content_digest(labels)},
         upstream=header.provenance if header else ())
-    training.train(learned, lambda recipe, **how: stage(dataset, class_names, paths, recipe, **how))
+    training.train(learned, lambda recipe, **how: stage.train_seg(
+        dataset, class_names, paths, recipe, present=present, notices=notices, **how))
