@@ -84,4 +84,7 @@ EXPORTS = {
     "drs": ExportFormat("maps", "maps_out:export_drs", is_folder=True),
     "png": ExportFormat("maps", "maps_out:export_png", is_folder=True),
     "npz": ExportFormat("maps", "maps_out:export_npz", is_folder=True),
+    "onnx": ExportFormat("network", "networks_out:export_onnx", is_folder=False),
+    "torch-export": ExportFormat("network", "networks_out:export_torch", is_folder=False),
+    "safetensors": ExportFormat("network", "networks_out:export_safetensors", is_folder=False),
 }

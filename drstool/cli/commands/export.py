@@ -20,7 +20,8 @@ def export(
     output: Output,
     to: Annotated[str, typer.Option(
         "--to", metavar="FORMAT", show_default=False,
-        help="Format to write: irn, psa, drs, png or npz for maps.")],
+        help="Format to write: irn, psa, drs, png or npz for maps; onnx, torch-export or safetensors for a "
+        "checkpoint.")],
     file: Annotated[Optional[str], typer.Argument(
         metavar="INPUT", help="What to export; by default, a stream on stdin.", show_default=False)] = None,
     classes: Classes = None,
