@@ -216,7 +216,7 @@ class _Command:
 
 # Parameters that name files and folders to read.
 _INPUTS = (
-    "inputs", "logs", "file", "data", "images", "weights", "maps", "labels", "saliency", "init", "ids", "tags",
+    "inputs", "logs", "file", "data", "images", "weights", "maps", "labels", "saliency", "model", "init", "ids", "tags",
     "classes", "masks")
 # Parameters of a command's function that are made of options, or of what the user typed.
 _SUPPLIED = ("run", "settings", "given", "automatic", "crf")
