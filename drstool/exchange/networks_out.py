@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from drstool.artifacts.atomic import new_file
-from drstool.artifacts.header import FORMAT
-from drstool.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from drstool.checkpoints.checkpoint import Checkpoint, checkpoint_metadata, load_checkpoint
 from drstool.checkpoints.safetensors import safetensors_bytes
 from drstool.errors import InputError, UsageError
 from drstool.exchange.exports import Export
@@ -82,18 +81,13 @@ class NetworkToExport(nn.Module):
 def network_metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """What the user of an exported network must know, as texts; lists are JSON.
 
-    ``labels`` names the channels of the first output.
+    ``channels`` names the channels of the first output.
     """
     names = list(checkpoint.class_names)
-    return {
-        "format": FORMAT, "kind": checkpoint.kind,
-        "class_names": json.dumps(names, ensure_ascii=False),
-        "channels": json.dumps(
-            label_names(names) if checkpoint.kind == "segmenter" else names, ensure_ascii=False),
-        "color": "RGB", "input_range": "[0, 1]", "mean": json.dumps(NORMALIZE_MEAN), "std": json.dumps(NORMALIZE_STD),
-        "architecture": json.dumps(checkpoint.architecture), "recipe": json.dumps(checkpoint.recipe),
-        "provenance": json.dumps(list(checkpoint.provenance), ensure_ascii=False),
-    }
+    channels = label_names(names) if checkpoint.kind == "segmenter" else names
+    return checkpoint_metadata(checkpoint) | {
+        "channels": json.dumps(channels, ensure_ascii=False), "color": "RGB", "input_range": "[0, 1]",
+        "mean": json.dumps(NORMALIZE_MEAN), "std": json.dumps(NORMALIZE_STD)}
 
 
 def export_onnx(export: Export) -> str:
@@ -120,7 +114,7 @@ def export_torch(export: Export) -> str:
 
 
 def export_safetensors(export: Export) -> str:
-    """The checkpoint's weights under their names in it, and all the rest as texts."""
+    """The checkpoint's weights under their names in it, and the rest as texts; drstool reads it as a checkpoint."""
     return _export(export, _write_safetensors)
 
 
@@ -140,8 +134,7 @@ def _export(export: Export, write: Callable[[Checkpoint, nn.Module, dict[str, st
 
 def _write_safetensors(checkpoint: Checkpoint, network: nn.Module, metadata: dict[str, str], path: Path) -> None:
     # "pt" is what other readers expect of tensors from torch.
-    metadata = metadata | {"format": "pt", "program": metadata["format"]}
-    path.write_bytes(safetensors_bytes(checkpoint.weights, metadata))
+    path.write_bytes(safetensors_bytes(checkpoint.weights, metadata | {"format": "pt"}))
 
 
 def _write_torch_export(checkpoint: Checkpoint, network: nn.Module, metadata: dict[str, str], path: Path) -> None:
