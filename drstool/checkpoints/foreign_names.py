@@ -120,7 +120,8 @@ def _block_names(parts: set[str], v2: bool) -> dict[str, str]:
     expands = "conv_pwl" in parts
     convs = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")) if expands else (
         ("conv_dw", "bn1"), ("conv_pw", "bn2"))
-    names, position = {}, 0
+    names: dict[str, str] = {}
+    position = 0
     for conv, norm in convs:
         is_last = (conv, norm) == convs[-1]
         if is_last and "se" in parts:

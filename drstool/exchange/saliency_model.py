@@ -159,7 +159,8 @@ class SaliencyModel:
             values /= 255 if how.range == "1" else max(1, values.max())
         if how.channels == "bgr":
             values = values[..., ::-1]
-        values = (values - np.float32(how.mean)) / np.float32(how.std)
+        mean, std = (np.asarray(each, np.float32) for each in (how.mean, how.std))
+        values = (values - mean) / std
         return np.ascontiguousarray(values.transpose(2, 0, 1)[None]).astype(_INPUT_TYPES[self._input.type])
 
     def _side(self, given: int | None) -> int:
@@ -169,13 +170,13 @@ class SaliencyModel:
         if len(known) != 4 or known[0] not in (None, 1) or known[1] not in (None, 3):
             raise InputError(self._path, f"takes an input of shape {shape}", "expected one image, (1, 3, H, W)")
         height, width = known[2:]
-        if height is None and width is None:
+        if height != width:
+            raise InputError(self._path, f"takes an input of shape {shape}", "expected a square, or any size")
+        if height is None:
             if given is None:
                 raise UsageError("--model-size", "is missing: the model takes any size",
                                  "give the side it was trained with, or 0 for each image's own size")
             return given
-        if height != width:
-            raise InputError(self._path, f"takes an input of shape {shape}", "expected a square, or any size")
         if given not in (None, height):
             raise UsageError("--model-size", f"is {given}, but the model takes {height}", f"give {height}, or omit it")
         return height
