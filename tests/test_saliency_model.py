@@ -128,6 +128,24 @@ def test_models_of_other_things(tmp_path, how, words):
     assert "m.onnx" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["../../etc/passwd", "/etc/passwd"])
+def test_models_cannot_read_other_files(tmp_path, place):
+    loaded = onnx.load(model(tmp_path / "m.onnx"))
+    kernel = loaded.graph.initializer[0]
+    kernel.ClearField("float_data")
+    kernel.data_location = TensorProto.EXTERNAL
+    kernel.external_data.add(key="location", value=place)
+    (tmp_path / "m.onnx").write_bytes(loaded.SerializeToString())
+    with pytest.raises(InputError, match="m.onnx: is not an ONNX model, or is damaged: .*[Ee]xternal data"):
+        SaliencyModel(tmp_path / "m.onnx", PLAIN)
+
+
+def test_models_cannot_bring_operations(tmp_path):
+    path = model(tmp_path / "m.onnx", nodes=[node("Run", "image", domain="of.theirs")])
+    with pytest.raises(InputError, match="m.onnx: is not an ONNX model, or is damaged"):
+        SaliencyModel(path, PLAIN)
+
+
 @pytest.mark.parametrize(("weights", "words"), [
     ([9, 0, 0], "values from .* to .*, not from 0 to 1; give --model-sigmoid"), ([np.inf, 0, 0], "not numbers")])
 def test_values_that_are_no_saliency(tmp_path, weights, words):

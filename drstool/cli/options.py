@@ -66,7 +66,7 @@ Weights = Annotated[str, typer.Option(
 Init = Annotated[str, typer.Option(
     "--init",
     help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
-    "torchvision state dict or a drstool checkpoint.")]
+    "state dict of torchvision, timm or Hugging Face, or a drstool checkpoint.")]
 Labels = Annotated[str, typer.Option(
     "--labels", rich_help_panel="Data", help="Folder of label PNGs.", show_default=False)]
 LabelsOrNone = Annotated[Optional[str], typer.Option(

@@ -211,7 +211,7 @@ def _labelled(
     if not isinstance(record, MapRecord):
         raise InputError(
             f"image {record.id!r}", "is a label image", "give maps, as 'drstool cam' or 'drstool refine' write them")
-    saliency, largest = None, []
+    saliency, largest = None, list[int]()
     if settings.uses_saliency and saliency_of is not None:
         saliency = load_saliency(saliency_of(record.id), record.image_size, settings.saliency_range, largest)
     maps = cues.resize_maps(record.as_float(), record.image_size)
