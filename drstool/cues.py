@@ -31,6 +31,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -182,7 +183,7 @@ def of_probabilities(settings: CueSettings, given: Collection[str]) -> CueSettin
 
     No value is too small to count, and background is what the objects leave.
     """
-    suited = {"alpha": 0.0, "background": "rest"}
+    suited: dict[str, Any] = {"alpha": 0.0, "background": "rest"}
     return replace(settings, **{name: value for name, value in suited.items() if name not in given})
 
 

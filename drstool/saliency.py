@@ -15,7 +15,7 @@ from scipy import ndimage, sparse
 
 from drstool.errors import UsageError
 
-__all__ = ["METHODS", "barrier_distance", "check_method", "saliency_map"]
+__all__ = ["METHODS", "barrier_distance", "check_method", "saliency_map", "stretched"]
 
 # The longer side, in pixels, at which saliency is computed; results are resized to full size.
 _WORKING_SIZE = {"mbd": 300, "rbd": 240}
@@ -81,10 +81,10 @@ def saliency_map(image: np.ndarray, method: str = "mbd") -> np.ndarray:
     small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
     found = Image.fromarray(measure(_lab(np.asarray(small))).astype(np.float32))
     full = np.asarray(found.resize((width, height), Image.Resampling.BILINEAR))
-    return np.rint(255 * _stretched(full)).astype(np.uint8)
+    return np.rint(255 * stretched(full)).astype(np.uint8)
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
+def stretched(values: np.ndarray) -> np.ndarray:
     """Shifted and scaled to fill [0, 1]; all 0 if the values are the same up to rounding."""
     low, high = values.min(), values.max()
     if high - low < 1e-6:
@@ -114,11 +114,11 @@ def _lab(image: np.ndarray) -> np.ndarray:
 def _barrier_saliency(lab: np.ndarray) -> np.ndarray:
     """MB+ of a working-size picture: (H, W, 3) Lab to (H, W) float32."""
     distance = barrier_distance(np.moveaxis(lab, -1, 0)).sum(0)
-    found = _stretched(_stretched(distance) + _stretched(_boundary_contrast(lab)))
+    found = stretched(stretched(distance) + stretched(_boundary_contrast(lab)))
     # Objects are more likely to be in the middle of a picture.
     down, right = (np.linspace(-1.5, 1.5, n, dtype=np.float32) for n in found.shape)
     found = found * np.exp(-0.5 * (down[:, None] ** 2 + right**2))
-    found = _stretched(_smoothed(_stretched(found)))
+    found = stretched(_smoothed(stretched(found)))
     return 1 / (1 + np.exp(-_CONTRAST * (found - 0.5)))
 
 
@@ -258,9 +258,9 @@ def _background_saliency(lab: np.ndarray) -> np.ndarray:
     appearance = _distances(colors)
     background = _background_probability(appearance, neighbours, on_border)
     nearness = np.exp(-_distances(places) ** 2 / (2 * _SIGMA_SPACE**2))
-    contrast = _stretched((appearance * nearness) @ background)
+    contrast = stretched((appearance * nearness) @ background)
     score = _optimised(appearance, neighbours, on_border, background, contrast)
-    return _stretched(np.clip(score, 0, 1))[regions]
+    return stretched(np.clip(score, 0, 1))[regions]
 
 
 def _distances(points: np.ndarray) -> np.ndarray:

@@ -96,8 +96,10 @@ def test_kind_that_cannot_be_seen(tmp_path):
     path = their_file(tmp_path / "best.pth", their_state(learnable=False))
     with pytest.raises(UsageError, match="--kind refiner"):
         import_drs(path)
-    with pytest.raises(UsageError, match="'segmenter'"):
+    with pytest.raises(UsageError, match="is not a segmenter"):
         import_drs(path, kind="segmenter")
+    with pytest.raises(UsageError, match="'maps' is not one of classifier, refiner, segmenter"):
+        import_drs(path, kind="maps")
 
 
 def test_refiner_has_no_controllers(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import warnings
@@ -14,6 +15,7 @@ from drstool.artifacts.atomic import new_file
 from drstool.artifacts.header import FORMAT, check_plain
 from drstool.artifacts.job import NO_HISTORY, Job, recorded_job, without_outcome
 from drstool.artifacts.provenance import without_home
+from drstool.checkpoints.safetensors import is_safetensors, read_safetensors
 from drstool.checkpoints.torch_file import AGAIN, CODE, check_torch_file, raise_shortage
 from drstool.errors import ForeignError, InputError, UnfinishedError
 from drstool.files import is_file, status, unreadable
@@ -21,8 +23,8 @@ from drstool.labels import check_class_names
 from drstool.training.stop import Stop
 
 __all__ = [
-    "KINDS", "Checkpoint", "job_difference", "load_checkpoint", "load_tensors", "save_checkpoint", "save_torch",
-    "with_selection",
+    "KINDS", "Checkpoint", "checkpoint_metadata", "job_difference", "load_checkpoint", "load_tensors",
+    "save_checkpoint", "save_torch", "with_selection",
 ]
 
 VERSION = 1
@@ -181,7 +183,7 @@ def job_difference(path: str | Path, job: Job, *, sure: bool = False) -> str | N
 
 
 def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
-    """Tensors and plain values of a ``.pt``/``.pth`` file, on the CPU.
+    """Tensors and plain values of a ``.pt``, ``.pth`` or ``.safetensors`` file, on the CPU.
 
     Parameters
     ----------
@@ -192,11 +194,13 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
     Raises
     ------
     InputError
-        The file is missing, damaged or not torch's, or could run code.
+        The file is missing, damaged or of another format, or could run code.
     """
     path = Path(path)
     if not is_file(path):
         raise InputError(path, "no such file" if status(path) is None else "is not a file", "give a checkpoint file")
+    if is_safetensors(path):
+        return _content(*read_safetensors(path), path)
     # First, as torch is slow to import.
     check_torch_file(path, {_pickled_name(entry) for entry in allowed or ()})
     import torch
@@ -213,6 +217,26 @@ def load_tensors(path: str | Path, *, allowed: list | None = None) -> Any:
         if isinstance(error, pickle.UnpicklingError) and re.search("Unsupported|WeightsUnpickler|GLOBAL", str(error)):
             raise InputError(path, *CODE) from None
         raise InputError(path, f"is not a torch file, or is damaged ({type(error).__name__})", AGAIN) from None
+
+
+def checkpoint_metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """All of a checkpoint but its weights, as texts; :func:`load_checkpoint` reads them from a safetensors file."""
+    content = {
+        "class_names": list(checkpoint.class_names), "architecture": checkpoint.architecture,
+        "recipe": checkpoint.recipe, "provenance": list(checkpoint.provenance), "version": VERSION}
+    return {"program": FORMAT, "kind": checkpoint.kind} | {
+        name: json.dumps(value, ensure_ascii=False) for name, value in content.items()}
+
+
+def _content(tensors: dict[str, Any], metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """What :func:`save_checkpoint` would have written of an exported checkpoint; of other files, the tensors."""
+    if metadata.get("program") != FORMAT:
+        return tensors
+    try:
+        content = {name: json.loads(metadata[name]) for name in (*_TYPES, "version") if name != "weights"}
+    except (KeyError, ValueError, RecursionError):
+        raise InputError(path, "is damaged: its metadata are not those of a checkpoint", AGAIN) from None
+    return content | {"format": FORMAT, "kind": metadata.get("kind"), "weights": tensors}
 
 
 def _pickled_name(entry: Any) -> str:

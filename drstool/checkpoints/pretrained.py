@@ -11,6 +11,7 @@ from typing import Any
 
 from drstool.artifacts.header import FORMAT
 from drstool.checkpoints.checkpoint import load_checkpoint, load_tensors
+from drstool.checkpoints.foreign_names import torchvision_names
 from drstool.errors import InputError
 from drstool.files import is_file, status
 
@@ -23,8 +24,8 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
     Parameters
     ----------
     init
-        ``imagenet`` (from torchvision's cache, or downloaded), ``none``, or a file: a state dict with
-        torchvision's names, or a drstool checkpoint.
+        ``imagenet`` (from torchvision's cache, or downloaded), ``none``, or a file: a state dict with the
+        names of torchvision, timm or Hugging Face transformers, or a drstool checkpoint.
     backbone
     progress
         Whether torch shows its download's progress on stderr.
@@ -73,7 +74,8 @@ def _from_file(path: str, backbone: str) -> Mapping[str, Any]:
     if status(path) is None:
         raise InputError("--init", f"'{path}' does not exist", "use imagenet, none or a file")
     content = load_tensors(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    own = isinstance(content, dict) and content.get("format") == FORMAT
+    if own:
         architecture = content.get("architecture")
         trained = architecture.get("backbone", backbone) if isinstance(architecture, dict) else backbone
         if trained != backbone:
@@ -82,4 +84,4 @@ def _from_file(path: str, backbone: str) -> Mapping[str, Any]:
     if not isinstance(content, dict) or not content or not all(
             isinstance(name, str) and hasattr(value, "shape") for name, value in content.items()):
         raise InputError(path, "is not a state dict", "give a file of named tensors, such as torchvision's weights")
-    return content
+    return content if own else torchvision_names(content, path)

@@ -99,5 +99,5 @@ def _check_pickle(file: BinaryIO, path: object, allowed: Collection[str]) -> Non
     """Look at all names in one pickle; torch knows no other opcodes that call anything."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in ("STACK_GLOBAL", "INST", "OBJ") or opcode.name.startswith("EXT") or (
-                opcode.name == "GLOBAL" and not _NAMES.fullmatch(argument) and argument not in allowed):
+                opcode.name == "GLOBAL" and not _NAMES.fullmatch(str(argument)) and argument not in allowed):
             raise InputError(path, *CODE)

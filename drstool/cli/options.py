@@ -66,7 +66,7 @@ Weights = Annotated[str, typer.Option(
 Init = Annotated[str, typer.Option(
     "--init",
     help="Initial weights: imagenet (downloaded from torchvision), none (random), or a file: a "
-    "torchvision state dict or a drstool checkpoint.")]
+    "state dict of torchvision, timm or Hugging Face, or a drstool checkpoint.")]
 Labels = Annotated[str, typer.Option(
     "--labels", rich_help_panel="Data", help="Folder of label PNGs.", show_default=False)]
 LabelsOrNone = Annotated[Optional[str], typer.Option(
@@ -216,7 +216,7 @@ class _Command:
 
 # Parameters that name files and folders to read.
 _INPUTS = (
-    "inputs", "logs", "file", "data", "images", "weights", "maps", "labels", "saliency", "init", "ids", "tags",
+    "inputs", "logs", "file", "data", "images", "weights", "maps", "labels", "saliency", "model", "init", "ids", "tags",
     "classes", "masks")
 # Parameters of a command's function that are made of options, or of what the user typed.
 _SUPPLIED = ("run", "settings", "given", "automatic", "crf")

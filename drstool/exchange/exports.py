@@ -93,4 +93,7 @@ EXPORTS = {
     "cvat": ExportFormat("labels", "cvat_out:export_cvat", is_folder=True),
     "labelme": ExportFormat("labels", "labelme_out:export_labelme", is_folder=True),
     "voc-server": ExportFormat("labels", "voc_server_out:export_voc_server", is_folder=False),
+    "onnx": ExportFormat("network", "networks_out:export_onnx", is_folder=False),
+    "torch-export": ExportFormat("network", "networks_out:export_torch", is_folder=False),
+    "safetensors": ExportFormat("network", "networks_out:export_safetensors", is_folder=False),
 }

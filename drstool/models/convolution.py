@@ -74,13 +74,16 @@ def training_layout(network: nn.Module, device: torch.device, precision: str) ->
 
 
 def _applies(conv: nn.Conv2d, x: Tensor) -> bool:
+    # First, so that the sizes of an exported network stay open.
+    if not _is_on():
+        return False
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     return (
         type(conv) is nn.Conv2d and shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
         and min(conv.weight.shape[:2]) >= _LEAST_CHANNELS
         and min(x.shape[2:]) >= _LEAST_SIDE and x.numel() > 0 and conv.weight.is_contiguous()
         and x.device.type == "cpu" and x.dtype == conv.weight.dtype == torch.float32 and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu") and _is_on())
+        and not torch.is_autocast_enabled("cpu"))
 
 
 def _has_amx() -> bool:

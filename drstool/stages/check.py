@@ -18,6 +18,7 @@ from drstool.artifacts.atomic import unfinished_path, writing
 from drstool.artifacts.end_record import check_end_file
 from drstool.artifacts.header import HEADER_NAME, record_type
 from drstool.artifacts.ownership import MARKERS, contents
+from drstool.checkpoints.safetensors import is_safetensors
 from drstool.data import load_image, load_saliency, load_target, open_dataset
 from drstool.data.item import Item
 from drstool.data.manifest import SUFFIXES
@@ -162,7 +163,7 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
     if name.lower().endswith((*SUFFIXES, ".json")):
         raise ForeignError(path, "is no output of drstool", f"if it is a dataset, use 'drstool check --data {path}'")
     start = _start_of(path)
-    if start.startswith(_TORCH_STARTS):
+    if start.startswith(_TORCH_STARTS) or is_safetensors(path):
         _check_checkpoint(report, path)
     elif start.startswith(_PNG_START):
         report.kind, report.count = "picture", 1

@@ -338,7 +338,7 @@ class _Pass:
         self._without_target = tuple(item.id for item in dataset.items if item.mask is None)
         self._seen: dict[str, None] = {}  # in order of arrival
         self._scored: dict[str, bytes] = {}  # digests of the ground truth
-        self._extra, self._extra_ids = 0, []
+        self._extra, self._extra_ids = 0, list[str]()
         self._maps = False
         values = next((str(item.mask.values) for item in dataset.items if isinstance(item.mask, ValueMask)), "")
         self.truth = GroundTruth(self.class_names, values)
@@ -362,7 +362,8 @@ class _Pass:
                 self._report_missing([i for i in self._items if i not in known])
 
         def scored(pair: tuple[Record | LazyRecord, Item]) -> tuple[str, bytes, MaskSummary, _Result]:
-            record, item = load(pair[0]), pair[1]
+            lazy, item = pair
+            record: Record = load(lazy)
             target, digest = _target_of(item)
             summary = summarize(target, mask_place(item), item.tags)
             return item.id, digest, summary, work(record, item, as_label_type(target, number))

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drstool.checkpoints.checkpoint import Checkpoint, load_tensors
+from drstool.checkpoints.checkpoint import KINDS, Checkpoint, load_tensors
 from drstool.data.sbd import CLASS_NAMES
 from drstool.errors import InputError, UsageError
+from drstool.exchange.deeplab import deeplab_checkpoint
 from drstool.models.build import build_network
 
 __all__ = ["import_drs"]
@@ -23,20 +24,23 @@ _CONTROLLER = re.compile(r"_relu\d+\.fc\.0\.weight$")
 
 
 def import_drs(
-    path: str, *, kind: str | None = None, delta: float = 0.55,
+    path: str, *, kind: str | None = None, delta: float = 0.55, output_stride: int | None = None,
     class_names: tuple[str, ...] | None = None,
 ) -> Checkpoint:
-    """The authors' classifier or refiner as a drstool checkpoint, without provenance.
+    """The authors' classifier, refiner or segmenter as a drstool checkpoint, without provenance.
 
     Parameters
     ----------
     path
-        Their ``best.pth``: ``{"model": state dict, …}``, or the state dict alone.
+        Their ``best.pth``: ``{"model": state dict, …}``, or the state dict alone; of DeepLabV3+
+        ``{"model_state": state dict, …}``.
     kind
-        ``classifier`` or ``refiner``; may be None for a classifier with learnable DRS only, which its
-        tensors give away.
+        ``classifier``, ``refiner`` or ``segmenter``; may be None for a segmenter and for a classifier with
+        learnable DRS, which their tensors give away.
     delta
         Bound of a fixed-DRS classifier, which their file does not record.
+    output_stride
+        Of a segmenter; see :func:`drstool.exchange.deeplab.deeplab_checkpoint`.
     class_names
         The object classes; None: those of PASCAL VOC.
 
@@ -47,9 +51,18 @@ def import_drs(
     InputError
         The file is not one of theirs, or has another number of classes.
     """
-    if kind not in (None, "classifier", "refiner"):
-        raise UsageError("--kind", f"{kind!r} is not one of classifier, refiner")
+    if kind not in (None, *KINDS):
+        raise UsageError("--kind", f"{kind!r} is not one of {', '.join(KINDS)}")
     state = _state(path)
+    # The only dataset of the authors' code is PASCAL VOC.
+    names = class_names or CLASS_NAMES
+    is_segmenter = any(name.startswith("backbone.") for name in state)
+    if is_segmenter != (kind == "segmenter") and kind is not None:
+        raise UsageError("--kind", f"{path} is {'' if is_segmenter else 'not '}a segmenter", "omit it, or give another")
+    if is_segmenter:
+        return deeplab_checkpoint(state, path, names, output_stride)
+    if output_stride is not None:
+        raise UsageError("--output-stride", f"{path} is not a segmenter", "omit it: their others always have 8")
     learnable = any(_CONTROLLER.search(name) for name in state)
     if kind is None and not learnable:
         raise UsageError(
@@ -59,8 +72,6 @@ def import_drs(
         raise UsageError("--kind", f"{path} has DRS controllers, so it is not a refiner", "give --kind classifier")
     kind = kind or "classifier"
     outputs = _tensor(state, "extra_conv4.weight", path).shape[0]
-    # The only dataset of the authors' code is PASCAL VOC.
-    names = class_names or CLASS_NAMES
     if outputs != len(names):
         raise InputError(
             path, f"has {outputs} object classes, but there are {len(names)} names",
@@ -82,8 +93,9 @@ def import_drs(
 
 def _state(path: str) -> Mapping[str, Tensor]:
     content = load_tensors(path, allowed=_numpy_scalars())
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
+    for key in ("model", "model_state"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise InputError(path, "is not a checkpoint of qjadud1994/DRS", "give a file like its best.pth")

@@ -84,9 +84,13 @@ def drawn(path: str | None, identifier: str, heat: np.ndarray, columns: int, row
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether it is a zip file, which of ours only checkpoints are."""
+    """Whether it is a zip file, which of ours only checkpoints are, or a checkpoint that was exported."""
+    from drstool.checkpoints.safetensors import is_safetensors
+
     if not is_file(path):
         return False
+    if is_safetensors(path):
+        return True
     # Mostly enough, and quick: zipfile takes a while to import.
     with suppress(OSError), open(path, "rb") as file:
         if file.read(2) != b"PK":

@@ -206,7 +206,7 @@ def named_paths(**paths: Sequence[str]) -> dict[str, str]:
     >>> named_paths(labels=["pred"], maps=["cam.h5", "DRS=runs/drs.h5"])
     {'labels': 'pred', 'maps cam': 'cam.h5', 'maps DRS': 'runs/drs.h5'}
     """
-    found = {}
+    found: dict[str, str] = {}
     for kind, texts in paths.items():
         columns = [parse_column(text, "heat") for text in texts]
         names = [column.title for column in columns]

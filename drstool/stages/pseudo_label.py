@@ -19,7 +19,7 @@ from drstool import cues
 from drstool.data.decoding import load_saliency
 from drstool.data.photographs import ImageOf, images_of, load_photograph
 from drstool.errors import InputError
-from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, load
+from drstool.formats.records import LabelRecord, LazyRecord, MapRecord, Record, load
 from drstool.labels import BACKGROUND, label_names, label_type
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CrfSettings, CueSettings, PseudoLabelSettings
@@ -206,19 +206,20 @@ def _reporting(
 
 
 def _labelled(
-    record: MapRecord, settings: CueSettings, saliency_of: Callable[[str], Path] | None, dtype: np.dtype | type,
+    record: Record, settings: CueSettings, saliency_of: Callable[[str], Path] | None, dtype: np.dtype | type,
     reported: bool, relabeller: _Relabeller | None = None,
 ) -> tuple[LabelRecord, IgnoreReport | None]:
     if not isinstance(record, MapRecord):
         raise InputError(
             f"image {record.id!r}", "is a label image", "give maps, as 'drstool cam' or 'drstool refine' write them")
-    saliency, largest = None, []
+    saliency, largest = None, list[int]()
     if settings.uses_saliency and saliency_of is not None:
         saliency = load_saliency(saliency_of(record.id), record.image_size, settings.saliency_range, largest)
     maps = cues.resize_maps(record.as_float(), record.image_size)
     relabel = None if relabeller is None else partial(relabeller, record=record, maps=maps, saliency=saliency)
-    how = {"dtype": dtype, "relabel": relabel,
-           "ignore_rules": not isinstance(settings, PseudoLabelSettings) or settings.ignore}
+    how: dict[str, Any] = {
+        "dtype": dtype, "relabel": relabel,
+        "ignore_rules": not isinstance(settings, PseudoLabelSettings) or settings.ignore}
     if not reported:
         labels = cues.pseudo_label(maps, record.labels, settings, saliency, **how)
         return LabelRecord(id=record.id, labels=labels, image=record.image), None
@@ -236,7 +237,7 @@ def _labelled(
 def _counted(labels: np.ndarray, present: Sequence[int]) -> Counter[int]:
     """Number of pixels of each of the given labels that occurs."""
     if len(present) > _FEW_LABELS:
-        counts = np.bincount(labels.ravel(), minlength=max(present) + 1)[list(present)]
+        counts = np.bincount(labels.ravel(), minlength=max(present) + 1)[list(present)].tolist()
     else:
         counts = [np.count_nonzero(labels == label) for label in present]
     return Counter({label: int(count) for label, count in zip(present, counts) if count})
@@ -266,7 +267,7 @@ class _Relabeller:
 
         image = load_photograph(record, self._image_of)
         present = (BACKGROUND, *record.labels)
-        where = {"device": self._device, "where": f"image {record.id!r}"}
+        where: dict[str, Any] = {"device": self._device, "where": f"image {record.id!r}"}
         with self._threads():
             if self._crf.unary == "labels":
                 return smooth_labels(image, label, present, self._crf, **where)

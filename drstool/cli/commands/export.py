@@ -21,7 +21,7 @@ def export(
     to: Annotated[str, typer.Option(
         "--to", metavar="FORMAT", show_default=False,
         help="Format to write: irn, psa, drs, png or npz for maps; mmseg, coco, geojson, cvat, labelme or "
-        "voc-server for labels.")],
+        "voc-server for labels; onnx, torch-export or safetensors for a checkpoint.")],
     file: Annotated[Optional[str], typer.Argument(
         metavar="INPUT", help="What to export; by default, a stream on stdin.", show_default=False)] = None,
     classes: Classes = None,

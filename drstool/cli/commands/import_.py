@@ -21,9 +21,12 @@ class _NetworkOptions:
 
     panel: ClassVar[str] = "Method"
     kind: Annotated[Optional[str], typer.Option(
-        metavar="classifier|refiner", help="What a checkpoint holds; required if the file does not show it.")] = None
+        metavar="classifier|refiner|segmenter",
+        help="What a checkpoint holds; required if the file does not show it.")] = None
     delta: Annotated[float, typer.Option(
         help="Bound of a fixed-DRS classifier, which the file does not say.", min=0.0, max=1.0)] = 0.55
+    output_stride: Annotated[Optional[int], typer.Option(
+        metavar="16|8", help="Output stride of a segmenter; by default, as the file's name says (_os16).")] = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,12 @@ def _import_network(
 
     if output is None:
         raise UsageError("-o", "is missing: a checkpoint is not written to stdout", "give -o FILE")
+    if options.output_stride not in (None, 8, 16):
+        raise UsageError("--output-stride", f"{options.output_stride} is not one of 16, 8")
     run.reserve(output)
     checkpoint = stage.import_drs(file, **vars(options), class_names=class_list(run, classes))
     chain = run.history(run.job(inputs={"file": run.digest(file)}))
     save_checkpoint(output, replace(checkpoint, provenance=chain), overwrite=run.overwrite)
-    run.done(f"wrote {output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes")
+    run.done(
+        f"wrote {output}, a {checkpoint.kind} of {len(checkpoint.class_names)} object classes with output stride "
+        f"{checkpoint.architecture['output_stride']}")
