@@ -311,7 +311,7 @@ def test_the_legend_shows_just_what_is_seen_in_its_colours(world):
     assert np.abs(middle[0].astype(int) - heat_colors()[0]).max() < 12
     assert np.abs(middle[-1].astype(int) - heat_colors()[255]).max() < 12
     words = [text.text for text in figure.texts]
-    assert {"0", "max.", "of each map"} <= set(words)
+    assert {"0", "maximum", "of each map"} <= set(words)
 
 
 def test_names_stand_at_the_objects(world):
@@ -559,7 +559,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--by", "image"), 2, "--by: has no effect without --pick; add --pick, or omit it"),
     ("image", ("--baseline", "image"), 2, "--baseline: has no effect without --score"),
     ("image", ("--ids", "a", "--pick", "even:1"), 2, "--pick: chooses rows that --ids names already"),
-    ("image", ("--resume",), 2, "--resume: has no effect on a figure"),
+    ("image", ("--resume",), 2, "--resume: cannot be used with --figure"),
     ("good=@good", ("--pick", "around:cow:1"), 3, "there is no class 'cow'; the classes are cat, dog"),
     ("image", ("--crop", "a:0,0,0,5"), 2, "--crop: 'a:0,0,0,5' is no region; expected ID:x,y,w,h"),
     ("image", ("--crop", "x:0,0,5,5"), 2, "--crop: 'x' is no row of the figure; its rows are a, b"),

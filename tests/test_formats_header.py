@@ -22,7 +22,7 @@ names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_
 def test_a_header_survives_json(kind, class_names):
     header = Header(kind, tuple(class_names), ({"command": "x", "seed": 1},))
     assert Header.from_json(json_bytes(header.to_json()), "here") == header
-    assert record_type(kind) in ("maps", "labels", "figures", "gallery", "dataset")
+    assert record_type(kind) in ("maps", "labels", "figures", "gallery", "export", "dataset")
 
 
 @pytest.mark.parametrize(

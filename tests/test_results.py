@@ -1,28 +1,28 @@
 """examples/results.sh measures a recipe on a dataset, and writes a table."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import Forking
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_measuring_a_recipe(program, drs, tmp_path):
-    drs("demo", tmp_path / "demo", "--train", 4, "--val", 2, "--size", 64)
-    folder = tmp_path / "bin"
+@pytest.fixture
+def drstool(tmp_path):
+    folder = tmp_path / "program"
     folder.mkdir()
-    for name, command in (("drstool", "-m drstool"), ("python", "")):
-        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
-        (folder / name).chmod(0o755)
-    environment = {
-        **program.environment, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "MOBILENET_V2": "none",
-        "OPTIONS": "--epochs 1 --min-steps 0 --image-size 64"}
-    line = ["sh", EXAMPLES / "results.sh", tmp_path / "demo", tmp_path / "results"]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    program = Forking(folder, {})
+    yield program
+    program.close()
+
+
+def test_measuring_a_recipe(drstool, drs, tmp_path):
+    drs("demo", tmp_path / "demo", "--train", 4, "--val", 2, "--size", 64)
+    line = (f"MOBILENET_V2=none OPTIONS='--epochs 1 --min-steps 0 --image-size 64' "
+            f"sh {EXAMPLES}/results.sh {tmp_path}/demo {tmp_path}/results")
+    done = drstool.bash(line, tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results" / "results.md").read_text() == done.stdout
     rows = [row.strip("| ").split(" | ") for row in done.stdout.splitlines()[2:]]
@@ -33,7 +33,7 @@ def test_measuring_a_recipe(program, drs, tmp_path):
     scores = drs("eval", pred, "--data", tmp_path / "demo", "--split", "val", "--json")
     assert rows[-1][2] == f"{scores.json()['mean_iou']:.3f}"
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.pt")}
-    again = subprocess.run(line, env=environment, capture_output=True, text=True)
+    again = drstool.bash(line, tmp_path)
     assert again.returncode == 0 and again.stdout == done.stdout
     assert len(made) == 4 and made == {path: path.stat().st_mtime_ns for path in made}
 

@@ -257,7 +257,7 @@ def test_a_shortage_is_no_damage(made, voc, monkeypatch):
     monkeypatch.setattr(Image, "open", no_memory)
     with pytest.raises(MemoryError):
         load_image(voc / "JPEGImages/p0.jpg")
-    with pytest.raises(RuntimeError, match="memory allocation failed"), damaged("m.h5", "is damaged"):
+    with pytest.raises(InputError, match="m.h5: needs more memory than there is"), damaged("m.h5", "is damaged"):
         raise RuntimeError("Unable to open (memory allocation failed for chunk)")
 
 

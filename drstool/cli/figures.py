@@ -77,7 +77,7 @@ class FigureOptions:
         labels: list[str],
     ) -> FigureSpec:
         """The figure that the options describe, on top of that of ``--spec``."""
-        from drstool.figures.columns import parse_column
+        from drstool.figures.columns import parse_column, titled_as_each_other
         from drstool.figures.rows import named_ids
         from drstool.figures.spec import FigureSpec, parse_crop, parse_cues, read_spec
         from drstool.recipe import override
@@ -85,6 +85,7 @@ class FigureOptions:
         keys = [spec.name for spec in fields(data)]
         spec = read_spec(self.spec, keys) if self.spec is not None else FigureSpec()
         columns = [parse_column(part) for text in self.columns or () for part in text.split(",") if part]
+        columns = titled_as_each_other(columns)
         more = [parse_column(text, "heat") for text in maps] + [parse_column(text, "labels") for text in labels]
         if more and not columns and not spec.columns:
             columns = [parse_column("image"), parse_column("target")]
@@ -129,7 +130,7 @@ def _check_together(run: Run, spec: FigureSpec) -> None:
     if spec.ids and spec.pick:
         raise UsageError("--pick", "chooses rows that --ids names already", "omit one of the two")
     if run.resume:
-        raise UsageError("--resume", "has no effect on a figure", "omit it")
+        raise UsageError("--resume", "cannot be used with --figure", "run the command again without it")
     titles = [column.title for column in spec.columns]
     for option, title, other, needed in (
             ("--by", spec.by, "--pick", spec.pick),
@@ -195,9 +196,10 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     if not spec.ids:
         pick = parse_pick(spec.pick)
         column = _column_of_scores(spec) if pick.needs_scores else None
-        words = pick.words(column.title if column is not None else "")
         spec = replace(spec, ids=pick.unscored(dataset, run.seed) if column is None else pick.scored(
             _evaluation(run, column.paths[0], inputs, dataset)))
+        # There may be fewer images than were asked for.
+        words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "")
     for crop in spec.crops:
         if crop.id not in spec.ids:
             raise UsageError("--crop", f"'{crop.id}' is no row of the figure", f"its rows are {', '.join(spec.ids)}")

@@ -102,6 +102,21 @@ def _first_path(text: str) -> str:
     return path.partition("#")[0]
 
 
+def titled_as_each_other(columns: Sequence[Column]) -> list[Column]:
+    """The columns, those of errors without a title named after the column of the same labels.
+
+    Examples
+    --------
+    >>> [column.title for column in titled_as_each_other([parse_column("ours=pred"), parse_column("error:pred")])]
+    ['ours', 'ours, errors']
+    """
+    titles = {column.paths: column.title for column in columns if column.show != "error" and column.paths}
+    return [
+        replace(column, title=titles[column.paths] + ", errors")
+        if column.show == "error" and column.title == default_title("error", column.paths) and column.paths in titles
+        else column for column in columns]
+
+
 def default_title(show: str, paths: Sequence[str] = (), object_class: str = "") -> str:
     """The title of a column that is given none."""
     if not paths:

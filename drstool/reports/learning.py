@@ -118,7 +118,7 @@ def classifier_verdict(
         level = "learned its own images, and nothing that holds for those of --val-split"
     line = (
         f"{level}: loss {loss:.4f}, {ratio:.2f} × that of predicting the tag frequencies; "
-        f"mAP {metrics['map']:.3f}, {gain:.2f} on a scale from chance (0) to perfect (1)")
+        f"mAP {metrics['map']:.3f}, {gain + 0.0:.2f} on a scale from chance (0) to perfect (1)")
     if level != "learned":
         line += "; try " + ", ".join(_advice(recipe, by_heart))
     confused = [name for name, value in zip(class_names, gains, strict=True) if value < _CHANCE]
@@ -171,8 +171,12 @@ def regression_verdict(loss: float, baseline: float, of_what: str, advice: str) 
     --------
     >>> regression_verdict(0.02, 0.04, "each class's mean", "more --epochs")
     "learned: loss 0.0200, 0.50 × that of predicting each class's mean"
+    >>> regression_verdict(0.02, 0.0, "the label frequencies", "more --epochs")
+    'learned nothing: loss 0.0200; there is nothing to learn where the label frequencies predict all'
     """
-    ratio = loss / baseline if baseline else 1.0
+    if not baseline:
+        return f"learned nothing: loss {loss:.4f}; there is nothing to learn where {of_what} predict all"
+    ratio = loss / baseline
     line = f"loss {loss:.4f}, {ratio:.2f} × that of predicting {of_what}"
     if ratio <= _LEARNED_LOSS:
         return f"learned: {line}"

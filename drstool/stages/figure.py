@@ -134,7 +134,8 @@ class _Drawing:
     def _all_texts(self, caption: str) -> list[str]:
         """Whatever may be written, so that fonts are found for it."""
         notes = [content.note for row in self._contents for content in row]
-        return [caption, *notes, *self._names, *self._spec.ids, *(column.title for column in self._spec.columns),
+        ids = self._spec.ids if self._spec.settings.row_ids else ()
+        return [caption, *notes, *self._names, *ids, *(column.title for column in self._spec.columns),
                 "0123456789.,+−–×…|()", *(bar.words for bar in self._bars())]
 
     def _make_painter(self, class_names: int) -> Painter:
@@ -256,7 +257,7 @@ class _Drawing:
         if not settings.colorbar:
             return []
         if self._has_heat:
-            high = "max." if self._shared is None else f"{self._shared:.3g}"
+            high = "maximum" if self._shared is None else f"{self._shared:.3g}"
             words = {"own": "of each map", "shared": "shared by all maps", "none": "as stored"}[settings.normalize]
             if settings.percentile < 100:
                 words += f"; maximum: {settings.percentile:g}th percentile"
