@@ -45,10 +45,12 @@ def rows(run: Path) -> dict[str, dict[str, float | None]]:
         if scores := load(run, f"labels-{crf}"):
             table[title] = {
                 "saliency": scores["mean_iou"], "coverage": coverage(scores), "minutes": minutes(run, f"labels-{crf}")}
-    if scores := load(run, "pred"):
-        table["segmenter, on val"] = {
-            "saliency": scores["mean_iou"], "coverage": coverage(scores),
-            "minutes": minutes(run, "train-seg", "segment")}
+    for name, title, steps in (
+            ("pred", "segmenter, on val", ("train-seg", "segment")),
+            ("pred-ms", "the same, four scales and flipped", ("segment-ms",))):
+        if scores := load(run, name):
+            table[title] = {
+                "saliency": scores["mean_iou"], "coverage": coverage(scores), "minutes": minutes(run, *steps)}
     return table
 
 

@@ -65,7 +65,11 @@ for recipe in ${RECIPES:-light}; do
             timed "$run/train-seg" drstool train-seg $common --recipe "$recipe" --labels "$run/labels-deeplab" \
                 --init "$run/$first.pt" ${OPTIONS:-} -o "$run/seg.pt"
             timed "$run/segment" drstool segment --data "$data" --split val --weights "$run/seg.pt" -q -o "$run/pred"
-            drstool eval "$run/pred" --data "$data" --split val --json > "$run/pred.json"
+            timed "$run/segment-ms" drstool segment --data "$data" --split val --weights "$run/seg.pt" -q \
+                --scales 0.75,1,1.25,1.5 --flip -o "$run/pred-ms"
+            for pred in pred pred-ms; do
+                drstool eval "$run/$pred" --data "$data" --split val --json > "$run/$pred.json"
+            done
         done
     done
 done
