@@ -162,6 +162,26 @@ def test_ground_truth_of_labelme_that_cannot_be_drawn(tmp_path, content, message
             load_target(item, size)
 
 
+@pytest.mark.parametrize("folder", [".", "annotations"])
+def test_a_second_file_for_one_image_is_refused_and_one_of_no_image_told(tmp_path, folder):
+    picture(tmp_path / "images" / "a.jpg" if folder != "." else tmp_path / "a.jpg")
+    xml = "<annotation><filename>a.jpg</filename><object><name>cat</name></object></annotation>"
+    for ending, of_a, of_none in (
+            (".json", labelme(("cat", SQUARE, "polygon"), imagePath="..\\images\\a.jpg"), labelme(imagePath="b.jpg")),
+            (".xml", xml, "<annotation/>")):
+        own = write(tmp_path / folder / f"a{ending}", of_a)
+        stray = write(tmp_path / folder / f"b{ending}", of_none)
+        dataset = opened(tmp_path)
+        assert tags_of(dataset) == {"a": ("cat",)}
+        assert f"{tmp_path / folder}: files that belong to no image: 1" in dataset.notices
+        copy = write(tmp_path / folder / f"copy of a{ending}", of_a)
+        with pytest.raises(InputError) as caught:
+            opened(tmp_path)
+        assert caught.value.where == str(copy) and caught.value.what == f"is of the image 'a', and so is {own}"
+        for path in (own, copy, stray):
+            path.unlink()
+
+
 # --- labelme2voc and CVAT ---------------------------------------------------------------------------
 
 
