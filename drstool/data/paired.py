@@ -169,7 +169,7 @@ def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequ
         strays = {i: path for i, path in strays.items() if _are_annotations(kind, [path])}
     own = dict(zip(ids, paths, strict=True))
     for i, path in strays.items() if image_of is not None else ():
-        name = PurePosixPath(i).with_name(PurePosixPath("x", image_of(path).replace("\\", "/")).stem).as_posix()
+        name = (PurePosixPath(i).parent / PurePosixPath(image_of(path).replace("\\", "/")).stem).as_posix()
         if own.get(name) is not None:
             raise InputError(path, f"is of the image {name!r}, and so is {own[name]}", "remove one of them")
     return len(strays)
