@@ -399,13 +399,13 @@ def test_boxes_of_yolo_give_tags_alone(tmp_path):
     for name in ("train/labels/a.txt", "valid/labels/d.txt"):
         write(tmp_path / name, "1 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2 7\n")
     assert [item.mask for item in opened(tmp_path, "train").items] == [None] * 3
-    # Among polygons a box is left out, and counted.
+    # An object of which only a box is known must not count as background.
     write(tmp_path / "train/labels/a.txt", f"1 {YOLO_SQUARE}\n0 0.5 0.5 0.2 0.2\n")
     dataset = opened(tmp_path, "train")
     assert dataset.items[0].tags == ("cat", "dog")
-    np.testing.assert_array_equal(load_target(dataset.items[0], SIZE), square(2))
+    assert [item.mask is None for item in dataset.items] == [True, False, False]
     assert dataset.notices[-1] == (
-        f"{tmp_path / 'data.yaml'}: objects without an outline (1) are left out of the ground truth")
+        f"{tmp_path / 'data.yaml'}: images without ground truth, as some of their objects have boxes only: 1")
 
 
 def test_keypoints_of_yolo_are_no_outlines(tmp_path):
