@@ -162,6 +162,26 @@ def test_ground_truth_of_labelme_that_cannot_be_drawn(tmp_path, content, message
             load_target(item, size)
 
 
+@pytest.mark.parametrize("folder", [".", "annotations"])
+def test_a_second_file_for_one_image_is_refused_and_one_of_no_image_told(tmp_path, folder):
+    picture(tmp_path / "images" / "a.jpg" if folder != "." else tmp_path / "a.jpg")
+    xml = "<annotation><filename>a.jpg</filename><object><name>cat</name></object></annotation>"
+    for ending, of_a, of_none in (
+            (".json", labelme(("cat", SQUARE, "polygon"), imagePath="..\\images\\a.jpg"), labelme(imagePath="b.jpg")),
+            (".xml", xml, "<annotation/>")):
+        own = write(tmp_path / folder / f"a{ending}", of_a)
+        stray = write(tmp_path / folder / f"b{ending}", of_none)
+        dataset = opened(tmp_path)
+        assert tags_of(dataset) == {"a": ("cat",)}
+        assert f"{tmp_path / folder}: files that belong to no image: 1" in dataset.notices
+        copy = write(tmp_path / folder / f"copy of a{ending}", of_a)
+        with pytest.raises(InputError) as caught:
+            opened(tmp_path)
+        assert caught.value.where == str(copy) and caught.value.what == f"is of the image 'a', and so is {own}"
+        for path in (own, copy, stray):
+            path.unlink()
+
+
 # --- labelme2voc and CVAT ---------------------------------------------------------------------------
 
 
@@ -324,18 +344,68 @@ def test_yolo_of_ultralytics_and_of_cvat(tmp_path, train, path):
     np.testing.assert_array_equal(load_target(item, SIZE), square(2))
 
 
+def splits_of_ultralytics(root, yaml):
+    for split, name in (("train", "a"), ("val", "b")):
+        picture(root / "images" / split / f"{name}.jpg")
+        write(root / "labels" / split / f"{name}.txt", f"1 {YOLO_SQUARE}\n")
+    write(root / "data.yaml", yaml + "names: [cat, dog]\n")
+    return root
+
+
+@pytest.mark.parametrize("train, val", [
+    ("train/images", "valid/images"), ("../train/images", "../valid/images"), ("x/train/images", "x/val/images"),
+    ("/content/images", "/content/images/val"), ("images/train", "images/val")])
+@pytest.mark.parametrize("path", ["", "path: /content/datasets/mine\n"])
+def test_a_split_of_yolo_is_never_the_whole_dataset(tmp_path, train, val, path):
+    splits_of_ultralytics(tmp_path, f"{path}train: {train}\nval: {val}\n")
+    dataset = opened(tmp_path, "train")
+    assert tags_of(dataset) == {"a": ("dog",)} and tags_of(opened(tmp_path, "val")) == {"b": ("dog",)}
+    told = f"there is no {train}: the images of 'train' are taken from {tmp_path / 'images/train'}"
+    assert any(told in notice for notice in dataset.notices) is (train != "images/train")
+
+
+def test_images_of_a_split_of_yolo_that_are_not_found(tmp_path):
+    splits_of_ultralytics(tmp_path, "train: train/images\ntest: test/images\n")
+    assert tags_of(opened(tmp_path, "train")) == {"a": ("dog",)}
+    with pytest.raises(InputError, match="cannot find the images of 'test': no test/images"):
+        opened(tmp_path, "test")
+    with pytest.raises(InputError, match="has no split 'images'"):
+        opened(tmp_path, "images")
+
+
+def test_splits_of_yolo_in_one_folder_are_told(tmp_path):
+    splits_of_ultralytics(tmp_path, "train: images/train\nval: images/train\n")
+    assert any("share images" in notice for notice in opened(tmp_path, "val").notices)
+    write(tmp_path / "data.yaml", "train: images\nval: images/val\nnames: [cat, dog]\n")
+    for split in ("train", "val"):
+        assert any("share images" in notice for notice in opened(tmp_path, split).notices)
+    # Not where the file says, and the same: one of them is wrong.
+    write(tmp_path / "data.yaml", "train: one/val\nval: two/val\nnames: [cat, dog]\n")
+    picture(tmp_path / "val" / "c.jpg")
+    with pytest.raises(InputError, match="the images of 'train' are in .*val, and those of 'val' in .*val; there is"):
+        opened(tmp_path, "train")
+
+
+def test_two_images_of_yolo_with_one_id(tmp_path):
+    roboflow_yolo(tmp_path, "train: [train/images, valid/images]\nnames: [cat, dog]\n")
+    assert len(opened(tmp_path)) == 4
+    picture(tmp_path / "valid/images/a.jpg")
+    with pytest.raises(InputError, match="has two images 'a': .*train.*valid"):
+        opened(tmp_path)
+
+
 def test_boxes_of_yolo_give_tags_alone(tmp_path):
     roboflow_yolo(tmp_path)
     for name in ("train/labels/a.txt", "valid/labels/d.txt"):
         write(tmp_path / name, "1 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2 7\n")
     assert [item.mask for item in opened(tmp_path, "train").items] == [None] * 3
-    # Among polygons a box is left out, and counted.
+    # An object of which only a box is known must not count as background.
     write(tmp_path / "train/labels/a.txt", f"1 {YOLO_SQUARE}\n0 0.5 0.5 0.2 0.2\n")
     dataset = opened(tmp_path, "train")
     assert dataset.items[0].tags == ("cat", "dog")
-    np.testing.assert_array_equal(load_target(dataset.items[0], SIZE), square(2))
+    assert [item.mask is None for item in dataset.items] == [True, False, False]
     assert dataset.notices[-1] == (
-        f"{tmp_path / 'data.yaml'}: objects without an outline (1) are left out of the ground truth")
+        f"{tmp_path / 'data.yaml'}: images without ground truth, as some of their objects have boxes only: 1")
 
 
 def test_keypoints_of_yolo_are_no_outlines(tmp_path):

@@ -1,5 +1,6 @@
 """Lists of tags in the forms that the field uses, cls_labels.npy among them, and what must not be guessed."""
 
+import json
 import pickle
 import sys
 
@@ -53,6 +54,31 @@ def lines(rows, mark=" ", end="\n"):
 ])
 def test_lists_of_every_form_have_the_same_tags(data, tmp_path, text):
     assert tags_of(data, tmp_path / "tags.txt", text) == TRUTH
+
+
+@pytest.mark.parametrize("names, text, told", [
+    (("cat",), "x1 0\nx2 1\n", "rows of 0 and 1 are taken for not having or having the class"),
+    (("cat",), "x1 0\nx2 0\n", "the 0 of every image is taken for the number of class 'cat'"),
+    (("cat", "dog"), "x1 0 1\nx2 1 1\n", "rows of 0 and 1 are taken for one column per class"),
+])
+def test_what_numbers_are_taken_for_is_told(tmp_path, names, text, told):
+    for name in ("x1", "x2"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.txt").write_text(text)
+    rows = [line.split() for line in text.splitlines()]
+    (tmp_path / "m.csv").write_text("id,image,tags\n" + "".join(
+        f"{name},{name}.png,{';'.join(tags)}\n" for name, *tags in rows))
+    (tmp_path / "m.jsonl").write_text(json.dumps({"class_names": names}) + "\n" + "".join(
+        json.dumps({"id": name, "image": f"{name}.png", "tags": list(map(int, tags))}) + "\n" for name, *tags in rows))
+    (tmp_path / "images.txt").write_text(text.replace(" ", ".png ", 1).replace("\nx2", "\nx2.png"))
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    for path, how in (("list.txt", {}), ("m.csv", {}), ("m.jsonl", {"classes": None}), ("images.txt", {})):
+        how = {"classes": str(tmp_path / "classes.txt"), **how}
+        if path == "list.txt":
+            dataset = open_dataset(str(tmp_path / "*.png"), tags=str(tmp_path / path), **how)
+        else:
+            dataset = open_dataset(str(tmp_path / path), **how)
+        assert f"{tmp_path / path}: {told}" in dataset.notices
 
 
 @pytest.mark.parametrize("text, message", [

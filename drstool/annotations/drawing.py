@@ -12,7 +12,9 @@ from drstool.pixels import shown_size
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Annotation", "check_drawable", "is_fragment", "notice_of_undrawn", "paint", "rasterize_polygon"]
+__all__ = [
+    "Annotation", "check_drawable", "is_fragment", "notice_of_boxes", "notice_of_undrawn", "paint", "rasterize_polygon",
+]
 
 # Kept as bits until the objects are ordered by size: 2 GiB.
 _MAX_DRAWN = 2**34
@@ -105,6 +107,12 @@ def notice_of_undrawn(where: object, shapeless: int, fragments: int) -> tuple[st
     counts = {"objects without an outline": shapeless, "polygons of fewer than three points": fragments}
     told = " and ".join(f"{what} ({count})" for what, count in counts.items() if count)
     return (f"{where}: {told} are left out of the ground truth",) if told else ()
+
+
+def notice_of_boxes(where: object, images: int) -> tuple[str, ...]:
+    """A line for the user where images have objects of which only a box is known."""
+    what = "images without ground truth, as some of their objects have boxes only"
+    return (f"{where}: {what}: {images}",) if images else ()
 
 
 def rasterize_polygon(polygon: Sequence[float], size: tuple[int, int], where: object) -> np.ndarray:

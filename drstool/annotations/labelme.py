@@ -32,7 +32,7 @@ from drstool.text import read_text
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["LabelmeMask", "read_labelme"]
+__all__ = ["LabelmeMask", "image_of_labelme", "read_labelme"]
 
 _POLYGONS = ("polygon", "oriented_rectangle")
 # They have no area; labelme itself draws them ten pixels wide.
@@ -113,6 +113,16 @@ def read_labelme(files: Sequence[Path | None], where: Path) -> tuple[list[Annota
     found = [Annotation() if path is None or each is None else _annotation(path, each)
              for path, each in zip(files, known, strict=True)]
     return found, notice_of_undrawn(where, shapeless, len(undrawn) - shapeless)
+
+
+def image_of_labelme(path: Path) -> str:
+    """The path of the image that a file of labelme says it is of; empty where it does not say or is damaged."""
+    try:
+        content = json.loads(read_text(path))
+    except (InputError, ValueError, RecursionError):
+        return ""
+    image = content.get("imagePath") if isinstance(content, dict) else None
+    return image if isinstance(image, str) else ""
 
 
 def _annotation(path: Path, known: _Shapes) -> Annotation:

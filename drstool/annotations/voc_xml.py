@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from drstool.errors import InputError
 from drstool.files import read_bytes
 
-__all__ = ["object_names"]
+__all__ = ["image_of_xml", "object_names"]
 
 # Room for thousands of objects; a tree takes many times the memory of its text.
 _MAX_XML_BYTES = 4 << 20
@@ -23,11 +23,21 @@ def object_names(path: str | Path) -> tuple[str, ...]:
         It cannot be read, is not well-formed XML, or declares a document type, which annotations
         do not need and through which XML can attack its reader.
     """
+    return tuple((entry.findtext("name") or "").strip() for entry in _tree(path).iterfind("object"))
+
+
+def image_of_xml(path: Path) -> str:
+    """The file name of the image that an XML annotation says it is of; empty where it does not say or is damaged."""
+    try:
+        return (_tree(path).findtext("filename") or "").strip()
+    except InputError:
+        return ""
+
+
+def _tree(path: str | Path) -> ElementTree.Element:
     content = read_bytes(path, most=_MAX_XML_BYTES, pipes=True)
     try:
-        parser = ElementTree.XMLParser(target=_PlainTree())
-        objects = ElementTree.fromstring(content, parser).iterfind("object")
-        return tuple((entry.findtext("name") or "").strip() for entry in objects)
+        return ElementTree.fromstring(content, ElementTree.XMLParser(target=_PlainTree()))
     except _DocumentTypeError:
         raise InputError(path, "declares a document type", "expected plain XML") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:

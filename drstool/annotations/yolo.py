@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from drstool.annotations.drawing import Annotation, check_drawable, notice_of_undrawn, paint, rasterize_polygon
+from drstool.annotations.drawing import Annotation, check_drawable, notice_of_boxes, paint, rasterize_polygon
 from drstool.errors import InputError
 from drstool.files import is_file
 from drstool.labels import is_object_name, label_type, labels_by_name
@@ -108,12 +108,13 @@ def read_yolo_labels(
     objects = [tuple(_objects(path, names)) for path in files]
     shapeless = sum(len(corners) < 6 for known in objects for _, corners in known)
     draws = draws and shapeless < sum(map(len, objects))
+    boxed = sum(any(len(corners) < 6 for _, corners in known) for known in objects)
     found = [
         Annotation(tuple(name for name, _ in known if is_object_name(name)),
-                   YoloMask(path, tuple(names), where) if draws else None)
+                   YoloMask(path, tuple(names), where) if draws and all(len(each) >= 6 for _, each in known) else None)
         for path, known in zip(files, objects, strict=True)]
     told = (f"{where}: images without a file of labels ({missing}) are taken to have no objects",) if missing else ()
-    return found, told + (notice_of_undrawn(where, shapeless, 0) if draws else ())
+    return found, told + (notice_of_boxes(where, boxed) if draws else ())
 
 
 def yolo_names(content: dict[str, object], where: Path) -> tuple[str, ...]:

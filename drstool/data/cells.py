@@ -208,8 +208,10 @@ def _flag(cell: str, name: str, place: str) -> bool:
     return text in _ONE
 
 
-def read_numbers(rows: Sequence[Sequence[str] | None], where: object, form: TagForm) -> list[RawTags]:
-    """The tags of each row's words: names, class numbers, or a 0 or 1 for each class.
+def read_numbers(
+    rows: Sequence[Sequence[str] | None], where: object, form: TagForm,
+) -> tuple[list[RawTags], tuple[str, ...]]:
+    """The tags of each row's words: names, class numbers, or a 0 or 1 for each class; and notices.
 
     Words are names unless all of them are numbers: a class may be called "7", but not each of them.
 
@@ -229,23 +231,28 @@ def read_numbers(rows: Sequence[Sequence[str] | None], where: object, form: TagF
 
     Examples
     --------
-    >>> read_numbers([["1", "0", "0"], ["0", "1", "1"], None], "tags.txt", TagForm(("cat", "dog", "owl")))
-    [('cat',), ('dog', 'owl'), None]
+    >>> read_numbers([["1", "0"], ["1", "1"], None], "t.txt", TagForm(("cat", "dog")))
+    ([('cat',), ('cat', 'dog'), None], ('t.txt: rows of 0 and 1 are taken for one column per class',))
     >>> read_numbers([["0", "14"], ["2"]], "train_cls.txt", TagForm())
-    [(0, 14), (2,)]
+    ([(0, 14), (2,)], ())
     """
     written = [words for words in rows if words]
     flags = all(word in _ZERO | _ONE for words in written for word in words)
     if not flags and not all(word.isascii() and word.isdigit() for words in written for word in words):
-        return [None if words is None else tuple(words) for words in rows]
+        return [None if words is None else tuple(words) for words in rows], ()
     repeated = next((words for words in written if len(set(words)) < len(words)), None)
+    notices: tuple[str, ...] = ()
     widths, classes = {len(words) for words in written}, len(form.class_names or ())
     if flags and widths == {classes}:
         # As class numbers these are possible, too: each image has each class.
         if set(map(tuple, written)) not in ({("0",)}, {("0", "1")}, {("1", "0")}):
-            return [
+            tags: list[RawTags] = [
                 None if words is None else tuple(form.class_names[i] for i, word in enumerate(words) if word in _ONE)
                 for words in rows]
+            meaning = "not having or having the class" if classes == 1 else "one column per class"
+            return tags, (f"{where}: rows of 0 and 1 are taken for {meaning}",)
+        if classes == 1:
+            notices = (f"{where}: the 0 of every image is taken for the number of class {some(form.class_names)}",)
         if classes == 2:
             raise InputError(
                 where, f"has {' '.join(written[0])!r} for every image: the numbers of both classes, or one of two?",
@@ -254,4 +261,4 @@ def read_numbers(rows: Sequence[Sequence[str] | None], where: object, form: TagF
         expected = f"here {classes}, for each image" if classes else "which --classes names"
         right = f"rows of 0 and 1 need a column per class, {expected}" if flags else "list each class once per image"
         raise InputError(where, f"repeats a number in the tags {' '.join(repeated[:8])!r:.60}", right)
-    return [None if words is None else tuple(map(number_or_name, words)) for words in rows]
+    return [None if words is None else tuple(map(number_or_name, words)) for words in rows], notices

@@ -146,7 +146,8 @@ def read_tag_list(path: str | Path, ids: Collection[str], form: TagForm) -> List
     if len(header) > 1 or header and role_of(header[0]) != "tags":
         return _of_columns(header, rows, path, form)
     words, notices = _words(list(rows.values()), path, form)
-    return ListedTags(dict(zip(rows, read_numbers(words, path, form), strict=True)), notices=notices)
+    tags, noticed = read_numbers(words, path, form)
+    return ListedTags(dict(zip(rows, tags, strict=True)), notices=notices + noticed)
 
 
 def read_image_list(path: Path, split: str | None, form: TagForm | None, images: Path | None = None) -> RawDataset:
@@ -199,9 +200,9 @@ def _tagged(rows: list[RawItem], rests: list[str], path: Path, form: TagForm | N
     if form is None or not any(rests):
         return RawDataset(rows, None, False, "none")
     words, notices = _words(rests, path, form)
-    tags = read_numbers(words, path, form)
+    tags, noticed = read_numbers(words, path, form)
     rows = [replace(row, tags=known) for row, known in zip(rows, tags, strict=True)]
-    return RawDataset(rows, gather_names(tags, path), False, "list", notices=notices)
+    return RawDataset(rows, gather_names(tags, path), False, "list", notices=notices + noticed)
 
 
 def _existing(base: Path, text: str, where: Path, identifier: str) -> Path:

@@ -178,7 +178,8 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
     tags: list[RawTags] = [None] * len(places)
     if form is not None and "tags" in cells:
         words, notices = split_cells(cells["tags"], where, form)
-        tags = read_numbers(words, where, form)
+        tags, noticed = read_numbers(words, where, form)
+        notices += noticed
     elif form is not None:
         others = {name: table.column(name) for name in table.names if name and name not in columns.values()}
         names, tags, notices = read_columns(others, places, where, form)
@@ -207,8 +208,9 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
     written = [_tags(fields.pop("tags", None), place) for place, fields in rows]
     split, noticed = split_cells([each if isinstance(each, str) else None for each in written], where, form)
     words = [cell if isinstance(each, str) else each for each, cell in zip(written, split, strict=True)]
+    tags, counted = _numbered(words, where, form)
     return _Manifest(
-        base, *_items(rows, _numbered(words, where, form), base), notices=notices + noticed,
+        base, *_items(rows, tags, base), notices=notices + noticed + counted,
         has_tags=any(each is not None for each in written), **known)
 
 
@@ -295,8 +297,10 @@ def _tags(tags: object, where: str) -> tuple[str | int, ...] | str | None:
     return tuple(tags)
 
 
-def _numbered(words: Sequence[Sequence[str | int] | None], where: object, form: TagForm) -> list[RawTags]:
-    """The tags of JSON lines; lists of numbers alone may be 0 or 1 for each class."""
+def _numbered(
+    words: Sequence[Sequence[str | int] | None], where: object, form: TagForm,
+) -> tuple[list[RawTags], tuple[str, ...]]:
+    """The tags of JSON lines, and notices; lists of numbers alone may be 0 or 1 for each class."""
     if not all(isinstance(tag, int) for tags in words for tag in tags or ()):
-        return [None if tags is None else tuple(tags) for tags in words]
+        return [None if tags is None else tuple(tags) for tags in words], ()
     return read_numbers([None if tags is None else list(map(str, tags)) for tags in words], where, form)

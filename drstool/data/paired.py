@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from drstool.annotations.drawing import Annotation
 from drstool.annotations.labelmap import LABELMAP, ColorMask, read_labelmap
-from drstool.annotations.labelme import read_labelme
-from drstool.annotations.voc_xml import object_names
+from drstool.annotations.labelme import image_of_labelme, read_labelme
+from drstool.annotations.voc_xml import image_of_xml, object_names
 from drstool.annotations.yolo import read_yolo_labels
 from drstool.artifacts.header import END_NAME, HEADER_NAME
 from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, list_folder
@@ -35,6 +35,8 @@ _BEGINNING_BYTES = 1 << 16
 _SUFFIXES = {
     "masks": (".png", *IMAGE_SUFFIXES), "XML annotations": (".xml",), "labelme files": (".json",),
     "YOLO labels": (".txt",)}
+# Files that say themselves which image they are of.
+_IMAGE_OF = {"XML annotations": image_of_xml, "labelme files": image_of_labelme}
 
 
 def read_paired(root: Path, split: str | None, images: Path | None, above: Path | None = None) -> RawDataset:
@@ -144,11 +146,33 @@ def _add(found: dict, place: Path, ids: Sequence[str], apart: bool) -> list[str]
                 place, f"has {kind}, and so has {found[kind][0]}",
                 "name one with --masks" if kind == "masks" else "keep one of them")
         found[kind] = place, paths
-        known = {*ids, *(i + _MASK_ENDING for i in ids), *(Path(name).stem for name in _BESIDE)}
-        more = sum(i not in known for i in files.ids(deep=False)) if apart else 0
-        if more:
+        if more := _strays(files, kind, paths, ids, apart):
             notices.append(f"{place}: files that belong to no image: {more}")
     return notices
+
+
+def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequence[str], apart: bool) -> int:
+    """Number of the files of a kind that belong to no image.
+
+    Raises
+    ------
+    InputError
+        One says that it is of an image that has its own.
+    """
+    known = {*ids, *(i + _MASK_ENDING for i in ids), *(Path(name).stem for name in _BESIDE)}
+    image_of = _IMAGE_OF.get(kind)
+    if not apart and image_of is None:
+        # Beside the images, texts may be anything.
+        return 0
+    strays = {i: files.find(i) for i in files.ids(deep=not apart and any("/" in i for i in ids)) if i not in known}
+    if not apart:
+        strays = {i: path for i, path in strays.items() if _are_annotations(kind, [path])}
+    own = dict(zip(ids, paths, strict=True))
+    for i, path in strays.items() if image_of is not None else ():
+        name = (PurePosixPath(i).parent / PurePosixPath(image_of(path).replace("\\", "/")).stem).as_posix()
+        if own.get(name) is not None:
+            raise InputError(path, f"is of the image {name!r}, and so is {own[name]}", "remove one of them")
+    return len(strays)
 
 
 def _are_annotations(kind: str, paths: Sequence[Path]) -> bool:

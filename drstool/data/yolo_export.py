@@ -10,12 +10,13 @@ docs.ultralytics.com/datasets/segment and /detect; CVAT's and Roboflow's exports
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from drstool.annotations.simple_yaml import read_simple_yaml
 from drstool.annotations.yolo import read_yolo_labels, yolo_names
-from drstool.data.files_by_id import FilesById
+from drstool.data.files_by_id import FilesById, list_folder
+from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.paired import annotated
 from drstool.errors import InputError, UsageError
@@ -52,20 +53,22 @@ def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawD
     names = yolo_names(content, path)
     key, places = _places_of(path, content, split)
     root = content.get("path")
-    files = dict(_images_of(path, key, places, root) if images is None else _images_in(images))
+    files = _once(_images_of(path, key, places, root) if images is None else _images_in(images), path)
+    told_before = _notices(path, content, key) if images is None else ()
     if not files:
         raise InputError(path, f"lists no images for '{key}'", "name their folder with --images")
     rows = [RawItem(identifier, image, where=str(path)) for identifier, image in files.items()]
     if images is None:
         labels = [_label_path(image) for image in files.values()]
     else:
-        folder = _located(path.parent, root, _label_path(Path(places[0], "x")).parent.as_posix()) or path.parent
+        folder = _located(path.parent, root, _label_path(Path(places[0], "x")).parent.as_posix(), key) or path.parent
         labels = [folder / f"{identifier}.txt" for identifier in files]
     known, notices = read_yolo_labels(labels, names, path, draws="kpt_shape" not in content)
     rows = annotated(rows, known, labels)
     tagged = any(row.tags is not None for row in rows)
     objects = tuple(name for name in names if is_object_name(name))
-    return RawDataset(rows, objects, True, "annotations" if tagged else "none", reorder=True, notices=notices)
+    return RawDataset(rows, objects, True, "annotations" if tagged else "none", reorder=True,
+                      notices=(*told_before, *notices))
 
 
 def split_keys(content: dict[str, object]) -> list[str]:
@@ -75,22 +78,53 @@ def split_keys(content: dict[str, object]) -> list[str]:
 
 def _places_of(path: Path, content: dict[str, object], split: str | None) -> tuple[str, list[str]]:
     """A split's key, and the folders or lists that it names."""
-    splits = {key: content[key] for key in split_keys(content)}
+    splits = {key: _listed_places(content[key]) for key in split_keys(content)}
     if split is None and len(splits) > 1:
         raise UsageError("--split", f"{path} has several splits: {', '.join(splits)}", "choose one")
-    key = next(iter(splits), None) if split is None else next(
-        (key for key, value in splits.items() if key == split or split in _parts(str(value))), None)
-    if key is None:
+    named = [key for key in splits if split in (None, key)] or [
+        key for key, places in splits.items() if any(split in _parts(place) for place in places)]
+    if len(named) != 1:
         raise InputError(path, "has no splits" if split is None else f"has no split '{split}'",
                          f"choose from {', '.join(splits)}" if splits else "write train: images/train")
-    value = splits[key]
-    return key, list(map(str, value if isinstance(value, (list, dict)) else [value]))
+    return named[0], splits[named[0]]
+
+
+def _listed_places(value: object) -> list[str]:
+    return list(map(str, value if isinstance(value, (list, dict)) else [value]))
+
+
+def _notices(path: Path, content: dict[str, object], key: str) -> tuple[str, ...]:
+    """Notices of images that are not where the file says, and of splits in one folder, or in one of the other.
+
+    Raises
+    ------
+    InputError
+        The folders are not where the file says, so that the wrong ones may have been found.
+    """
+    root, told = content.get("path"), []
+    for place in _listed_places(content[key]):
+        own = _located(path.parent, root, place, key)
+        if own is not None and own.parts[-2:] != _parts(place)[-2:] and Path(place) != Path(own.name):
+            told.append(f"{path}: there is no {place}: the images of '{key}' are taken from {own}")
+        for other in split_keys(content):
+            for there in _listed_places(content[other]) if own is not None and other != key else ():
+                found = _located(path.parent, root, there, other)
+                one, two = own.resolve(), found and found.resolve()
+                if two is None or not (one.is_relative_to(two) or two.is_relative_to(one)):
+                    continue
+                what = f"the images of '{key}' are in {own}, and those of '{other}' in {found}"
+                bases = _bases(path.parent, root)
+                if not all(any(Path(base, *_parts(text)) == at for base in bases)
+                           for text, at in ((place, own), (there, found))):
+                    raise InputError(path, what, f"there is no {place}; name the folder of '{key}' with --images")
+                told.append(f"{path}: {what}: they share images")
+    return tuple(told)
 
 
 def _images_of(path: Path, key: str, places: list[str], root: object) -> Iterator[tuple[str, Path]]:
     """Ids and files of a split's images."""
     for place in places:
-        found = _located(path.parent, root, place)
+        found = _located(path.parent, root, place, key)
         if found is None:
             raise InputError(
                 path, f"cannot find the images of '{key}': no {place} in {path.parent}",
@@ -98,17 +132,59 @@ def _images_of(path: Path, key: str, places: list[str], root: object) -> Iterato
         yield from _images_in(found) if is_folder(found) else _listed(found, path.parent)
 
 
+def _once(images: Iterable[tuple[str, Path]], where: Path) -> dict[str, Path]:
+    """Files by id, after checking that no two images have the same."""
+    found: dict[str, Path] = {}
+    for identifier, image in images:
+        if (other := found.setdefault(identifier, image)) != image:
+            raise InputError(where, f"has two images {identifier!r}: {other} and {image}",
+                             "give them different names, or the folder that holds both as 'train'")
+    return found
+
+
 def _images_in(folder: Path) -> Iterator[tuple[str, Path]]:
     files = FilesById(folder)
     return ((identifier, files.find(identifier)) for identifier in files.ids(unique=True))
 
 
-def _located(base: Path, root: object, place: str) -> Path | None:
-    """The folder or list of images that a ``data.yaml`` names: often as it was on another machine."""
+def _located(base: Path, root: object, place: str, key: str) -> Path | None:
+    """The folder or list of images of a split that a ``data.yaml`` names: often as it was on another machine.
+
+    Leading parts may be missing on this one, but not the part that names the split: the rest of ``train/images``
+    may hold the images of all splits. ``images/train`` may stand for it, and ``images/train`` for ``images``.
+    """
     parts = _parts(place)
-    bases = [base, *([base / PurePosixPath(str(root))] if isinstance(root, str) and root.strip() else [])]
-    tries = [Path(folder, *parts[start:]) for start in range(len(parts)) for folder in reversed(bases)]
-    return next((path for path in tries if is_folder(path) or is_file(path) and path.suffix == ".txt"), None)
+    bases = _bases(base, root)
+    naming = [at for at, part in enumerate(parts) if meaning_of(part) == "split" or is_of_split(part, key)]
+    last = naming[-1] if naming else max(len(parts) - 1, 0)
+    for folder in bases:
+        if _is_place(path := Path(folder, *parts)):
+            return path
+    tails = [parts[start:] for start in range(1, last + 1)]
+    for tail in tails:
+        for path in (Path(folder, *tail) for folder in bases):
+            if _is_place(path) and not (is_folder(path) and _has_splits(path)):
+                return path
+    if naming:
+        # In the other order, or under the key's name.
+        kind = next((part for part in reversed(parts) if meaning_of(part) in ("images", "annotations")), "images")
+        tails = [pair for name in dict.fromkeys((parts[last], key)) for pair in ((kind, name), (name, kind))]
+    else:
+        tails = [(*tail, key) for tail in tails]
+    return next((path for tail in tails for folder in bases if is_folder(path := Path(folder, *tail))), None)
+
+
+def _bases(base: Path, root: object) -> list[Path]:
+    """Where places may begin, the first one first: the folder of ``path``, and that of the file."""
+    return [*([base / PurePosixPath(str(root))] if isinstance(root, str) and root.strip() else []), base]
+
+
+def _is_place(path: Path) -> bool:
+    return is_folder(path) or is_file(path) and path.suffix == ".txt"
+
+
+def _has_splits(folder: Path) -> bool:
+    return any(meaning_of(name) == "split" for name in list_folder(folder)[1])
 
 
 def _parts(place: str) -> tuple[str, ...]:
