@@ -12,9 +12,10 @@ from drstool.artifacts.header import KINDS, Header, json_bytes, record_type
 from drstool.artifacts.job import Job
 from drstool.artifacts.provenance import merge, without_home
 from drstool.errors import InputError
+from drstool.labels import is_object_name
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8).filter(
-    lambda name: name.strip() and name != "background"
+    lambda name: name.strip() and is_object_name(name)
 )
 
 
