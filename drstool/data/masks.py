@@ -132,7 +132,7 @@ class ValueMask:
     def __str__(self) -> str:
         return str(self.path)
 
-    def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray:
+    def rasterize(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """The label image, ``(H, W) uint8`` or ``uint16``.
 
         Raises

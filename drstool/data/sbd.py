@@ -46,7 +46,7 @@ class SbdMask:
     def __str__(self) -> str:
         return str(self.path)
 
-    def rasterize(self, expected: tuple[int, int] | None = None) -> np.ndarray:
+    def rasterize(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """The label image, ``(H, W) uint8``: 0 background, 1..20 VOC's classes.
 
         Raises

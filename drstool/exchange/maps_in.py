@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from drstool.artifacts.header import HDF5_SIGNATURE
 from drstool.data.files_by_id import FilesById, is_hidden
 from drstool.data.sbd import CLASS_NAMES
 from drstool.errors import InputError, UsageError
@@ -22,6 +23,7 @@ from drstool.identifiers import check_id
 from drstool.labels import check_class_names, object_classes
 from drstool.parallel import Track, ordered_map, untracked
 from drstool.pickles import load_npy
+from drstool.reports.text import listed
 
 if TYPE_CHECKING:
     from drstool.data import Dataset, Item
@@ -36,7 +38,7 @@ MAP_FORMATS = {
     **dict.fromkeys(_NPY, ".npy"), "mctformer": ".npy", "oaa": ".png", "wsss-bed": ".png", "png": ".png",
     "npz": ".npz", "hdf5": ".h5"}
 _SAME_AS = {"mctformer": "psa", "oaa": "png", "wsss-bed": "png"}
-_HDF5_START = b"\x89HDF"
+_HDF5_START = HDF5_SIGNATURE[:4]
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 _RIGHT = "expected a folder of .npy, .npz or ID_CLASS.png files, one of them, or an HDF5 file; see examples/exchange.md"
 # The ids of PASCAL VOC.
@@ -135,7 +137,8 @@ class ForeignMaps:
             lines.append(f"the maps' size is taken for the image's in {self._unsized} images; --data tells the image's")
         if self._other_tags:
             lines.append(
-                f"the maps of {len(self._other_tags)} images are not of their tags: {_first(self._other_tags)}")
+                f"the maps of {len(self._other_tags)} images are not of their tags: "
+                + listed(self._other_tags, most=_MOST_NAMED))
         return lines
 
     def close(self) -> None:
@@ -340,7 +343,7 @@ class _Hdf5Reader(_Reader):
         names = self._file.class_names
         self.ids, self.class_names = self._file.ids, None if names is None else tuple(names)
         if self._file.others:
-            self.notices.append(f"left out what is not (K, H, W): {_first(self._file.others)}")
+            self.notices.append(f"left out what is not (K, H, W): {listed(self._file.others, most=_MOST_NAMED)}")
 
     def where(self, identifier: str) -> Path:
         return Path(f"{self._place.path}: {identifier}")
@@ -406,7 +409,7 @@ def _ids(
             ([name for name in items if name not in known], dataset.source, path),
             ([name for name in reader.ids if name not in items], path, dataset.source)):
         if found:
-            lines.append(f"{len(found)} images of {where} are not in {other}: {_first(found)}")
+            lines.append(f"{len(found)} images of {where} are not in {other}: {listed(found, most=_MOST_NAMED)}")
     both = tuple(name for name in items if name in known)
     if not both:
         raise InputError(path, f"has maps of none of the images of {dataset.source}",
@@ -414,7 +417,3 @@ def _ids(
     if lines and not intersect:
         raise InputError(path, "; ".join(lines), "leave these out with --intersect, or choose another --split")
     return both, items, lines
-
-
-def _first(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else "")

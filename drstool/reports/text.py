@@ -88,9 +88,9 @@ def _json(value: object, indent: str) -> str:
     return "[\n" + ",\n".join(inner + _json(item, inner) for item in value) + f"\n{indent}]"
 
 
-def listed(names: Sequence[str], total: int | None = None) -> str:
+def listed(names: Sequence[str], total: int | None = None, most: int = SHOWN_IDS) -> str:
     """The first few of the names, and an ellipsis if there are more, perhaps a ``total`` of them."""
-    shown = names[:SHOWN_IDS]
+    shown = names[:most]
     return ", ".join(shown) + (", …" if (total or len(names)) > len(shown) else "")
 
 
