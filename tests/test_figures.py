@@ -587,6 +587,16 @@ def test_classes_must_be_the_same(figure, tmp_path):
     assert "other.h5: has 1 classes (cow), but" in said.err and "2 (cat, dog)" in said.err
 
 
+def test_rows_from_a_file_of_ids_with_spaces(drs, world, tmp_path):
+    rows = [{"id": name, "image": str(world / "a.png")} for name in ("a", "a b")]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # As tables of tags and lists of paths have them.
+    (tmp_path / "ids.txt").write_text("a b 3\na 0 1\n", encoding="utf-16")
+    outcome = drs("overlay", "--data", tmp_path / "m.jsonl", "--columns", "image", "--ids", tmp_path / "ids.txt",
+                  "--figure", tmp_path / "x.png")
+    assert outcome.code == 0 and "wrote 2 cells" in outcome.err, outcome.err
+
+
 def test_outputs_that_are_wrong(drs, world, tmp_path):
     line = ("overlay", "--data", world / "data.jsonl", "--columns", "image")
     for more, code, message in (

@@ -14,6 +14,7 @@ from drstool.data.decoding import load_image, look_at
 from drstool.data.image_notices import image_notices
 from drstool.data.value_range import ValueRange, scaled
 from drstool.errors import InputError
+from drstool.figures.columns import Row
 
 SIZE = (16, 24)
 # A camera of 12 bits, and the same in colour.
@@ -233,6 +234,25 @@ def test_what_follows_the_maps_reads_images_as_they_were(must, drs, microscopy):
     must("overlay", "--maps", microscopy / "crf.h5", "-o", microscopy / "figures")
     drawn = np.array(Image.open(microscopy / "figures" / "0_image.png"))
     np.testing.assert_array_equal(drawn[..., 0], expected(GREY, 0, 4095))
+
+
+@pytest.mark.parametrize("data", [(), ("--data",)])
+def test_galleries_read_images_as_their_maps_were_made(must, microscopy, data):
+    made = ("--data", microscopy / "m.csv")
+    must("train-cls", *made, *SMALL, "--range", "0,4095", "-o", microscopy / "c.pt")
+    must("cam", *made, "--weights", microscopy / "c.pt", "--sizes", "32", "-o", microscopy / "m.h5")
+    data = made if data else ()
+    assert "--range 0,4095" in must("overlay", "--gallery", microscopy / "g", *data, "--maps", microscopy / "m.h5").err
+    with Image.open(microscopy / "g/images/000000.jpg") as picture:
+        shown = np.array(picture.convert("L"), int)
+    # But for the losses of JPEG; read with all 16 bits, no value would be above 15.
+    assert np.abs(shown - expected(GREY, 0, 4095)).mean() < 6
+
+
+def test_figures_read_images_as_their_maps_were_made(microscopy):
+    dataset = open_dataset(str(microscopy / "m.csv"), range="0,4095")
+    row = Row(dataset.items[0].id, dataset.items[0])
+    np.testing.assert_array_equal(row.image[..., 0], expected(GREY, 0, 4095))
 
 
 def test_a_range_that_training_did_not_have_is_told(must, microscopy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from drstool.cli.run import Run
     from drstool.data import Dataset
     from drstool.data.value_range import ValueRange
+    from drstool.formats import RecordSource
 
 __all__ = [
     "ClassOptions", "DataOptions", "OptionalDataOptions", "OptionalTagOptions", "OptionalTruthOptions",
@@ -83,6 +85,15 @@ class DataOptions:
             return self
         run.notes([f"reading images with --range {recorded}, as for {where}"])
         return replace(self, range=recorded)
+
+    def read_as_made(self: Options, run: Run, sources: Mapping[str, RecordSource]) -> Options:
+        """The same with the range of values that maps or labels, by what to call them, were made with."""
+        from drstool.data.value_range import recorded_range
+
+        for name, source in sources.items():
+            if source.header is not None and source.header.provenance:
+                return self.read_as(run, recorded_range(source.header.provenance), name)
+        return self
 
     def of_split(self, option: str, split: str) -> DataOptions:
         """The same for another split, which ``option`` names.

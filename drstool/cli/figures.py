@@ -150,6 +150,7 @@ def _draw(
     from drstool.stages.figure import draw_figure
 
     inputs, columns = Inputs.open(spec.columns, stack)
+    data = data.read_as_made(run, inputs.sources)
     dataset = data.open(run, class_names=inputs.class_names or None)
     if options.columns is None and options.spec is None and all(item.mask is None for item in dataset.items):
         # Nobody asked for ground truth.
@@ -179,10 +180,13 @@ def _draw(
 
 def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> tuple[FigureSpec, str]:
     """The figure with the ids of its rows, and by what they were chosen."""
+    from drstool.data.lists import split_id
     from drstool.figures.rows import MOST_ROWS, parse_pick
 
     known = [item.id for item in dataset.items]
     if spec.ids:
+        # A line of a file may have more behind the id, which may hold spaces.
+        spec = replace(spec, ids=tuple(dict.fromkeys(split_id(line, set(known))[0] for line in spec.ids)))
         if not set(spec.ids) & set(known):
             raise InputError(
                 dataset.source, f"has none of the rows, such as '{spec.ids[0]}'",

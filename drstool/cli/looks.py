@@ -113,14 +113,17 @@ def _sources(
     if look.saliency is not None:
         check_folder(look.saliency)
     found = {kind: _opened(kind, texts, stack) for kind, texts in (("labels", labels), ("maps", maps))}
-    headers = (source.header for sources in found.values() for source in sources.values())
+    opened = {f"the {kind} {name}": source for kind, sources in found.items() for name, source in sources.items()}
+    data = data.read_as_made(run, opened)
+    headers = (source.header for source in opened.values())
     names = next((header.class_names for header in headers if header is not None), None) or None
     dataset = data.open(run, class_names=names) if data.data is not None else None
     saliency = saliency_folder(look.saliency) if look.saliency is not None else (
         saliency_of_items(dataset) if dataset is not None else None)
     title = ", ".join(Path(part).stem for part in (data.data, data.split) if part)
     return stage.Sources(
-        dataset, **found, class_names=names, saliency_of=saliency, targets=targets, title=title)
+        dataset, **found, class_names=names, saliency_of=saliency, value_range=data.value_range, targets=targets,
+        title=title)
 
 
 def _opened(kind: str, texts: Sequence[str], stack: ExitStack) -> dict[str, RecordSource]:

@@ -293,7 +293,7 @@ class Row:
         """(H, W, 3) uint8."""
         if self.item is None:
             raise InputError(f"image '{self.id}'", "is not in the dataset", "check --ids, --data and --split")
-        return load_image(self.item.image)
+        return load_image(self.item.image, self.item.value_range)
 
     @cached_property
     def target(self) -> np.ndarray:

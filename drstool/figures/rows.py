@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drstool.data.item import Dataset
 from drstool.errors import InputError, UsageError
-from drstool.files import is_file, read_bytes
+from drstool.files import is_file
 from drstool.labels import label_names
 from drstool.metrics import ConfusionMatrix
 from drstool.reports.scores import Evaluation
 from drstool.reports.text import counted
+from drstool.text import read_lines
 
 __all__ = ["MOST_ROWS", "Pick", "named_ids", "parse_pick"]
 
@@ -120,21 +120,14 @@ def parse_pick(text: str) -> Pick:
 
 
 def named_ids(text: str) -> tuple[str, ...]:
-    """Ids separated by commas, or the first words of the lines of a file, each once and in order.
+    """Ids separated by commas, or the lines of a file, which may begin with them; each once and in order.
 
     Raises
     ------
     InputError
         There are none.
     """
-    if is_file(text):
-        try:
-            lines = read_bytes(text).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(text, "is not text in UTF-8", "expected one image id per line") from error
-        found: Sequence[str] = [line.split()[0] for line in lines if line.strip()]
-    else:
-        found = [part.strip() for part in text.split(",") if part.strip()]
+    found = read_lines(text) if is_file(text) else [part.strip() for part in text.split(",") if part.strip()]
     if not found:
         raise InputError("--ids", f"{text!r} names no image", "give ids separated by commas, or a file of them")
     return tuple(dict.fromkeys(found))

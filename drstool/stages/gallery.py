@@ -12,6 +12,7 @@ import numpy as np
 from drstool import cues, gallery
 from drstool.data.decoding import load_image, load_saliency, load_target
 from drstool.data.item import Dataset, Item
+from drstool.data.value_range import ValueRange
 from drstool.errors import InputError
 from drstool.figures.colors import class_colors
 from drstool.formats import MapRecord, RecordSource
@@ -42,6 +43,8 @@ class Sources:
         The C object classes; None: the dataset's, or else the label values.
     saliency_of
         Path of an image id's saliency map, for the background cue of the maps; None: a constant takes its place.
+    value_range
+        With which images that the records name are read.
     targets
         Whether ground truth is shown, and scored against.
     title
@@ -53,6 +56,7 @@ class Sources:
     maps: Mapping[str, RecordSource]
     class_names: Sequence[str] | None = None
     saliency_of: Callable[[str], Path] | None = None
+    value_range: ValueRange | None = None
     targets: bool = True
     title: str = ""
 
@@ -86,7 +90,8 @@ class Sources:
                                  "save it first: drstool cat -o FILE")
             known |= {identifier: source for identifier in ids if identifier not in known}
         if self.dataset is None:
-            return [Item(i, Path(str(source.info(i).get("image", "")))) for i, source in known.items()]
+            return [Item(i, Path(str(source.info(i).get("image", ""))), value_range=self.value_range)
+                    for i, source in known.items()]
         if known and not any(item.id in known for item in self.dataset.items):
             raise InputError(
                 self.dataset.source, f"has none of the images of the maps or labels, such as '{next(iter(known))}'",
@@ -167,7 +172,7 @@ class _Painter:
         sources = self._sources
         if item.image == Path():  # made of an empty name
             raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
-        image = load_image(item.image)
+        image = load_image(item.image, item.value_range)
         size = image.shape[:2]
         target = load_target(item, size) if sources.targets and item.mask is not None else None
         if target is not None:

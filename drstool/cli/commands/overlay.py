@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -34,9 +33,6 @@ class PictureOptions:
         "--maps", metavar="[NAME=]PATH", rich_help_panel="Data",
         help="Maps, drawn as heat over the image: a map file or stream; may be repeated.")] = None
     target: Annotated[bool, typer.Option("--target/--no-target", help="Draw ground truth where there is some.")] = True
-
-if TYPE_CHECKING:
-    from drstool.formats import RecordSource
 
 
 @command(
@@ -83,7 +79,7 @@ def _write_pictures(
     with ExitStack() as stack:
         sources = {name: stack.enter_context(open_records(path)) for name, path in paths.items()}
         names = next((source.header.class_names for source in sources.values() if source.header is not None), None)
-        data = _read_as(run, data, sources)
+        data = data.read_as_made(run, {f"the {name}": source for name, source in sources.items()})
         dataset = data.open(run, class_names=names or None) if data.data is not None else None
         chosen = OverlaySettings(**{spec.name: getattr(settings, spec.name) for spec in fields(OverlaySettings)})
         artifact = Artifact(
@@ -96,13 +92,3 @@ def _write_pictures(
             targets=pictures.target, done=frozenset(artifact.finished), workers=run.threads, **artifact.work))
     run.notes(empty.lines(names or ()))
     artifact.done("picture")
-
-
-def _read_as(run: Run, data: OptionalTruthOptions, sources: Mapping[str, RecordSource]) -> OptionalTruthOptions:
-    """The images, read as those that the maps or labels were made of."""
-    from drstool.data.value_range import recorded_range
-
-    for name, source in sources.items():
-        if source.header is not None and source.header.provenance:
-            return data.read_as(run, recorded_range(source.header.provenance), f"the {name}")
-    return data
