@@ -4,14 +4,19 @@ import io
 import itertools
 import json
 import re
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from drstool.data import open_dataset
 from drstool.figures.colors import ERRORS, IGNORED, class_colors, heat_colors, oklab
+from drstool.figures.columns import Inputs, Row, parse_column, read_cell
 from drstool.figures.layout import Box
 from drstool.formats.label_png import encode_label_png
+from drstool.recipe import CueSettings
 
 pytest.importorskip("matplotlib")
 
@@ -670,3 +675,16 @@ def test_repeated_labels_are_all_drawn_into_a_folder(drs, world, tmp_path):
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
     assert names == {f"{kind}/{name}.png" for name in "ab"
                      for kind in ("image", "pred_A", "overlay_A", "pred_mixed", "overlay_mixed")}
+
+
+def test_labels_of_maps_use_the_range_of_the_saliency(world, tmp_path):
+    """Maps of 0 and 1 are black on the usual scale."""
+    Image.fromarray(np.uint8(np.arange(SIDE) < 20)[None].repeat(SIDE, axis=0)).save(tmp_path / "a.png")
+    dataset = open_dataset(str(world / "data.jsonl"))
+    for value_range, labelled in (((), 0), ((0, 1), 20 * SIDE)):
+        with ExitStack() as stack:
+            inputs, (column,) = Inputs.open([parse_column(f"labels:{world / 'flat.h5'}")], stack)
+            inputs = replace(
+                inputs, settings=CueSettings(saliency_range=value_range), saliency_of=lambda _: tmp_path / "a.png")
+            cell = read_cell(column, Row("a", dataset.items[0]), inputs)
+        assert np.count_nonzero(cell.labels == 1) == labelled

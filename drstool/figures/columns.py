@@ -378,7 +378,7 @@ def _labels_of(path: str, row: Row, inputs: Inputs) -> np.ndarray:
     saliency, settings = None, inputs.cues_of(path)
     if settings.uses_saliency:
         cues.check_saliency_given(settings, inputs.saliency_of is not None)
-        saliency = load_saliency(inputs.saliency_of(row.id), record.image_size)  # type: ignore[misc]
+        saliency = load_saliency(inputs.saliency_of(row.id), record.image_size, settings.saliency_range)  # type: ignore[misc]
     maps = cues.resize_maps(record.as_float(), record.image_size)
     labels = cues.pseudo_label(maps, record.labels, settings, saliency, ignore_rules=False)
     return as_label_type(labels, len(inputs.class_names))
