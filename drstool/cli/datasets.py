@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, TypeVar
+
+import typer
 
 from drstool.cli.options import (
     Classes, Data, DataOrNone, EmptyTags, Images, Masks, MaskValues, Range, Split, Tags, TagSeparator,
@@ -163,7 +165,9 @@ class TagOptions(ClassOptions):
 
 @dataclass(frozen=True)
 class OptionalTagOptions(OptionalDataOptions, TagOptions):
-    """The same where the dataset is one of several things that a command takes."""
+    """The same where the dataset is one of several things that a command checks."""
+
+    data: Annotated[Optional[str], typer.Option("--data", help="Dataset to check, as in train-cls.")] = None
 
 
 def class_list(run: Run, path: str | None) -> tuple[str, ...] | None:

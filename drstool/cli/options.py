@@ -33,7 +33,7 @@ Data = Annotated[str, typer.Option(
     "COCO .json, YOLO .yaml; or - for a manifest on stdin.",
     show_default=False)]
 DataOrNone = Annotated[Optional[str], typer.Option(
-    "--data", help="Dataset, as in the other commands; by default, the images named in the input.")]
+    "--data", help="Dataset, as in train-cls; without it, what the input says of its images is used.")]
 Split = Annotated[Optional[str], typer.Option(
     "--split", help="Split of the dataset: its name or, for VOC, a file of image ids or paths.")]
 Images = Annotated[Optional[str], typer.Option(

@@ -53,8 +53,8 @@ def import_(
     output: OutputOrStdout = None,
     origin: Annotated[Optional[str], typer.Option(
         "--from", metavar="FORMAT",
-        help="Format. Maps: drs (the authors' code), irn, psa, mctformer, puzzlecam, clip-es, oaa, wsss-bed, png, npz, "
-        "hdf5. Checkpoints: drs. By default, what the files look like.", show_default=False)] = None,
+        help="Format to read: drs (the authors' code), irn, psa, mctformer, puzzlecam, clip-es, oaa, wsss-bed, png, "
+        "npz or hdf5 for maps; drs for checkpoints. By default, the content tells.", show_default=False)] = None,
     classes: Classes = None,
 ) -> None:
     """Convert maps or a checkpoint of another project."""

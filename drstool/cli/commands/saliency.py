@@ -26,7 +26,8 @@ class ModelOptions:
         metavar="FILE", help="ONNX model of a salient object network to run instead (needs onnxruntime).")] = None
     preset: Annotated[Optional[str], typer.Option(
         metavar="u2net|isnet|poolnet",
-        help="Settings of the model, where not given, as in its published code.")] = None
+        help="Prepare images and read maps as this network's published code does; --model-* options replace "
+        "single settings.")] = None
     model_size: Annotated[Optional[int], typer.Option(
         min=0, help="Side of the square to which images are resized, in pixels; 0: each image's own size. "
         "[default: as the model says]")] = None
@@ -38,7 +39,7 @@ class ModelOptions:
         metavar="1|255|max", help="Value of white before normalisation; max: each image's largest value becomes 1. "
         "[default: 1]")] = None
     model_channels: Annotated[Optional[str], typer.Option(
-        metavar="rgb|bgr", help="Order of the color channels. [default: rgb]")] = None
+        metavar="rgb|bgr", help="Order of the colour channels. [default: rgb]")] = None
     model_output: Annotated[Optional[str], typer.Option(
         help="Output that holds the map: its name, or its number from 0. [default: 0]")] = None
     model_sigmoid: Annotated[Optional[bool], typer.Option(
