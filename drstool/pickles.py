@@ -156,7 +156,7 @@ def _array_of(noted: _Noted) -> np.ndarray:
         return _array(*noted.arguments, ())
     if noted.name == "_rebuild_tensor_v2":
         return _tensor(*noted.arguments[:4])
-    raise ValueError(f"it holds a {noted.name} that is no array")
+    raise ValueError(f"it holds a {noted.name} that is not an array")
 
 
 def _array(dtype: Any, content: Any, shape: Any, order: Any = "C") -> np.ndarray:

@@ -178,7 +178,7 @@ def test_columns_of_0_and_1_that_are_no_classes_are_left_out_and_told(folder):
     (folder / "m.csv").write_text("id,image,checked\n1,img/3.png,1\n2,img/photo 1.png,0\n")
     dataset = open_dataset(str(folder / "m.csv"), class_names=("cat", "dog"))
     assert [item.tags for item in dataset.items] == [None, None]
-    assert dataset.notices == (f"{folder / 'm.csv'}: the columns of 0 and 1 are no classes, and left out: 'checked'",)
+    assert dataset.notices == (f"{folder / 'm.csv'}: the columns of 0 and 1 are not classes, and left out: 'checked'",)
 
 
 def test_a_row_of_zeros_is_a_negative(folder):

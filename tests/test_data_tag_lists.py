@@ -87,10 +87,10 @@ def test_what_numbers_are_taken_for_is_told(tmp_path, names, text, told):
     ("x1 1 0 0 0\nx2 0 0 0 2\n", "repeats a number in the tags '1 0 0 0'"),
     ("x1 3 3\n", "repeats a number in the tags '3 3'; list each class once"),
     ("x1 person,zebra\nx2 zebra;person\n", "separates tags by ';' and by ','"),
-    ("id cat dog\nx1 1 0\n", "names the columns 'cat', 'dog', which are no classes, or do not hold 0 and 1"),
+    ("id cat dog\nx1 1 0\n", "names the columns 'cat', 'dog', which are not classes, or do not hold 0 and 1"),
     ("id person Zebra\nx1 1 0\n", "has columns of 0 and 1 .*, but none for class 'traffic light'"),
     ("id " + " ".join(NAMES).replace("traffic light", "tl") + "\nx1 1 0\n", "x1: has 2 columns of tags; .* names 4"),
-    ("id,owl,cat\nx1,a,b\n", "names the columns 'owl', 'cat', which are no classes, or do not hold 0 and 1"),
+    ("id,owl,cat\nx1,a,b\n", "names the columns 'owl', 'cat', which are not classes, or do not hold 0 and 1"),
     ("x1 0\nx1 1 2\nx2 1\n", "lists id 'x1' twice, with '0' and '1 2'"),
     ("x2 traffic_light\n", "tag 'traffic_light', which is not a class; did you mean 'traffic light'"),
     ("x1 4\n", "tag 4, which is not a class; class numbers are 0 to 3, counted from 0"),
@@ -222,7 +222,7 @@ class Stateful:
     ({"x1": "cat"}, "is not an array of numbers"), ({1.5: np.zeros(4)}, "1.5 is not an image id"),
     ({"x1": np.zeros(4), "x1.jpg": np.zeros(4)}, "lists id 'x1' twice"),
     ({"y1": np.zeros(4)}, "has tags for none of the images"),
-    ({}, "it is no dictionary"), (np.zeros((4, 4)), "an array of float64 and shape .4, 4., without image ids"),
+    ({}, "it is not a dictionary"), (np.zeros((4, 4)), "an array of float64 and shape .4, 4., without image ids"),
 ])
 def test_arrays_that_are_refused(data, tmp_path, capsys, content, message):
     with pytest.raises(InputError, match=message):

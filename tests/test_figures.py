@@ -261,7 +261,7 @@ def test_a_font_with_the_letters_serves(world, tmp_path, figure):
     said, _ = figure("image", *PLAIN, "--font", "no such font", code=2)
     assert said.err == "drstool: --font: 'no such font' is not installed; give the file of a font, or omit it\n"
     (tmp_path / "no-font.ttf").write_bytes(b"nothing")
-    assert "no-font.ttf is no font" in figure("image", *PLAIN, "--font", tmp_path / "no-font.ttf", code=2)[0].err
+    assert "no-font.ttf is not a font" in figure("image", *PLAIN, "--font", tmp_path / "no-font.ttf", code=2)[0].err
 
 
 def make_font(path, letters):
@@ -511,13 +511,13 @@ def test_a_spec_gives_the_same_figure(figure, world, drs, tmp_path):
     ("dpi = 5", "5 is too small; must be at least 36"),
     ("style = 'bold'", "'bold' is not one of blend, contour, dim, flat"),
     ("ids = 'a'", "ids is 'a'; expected a list of texts"),
-    ("columns = ['image']", "columns are no tables; write each as [[columns]]"),
+    ("columns = ['image']", "columns are not tables; write each as [[columns]]"),
     ("[[columns]]\nshow = 'heat'", "columns.paths has 0; heat takes 1"),
     ("[[columns]]\nshow = 'hot'\npaths = ['x']", "columns.show is 'hot'; expected one of image"),
     ("[[columns]]\ncolor = 'x'", "has an unknown key 'columns.color'; there are show, title, paths, class"),
     ("[cues]\nbeta = 1", "has an unknown key 'cues.beta'; there are alpha, background"),
-    ("pick = 'worst'\n[[columns]]\nshow='image'", "'worst' is no choice of images"),
-    ("= 3", "is no TOML file"),
+    ("pick = 'worst'\n[[columns]]\nshow='image'", "'worst' is not a choice of images"),
+    ("= 3", "is not a TOML file"),
 ])
 def test_specs_that_are_wrong(world, drs, tmp_path, text, message):
     spec = tmp_path / "wrong.toml"
@@ -556,7 +556,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("heat:@good", (), 3, "holds labels; 'good' needs a map file"),
     ("image", ("--ids", "x,y"), 3, "has none of the rows, such as 'x'; its ids look like 'a'"),
     ("image", ("--ids", ","), 3, "--ids: ',' names no image"),
-    ("image", ("--pick", "worst:0"), 2, "'worst:0' is no choice of images; expected worst:N"),
+    ("image", ("--pick", "worst:0"), 2, "'worst:0' is not a choice of images; expected worst:N"),
     ("image", ("--pick", "worst:1"), 2, "no column has scores"),
     ("good=@good", ("--pick", "worst:1", "--by", "x"), 2, "--by: no column has the title 'x'; there are good"),
     ("@good,image", ("--pick", "worst:1", "--by", "image"), 2, "'image' has no scores; those that have are good"),
@@ -566,15 +566,15 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--ids", "a", "--pick", "even:1"), 2, "--pick: chooses rows that --ids names already"),
     ("image", ("--resume",), 2, "--resume: cannot be used with --figure"),
     ("good=@good", ("--pick", "around:cow:1"), 3, "there is no class 'cow'; the classes are cat, dog"),
-    ("image", ("--crop", "a:0,0,0,5"), 2, "--crop: 'a:0,0,0,5' is no region; expected ID:x,y,w,h"),
-    ("image", ("--crop", "x:0,0,5,5"), 2, "--crop: 'x' is no row of the figure; its rows are a, b"),
+    ("image", ("--crop", "a:0,0,0,5"), 2, "--crop: 'a:0,0,0,5' is not a region; expected ID:x,y,w,h"),
+    ("image", ("--crop", "x:0,0,5,5"), 2, "--crop: 'x' is not a row of the figure; its rows are a, b"),
     ("image", ("--crop", "a:50,50,20,5"), 2, "'a:50,50,20,5' leaves the image; it has 60 × 60 pixels"),
-    ("image", ("--width", "12"), 2, "--width: '12' is no width; expected something like 174mm"),
+    ("image", ("--width", "12"), 2, "--width: '12' is not a width; expected something like 174mm"),
     ("image", ("--width", "5px"), 2, "--width: is 5 pixels at 72 dpi"),
     (",".join(["image"] * 20), ("--width", "200px"), 2, "pixels for each of 20 columns"),
     ("@good", ("--score", "--baseline", "x"), 2, "--baseline: no column has the title 'x'; there are good"),
     ("image", ("--cues", "beta=1"), 2, "--cues: there is no setting 'beta'; there are alpha"),
-    ("image", ("--cues", "alpha=x"), 2, "--cues: 'x' is no value of alpha; expected a number"),
+    ("image", ("--cues", "alpha=x"), 2, "--cues: 'x' is not a value of alpha; expected a number"),
     ("image", ("--palette", "cvd"), 2, "--palette: 'cvd' is not one of voc, distinct"),
 ])
 def test_columns_and_options_that_are_wrong(figure, tmp_path, columns, more, code, message):

@@ -206,7 +206,7 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
         words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "")
     for crop in spec.crops:
         if crop.id not in spec.ids:
-            raise UsageError("--crop", f"'{crop.id}' is no row of the figure", f"its rows are {', '.join(spec.ids)}")
+            raise UsageError("--crop", f"'{crop.id}' is not a row of the figure", f"its rows are {', '.join(spec.ids)}")
     return spec, words
 
 

@@ -180,7 +180,7 @@ def read_columns(
             where, f"has columns of 0 and 1 ({some(chosen or likely)}), but none for class '{missing[0]}'",
             "name the columns as the classes of --classes or of the checkpoint are")
     if not chosen:
-        notice = f"{where}: the columns of 0 and 1 are no classes, and left out: {some(likely)}"
+        notice = f"{where}: the columns of 0 and 1 are not classes, and left out: {some(likely)}"
         return (), [None] * len(places), (notice,) if likely else ()
     present = [[_flag(cell, name, place) for cell, place in zip(columns[name], places, strict=True)] for name in chosen]
     tags = [

@@ -239,7 +239,7 @@ def _of_columns(header: list[str], rows: dict[str, str], path: str | Path, form:
     names, tags, _ = read_columns(columns, places, path, form)
     if not names:
         raise InputError(
-            path, f"names the columns {some(header)}, which are no classes, or do not hold 0 and 1",
+            path, f"names the columns {some(header)}, which are not classes, or do not hold 0 and 1",
             "list each image's classes in a line 'ID CLASS CLASS', or save a table as .csv")
     return ListedTags(dict(zip(rows, tags, strict=True)), names)
 

@@ -134,4 +134,4 @@ def _field(path: Path, name: str) -> Any:
         return loadmat(io.BytesIO(content), variable_names=[_STRUCT])[_STRUCT][0, 0][name]
     except Exception as error:  # scipy raises nearly anything on damaged files.
         reason = str(error) if not isinstance(error, (KeyError, IndexError)) else f"it has no {_STRUCT}.{name}"
-        raise InputError(path, f"is no mask of SBD: {reason}", "expected a file of SBD's folder 'cls'") from None
+        raise InputError(path, f"is not a mask of SBD: {reason}", "expected a file of SBD's folder 'cls'") from None

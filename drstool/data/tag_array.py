@@ -95,7 +95,7 @@ def _dictionary(content: bytes, path: Path) -> dict[str | int, np.ndarray]:
         raise InputError(path, f"holds an array of {found.dtype} and shape {found.shape}, without image ids", _RIGHT)
     try:
         if not isinstance(found, dict) or not found:
-            raise ValueError("it is no dictionary")
+            raise ValueError("it is not a dictionary")
         return {_key(key): _vector(value) for key, value in found.items()}
     except ValueError as error:
         raise InputError(path, f"is not a dictionary of tags: {error!s:.120}", _RIGHT) from None

@@ -48,7 +48,8 @@ def load(path: Path) -> dict[str, Any]:
         if is_shortage(error):
             raise
         raise InputError(path, f"is a damaged .npz file: {error!s:.120}", _RIGHT) from None
-    return {name: load_npy(each, f"{path}: {name}", what="is no array", right=_RIGHT) for name, each in data.items()}
+    return {
+        name: load_npy(each, f"{path}: {name}", what="is not an array", right=_RIGHT) for name, each in data.items()}
 
 
 def class_names(content: dict[str, Any]) -> tuple[str, ...] | None:

@@ -46,7 +46,8 @@ class Fonts:
             try:
                 fontManager.addfont(font)
             except (RuntimeError, OSError) as error:
-                raise UsageError("--font", f"{font} is no font: {error}", "give a TrueType or OpenType file") from error
+                raise UsageError(
+                    "--font", f"{font} is not a font: {error}", "give a TrueType or OpenType file") from error
             font = FontProperties(fname=font).get_name()
         try:
             path = findfont(font, fallback_to_default=False)

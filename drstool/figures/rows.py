@@ -114,7 +114,7 @@ def parse_pick(text: str) -> Pick:
     if kind not in _KINDS or not (count.isascii() and count.isdecimal() and int(count)) or (kind == "around") != bool(
             name):
         raise UsageError(
-            "--pick", f"{text!r} is no choice of images",
+            "--pick", f"{text!r} is not a choice of images",
             "expected worst:N, best:N, median:N, random:N, even:N or around:CLASS:N")
     return Pick(kind, int(count), name)
 

@@ -71,7 +71,7 @@ class FigureSpec:
         Raises
         ------
         UsageError
-            ``width`` is no width.
+            ``width`` is not a width.
 
         Examples
         --------
@@ -81,7 +81,7 @@ class FigureSpec:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(mm|px|in)", self.settings.width)
         if found is None:
             raise UsageError(
-                "--width", f"{self.settings.width!r} is no width", "expected something like 174mm, 1200px or 6.9in")
+                "--width", f"{self.settings.width!r} is not a width", "expected something like 174mm, 1200px or 6.9in")
         number, unit = float(found[1]), found[2]
         pixels = round(number if unit == "px" else number / _UNITS[unit] * self.settings.dpi)
         if not 32 <= pixels <= 20_000:
@@ -104,7 +104,7 @@ def parse_crop(text: str) -> Crop:
     """
     found = re.fullmatch(r"(.+):(\d+),(\d+),(\d+),(\d+)", text)
     if found is None or not int(found[4]) or not int(found[5]):
-        raise UsageError("--crop", f"{text!r} is no region", "expected ID:x,y,w,h in pixels of the image")
+        raise UsageError("--crop", f"{text!r} is not a region", "expected ID:x,y,w,h in pixels of the image")
     return Crop(found[1], *map(int, found.groups()[1:]))
 
 
@@ -129,7 +129,7 @@ def parse_cues(text: str, cues: CueSettings = CueSettings()) -> CueSettings:
             changes[name.strip()] = {"true": True, "false": False}[value] if kind is bool else (
                 kind(value) if kind in (int, float) else value)
         except (ValueError, KeyError) as error:
-            raise UsageError("--cues", f"{value!r} is no value of {name}", f"expected {_WORDS[kind]}") from error
+            raise UsageError("--cues", f"{value!r} is not a value of {name}", f"expected {_WORDS[kind]}") from error
     return _override(cues, changes, "--cues")
 
 
@@ -150,14 +150,14 @@ def read_spec(path: str, data_keys: Sequence[str]) -> FigureSpec:
     try:
         content = tomllib.loads(read_bytes(path, most=1 << 20).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(path, f"is no TOML file: {error}", "see --write-spec for one") from error
+        raise InputError(path, f"is not a TOML file: {error}", "see --write-spec for one") from error
     styles = [spec.name for spec in fields(FigureSettings)]
     own = ["figure", "ids", "pick", "by", "crop", "columns", "cues"]
     _check_keys(path, content, [*own[:1], *data_keys, *own[1:], *styles])
     texts = {name: _typed(path, name, content.get(name, ""), str) for name in ("figure", "pick", "by")}
     tables = content.get("columns", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise InputError(path, "columns are no tables", "write each as [[columns]]")
+        raise InputError(path, "columns are not tables", "write each as [[columns]]")
     cues = content.get("cues", {})
     _check_keys(path, _typed(path, "cues", cues, dict), [spec.name for spec in fields(CueSettings)], "cues.")
     try:

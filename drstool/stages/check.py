@@ -161,7 +161,8 @@ def _check(report: Report, path: str | None, stream: BinaryIO | None, workers: i
         _check_folder(report, Path(path), workers, track)
         return
     if name.lower().endswith((*SUFFIXES, ".json")):
-        raise ForeignError(path, "is no output of drstool", f"if it is a dataset, use 'drstool check --data {path}'")
+        raise ForeignError(
+            path, "is not an output of drstool", f"if it is a dataset, use 'drstool check --data {path}'")
     start = _start_of(path)
     if start.startswith(_TORCH_STARTS) or is_safetensors(path):
         _check_checkpoint(report, path)
