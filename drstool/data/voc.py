@@ -84,7 +84,9 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
     class_names, stated, notices = _class_names(root, annotations if form.class_names is None else None)
     background_first, tag_list = bool(notices), _tag_list(ids_file)
     if tag_list is not None:
-        read = read_tag_list(tag_list, frozenset(ids), replace(form, class_names=form.class_names or class_names))
+        known_ids = dict.fromkeys(ids)
+        read = read_tag_list(tag_list, known_ids, replace(form, class_names=form.class_names or class_names))
+        read = read.of_images(known_ids, tag_list)
         class_names, notices = class_names or read.class_names, notices + read.notices
         if class_names is not None and not stated:
             _check_numbering(read.tags, annotations, class_names, tag_list)
