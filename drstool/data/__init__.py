@@ -59,8 +59,14 @@ def open_dataset(data: str, split: str | None = None, **how: Any) -> Dataset:
     """
     dataset = read_dataset(data, split, **how)
     if dataset.missing:
-        raise dataset.missing[0]
+        raise _first(dataset.missing)
     return dataset
+
+
+def _first(missing: Sequence[InputError]) -> InputError:
+    """The error of the first image that is missing, with their number."""
+    first, *others = missing
+    return InputError(first.where, f"{first.what} (the first of {len(missing):,})", first.right) if others else first
 
 
 def read_dataset(
@@ -141,7 +147,7 @@ def _find(
         need_tags=tags is None and not images_only)
     found = _read(data, split, known, stdin)
     if not found.rows:
-        raise found.missing[0]
+        raise _first(found.missing)
     if tags is not None:
         found = _with_tags(found, Path(tags), form)
     elif known.need_tags and not is_file(data) and data != _STDIN and all(row.tags is None for row in found.rows):

@@ -14,7 +14,7 @@ from pathlib import Path
 from drstool.data.cells import SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, some, split_cells
 from drstool.data.files_by_id import IMAGE_SUFFIXES, list_folder
 from drstool.data.image_files import id_of_path, missing_image, resolve
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import RawDataset, RawItem, each_or_error
 from drstool.data.table import role_of
 from drstool.data.tags import gather_names
 from drstool.errors import InputError, UsageError
@@ -199,7 +199,7 @@ def read_image_list(path: Path, split: str | None, form: TagForm | None, images:
     Raises
     ------
     InputError
-        It cannot be read, is empty, lists an image twice, or one that is missing; a line begins with no image.
+        It cannot be read, is empty, or lists an image twice; a line begins with no image.
     UsageError
         A split is named.
     """
@@ -219,12 +219,13 @@ def read_image_list(path: Path, split: str | None, form: TagForm | None, images:
                 path, f"lists id {identifier!r} twice: {rows[identifier].image} and {found[1]}", "list each image once")
         rest = found[2].strip(" ,;\t")
         mask = _below(base, rest) if _IMAGE_PATH.fullmatch(rest) else None
-        rows[identifier] = RawItem(
-            identifier, _existing(base, found[1], path, identifier), None, mask, where=str(path))
+        rows[identifier] = RawItem(identifier, _below(base, found[1]), None, mask, where=str(path))
         rests.append("" if mask else rest)
     if not rows:
         raise InputError(path, "lists no images", "give the path of one image per line")
-    return _tagged(list(rows.values()), rests, path, form)
+    listed = _tagged(list(rows.values()), rests, path, form)
+    present, missing = each_or_error(listed.rows, _existing)
+    return replace(listed, rows=present, missing=missing)
 
 
 def _tagged(rows: list[RawItem], rests: list[str], path: Path, form: TagForm | None) -> RawDataset:
@@ -236,11 +237,11 @@ def _tagged(rows: list[RawItem], rests: list[str], path: Path, form: TagForm | N
     return RawDataset(rows, gather_names(tags, path), False, "list", notices=notices + noticed)
 
 
-def _existing(base: Path, text: str, where: Path, identifier: str) -> Path:
-    path = _below(base, text)
-    if not is_file(path):
-        raise missing_image(path, where, identifier, "paths are relative to the folder of the list, or to --images")
-    return path
+def _existing(row: RawItem) -> RawItem:
+    if not is_file(row.image):
+        raise missing_image(
+            row.image, row.where, row.id, "paths are relative to the folder of the list, or to --images")
+    return row
 
 
 def _below(base: Path, text: str) -> Path:
