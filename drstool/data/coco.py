@@ -71,5 +71,5 @@ def _row(coco: CocoFile, identifier: str, key: object, image: Path, has_masks: b
     if not is_file(image):
         raise missing_image(image, where, identifier, "put it there, or remove it from the list")
     tags = coco.tags(key) if coco.annotated else None
-    mask = CocoMask(coco.path, str(key)) if has_masks else None
+    mask = CocoMask(coco.path, str(key)) if has_masks and not coco.has_boxes(key) else None
     return RawItem(identifier, image, tags, mask, where=where)
