@@ -433,6 +433,30 @@ def test_boxes_of_yolo_give_tags_alone(tmp_path):
         load_target(item, SIZE)
 
 
+def test_a_background_among_the_classes_of_yolo(tmp_path):
+    roboflow_yolo(tmp_path, "train: train/images\nnames: {0: background, 1: cat}\n")
+    dataset = opened(tmp_path)
+    told = f"{tmp_path / 'data.yaml'}: 'background' is taken for the background; 'cat' is label 1"
+    assert dataset.class_names == ("cat",) and tags_of(dataset)["a"] == ("cat",) and told in dataset.notices
+    np.testing.assert_array_equal(load_target(dataset.items[0], SIZE)[:4], square(1)[:4])
+    write(tmp_path / "data.yaml", "train: train/images\nnames: [cat, background]\n")
+    with pytest.raises(InputError, match="lists 'background' as an object class; it may only come before the classes"):
+        opened(tmp_path)
+
+
+def test_numbers_beside_a_background_first_are_refused_in_every_layout(tmp_path):
+    roboflow_yolo(tmp_path / "yolo", "train: train/images\nnames: [background, cat, dog]\n")
+    picture(cvat(tmp_path / "cvat") / "JPEGImages" / "a.jpg")
+    picture(tmp_path / "pairs" / "a.jpg")
+    write(tmp_path / "pairs" / "classes.txt", "background\ncat\ndog\n")
+    tags = str(write(tmp_path / "tags.txt", "a 1\n"))
+    for layout in ("yolo", "cvat", "pairs"):
+        with pytest.raises(InputError, match="'a' has class numbers, but the class list begins with the background"):
+            opened(tmp_path / layout, tags=tags)
+    write(tmp_path / "tags.txt", "a cat\n")
+    assert tags_of(opened(tmp_path / "pairs", tags=tags)) == {"a": ("cat",)}
+
+
 def test_keypoints_of_yolo_are_no_outlines(tmp_path):
     roboflow_yolo(tmp_path, "train: train/images\nnc: 2\nnames: [cat, dog]\nkpt_shape: [2, 2]\n")
     assert [item.mask for item in opened(tmp_path).items] == [None] * 3

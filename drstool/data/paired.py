@@ -202,24 +202,22 @@ def _annotated(
         raise InputError(root, f"has both {kinds}", "keep one of them")
     kind, (place, files) = next(iter(found.items()), ("", (root, [])))
     source, notices = "annotations" if kind else "none", ()
+    names, background = object_classes(*classes) if classes is not None else (None, ())
     if kind == "YOLO labels":
         if classes is None:
             raise InputError(place, "has YOLO labels, but nothing names their classes",
                              "add classes.txt with one name per line, or a data.yaml")
         known, notices = read_yolo_labels(files, *classes)
-        names: tuple[str, ...] | None = tuple(filter(is_object_name, classes[0]))
+    elif kind == "labelme files":
+        known, notices = read_labelme(files, place)
     else:
-        if kind == "labelme files":
-            known, notices = read_labelme(files, place)
-        else:
-            known = [Annotation(object_names(path)) if path is not None else Annotation() for path in files]
-        names, told = object_classes(*classes) if classes is not None else (None, ())
-        notices = (*told, *notices)
+        known = [Annotation(object_names(path)) if path is not None else Annotation() for path in files]
     rows = annotated(rows, known, files) if kind else rows
     if names is None:
         names = gather_names((row.tags for row in rows), place)
     by_name = not any(isinstance(row.mask, Path) for row in rows)
-    return RawDataset(rows, names, classes is not None, source, by_name, notices)
+    return RawDataset(
+        rows, names, classes is not None, source, by_name, (*background, *notices), background_first=bool(background))
 
 
 def annotated(
@@ -236,8 +234,10 @@ def with_labelmap(found: RawDataset, places: Sequence[Path]) -> RawDataset:
     # TensorFlow's file of the same name has names alone.
     if path is None or not any(":" in line for line in read_lines(path)):
         return found
-    names = [name for name in read_labelmap(path).values() if is_object_name(name)]
+    listed = read_labelmap(path).values()
+    names = [name for name in listed if is_object_name(name)]
     rows = [replace(row, mask=ColorMask(row.mask, path)) if isinstance(row.mask, Path) else row for row in found.rows]
     return replace(
         found, rows=rows, class_names=check_class_names(names, path), stated=True, reorder=True,
+        background_first=len(names) < len(listed),
         notices=(*found.notices, f"{path}: names the classes and the colours of the masks"))

@@ -22,7 +22,7 @@ from drstool.data.paired import annotated
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder
 from drstool.identifiers import check_id
-from drstool.labels import is_object_name
+from drstool.labels import object_classes
 from drstool.text import read_lines
 
 __all__ = ["read_yolo", "split_keys"]
@@ -47,7 +47,7 @@ def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawD
     UsageError
         No split is named and there are several.
     InputError
-        The file or a label file is damaged, or the images are not found.
+        The file or a label file is damaged, the images are not found, or a background is not the first class.
     """
     content = read_simple_yaml(path)
     names = yolo_names(content, path)
@@ -67,9 +67,10 @@ def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawD
     known, notices = read_yolo_labels(labels, names, path, draws="kpt_shape" not in content)
     rows = annotated(rows, known, labels)
     tagged = any(row.tags is not None for row in rows)
-    objects = tuple(name for name in names if is_object_name(name))
+    objects, background = object_classes(names, path)
     return RawDataset(rows, objects, True, "annotations" if tagged else "none", reorder=True,
-                      notices=(*told_before, *notices), missing=tuple(missing))
+                      notices=(*background, *told_before, *notices), background_first=bool(background),
+                      missing=tuple(missing))
 
 
 def split_keys(content: dict[str, object]) -> list[str]:
