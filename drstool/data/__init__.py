@@ -22,6 +22,7 @@ from drstool.data.item import Dataset, Item, RawDataset, RawItem
 from drstool.data.layouts import Known, is_pattern, read_images, read_layout
 from drstool.data.lists import id_of, notices_of_tag_files, read_image_list, read_tag_list
 from drstool.data.masks import MaskValues, read_as, with_masks
+from drstool.data.paired import with_labelmap
 from drstool.data.sbd import sbd_splits
 from drstool.data.tag_array import read_tag_array
 from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
@@ -80,7 +81,7 @@ def read_dataset(
     data, split, how
         As of :func:`_find`.
     masks
-        Folder of masks to use instead of the data's own.
+        Folder of masks to use instead of the data's own; if they are in colours, with a ``labelmap.txt``.
     mask_values
         Pixel values of background, class 1, … in mask files, see :class:`drstool.data.masks.MaskValues`.
     range
@@ -97,7 +98,8 @@ def read_dataset(
     value_range = None if range is None else ValueRange.parse("--range", range)
     found, names = _find(data, split, **how)
     if masks is not None:
-        found = with_masks(found, masks)
+        found = with_labelmap(with_masks(found, masks), (Path(masks),))
+        names = names or found.class_names
     if values is not None:
         values.check(names)
     channels = None if names is None else {name: i for i, name in enumerate(names)}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drstool.annotations.voc_xml import object_names
 from drstool.data.cells import RawTags, TagForm
-from drstool.data.files_by_id import FilesById, is_hidden
+from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, is_hidden
 from drstool.data.item import RawDataset, RawItem, each_or_error
 from drstool.data.lists import id_of, read_tag_list, split_id
 from drstool.data.tags import gather_names, read_class_names
@@ -95,7 +95,8 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
         tags = [annotations.tags(i) for i in ids]
         tags_source = "none" if all(known is None for known in tags) else "annotations"
     where_tags = str(tag_list or annotations.folder)
-    masks = [FilesById(root / name, (".png",)) for name in _MASK_FOLDERS]
+    # Pictures of other kinds are not read, but refused by what they are.
+    masks = [FilesById(root / name, (".png", *IMAGE_SUFFIXES)) for name in _MASK_FOLDERS]
     saliency = FilesById(root / "saliency_map", (".png",))
 
     def row(identifier: str, known: RawTags) -> RawItem:
