@@ -7,6 +7,7 @@ ignored: 255 in uint8, for up to 254 object classes, or 65535 in uint16.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKGROUND", "BACKGROUND_NAME", "IGNORE", "MAX_NARROW_CLASSES", "MAX_OBJECT_CLASSES",
     "as_label_type", "channel_of", "check_class_names", "check_label_values", "colorize", "ignore_label",
-    "is_object_name", "label_names", "label_of", "label_type", "labels_by_name", "num_classes", "object_classes",
-    "palette", "plain_name", "shown_palette",
+    "is_background", "is_object_name", "label_names", "label_of", "label_type", "labels_by_name", "num_classes",
+    "object_classes", "palette", "plain_name", "shown_palette",
 ]
 
 BACKGROUND = 0
@@ -32,7 +33,7 @@ MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
 _LONGEST_NAME = 200
 # How lists of classes call what is no object, without case and marks: labelme writes "_background_", CVAT
 # "background", Mask R-CNN "BG"; "__ignore__", "void" and "unlabeled" are no class at all.
-_BACKGROUND_NAMES = frozenset(("background", "bg", "bkg"))
+_BACKGROUND = re.compile("(background(class|area|pixels?|google)?|bg|bkg|hintergrund|none|nothing|noobjects?)[0-9]*")
 _IGNORE_NAMES = frozenset(("ignore", "ignored", "ignorelabel", "void", "unlabeled", "unlabelled", "dontcare"))
 
 
@@ -162,7 +163,7 @@ def check_class_names(names: Sequence[str], where: object) -> tuple[str, ...]:
             raise InputError(
                 where, f"contains the class name {name[:40]!r}",
                 f"a name has up to {_LONGEST_NAME} printable characters")
-        if plain_name(name) in _BACKGROUND_NAMES | _IGNORE_NAMES:
+        if not is_object_name(name):
             raise InputError(
                 where, f"lists '{name}' as an object class",
                 "it may only come before the classes: label 0 is always the background, the highest one ignored, and "
@@ -202,14 +203,25 @@ def object_classes(listed: Sequence[str], where: object) -> tuple[tuple[str, ...
     (('cat',), ("classes.txt: '__ignore__' and '_background_' are taken for ignored pixels and the background;
     'cat' is label 1",))
     """
-    first, second, *_ = [*(plain_name(name) if isinstance(name, str) else "" for name in listed[:2]), "", ""]
-    if first not in _BACKGROUND_NAMES | _IGNORE_NAMES:
+    first, second, *_ = [*(name if isinstance(name, str) else "" for name in listed[:2]), "", ""]
+    if is_object_name(first):
         return check_class_names(listed, where), ()
-    both = first in _IGNORE_NAMES and second in _BACKGROUND_NAMES
+    both = not is_background(first) and is_background(second)
     names = check_class_names(listed[1 + both:], where)
     meaning = (f"'{listed[0]}' and '{listed[1]}' are taken for ignored pixels and the background" if both
                else f"'{listed[0]}' is taken for the background")
     return names, (f"{where}: {meaning}; '{names[0]}' is label {label_of(0)}",)
+
+
+def is_background(name: str) -> bool:
+    """Whether a name is one that lists of classes use for the background.
+
+    Examples
+    --------
+    >>> [is_background(name) for name in ("_background_", "BG", "background_class", "No object", "cat", "void")]
+    [True, True, True, True, False, False]
+    """
+    return _BACKGROUND.fullmatch(plain_name(name)) is not None
 
 
 def is_object_name(name: str) -> bool:
@@ -220,7 +232,7 @@ def is_object_name(name: str) -> bool:
     >>> [is_object_name(name) for name in ("cat", "_background_", "__ignore__")]
     [True, False, False]
     """
-    return plain_name(name) not in _BACKGROUND_NAMES | _IGNORE_NAMES
+    return not is_background(name) and plain_name(name) not in _IGNORE_NAMES
 
 
 def labels_by_name(class_names: Sequence[str]) -> Callable[[str], int]:
@@ -233,7 +245,7 @@ def labels_by_name(class_names: Sequence[str]) -> Callable[[str], int]:
     """
     ignored = ignore_label(label_type(len(class_names)))
     labels = {name: label_of(channel) for channel, name in enumerate(class_names)}
-    return lambda name: BACKGROUND if plain_name(name) in _BACKGROUND_NAMES else labels.get(name, ignored)
+    return lambda name: BACKGROUND if is_background(name) else labels.get(name, ignored)
 
 
 def plain_name(name: str) -> str:

@@ -457,6 +457,30 @@ def test_numbers_beside_a_background_first_are_refused_in_every_layout(tmp_path)
     assert tags_of(opened(tmp_path / "pairs", tags=tags)) == {"a": ("cat",)}
 
 
+@pytest.mark.parametrize("lists", [True, False])
+def test_yolo_of_cvat_and_darknet(tmp_path, lists):
+    for split, name in (("train", "a"), ("valid", "b")):
+        picture(tmp_path / f"obj_{split}_data/sub/{name}.jpg")
+        write(tmp_path / f"obj_{split}_data/sub/{name}.txt", "1 .5 .5 .2 .2\n")
+        if lists:
+            write(tmp_path / f"{split}.txt", f"data/obj_{split}_data/sub/{name}.jpg\n")
+    write(tmp_path / "obj.names", "cat\ndog\n")
+    obj_data = write(tmp_path / "obj.data", "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\n"
+                     "names = data/obj.names\nbackup = backup/\n")
+    with pytest.raises(UsageError, match="has several splits: train, valid"):
+        opened(tmp_path)
+    dataset = opened(tmp_path, "train")
+    assert [(item.id, item.tags) for item in dataset.items] == [("sub/a", ("dog",))]
+    assert dataset.class_names == ("cat", "dog") and opened(obj_data, "train").items == dataset.items
+    assert dataset.notices == (f"{tmp_path}: read as a YOLO export with obj.data: 1 image, 2 classes",)
+    (tmp_path / "obj_train_data").rename(tmp_path / "elsewhere")
+    write(tmp_path / "obj_train_data/sub/a.txt", "0 .5 .5 .2 .2\n")
+    assert opened(tmp_path, "train", images=str(tmp_path / "elsewhere")).items[0].tags == ("cat",)
+    write(obj_data, "classes = 3\n")
+    with pytest.raises(InputError, match="has 2 names for 3 classes"):
+        opened(tmp_path, "valid")
+
+
 def test_keypoints_of_yolo_are_no_outlines(tmp_path):
     roboflow_yolo(tmp_path, "train: train/images\nnc: 2\nnames: [cat, dog]\nkpt_shape: [2, 2]\n")
     assert [item.mask for item in opened(tmp_path).items] == [None] * 3

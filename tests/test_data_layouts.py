@@ -50,7 +50,9 @@ def ids_of(dataset):
     ("masks", "annotations"), ("Mask", "annotations"), ("labels", "annotations"), ("ann_dir", "annotations"),
     ("SegmentationClassAug", "annotations"), ("GT", "annotations"), ("ground_truth", "annotations"),
     ("ground-truth", "annotations"), ("TestMasks", "annotations"), ("saliency_map", "annotations"),
-    ("cat", None), ("no mask", None), ("1", None), ("class 3", None), ("trainer", None), ("test strip", None),
+    ("fold1", "split"), ("trainA", "split"), ("rgb", "images"), ("patches", "images"), ("leftImg8bit", "images"),
+    ("depth", "other"), ("heatmaps", "other"), ("A", None), ("cat", None), ("no mask", None), ("1", None),
+    ("class 3", None), ("trainer", None), ("test strip", None),
 ])
 def test_names_of_folders(name, meaning):
     assert meaning_of(name) == meaning
@@ -152,8 +154,8 @@ def test_masks_beside_their_images(tmp_path):
     dataset = opened(tmp_path, "train")
     assert ids_of(dataset) == ["a", "b"] and dataset.class_names == ("cat", "dog")
     assert load_target(dataset.items[0]).max() == 1 and dataset.items[1].mask is None
-    write(tmp_path / "train/_classes.csv", "Pixel Value, Class\n1, cat\n2, dog\n")
-    with pytest.raises(InputError, match="does not count the pixel values from 0"):
+    write(tmp_path / "train/_classes.csv", "Pixel Value, Class\n0, background\n2, dog\n")
+    with pytest.raises(InputError, match="numbers its classes 0, 2, which does not count all lines from 0 or 1"):
         opened(tmp_path, "train")
 
 
@@ -197,6 +199,52 @@ def test_classes_within_splits_and_within_images(tmp_path):
     pictures(tmp_path / "birds", "images/001.Wren/a.jpg", "images/002.Jay/b.jpg")
     dataset = opened(tmp_path / "birds")
     assert dataset.class_names == ("001.Wren", "002.Jay") and dataset.items[0].tags == ("001.Wren",)
+
+
+@pytest.mark.parametrize("names, message", [
+    (("x/a1.jpg", "x/b1.jpg", "y/a1.png", "y/b1.png"), "files of the same names in x and y, as images and masks have"),
+    (("x/1.jpg", "x/2.jpg", "y/1.png", "y/2.png"), "files of the same names in x and y"),
+    (("2023/a.jpg", "2024/b.jpg"), "has folders named as years are: 2023, 2024"),
+    (("aachen/a_leftImg8bit.png", "bonn/b_leftImg8bit.png"), "the folder 'aachen' is a city"),
+    (("one/a.jpg", "one/a.txt", "two/b.jpg"), r"one: has annotations beside its images, such as a\.txt"),
+    (("one/a.jpg", "two/b.jpg", "two/b.xml"), r"two: has annotations beside its images, such as b\.xml"),
+    (("cat/a.jpg", "unlabeled/b.jpg"), "unlabeled: is named as images of unknown classes are"),
+])
+def test_folders_that_are_hardly_classes(tmp_path, names, message):
+    pictures(tmp_path, *(name for name in names if not name.endswith((".txt", ".xml"))))
+    for name in names:
+        if name.endswith((".txt", ".xml")):
+            write(tmp_path / name, "0 .5 .5 .2 .2\n")
+    with pytest.raises(InputError, match=message):
+        opened(tmp_path)
+    folders = sorted({name.split("/")[0] for name in names} - {"unlabeled"})
+    listed = write(tmp_path / "classes.txt", "\n".join(folders))
+    assert opened(tmp_path, classes=str(listed)).class_names == tuple(folders)
+
+
+def test_photographs_of_two_classes_may_be_counted_alike(tmp_path):
+    pictures(tmp_path, "cat/img_1.jpg", "cat/img_2.jpg", "dog/img_1.jpg", "dog/img_2.jpg")
+    assert opened(tmp_path).class_names == ("cat", "dog")
+
+
+def test_images_that_are_of_no_class_are_told(tmp_path):
+    pictures(tmp_path, "cat/a.jpg", "dog/b.jpg", "dog/more/c.jpg", "loose.jpg", "background/d.jpg", "owl/e.jpg")
+    dataset = opened(tmp_path)
+    assert dataset.class_names == ("cat", "dog", "owl")
+    assert [item.tags for item in dataset.items] == [(), ("cat",), ("dog",), ("owl",)]
+    told = dataset.notices[1:]
+    assert told == tuple(f"{tmp_path}: {line}" for line in (
+        "1 image in a folder of the background is taken to hold no object",
+        "1 image beside the folders of classes is left out", "1 image in subfolders of the classes is left out"))
+    listed = write(tmp_path / "classes.txt", "cat\ndog\n")
+    dataset = opened(tmp_path, classes=str(listed))
+    assert ids_of(dataset) == ["background/d", "cat/a", "dog/b"]
+    assert f"{tmp_path}: left out, as --classes does not list it: owl" in dataset.notices
+    with pytest.raises(InputError, match="no folder named as a class of --classes; its folders are cat, dog, owl"):
+        opened(pictures(tmp_path / "owls", "cat/a.jpg", "dog/b.jpg", "owl/c.jpg"),
+               classes=str(write(tmp_path / "x.txt", "emu")))
+    with pytest.raises(InputError, match="did you mean 'Cat'"):
+        opened(tmp_path, classes=str(write(tmp_path / "x.txt", "Cat")))
 
 
 @pytest.mark.parametrize("odd", ["train", "masks", "test", "gt"])

@@ -12,6 +12,7 @@ from conftest import call
 from PIL import Image
 
 from drstool.data import open_dataset, require_tags
+from drstool.data.tags import read_class_names
 from drstool.errors import InputError
 
 
@@ -57,12 +58,37 @@ def test_names_of_a_list(data, tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("", "names no object class"), ("cat\ncat\n", "'cat' twice"),
     ("cat\nbackground\n", "lists 'background' as an object class"),
+    ("0 background\n2 dog\n", "numbers its classes 0, 2, which does not count all lines from 0 or 1"),
+    ("0: background\ncat\n", "numbers its classes 0, which"), ("cat,dog\n", "is not a list of names: 'cat,dog'"),
+    ("background cat dog\n", "is not a list of names"), ("name,r,g,b\ncat,1,2,3\n", "is not a list of names"),
+    ("name,id\ncat,0\n", "is not a list of names"), ("'cat',\n'dog',\n", "is not a list of names"),
+    ("item {\n id: 1\n name: 'cat'\n}\n", "is not a list of names"), ('{"cat": 0}', "is not a list of names"),
+    ('["cat", 1]', "is no JSON list of names"), ("[", "is no JSON list of names"),
 ])
 def test_bad_class_lists(data, tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         open_dataset(data, classes=write(tmp_path / "classes.txt", text))
     with pytest.raises(InputError, match=r"gone\.txt: cannot be read: No such file"):
         open_dataset(data, classes=str(tmp_path / "gone.txt"))
+
+
+@pytest.mark.parametrize("text, told", [
+    ("0 cat\n1 dog\n2 fish\n3 emu", True), ("1: cat\n2: dog\n3: fish\n4: emu", True),
+    ("# x\ncat\ndog\nfish\nemu", True), ("0,background\n1,cat\n2,dog\n3,fish\n4,emu", True),
+    ("id,name\n1,cat\n2,dog\n3,fish\n4,emu", True),
+    ('["background", "cat",\n "dog", "fish", "emu"]', True), ("cat\ndog\nfish\nemu", False),
+])
+def test_numbers_and_json_in_class_lists(data, tmp_path, text, told):
+    classes = write(tmp_path / "classes.txt", text)
+    dataset = open_dataset(data, classes=classes)
+    assert dataset.class_names == ("cat", "dog", "fish", "emu")
+    assert any(line.startswith(f"{classes}: read as the classes ") for line in dataset.notices) == told
+
+
+@pytest.mark.parametrize("names", [
+    ("1 euro", "2 euro"), ("001.Wren", "002.Jay"), ("class 1", "class 2"), ("tench, Tinca tinca", "goldfish")])
+def test_numbers_and_commas_may_belong_to_names(tmp_path, names):
+    assert read_class_names(write(tmp_path / "classes.txt", "\n".join(names))) == (names, (), False)
 
 
 def test_a_background_first_in_a_class_list_is_told(data, tmp_path):

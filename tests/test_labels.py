@@ -86,7 +86,7 @@ def test_names_that_serve(names):
 
 @pytest.mark.parametrize("first", [
     "background", "Background", "_background_", "__background__", "BG", "bg", "unlabeled", "Unlabelled", "void",
-    "__ignore__", "<ignore>"])
+    "__ignore__", "<ignore>", "None", "nothing", "no_object", "background_class", "Hintergrund"])
 def test_a_background_before_the_classes_is_label_0(first):
     names, notices = object_classes([first, "cat", "dog"], "classes.txt")
     assert names == ("cat", "dog")

@@ -176,6 +176,6 @@ def class_list(run: Run, path: str | None) -> tuple[str, ...] | None:
 
     if path is None:
         return None
-    names, notices = read_class_names(path)
+    names, notices, _ = read_class_names(path)
     run.notes(notices)
     return names

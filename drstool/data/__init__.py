@@ -142,11 +142,11 @@ def _find(
     stdin
         Read instead of the process's own.
     """
-    listed, notices = (None, ()) if classes is None else read_class_names(classes)
+    listed, notices, background_first = (None, (), False) if classes is None else read_class_names(classes)
     form = TagForm(listed or class_names and tuple(class_names), tag_separator, empty_tags)
     known = Known(
         None if images_only else form, None if images is None else Path(images), listed or class_names or (),
-        need_tags=tags is None and not images_only)
+        listed is not None, need_tags=tags is None and not images_only)
     found = _read(data, split, known, stdin)
     if not found.rows:
         raise _first(found.missing)
@@ -162,7 +162,7 @@ def _find(
             found, rows=rows, class_names=None, stated=False, tags_source="none", reorder=False, background_first=False)
     _check_ids(found, data)
     names = resolve_names(found, class_names, data, listed=listed)
-    notices += found.notices + about_numbers(found.rows, names, bool(notices) or found.background_first)
+    notices += found.notices + about_numbers(found.rows, names, background_first or found.background_first)
     return replace(found, notices=notices), names
 
 
@@ -211,7 +211,7 @@ def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> R
         return read_image_list(path, split, known.form, known.images)
     if exists and suffix == ".json":
         return read_coco(path, split, known.images)
-    if exists and suffix in (".yaml", ".yml"):
+    if exists and suffix in (".yaml", ".yml", ".data"):
         return read_yolo(path, split, known.images)
     if not exists and not is_pattern(data):
         raise InputError(data, "no such file or folder", "check the path")

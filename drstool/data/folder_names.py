@@ -9,36 +9,36 @@ __all__ = ["is_of_split", "meaning_of"]
 
 _SPLITS = frozenset((
     "train", "training", "trainset", "trainval", "trainaug", "val", "valid", "validation", "valset", "test", "testing",
-    "testset", "minival", "holdout"))
-_IMAGES = frozenset(("image", "images", "img", "imgs", "jpegimages", "leftimg", "pngimages"))
+    "testset", "minival", "holdout", "fold"))
+_IMAGES = frozenset(("image", "images", "img", "imgs", "jpegimages", "leftimg", "pngimages", "patches", "rgb"))
 _ANNOTATIONS = frozenset((
     "mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots", "ann", "anns", "gt", "gts",
     "groundtruth", "truth", "segmentation", "segmentations", "segmentationclass", "segmentationclassaug", "segmap",
     "segmentationclasspng", "segmentationclassnpy", "segmentationclassvisualization", "segmentationobject", "seg",
     "saliency", "xml", "xmls", "json", "jsons", "bbox", "bboxes", "labelids", "trimap", "trimaps"))
-# Words that may stand beside those above.
+# Measured or computed beside images.
+_OTHERS = frozenset(("depth", "disparity", "heatmap", "heatmaps", "thermal"))
+# Words that may stand beside those above; a and b are the two domains of image-to-image translation.
 _FILLERS = frozenset((
-    "dir", "folder", "map", "maps", "data", "set", "ground", "semantic", "instance", "color", "colour", "rgb", "png",
-    "jpg", "class", "object", "aug", "visualization", "raw", "fine", "coarse", "bit", "all", "binary"))
+    "dir", "folder", "map", "maps", "data", "set", "ground", "semantic", "instance", "color", "colour", "png", "left",
+    "jpg", "class", "object", "aug", "visualization", "raw", "fine", "coarse", "bit", "all", "binary", "a", "b"))
 
 
 def meaning_of(name: str) -> str | None:
-    """``split``, ``images`` or ``annotations``; None where a folder's name is none of those used for them.
+    """``split``, ``images``, ``annotations`` or ``other``; None where a folder's name is none of those used for them.
 
     Examples
     --------
-    >>> [meaning_of(name) for name in ("Train", "img_dir", "train_masks", "SegmentationClass", "ground-truth")]
-    ['split', 'images', 'annotations', 'annotations', 'annotations']
+    >>> [meaning_of(name) for name in ("Train", "img_dir", "train_masks", "ground-truth", "depth")]
+    ['split', 'images', 'annotations', 'annotations', 'other']
     >>> [meaning_of(name) for name in ("cat", "no mask", "2023", "data")]
     [None, None, None, None]
     """
     words = _words(name)
-    if not words <= _SPLITS | _IMAGES | _ANNOTATIONS | _FILLERS:
+    if not words <= _SPLITS | _IMAGES | _ANNOTATIONS | _OTHERS | _FILLERS:
         return None
-    for meaning, known in (("annotations", _ANNOTATIONS), ("images", _IMAGES), ("split", _SPLITS)):
-        if words & known:
-            return meaning
-    return None
+    kinds = {"other": _OTHERS, "annotations": _ANNOTATIONS, "images": _IMAGES, "split": _SPLITS}
+    return next((meaning for meaning, known in kinds.items() if words & known), None)
 
 
 def is_of_split(name: str, split: str) -> bool:

@@ -20,7 +20,7 @@ from drstool.data.item import RawDataset, RawItem
 from drstool.data.paired import read_paired, with_labelmap
 from drstool.data.sbd import is_sbd, read_sbd
 from drstool.data.voc import is_voc, read_voc
-from drstool.data.yolo_export import read_yolo, split_keys
+from drstool.data.yolo_export import DARKNET, darknet_content, read_yolo, split_keys
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder, read_beginning
 from drstool.identifiers import check_id
@@ -45,6 +45,8 @@ class Known:
         Folder of the images, where they are not with their annotations.
     class_names
         Names that are classes, whatever they look like.
+    listed
+        Whether the user lists them, so that there are no others.
     need_tags
         Whether tags are needed whose reading takes long.
     """
@@ -52,6 +54,7 @@ class Known:
     form: TagForm | None = None
     images: Path | None = None
     class_names: Collection[str] = ()
+    listed: bool = False
     need_tags: bool = True
 
 
@@ -90,7 +93,7 @@ def read_layout(root: Path, split: str | None, known: Known, above: Path | None 
     if has_split and not any(is_of_split(name, split) for name in here.annotations):
         inside = _Contents(root / split, known.class_names)
         if inside.classes and not inside.images and not inside.annotations:
-            return read_folder(root, split, known.class_names).told(root / split, "a folder of classes")
+            return read_folder(root, split, known.class_names, known.listed).told(root / split, "a folder of classes")
         return read_layout(root / split, None, known, root)
     return _by_names(here, split, known, above)
 
@@ -113,7 +116,7 @@ def _by_names(here: _Contents, split: str | None, known: Known, above: Path | No
     if not here.splits and not here.classes and any(name.endswith((".json", ".xml")) for name in here.files):
         raise InputError(root, "has no images beside its annotations", "name their folder with --images")
     if not here.splits:
-        return read_folder(root, split, known.class_names).told(root, "a folder of classes")
+        return read_folder(root, split, known.class_names, known.listed).told(root, "a folder of classes")
     if split is not None:
         raise InputError(root, f"has no split '{split}'", f"choose from {', '.join(here.splits)}")
     if len(here.splits) > 1:
@@ -148,13 +151,14 @@ def _names_files(path: Path) -> bool:
 
 
 def _yolo_file(here: _Contents) -> Path | None:
-    """The YAML file that names classes and images of splits, if there is one."""
+    """The YAML file that names classes and images of splits, if there is one, or darknet's file that does."""
     contents = {name: read_simple_yaml(here.root / name) for name in here.files if name.endswith((".yaml", ".yml"))}
     names = [name for name, content in contents.items() if "names" in content and split_keys(content)]
     if len(names) > 1:
         names = [name for name in names if name == "data.yaml"] or names
     if len(names) > 1:
         raise InputError(here.root, f"has {' and '.join(names)}, which both name classes", "give one of them as --data")
+    names = names or [name for name in DARKNET if name in here.files and split_keys(darknet_content(here.root / name))]
     return here.root / names[0] if names else None
 
 

@@ -270,7 +270,7 @@ def _mask(text: str | None, base: Path) -> Path | Rasterizable | None:
     if mark and suffix == ".png" and more.endswith(LABELMAP):
         return ColorMask(base / file, base / more)
     if mark and suffix == ".txt":
-        return YoloMask(base / file, tuple(read_names(base / more)), base / more)
+        return YoloMask(base / file, tuple(read_names(base / more)[0]), base / more)
     return mask_file(resolve(base, text))
 
 

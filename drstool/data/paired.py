@@ -25,7 +25,7 @@ from drstool.files import is_file, is_folder, read_beginning
 from drstool.labels import check_class_names, is_object_name, object_classes
 from drstool.text import read_lines
 
-__all__ = ["annotated", "read_paired", "with_labelmap"]
+__all__ = ["annotated", "annotation_beside", "read_paired", "with_labelmap"]
 
 _CLASS_LISTS = ("classes.txt", "class_names.txt", "labels.txt", "obj.names", "_classes.csv", "data.yaml")
 # Files beside annotations that are none.
@@ -186,15 +186,20 @@ def _are_annotations(kind: str, paths: Sequence[Path]) -> bool:
     return True
 
 
-def _class_list(places: Sequence[Path]) -> tuple[list[str], Path] | None:
-    """Names in label order, background included if listed, of the first list of classes that there is."""
-    path = next((place / name for place in places for name in _CLASS_LISTS if is_file(place / name)), None)
-    return None if path is None else (read_names(path), path)
+def annotation_beside(image: Path) -> Path | None:
+    """The file of annotations beside an image, if there is one."""
+    paths = {kind: image.with_suffix(suffix) for kind, (suffix, *_) in _SUFFIXES.items() if kind != "masks"}
+    return next((path for kind, path in paths.items() if is_file(path) and _are_annotations(kind, [path])), None)
+
+
+def _class_list(places: Sequence[Path]) -> Path | None:
+    """The first list of classes that there is."""
+    return next((place / name for place in places for name in _CLASS_LISTS if is_file(place / name)), None)
 
 
 def _annotated(
     root: Path, rows: list[RawItem], found: dict[str, tuple[Path, list[Path | None]]],
-    classes: tuple[list[str], Path] | None,
+    class_list: Path | None,
 ) -> RawDataset:
     """The images with what their annotations say."""
     if len(found) > 1:
@@ -202,12 +207,13 @@ def _annotated(
         raise InputError(root, f"has both {kinds}", "keep one of them")
     kind, (place, files) = next(iter(found.items()), ("", (root, [])))
     source, notices = "annotations" if kind else "none", ()
-    names, background = object_classes(*classes) if classes is not None else (None, ())
+    listed, told = (None, ()) if class_list is None else read_names(class_list)
+    names, background = (None, ()) if listed is None else object_classes(listed, class_list)
     if kind == "YOLO labels":
-        if classes is None:
+        if listed is None:
             raise InputError(place, "has YOLO labels, but nothing names their classes",
                              "add classes.txt with one name per line, or a data.yaml")
-        known, notices = read_yolo_labels(files, *classes)
+        known, notices = read_yolo_labels(files, listed, class_list)
     elif kind == "labelme files":
         known, notices = read_labelme(files, place)
     else:
@@ -217,7 +223,8 @@ def _annotated(
         names = gather_names((row.tags for row in rows), place)
     by_name = not any(isinstance(row.mask, Path) for row in rows)
     return RawDataset(
-        rows, names, classes is not None, source, by_name, (*background, *notices), background_first=bool(background))
+        rows, names, listed is not None, source, by_name, (*told, *background, *notices),
+        background_first=bool(background))
 
 
 def annotated(

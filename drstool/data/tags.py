@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,34 +13,41 @@ from drstool.annotations.yolo import yolo_names
 from drstool.data.cells import number_or_name, some
 from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
-from drstool.labels import check_class_names, object_classes, plain_name
+from drstool.labels import check_class_names, is_object_name, object_classes, plain_name
 from drstool.text import read_lines
 
 __all__ = ["about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names", "resolve_tags"]
 
 _MAX_CLASS_LIST_BYTES = 1 << 20
-_PIXEL_VALUES = re.compile(r"\s*pixel value\s*,\s*class\s*", re.IGNORECASE)
+# Before the names of a table: "id,name", or Roboflow's "Pixel Value, Class".
+_HEADER = re.compile(
+    r"(?:pixel value|\w*id|index|idx|value|label|number|class)\s*[,;\t]\s*\w*(?:name|class|label|category)s?", re.I)
+_NUMBERED = re.compile(r"(\d{1,5})(?:\s*[:;,|=)]\s*|\.\s+|\s+)(\S.*)")
+_ONE_A_LINE = "write one name per line, background's first or left out; a JSON list and YOLO's data.yaml are read, too"
+_NUMBER_BEHIND = re.compile(r".*[,;\t]\s*[\d.]+")
 
 
-def read_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Object class names of a list of classes, in label order, and notices.
+def read_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Object class names of a list of classes, in label order; notices; and whether it began with the background.
 
     Raises
     ------
     InputError
         It cannot be read, or the names are invalid (:func:`drstool.labels.object_classes`).
     """
-    return object_classes(read_names(path), path)
+    listed, told = read_names(path)
+    names, background = object_classes(listed, path)
+    return names, (*told, *background), bool(background)
 
 
-def read_names(path: str | Path) -> list[str]:
-    """Names in label order, background included where it is listed.
+def read_names(path: str | Path) -> tuple[list[str], tuple[str, ...]]:
+    """Names in label order, background included where it is listed, and notices.
 
     Parameters
     ----------
     path
-        A text file with one name per line; CVAT's ``labelmap.txt``; YOLO's ``data.yaml``; Roboflow's
-        ``_classes.csv`` of pixel values and names.
+        A text file with one name per line, perhaps numbered; a JSON list; CVAT's ``labelmap.txt``; YOLO's
+        ``data.yaml``; Roboflow's ``_classes.csv`` of pixel values and names.
 
     Raises
     ------
@@ -48,16 +56,57 @@ def read_names(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return list(yolo_names(read_simple_yaml(path), path))
+        return list(yolo_names(read_simple_yaml(path), path)), ()
     lines = read_lines(path, _MAX_CLASS_LIST_BYTES)
     if is_labelmap(lines):
-        return list(read_labelmap(path).values())
-    if lines and _PIXEL_VALUES.fullmatch(lines[0]):
-        pairs = [line.partition(",") for line in lines[1:]]
-        if [value.strip() for value, _, _ in pairs] != list(map(str, range(len(pairs)))):
-            raise InputError(path, "does not count the pixel values from 0", "a line is VALUE, NAME")
-        return [name.strip() for _, _, name in pairs]
-    return lines
+        return list(read_labelmap(path).values()), ()
+    if lines and lines[0].startswith("["):
+        names = _json_names(" ".join(lines), path)
+    else:
+        names = _numbered_names([line for line in lines if not line.startswith("# ")], path)
+    return names, () if names == lines else (f"{path}: read as the classes {some(names)}",)
+
+
+def _json_names(text: str, path: Path) -> list[str]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(path, "is no JSON list of names", 'write ["cat", "dog"], or one name per line')
+    return names
+
+
+def _numbered_names(lines: Sequence[str], path: Path) -> list[str]:
+    """The names of lines, without the numbers that count them."""
+    if not lines:
+        return []
+    rows = lines[1:] if _HEADER.fullmatch(lines[0]) else lines
+    matches = [found for line in rows if (found := _NUMBERED.fullmatch(line))]
+    if _is_table(lines, path) and not (len(lines) == len(matches) == 1):
+        raise InputError(path, f"is not a list of names: {lines[0]!r:.80}", _ONE_A_LINE)
+    numbers, names = [int(found[1]) for found in matches], [found[2].strip() for found in matches]
+    # Other numbers are part of the names: "1 euro", "2 euro".
+    partly = len(matches) < len(rows) or len(set(names)) < len(names)
+    if rows is lines and partly and all(map(is_object_name, names)):
+        return list(lines)
+    if partly or numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise InputError(
+            path, f"numbers its classes {', '.join(map(str, numbers[:6]))}, which does not count all lines from 0 or 1",
+            "list all classes in the order of their labels, one name per line")
+    return names
+
+
+def _is_table(lines: Sequence[str], path: Path) -> bool:
+    """Whether lines have more than a number and a name, or are of another kind of file."""
+    least = 2 if len(lines) > 1 else 1
+    counts = [{line.count(mark) for line in lines} for mark in ",;\t"]
+    words = lines[0].split()
+    return (
+        path.suffix.lower() == ".pbtxt" or lines[0].startswith(("{", "item {"))
+        or any(len(each) == 1 and min(each) >= least for each in counts)
+        or all(line.endswith(",") or _NUMBER_BEHIND.fullmatch(line) for line in lines[1:] or lines)
+        or len(lines) == 1 < len(words) and not is_object_name(words[0]))
 
 
 def gather_names(tags: Iterable[Iterable[str | int] | None], where: object) -> tuple[str, ...] | None:

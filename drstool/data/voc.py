@@ -81,8 +81,9 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
     if not ids:
         raise InputError(where, "lists no images", "give one id per line")
     annotations = _Annotations(root / "Annotations")
-    class_names, stated, notices = _class_names(root, annotations if form.class_names is None else None)
-    background_first, tag_list = bool(notices), _tag_list(ids_file)
+    class_names, stated, notices, background_first = _class_names(
+        root, annotations if form.class_names is None else None)
+    tag_list = _tag_list(ids_file)
     if tag_list is not None:
         known_ids = dict.fromkeys(ids)
         read = read_tag_list(tag_list, known_ids, replace(form, class_names=form.class_names or class_names))
@@ -204,20 +205,19 @@ def _tag_list(ids_file: Path | None) -> Path | None:
 
 def _class_names(
     root: Path, annotations: _Annotations | None,
-) -> tuple[tuple[str, ...] | None, bool, tuple[str, ...]]:
-    """Class names in label order, whether the dataset itself lists them, and notices."""
+) -> tuple[tuple[str, ...] | None, bool, tuple[str, ...], bool]:
+    """Class names in label order, whether the dataset itself lists them, notices, and whether background was first."""
     for path in (root / name for name in _CLASS_LISTS):
         if is_file(path):
-            names, notices = read_class_names(path)
-            return names, True, notices
+            names, notices, background_first = read_class_names(path)
+            return names, True, notices, background_first
     # VOC numbers its classes in alphabetical order.
     listed = {m[1] for path in _lists_in(root / "ImageSets" / "Main")
               if (m := _CLASS_LIST_NAME.fullmatch(path.name)) and _is_class_list(path)}
     if listed:
-        return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True, ()
-    if annotations is None:
-        return None, False, ()
-    return gather_names(annotations.all_tags(), annotations.folder), False, ()
+        return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True, (), False
+    names = None if annotations is None else gather_names(annotations.all_tags(), annotations.folder)
+    return names, False, (), False
 
 
 def _check_numbering(

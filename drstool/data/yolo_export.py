@@ -1,4 +1,4 @@
-"""YOLO's ``data.yaml``: the names of the classes, and where the images of each split are.
+"""YOLO's ``data.yaml``, or darknet's ``obj.data``: names of the classes, and where the images of each split are.
 
 The labels of ``…/images/ID.jpg`` are in ``…/labels/ID.txt``, those of other images beside them.
 
@@ -19,19 +19,23 @@ from drstool.data.files_by_id import FilesById, list_folder
 from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.paired import annotated
+from drstool.data.tags import read_names
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder
 from drstool.identifiers import check_id
 from drstool.labels import object_classes
 from drstool.text import read_lines
 
-__all__ = ["read_yolo", "split_keys"]
+__all__ = ["DARKNET", "darknet_content", "read_yolo", "split_keys"]
 
 _SPLIT_KEYS = ("train", "val", "valid", "test", "minival")
+# Darknet's files beside the lists of the splits; CVAT writes them and puts images and labels into obj_SPLIT_data.
+DARKNET = ("obj.data", "obj.names")
+_DARKNET_FOLDER = re.compile("obj_(train|val|test).*_data", re.IGNORECASE)
 
 
 def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawDataset:
-    """The images of one split of a ``data.yaml``.
+    """The images of one split of a ``data.yaml`` or ``obj.data``.
 
     Parameters
     ----------
@@ -49,7 +53,8 @@ def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawD
     InputError
         The file or a label file is damaged, the images are not found, or a background is not the first class.
     """
-    content = read_simple_yaml(path)
+    in_yaml = path.suffix.lower() in (".yaml", ".yml")
+    content = read_simple_yaml(path) if in_yaml else darknet_content(path, lists=images is None)
     names = yolo_names(content, path)
     key, places = _places_of(path, content, split)
     root = content.get("path")
@@ -76,6 +81,32 @@ def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawD
 def split_keys(content: dict[str, object]) -> list[str]:
     """The splits whose images a ``data.yaml`` names."""
     return [key for key in _SPLIT_KEYS if content.get(key)]
+
+
+def darknet_content(path: Path, *, lists: bool = True) -> dict[str, object]:
+    """What a ``data.yaml`` would say in place of one of the files of :data:`DARKNET`.
+
+    Parameters
+    ----------
+    path
+    lists
+        Whether the lists of splits count, before CVAT's folders.
+
+    Raises
+    ------
+    InputError
+        The file, or that of the names, cannot be read.
+    """
+    root, (_, names_file) = path.parent, DARKNET
+    pairs = [line.partition("=")[::2] for line in (read_lines(path) if path.name != names_file else ())]
+    said = {key.strip(): value.strip() for key, value in pairs}
+    # Its paths start at darknet's own folder.
+    listed = {key: name for key in _SPLIT_KEYS
+              if lists and is_file(root / (name := PurePosixPath(said.get(key, f"{key}.txt")).name))}
+    folders = {found[1].lower().replace("val", "valid"): name for name in list_folder(root)[1]
+               if (found := _DARKNET_FOLDER.fullmatch(name))}
+    names = root / PurePosixPath(said.get("names", names_file)).name
+    return folders | listed | {"names": read_names(names)[0], "nc": said.get("classes")}
 
 
 def _places_of(path: Path, content: dict[str, object], split: str | None) -> tuple[str, list[str]]:
@@ -205,7 +236,8 @@ def _listed(path: Path, base: Path, missing: list[InputError]) -> Iterator[tuple
             missing.append(
                 InputError(path, f"names {line!r:.200}, which is missing", "name the images' folder with --images"))
             continue
-        below = parts[max((place for place, part in enumerate(parts) if part == "images"), default=len(parts) - 2) + 1:]
+        tops = [place for place, part in enumerate(parts) if part == "images" or _DARKNET_FOLDER.fullmatch(part)]
+        below = parts[max(tops, default=len(parts) - 2) + 1:]
         yield check_id(str(PurePosixPath(*below).with_suffix("")), path), image
 
 
