@@ -72,6 +72,17 @@ def test_what_is_not_known_of_any_image_is_told(tmp_path, drs):
         "check: no problems found in 2 images: none with tags, none with masks, none with saliency maps, in ")
 
 
+def test_tags_from_which_nothing_can_be_learned_are_told(tmp_path, drs):
+    for value in (90, 120, 150):
+        picture(np.full((8, 8, 3), value, np.uint8), tmp_path / f"{value}.png")
+    (tmp_path / "m.csv").write_text("image,tags\n90.png,cat\n120.png,cat\n150.png,\n")
+    outcome = drs("check", "--data", tmp_path / "m.csv")
+    assert outcome.out.endswith("others have: 150; add them, or --empty-tags negative if they hold no object\n")
+    told = "all images with tags have the same: train-cls has nothing to tell apart"
+    assert told in outcome.err
+    assert told not in drs("check", "--data", tmp_path / "m.csv", "--empty-tags", "negative").err
+
+
 @pytest.mark.parametrize("layout", ["coco", "list", "yolo", "csv"])
 @pytest.mark.parametrize("there", [0, 1])
 def test_missing_images_are_all_told(tmp_path, drs, layout, there):

@@ -193,7 +193,7 @@ def test_a_second_file_for_one_image_is_refused_and_one_of_no_image_told(tmp_pat
         stray = write(tmp_path / folder / f"b{ending}", of_none)
         dataset = opened(tmp_path)
         assert tags_of(dataset) == {"a": ("cat",)}
-        assert f"{tmp_path / folder}: files that belong to no image: 1" in dataset.notices
+        assert f"{tmp_path / folder}: files that belong to no image (1): 'b'" in dataset.notices
         copy = write(tmp_path / folder / f"copy of a{ending}", of_a)
         with pytest.raises(InputError) as caught:
             opened(tmp_path)

@@ -70,16 +70,25 @@ class ListedTags:
     class_names: tuple[str, ...] | None = None
     notices: tuple[str, ...] = ()
 
-    def of_images(self, ids: Collection[str], where: object) -> ListedTags:
+    def of_images(self, ids: Collection[str], where: object, *, needed: bool = True) -> ListedTags:
         """The same with a notice of ids that no image has: they may be misspelt, or those of other images.
+
+        Parameters
+        ----------
+        ids
+            Of the images.
+        where
+            The file's name.
+        needed
+            Whether the user asked for these tags.
 
         Raises
         ------
         InputError
-            No image has any of the ids.
+            No image has any of the ids, and they are needed.
         """
         others = [identifier for identifier in self.tags if identifier not in ids]
-        if len(others) == len(self.tags):
+        if needed and len(others) == len(self.tags):
             what = f": its ids are such as {others[0]!r:.80}" if others else ", as it lists none"
             raise InputError(
                 where, "has tags for none of the images" + what, f"the images' ids are such as {next(iter(ids))!r:.80}")

@@ -16,6 +16,7 @@ from drstool.annotations.labelme import image_of_labelme, read_labelme
 from drstool.annotations.voc_xml import image_of_xml, object_names
 from drstool.annotations.yolo import read_yolo_labels
 from drstool.artifacts.header import END_NAME, HEADER_NAME
+from drstool.data.cells import some
 from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, list_folder
 from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
@@ -147,12 +148,12 @@ def _add(found: dict, place: Path, ids: Sequence[str], apart: bool) -> list[str]
                 "name one with --masks" if kind == "masks" else "keep one of them")
         found[kind] = place, paths
         if more := _strays(files, kind, paths, ids, apart):
-            notices.append(f"{place}: files that belong to no image: {more}")
+            notices.append(f"{place}: files that belong to no image ({len(more)}): {some(more)}")
     return notices
 
 
-def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequence[str], apart: bool) -> int:
-    """Number of the files of a kind that belong to no image.
+def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequence[str], apart: bool) -> list[str]:
+    """Names, without endings, of the files of a kind that belong to no image.
 
     Raises
     ------
@@ -163,7 +164,7 @@ def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequ
     image_of = _IMAGE_OF.get(kind)
     if not apart and image_of is None:
         # Beside the images, texts may be anything.
-        return 0
+        return []
     strays = {i: files.find(i) for i in files.ids(deep=not apart and any("/" in i for i in ids)) if i not in known}
     if not apart:
         strays = {i: path for i, path in strays.items() if _are_annotations(kind, [path])}
@@ -172,7 +173,7 @@ def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequ
         name = (PurePosixPath(i).parent / PurePosixPath(image_of(path).replace("\\", "/")).stem).as_posix()
         if own.get(name) is not None:
             raise InputError(path, f"is of the image {name!r}, and so is {own[name]}", "remove one of them")
-    return len(strays)
+    return list(strays)
 
 
 def _are_annotations(kind: str, paths: Sequence[Path]) -> bool:

@@ -87,7 +87,7 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
     if tag_list is not None:
         known_ids = dict.fromkeys(ids)
         read = read_tag_list(tag_list, known_ids, replace(form, class_names=form.class_names or class_names))
-        read = read.of_images(known_ids, tag_list)
+        read = read.of_images(known_ids, tag_list, needed=False)
         class_names, notices = class_names or read.class_names, notices + read.notices
         if class_names is not None and not stated:
             _check_numbering(read.tags, annotations, class_names, tag_list)

@@ -235,21 +235,25 @@ def _check_tags(report: DatasetReport, dataset: Dataset) -> None:
         if empty:
             report.add(_LACKING, InputError(
                 dataset.source, f"no image has the tag {listed(empty)}", "add images, or remove the class"))
-        _lacking(report, dataset, untagged, "tags")
+        _lacking(report, dataset, untagged, "tags", "add them, or --empty-tags negative if they hold no object")
     for kind in ("mask", "saliency map"):
         lacking = [item.id for item in dataset.items if getattr(item, kind.split()[0]) is None]
         report.known[f"{kind}s".replace(" ", "_")] = len(dataset) - len(lacking)
         if len(lacking) < len(dataset):
             _lacking(report, dataset, lacking, f"{kind}s")
-    if not report.known["tags"]:
-        report.notices += (f"{dataset.source}: no image has tags, from which train-cls learns; see --tags",)
+    if len(tags := {item.tags for item in dataset.items if item.tags is not None}) < 2:
+        report.notices += (f"{dataset.source}: " + (
+            "all images with tags have the same: train-cls has nothing to tell apart" if tags else
+            "no image has tags, from which train-cls learns; see --tags"),)
 
 
-def _lacking(report: DatasetReport, dataset: Dataset, ids: Sequence[str], what: str) -> None:
+def _lacking(
+    report: DatasetReport, dataset: Dataset, ids: Sequence[str], what: str, right: str = "add them",
+) -> None:
     if ids:
         report.add(_LACKING, InputError(
             dataset.source, f"{counted(len(ids), 'image')} without {what}, which others have: {listed(ids)}",
-            "add them"))
+            right))
 
 
 def _check_repetition(report: DatasetReport, dataset: Dataset, splits: dict[str, Dataset]) -> None:
