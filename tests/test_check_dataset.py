@@ -141,6 +141,21 @@ def test_the_same_image_twice_and_splits_that_overlap(own_voc):
         ": splits train and val share 1 image: p2; results on one are then not about new images"]
 
 
+def test_all_splits_of_a_folder(tmp_path):
+    names = ("train/cat/a.jpg", "train/dog/b.jpg", "valid/cat/a.jpg", "valid/cat/c.jpg")
+    for name, value in zip(names, (90, 120, 150, 90), strict=True):
+        picture(np.full((6, 8, 3), value, np.uint8), tmp_path / name)
+    assert lines_of(tmp_path) == ["train/cat/a.jpg: has the same bytes as cat/c; remove all but one"]
+    report = check_dataset(str(tmp_path))
+    assert report.images == 4 and report.classes == {"cat": 3, "dog": 1}
+    assert [line.partition(": read as")[0] for line in report.notices] == [f"{tmp_path}/train", f"{tmp_path}/valid"]
+
+
+def test_a_list_made_of_others_needs_no_tags(own_voc):
+    (own_voc / "ImageSets" / "Segmentation" / "trainval.txt").write_text("\n".join(IDS))
+    assert lines_of(own_voc) == []
+
+
 def test_ids_that_differ_only_in_case(tmp_path):
     for name in ("a", "A"):
         picture(np.full((8, 8, 3), ord(name), np.uint8), tmp_path / f"{name}.png")

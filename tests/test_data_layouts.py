@@ -191,6 +191,31 @@ def test_splits_are_no_classes(tmp_path):
         opened(tmp_path, "val")
 
 
+def metadata(path, name, tag):
+    with open(path / "metadata.csv", "a") as file:
+        file.write(f"{name}.jpg,{tag}\n" if file.tell() else f"file_name,tags\n{name}.jpg,{tag}\n")
+
+
+@pytest.mark.parametrize("images, annotations, annotate", [
+    ("{}", "{}", lambda path, name, tag: write(path / f"{name}.xml", XML.format(tag))),
+    ("images/{}", "Annotations/{}", lambda path, name, tag: write(path / f"{name}.xml", XML.format(tag))),
+    ("{}", "{}", lambda path, name, tag: write(path / f"{name}.json", json.dumps({"shapes": [
+        {"label": tag, "points": [[0, 0], [2, 0], [2, 2]], "shape_type": "polygon"}]}))),
+    ("{}", "{}", metadata),
+])
+def test_classes_of_all_splits_have_the_same_labels_in_each(tmp_path, images, annotations, annotate):
+    for name, tag in (("a", "cat"), ("b", "dog"), ("c", "owl"), ("d", "owl")):
+        split = "valid" if name == "d" else "train"
+        picture(tmp_path / images.format(split) / f"{name}.jpg")
+        annotate(tmp_path / annotations.format(split), name, tag)
+    train, valid = opened(tmp_path, "train"), opened(tmp_path, "valid")
+    assert train.class_names == valid.class_names == ("cat", "dog", "owl")
+    assert [item.tags for item in valid.items] == [("owl",)]
+    told = f"{tmp_path}: with the classes of all splits: 'cat', 'dog', 'owl'"
+    assert told in valid.notices and told not in train.notices
+    assert opened(tmp_path, "valid", classes=str(write(tmp_path / "names.txt", "owl"))).class_names == ("owl",)
+
+
 def test_classes_within_splits_and_within_images(tmp_path):
     pictures(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg")
     dataset = opened(tmp_path, "test")

@@ -114,6 +114,9 @@ def test_splits(folder):
     with pytest.raises(InputError, match="has no split 'test'; choose from train, val"):
         open_dataset(path, "test")
     path = str(lines(folder / "n.jsonl", A))
+    spelt = str(lines(folder / "t.jsonl", {**A, "split": "train"}, {**B, "split": "Train"}))
+    with pytest.raises(InputError, match="has the splits 'Train' and 'train'; write one of them everywhere"):
+        open_dataset(spelt, "train")
     with pytest.raises(InputError, match="has no splits; .*omit --split train"):
         open_dataset(path, "train")
 

@@ -15,26 +15,25 @@ from typing import Any, TextIO
 
 from drstool.annotations.coco import CocoMask
 from drstool.data import manifest
-from drstool.data.cells import ListedTags, RawTags, TagForm
+from drstool.data.cells import ListedTags, RawTags, TagForm, some
 from drstool.data.coco import read_coco
 from drstool.data.files_by_id import is_image
-from drstool.data.item import Dataset, Item, RawDataset, RawItem
+from drstool.data.item import Dataset, Item, RawDataset, RawItem, SeveralSplits
 from drstool.data.layouts import Known, is_pattern, read_images, read_layout
 from drstool.data.lists import id_of, notices_of_tag_files, read_image_list, read_tag_list
 from drstool.data.masks import MaskValues, read_as, with_masks
 from drstool.data.paired import with_labelmap
-from drstool.data.sbd import sbd_splits
 from drstool.data.tag_array import read_tag_array
 from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
 from drstool.data.value_range import ValueRange
-from drstool.data.voc import is_voc, list_names
+from drstool.data.voc import is_voc
 from drstool.data.yolo_export import read_yolo
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder, status
 from drstool.identifiers import Names
 
 __all__ = [
-    "CocoMask", "Dataset", "Item", "open_dataset", "read_dataset", "require_tags", "saliency_of_items", "split_names",
+    "CocoMask", "Dataset", "Item", "open_dataset", "read_dataset", "require_tags", "saliency_of_items",
 ]
 
 _STDIN = "-"
@@ -166,14 +165,6 @@ def _find(
     return replace(found, notices=notices), names
 
 
-def split_names(data: str) -> list[str]:
-    """Names of the splits of a VOC or SBD folder; of other data none."""
-    path = Path(data)
-    if data == _STDIN or status(path) is None or not is_folder(path):
-        return []
-    return list_names(path) if is_voc(path) else sbd_splits(path)
-
-
 def require_tags(dataset: Dataset) -> None:
     """Check that the tags of each image are known, if only to be none: the image holds no object.
 
@@ -204,7 +195,7 @@ def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> R
     path = Path(data)
     exists, suffix = status(path) is not None, path.suffix.lower()
     if exists and is_folder(path):
-        return read_layout(path, split, known)
+        return _with_all_classes(read_layout(path, split, known), path, split, known)
     if exists and suffix in manifest.SUFFIXES:
         return manifest.read_manifest(path, split, known.form, known.images)
     if exists and suffix == ".txt":
@@ -225,6 +216,35 @@ def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> R
         data, "is not a dataset of a known layout",
         "expected a folder, a .jsonl, .csv or .tsv table, a .txt list of images, COCO .json, YOLO data.yaml, an image, "
         "or a pattern of them")
+
+
+def _with_all_classes(found: RawDataset, root: Path, split: str | None, known: Known) -> RawDataset:
+    """A split of a folder with the classes of its other splits, where no list gives them.
+
+    Labels would otherwise have other values in a split that lacks a class.
+    """
+    # The readers of these two look at all splits themselves.
+    if (split is None or found.stated or found.class_names is None or known.class_names or found.tags_source == "folder"
+            or is_voc(root)):
+        return found
+    try:
+        read_layout(root, None, known)
+        return found
+    except InputError:
+        return found
+    except SeveralSplits as several:
+        names = several.names
+    lists, notices = [], []
+    for name in names:
+        try:
+            lists.append(read_layout(root, name, known).class_names or ())
+        except (InputError, UsageError) as error:
+            notices.append(f"classes of the split '{name}' may be missing: {error}")
+    every = gather_names([found.class_names, *lists], root) or found.class_names
+    order = next((listed for listed in lists if set(listed) == set(every)), every)
+    if order != found.class_names:
+        notices.append(f"{root}: with the classes of all splits: {some(list(order))}")
+    return replace(found, class_names=order, notices=found.notices + tuple(notices))
 
 
 def _with_tags(found: RawDataset, path: Path, form: TagForm) -> RawDataset:

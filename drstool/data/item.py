@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from drstool.data.value_range import ValueRange
-from drstool.errors import InputError
+from drstool.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem", "each_or_error"]
+__all__ = ["Dataset", "Item", "Rasterizable", "RawDataset", "RawItem", "SeveralSplits", "each_or_error"]
 
 Entry = TypeVar("Entry")
+# Splits that an error names.
+_SHOWN = 8
 
 
 class Rasterizable(Protocol):
@@ -175,6 +177,18 @@ class RawDataset:
             counts.append(f"{len(self.class_names)} class{'es' * (len(self.class_names) != 1)}")
         counts += [f"{masks} with ground truth"] if masks else []
         return replace(self, notices=(f"{where}: read as {what}: {', '.join(counts)}", *self.notices))
+
+
+class SeveralSplits(UsageError):
+    """No split of a dataset was named, and there are several: ``names``."""
+
+    def __init__(self, where: object, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        more = ", …" if len(self.names) > _SHOWN else ""
+        super().__init__("--split", f"{where} has several splits: {', '.join(self.names[:_SHOWN])}{more}", "choose one")
+
+    def __reduce__(self) -> tuple:
+        return UsageError, (self.where, self.what, self.right)
 
 
 def each_or_error(

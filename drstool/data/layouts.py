@@ -16,7 +16,7 @@ from drstool.data.coco import read_coco
 from drstool.data.files_by_id import holds_images, is_image, list_folder
 from drstool.data.folder import read_folder
 from drstool.data.folder_names import is_of_split, meaning_of
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import RawDataset, RawItem, SeveralSplits
 from drstool.data.paired import read_paired, with_labelmap
 from drstool.data.sbd import is_sbd, read_sbd
 from drstool.data.voc import is_voc, read_voc
@@ -120,7 +120,7 @@ def _by_names(here: _Contents, split: str | None, known: Known, above: Path | No
     if split is not None:
         raise InputError(root, f"has no split '{split}'", f"choose from {', '.join(here.splits)}")
     if len(here.splits) > 1:
-        raise UsageError("--split", f"{root} has several splits: {', '.join(here.splits)}", "choose one")
+        raise SeveralSplits(root, here.splits)
     return read_layout(root / here.splits[0], None, known, root)
 
 
@@ -182,7 +182,7 @@ def _coco_file(here: _Contents, split: str | None) -> tuple[Path, str | None] | 
             return paths[0], split
         raise InputError(here.root, f"has no split '{split}'", f"choose from {', '.join(names)}")
     if all(path.name.startswith(_INSTANCES) for path in paths):
-        raise UsageError("--split", f"{here.root} has several splits: {', '.join(names)}", "choose one")
+        raise SeveralSplits(here.root, names)
     raise InputError(here.root, f"has {len(paths)} COCO files: {', '.join(path.name for path in paths[:4])}",
                      "give one of them as --data, or its name without .json as --split")
 

@@ -122,9 +122,12 @@ def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path
     """The images of a split, checked to exist, with the names of their classes."""
     if not manifest.items:
         raise InputError(where, "lists no images", "give one image per line")
-    rows = list(manifest.items.values())
+    rows, known = list(manifest.items.values()), sorted(set(manifest.splits.values()))
+    spelt: dict[str, str] = {}
+    for name in known:
+        if (other := spelt.setdefault(name.strip().casefold(), name)) != name:
+            raise InputError(where, f"has the splits '{other}' and '{name}'", "write one of them everywhere")
     if split is not None:
-        known = sorted(set(manifest.splits.values()))
         if not known:
             raise InputError(where, "has no splits", f"add a column 'split', or omit --split {split}")
         if split not in known:

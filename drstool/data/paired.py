@@ -19,9 +19,9 @@ from drstool.artifacts.header import END_NAME, HEADER_NAME
 from drstool.data.cells import some
 from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, list_folder
 from drstool.data.folder_names import is_of_split, meaning_of
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import RawDataset, RawItem, SeveralSplits
 from drstool.data.tags import gather_names, read_names
-from drstool.errors import InputError, UsageError
+from drstool.errors import InputError
 from drstool.files import is_file, is_folder, read_beginning
 from drstool.labels import check_class_names, is_object_name, object_classes
 from drstool.text import read_lines
@@ -107,7 +107,7 @@ def _places(root: Path, split: str | None, images: Path | None) -> list[Path]:
     below = [name for name in list_folder(images)[1] if meaning_of(name) == "split"] if images != root else []
     if split is None and below and not FilesById(images).ids(deep=False):
         if len(below) > 1:
-            raise UsageError("--split", f"{root} has several splits: {', '.join(below)}", "choose one")
+            raise SeveralSplits(root, below)
         split, = below
     inner = [folder / split if split is not None and is_folder(folder / split) else folder
              for folder in (images, *annotations) if folder == images or not _is_of_others(folder, split)]

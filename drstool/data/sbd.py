@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from drstool.data.files_by_id import FilesById
 from drstool.data.item import RawDataset, RawItem, each_or_error
-from drstool.data.voc import find_list, list_names, read_ids
+from drstool.data.voc import find_list, read_ids
 from drstool.errors import InputError
 from drstool.files import is_folder, read_bytes
 from drstool.labels import channel_of
@@ -26,7 +26,7 @@ from drstool.pixels import MAX_PIXELS
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CLASS_NAMES", "SbdMask", "is_sbd", "read_sbd", "sbd_splits"]
+__all__ = ["CLASS_NAMES", "SbdMask", "is_sbd", "read_sbd"]
 
 # The release numbers its categories 1..20 as PASCAL VOC does, and has no file that names them.
 CLASS_NAMES = (
@@ -103,12 +103,6 @@ def read_sbd(root: Path, split: str | None, *, need_tags: bool = True) -> RawDat
     rows, missing = each_or_error(ids, row)
     source = "sbd" if any(row.tags is not None for row in rows) else "none"
     return RawDataset(rows, CLASS_NAMES, True, source, missing=missing)
-
-
-def sbd_splits(root: Path) -> list[str]:
-    """Names of the splits of SBD; none if it is another folder."""
-    base = _base(root)
-    return [] if base is None else list_names(base, ("",))
 
 
 def _base(root: Path) -> Path | None:

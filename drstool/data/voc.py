@@ -18,16 +18,16 @@ from pathlib import Path
 from drstool.annotations.voc_xml import object_names
 from drstool.data.cells import RawTags, TagForm
 from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, is_hidden
-from drstool.data.item import RawDataset, RawItem, each_or_error
+from drstool.data.item import RawDataset, RawItem, SeveralSplits, each_or_error
 from drstool.data.lists import id_of, read_tag_list, split_id
 from drstool.data.tags import gather_names, read_class_names
-from drstool.errors import InputError, UsageError
+from drstool.errors import InputError
 from drstool.files import is_file, is_folder, names_in, unreadable
 from drstool.identifiers import check_id
 from drstool.labels import check_class_names
 from drstool.text import read_lines
 
-__all__ = ["find_list", "is_voc", "list_names", "read_ids", "read_voc"]
+__all__ = ["find_list", "is_voc", "read_ids", "read_voc"]
 
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "ImageSets/Main")
 # The official masks first: published scores are on them, and those of SBD are coarser. The third is labelme2voc's.
@@ -140,10 +140,10 @@ def find_list(root: Path, split: str | None, folders: Sequence[str] = _LIST_FOLD
     InputError
         There is no such split.
     """
-    names = list_names(root, folders)
+    names = _list_names(root, folders)
     if split is None:
         if len(names) > 1:
-            raise UsageError("--split", f"{root} has several splits: {', '.join(names[:_SHOWN])}", "choose one")
+            raise SeveralSplits(root, names)
         if not names:
             return None
         split = names[0]
@@ -158,7 +158,7 @@ def find_list(root: Path, split: str | None, folders: Sequence[str] = _LIST_FOLD
     raise InputError(root, f"has no split '{split}'", right)
 
 
-def list_names(root: Path, folders: Sequence[str] = _LIST_FOLDERS) -> list[str]:
+def _list_names(root: Path, folders: Sequence[str] = _LIST_FOLDERS) -> list[str]:
     """Names of the splits, from the first of the folders that holds any."""
     for folder in folders:
         names = [path.stem for path in _lists_in(root / folder) if not path.stem.endswith(_TAG_LIST_SUFFIX)]

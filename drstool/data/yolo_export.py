@@ -17,10 +17,10 @@ from drstool.annotations.simple_yaml import read_simple_yaml
 from drstool.annotations.yolo import read_yolo_labels, yolo_names
 from drstool.data.files_by_id import FilesById, list_folder
 from drstool.data.folder_names import is_of_split, meaning_of
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import RawDataset, RawItem, SeveralSplits
 from drstool.data.paired import annotated
 from drstool.data.tags import read_names
-from drstool.errors import InputError, UsageError
+from drstool.errors import InputError
 from drstool.files import is_file, is_folder
 from drstool.identifiers import check_id
 from drstool.labels import object_classes
@@ -113,7 +113,7 @@ def _places_of(path: Path, content: dict[str, object], split: str | None) -> tup
     """A split's key, and the folders or lists that it names."""
     splits = {key: _listed_places(content[key]) for key in split_keys(content)}
     if split is None and len(splits) > 1:
-        raise UsageError("--split", f"{path} has several splits: {', '.join(splits)}", "choose one")
+        raise SeveralSplits(path, splits)
     named = [key for key in splits if split in (None, key)] or [
         key for key, places in splits.items() if any(split in _parts(place) for place in places)]
     if len(named) != 1:

@@ -7,14 +7,15 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from drstool.data import Dataset, Item, load_image, load_saliency, load_target, read_dataset, split_names
+from drstool.data import Dataset, Item, load_image, load_saliency, load_target, read_dataset
 from drstool.data.decoding import stored_size
 from drstool.data.image_notices import image_notices
+from drstool.data.item import SeveralSplits
 from drstool.data.masks import ValueMask, mask_place
 from drstool.errors import DrstoolError, InputError
 from drstool.files import walk
@@ -100,7 +101,7 @@ def check_dataset(
     Parameters
     ----------
     data, split
-        As of :func:`drstool.data.read_dataset`; without a split, all those of a VOC or SBD folder.
+        As of :func:`drstool.data.read_dataset`; without a split, all of them.
     workers
         Number of threads; the report does not depend on it.
     track
@@ -114,25 +115,13 @@ def check_dataset(
         The parameters do not go together.
     """
     report = DatasetReport(data)
-    splits: dict[str, Dataset] = {}
-    names = (split_names(data) if split is None else []) or [split]
-    for name in names:
-        try:
-            dataset = splits[name or ""] = read_dataset(data, name, **how)
-        except InputError as error:
-            report.add(_ABSENT, error)
-            continue
-        for error in dataset.missing:
-            report.add(_ABSENT, error)
+    splits, whole = _read_splits(report, data, split, how)
     if not splits:
         return report
     # A list made of others names the same images.
     report.missing = len({error.what for dataset in splits.values() for error in dataset.missing})
-    first, *others = splits.values()
-    dataset = first
-    for other in others:
-        dataset = dataset.joined(other)
-    report.images, report.notices = len(dataset), first.notices
+    dataset = _joined(splits)
+    report.images, report.notices = len(dataset), dataset.notices
     looks = list(track(
         map_items(lambda item: _look(item, dataset.class_names), dataset.items, workers, None), "check", len(dataset)))
     for look in looks:
@@ -140,10 +129,53 @@ def check_dataset(
     _check_masks(report, dataset, looks)
     _check_tags(report, dataset)
     _check_repetition(report, dataset, splits)
-    if split is None and len(splits) == len(names):
+    if split is None and whole:
         _check_files(report, dataset)
     _check_values(report, dataset, looks, how)
     return report
+
+
+def _read_splits(
+    report: DatasetReport, data: str, split: str | None, how: dict[str, Any],
+) -> tuple[dict[str, Dataset], bool]:
+    """The split that is named, or all of them, and whether all can be read; what cannot is reported."""
+    splits: dict[str, Dataset] = {}
+    names, whole = [split], True
+    for name in names:
+        try:
+            dataset = splits[name or ""] = read_dataset(data, name, **how)
+        except SeveralSplits as several:
+            if name is not None:
+                raise
+            names += several.names
+        except InputError as error:
+            report.add(_ABSENT, error)
+            whole = False
+        else:
+            for error in dataset.missing:
+                report.add(_ABSENT, error)
+    first = next(iter(splits.values()), None)
+    for name, dataset in splits.items():
+        if dataset.class_names != first.class_names:
+            report.add(_CONTRADICTION, InputError(
+                data, f"split {name} has other classes: {listed(dataset.class_names or ())}, not "
+                + listed(first.class_names or ()), "list the classes of all splits with --classes FILE"))
+    return splits, whole
+
+
+def _joined(splits: dict[str, Dataset]) -> Dataset:
+    """All images, each file once; with the split's name in the id where another file has the id already."""
+    first = next(iter(splits.values()))
+    items: dict[Path, Item] = {}
+    ids: dict[str, Path] = {}
+    for name, dataset in splits.items():
+        for item in dataset.items:
+            known, own = items.get(item.image), ids.setdefault(item.id, item.image) == item.image
+            # A list made of others, such as trainval, may have no tags.
+            if known is None or known.tags is None and item.tags is not None:
+                items[item.image] = item if own else replace(item, id=f"{name}/{item.id}")
+    return replace(first, items=tuple(items.values()), notices=tuple(
+        dict.fromkeys(line for dataset in splits.values() for line in dataset.notices)))
 
 
 class _Look(NamedTuple):
@@ -269,8 +301,8 @@ def _check_repetition(report: DatasetReport, dataset: Dataset, splits: dict[str,
         report.add(_REPEATED, InputError(first.image, f"has the same bytes as {same}", "remove all but one"))
     roles = {name: role for name in splits if (role := _role(name))}
     for one, other in combinations(roles, 2):
-        known = {item.id for item in splits[one].items}
-        shared = [item.id for item in splits[other].items if item.id in known]
+        known = {item.image for item in splits[one].items}
+        shared = [item.id for item in splits[other].items if item.image in known]
         if shared and roles[one] != roles[other]:
             report.add(_REPEATED, InputError(
                 dataset.source, f"splits {one} and {other} share {counted(len(shared), 'image')}: {listed(shared)}",
