@@ -209,6 +209,9 @@ def test_black_and_white_masks(tmp_path, drs):
     (tmp_path / "classes.txt").write_text("crack\n")
     (line,) = lines_of(tmp_path)
     assert line.startswith("SegmentationClass: has no pixel of a class: 4.17% are 255 (ignored)")
+    (tmp_path / "classes.txt").unlink()
+    assert lines_of(tmp_path)[0].startswith("SegmentationClass: has no pixel of a class: 4.17% are 255 (ignored)")
+    (tmp_path / "classes.txt").write_text("crack\n")
     assert drs("check", "--data", tmp_path, "--mask-values", "0,255").code == 0
     other = drs("check", "--data", tmp_path, "--mask-values", "0,1,ignore=255")
     assert other.code == 3 and "has no pixel of crack" in other.out

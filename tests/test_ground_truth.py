@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from PIL import Image
 
 from drstool.data import load_target, open_dataset
 from drstool.data.item import Dataset, Item
-from drstool.data.masks import MaskValues
+from drstool.data.masks import MaskValues, ValueMask
 from drstool.errors import InputError, UsageError
 from drstool.formats.records import LabelRecord
-from drstool.reports.ground_truth import MaskSummary, agreement_lines
+from drstool.reports.ground_truth import GroundTruth, MaskSummary, agreement_lines, summarize
 from drstool.stages.eval import as_table, evaluate
 
 SIZE = (40, 60)
@@ -216,6 +217,36 @@ def test_another_order_of_the_classes_is_found():
         "2 = dog, 3 = cat")
 
 
+def test_a_background_that_is_not_0(tmp_path):
+    # 0 is cat, 1 dog, 2 the background.
+    pairs = [(("cat",), (2,)), (("cat", "dog"), (1, 2)), (("cat", "dog"), (1, 2))]
+    masks = [each._replace(most=2) for each in masks_of(pairs)]
+    (line,) = agreement_lines(masks, ("cat", "dog"))
+    assert line.endswith("in 1 of 3 images; 2 fills most of 3 images: is it the background? --mask-values 2,0,1")
+    assert agreement_lines(masks, ("cat", "dog"), trained_on=True)[0].endswith("background? Save it as 0")
+    # 0 is cat, 1 dog, and 255 the background.
+    rows = {"a": [0, 255, 255], "b": [1, 255, 0]}
+    masks = {i: summarize(np.array(row, np.uint8), "gt", None) for i, row in rows.items()}
+    truth = GroundTruth(("cat", "dog"), "", masks)
+    assert truth.warnings() == [
+        "no pixel in the ground truth: dog; is 255 the background, and 0 cat? --mask-values 255,0,1"]
+    assert GroundTruth(("cat", "dog"), "0,1,2", masks).warnings() == ["no pixel in the ground truth: dog"]
+
+
+def test_a_palette_that_contradicts_the_values(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    picture.putpalette([128, 0, 0, 0, 0, 0, 0, 128, 0])
+    picture.save(tmp_path / "a.png")
+    item = Item("a", tmp_path / "a.jpg", None, tmp_path / "a.png")
+    with pytest.raises(InputError, match="has 0, the background, in colour and 1 in black; .*--mask-values 1,0,2,"):
+        load_target(item)
+    read = replace(item, mask=ValueMask(item.mask, MaskValues.parse("1,0,2")))
+    assert load_target(read).tolist() == [[1, 0, 2]]
+    picture.putpalette([255, 255, 255] + [0] * 9)
+    picture.save(tmp_path / "a.png")
+    assert load_target(item).tolist() == [[0, 1, 2]]
+
+
 def test_what_no_order_explains_is_told_without_one():
     pairs = [(("cat",), (2,)), (("cat",), (3,)), (("cat",), (1,))] * 4
     (line,) = agreement_lines(masks_of(pairs), NAMES)
@@ -238,6 +269,21 @@ def test_eval_tells_the_order(tmp_path):
     result = evaluate(records, Dataset(tuple(items), ("cat", "dog"), "data", "manifest"))
     assert any("1 = dog, 2 = cat" in line for line in result.warnings())
     assert "1 = dog, 2 = cat" in as_table(result)
+
+
+def test_labels_to_train_on_are_compared_with_the_tags(tmp_path):
+    from drstool.stages.train_seg import check_labels
+
+    items, labels = [], {}
+    for number, (tag, label) in enumerate([("cat", 2), ("dog", 1)] * 3):
+        labels[str(number)] = save(OBJECT * label, tmp_path / f"{number}.png")
+        items.append(Item(str(number), tmp_path / f"{number}.jpg", (tag,)))
+    dataset = Dataset(tuple(items), ("cat", "dog"), "data", "manifest")
+    present, (line,) = check_labels(dataset, ("cat", "dog"), labels)
+    assert line.startswith("--labels: masks and tags contradict each other in 6 of 6 images; all would agree if the ")
+    assert present.tolist() == [[False, True], [True, False]] * 3
+    # Those of pseudo-label follow the maps.
+    assert check_labels(dataset, ("cat", "dog"), labels, foreign=False)[1] == []
 
 
 def test_eval_tells_the_order_of_masks_in_a_folder_by_a_list_of_tags(drs, tmp_path):

@@ -181,7 +181,7 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
     is_file = isinstance(item.mask, Path)
     # Files that give fractions of the image's size do not say it.
     known = image_size(item.image) if size is None and getattr(item.mask, "needs_size", False) else size
-    target = read_label_png(item.mask) if is_file else item.mask.rasterize(known)
+    target = read_label_png(item.mask, foreign=True) if is_file else item.mask.rasterize(known)
     _check_size(target, size, item.mask, "the mask")
     return target
 

@@ -13,7 +13,7 @@ from drstool.artifacts.header import Header
 from drstool.errors import InputError
 from drstool.files import read_bytes
 from drstool.formats.records import LABEL_TYPES, LabelRecord, check_label_record
-from drstool.labels import as_label_type, label_type, palette
+from drstool.labels import IGNORE, as_label_type, label_type, palette
 from drstool.png import chunks
 
 __all__ = ["decode_label", "encode_label", "encode_label_png", "label_info", "read_label_png"]
@@ -64,7 +64,9 @@ def encode_label_png(labels: np.ndarray, *, image: str = "", grey: bool = False)
     return buffer.getvalue()
 
 
-def read_label_png(source: bytes | str | Path, where: object = None, *, grey: bool = False) -> np.ndarray:
+def read_label_png(
+    source: bytes | str | Path, where: object = None, *, grey: bool = False, foreign: bool = False,
+) -> np.ndarray:
     """The label values of a PNG.
 
     Parameters
@@ -75,6 +77,8 @@ def read_label_png(source: bytes | str | Path, where: object = None, *, grey: bo
         Named in errors; the path where not given.
     grey
         Also take a colour PNG whose channels are equal, as some programs save black and white.
+    foreign
+        Refuse a palette that says that another value than 0 is the background.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def read_label_png(source: bytes | str | Path, where: object = None, *, grey: bo
     InputError
         It is missing, not a PNG, damaged, too large, or in colour instead of label values.
     """
-    return _decode(read_bytes(source, where), where if where is not None else source, grey)[0]
+    return _decode(read_bytes(source, where), where if where is not None else source, grey, foreign)[0]
 
 
 def encode_label(record: LabelRecord, header: Header) -> bytes:
@@ -140,7 +144,7 @@ def _palette_bytes() -> bytes:
     return palette().tobytes()
 
 
-def _decode(data: bytes, where: object, grey: bool = False) -> tuple[np.ndarray, str]:
+def _decode(data: bytes, where: object, grey: bool = False, foreign: bool = False) -> tuple[np.ndarray, str]:
     """Label values and the image's path."""
     from drstool.pillow import load_png
 
@@ -161,4 +165,22 @@ def _decode(data: bytes, where: object, grey: bool = False) -> tuple[np.ndarray,
     labels = np.array(picture, np.uint16 if wide else np.uint8)
     if is_grey and depth in _STRETCH:
         labels //= _STRETCH[depth]
+    if foreign and picture.mode == "P":
+        _check_palette(labels, picture.getpalette(), where)
     return labels, str(picture.info.get(_IMAGE_KEY, ""))
+
+
+def _check_palette(labels: np.ndarray, colors: list[int], where: object) -> None:
+    """Check that no other label than 0 is black, as backgrounds are, where 0 is not."""
+    if not any(colors[:3]):
+        return
+    used = [label for label in np.unique(labels).tolist() if label != IGNORE]
+    black = [label for label in used if label and not any(colors[3 * label:3 * label + 3])]
+    if len(black) == 1:
+        values = range(black[0] + 2)
+        first, second = (",".join(map(str, sorted(values, key=lambda value: value != background)))
+                         for background in (black[0], 0))
+        raise InputError(
+            where, f"its palette has 0, the background, in colour and {black[0]} in black",
+            f"of ground truth, give --mask-values {first},… if {black[0]} is the background, and {second},… if 0 is; "
+            "save labels with 0 in black")

@@ -17,6 +17,8 @@ __all__ = ["GroundTruth", "MaskSummary", "agreement_lines", "summarize"]
 
 # Up to this share of the images, masks that hold classes which the tags do not are usual: objects were overlooked.
 _USUAL = 0.1
+# Of ignored pixels; then it may be the background that is.
+_LARGE = 0.3
 # Another order of the classes explains more if it leaves at most this share of the disagreements.
 _EXPLAINED = 0.5
 
@@ -36,6 +38,8 @@ class MaskSummary(NamedTuple):
         Numbers of all pixels and of ignored ones.
     ignore_value
         The value that they have in the file.
+    most
+        The label of most pixels.
     """
 
     place: str
@@ -44,6 +48,7 @@ class MaskSummary(NamedTuple):
     pixels: int
     ignored: int
     ignore_value: int
+    most: int = BACKGROUND
 
 
 def summarize(target: np.ndarray, place: str, tags: tuple[str, ...] | None) -> MaskSummary:
@@ -51,7 +56,8 @@ def summarize(target: np.ndarray, place: str, tags: tuple[str, ...] | None) -> M
     ignored = ignore_label(target.dtype)
     counts = np.bincount(target.ravel(), minlength=ignored + 1)
     return MaskSummary(
-        place, tags, tuple(np.flatnonzero(counts[:ignored]).tolist()), target.size, int(counts[ignored]), ignored)
+        place, tags, tuple(np.flatnonzero(counts[:ignored]).tolist()), target.size, int(counts[ignored]), ignored,
+        int(counts[:ignored].argmax()))
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,15 @@ class GroundTruth:
         return [name for label, name in enumerate(label_names(self.class_names))
                 if label != BACKGROUND and label not in seen]
 
+    @property
+    def unseen_text(self) -> str:
+        """The same as text, with a hint where the labels may be numbered without the background."""
+        if self.unseen != [self.class_names[-1]] or self.ignored_share <= _LARGE or self.mask_values:
+            return listed(self.unseen)
+        ignored = next(mask.ignore_value for mask in self.masks.values() if mask.ignored)
+        return (f"{listed(self.unseen)}; is {ignored} the background, and 0 {self.class_names[0]}? "
+                f"--mask-values {_values([ignored, *range(len(self.class_names))])}")
+
     def check(self) -> None:
         """Check that ground truth without a pixel of an object is meant so.
 
@@ -123,8 +138,7 @@ class GroundTruth:
 
     def warnings(self) -> list[str]:
         """What is probably wrong with it, one line each."""
-        unseen = self.unseen
-        lines = [f"no pixel in the ground truth: {listed(unseen)}"] if unseen else []
+        lines = [f"no pixel in the ground truth: {self.unseen_text}"] if self.unseen else []
         return lines + agreement_lines(self.masks.values(), self.class_names)
 
     def to_json(self) -> dict:
@@ -134,10 +148,13 @@ class GroundTruth:
             "classes_without_pixels": self.unseen}
 
 
-def agreement_lines(masks: Iterable[MaskSummary], class_names: Sequence[str]) -> list[str]:
+def agreement_lines(
+    masks: Iterable[MaskSummary], class_names: Sequence[str], *, trained_on: bool = False,
+) -> list[str]:
     """A line if many masks hold classes that the tags of their images do not.
 
     If another order of the masks' classes explains them, the line says it: the one with the fewest disagreements.
+    Where they are ``trained_on``, no option gives their values another meaning.
 
     Examples
     --------
@@ -146,6 +163,7 @@ def agreement_lines(masks: Iterable[MaskSummary], class_names: Sequence[str]) ->
     ["masks and tags contradict each other in 4 of 4 images; all would agree if the masks' labels were 1 = dog, 2 = cat;
     list the classes in the masks' order with --classes FILE"]
     """
+    masks = list(masks)
     channels = {name: channel for channel, name in enumerate(class_names)}
     tagged = [(mask.tags, mask.labels) for mask in masks if mask.tags is not None]
     tags, held = np.zeros((2, len(tagged), len(class_names)), bool)
@@ -156,6 +174,11 @@ def agreement_lines(masks: Iterable[MaskSummary], class_names: Sequence[str]) ->
     if wrong <= _USUAL * len(tagged):
         return []
     text = f"masks and tags contradict each other in {wrong:,} of {counted(len(tagged), 'image')}"
+    most = Counter(mask.most for mask in masks).most_common(1)[0]
+    if BACKGROUND < most[0] <= len(class_names) and most[1] >= (1 - _USUAL) * len(masks):
+        values = _values([most[0], *(label for label in range(len(class_names) + 1) if label != most[0])])
+        return [f"{text}; {most[0]} fills most of {counted(most[1], 'image')}: is it the background? "
+                + ("Save it as 0" if trained_on else f"--mask-values {values}")]
     order = _better_order(tags, held)
     if order is None:
         return [f"{text}: the masks hold classes that the tags do not"]
@@ -165,6 +188,11 @@ def agreement_lines(masks: Iterable[MaskSummary], class_names: Sequence[str]) ->
              if tag != label and held[:, label].any()]
     return [f"{text}; {agree} would agree if the masks' labels were {listed(moved)}; list the classes in the masks' "
             "order with --classes FILE"]
+
+
+def _values(values: Sequence[int]) -> str:
+    """The values of --mask-values, shortened where there are many."""
+    return ",".join(map(str, values)) if len(values) < 8 else f"{','.join(map(str, values[:3]))},…,{values[-1]}"
 
 
 def _better_order(tags: np.ndarray, held: np.ndarray) -> np.ndarray | None:

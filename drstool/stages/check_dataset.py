@@ -227,18 +227,20 @@ def _misfit(item: Item, shape: tuple[int, ...], size: tuple[int, int]) -> InputE
 def _check_masks(report: DatasetReport, dataset: Dataset, looks: Sequence[_Look]) -> None:
     """Find ground truth that is ignored, lacks classes or contradicts the tags."""
     masks = {look.item.id: look.mask for look in looks if look.mask is not None}
-    if not masks or dataset.class_names is None:
+    if not masks:
         return
     values = next((str(item.mask.values) for item in dataset.items if isinstance(item.mask, ValueMask)), "")
-    truth = GroundTruth(dataset.class_names, values, masks)
+    truth = GroundTruth(dataset.class_names or ("object",), values, masks)
     try:
         truth.check()
     except InputError as error:
         report.add(_MASK, error)
         return
+    if dataset.class_names is None:
+        return
     if truth.unseen:
         report.add(_LACKING, InputError(
-            listed(truth.places), f"has no pixel of {listed(truth.unseen)}", "check the masks, or the list of classes"))
+            listed(truth.places), f"has no pixel of {truth.unseen_text}", "check the masks, or the list of classes"))
     lines = agreement_lines(masks.values(), dataset.class_names)
     for line in lines:
         report.add(_CONTRADICTION, InputError(dataset.source, line))

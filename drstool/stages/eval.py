@@ -508,7 +508,7 @@ def _target_of(item: Item) -> tuple[np.ndarray, bytes]:
     """An image's ground truth, and the digest of its file; of what is drawn or read otherwise, of its labels."""
     if isinstance(item.mask, Path):
         content = read_bytes(item.mask)
-        return read_label_png(content, item.mask), hashlib.sha256(content).digest()
+        return read_label_png(content, item.mask, foreign=True), hashlib.sha256(content).digest()
     target = load_target(item)
     return target, hashlib.sha256(target.tobytes()).digest()
 

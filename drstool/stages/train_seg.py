@@ -22,6 +22,7 @@ from drstool.models.deeplab import DeepLabV3Plus
 from drstool.parallel import Track, map_items, untracked
 from drstool.recipe import SegmenterRecipe
 from drstool.reports.empty_maps import objectless_lines
+from drstool.reports.ground_truth import MaskSummary, agreement_lines
 from drstool.reports.learning import about_data, about_length, regression_verdict
 from drstool.training.loop import RunConfig, fit
 from drstool.training.meters import SumMeter
@@ -35,7 +36,7 @@ def check_labels(
     dataset: Dataset, class_names: tuple[str, ...], labels: Mapping[str, Path], *, foreign: bool = True,
     workers: int = 1, track: Track = untracked,
 ) -> tuple[np.ndarray, list[str]]:
-    """Which classes each label image shows, and lines about those without an object; all are read once.
+    """Which classes each label image shows, and lines about what is probably wrong with them; all are read once.
 
     Parameters
     ----------
@@ -59,20 +60,25 @@ def check_labels(
     """
     ignored = ignore_label(label_type(len(class_names)))
 
-    def read(item: Item) -> np.ndarray:
+    def read(item: Item) -> tuple[np.ndarray, int]:
         path = labels[item.id]
-        values = as_label_type(read_label_png(path, path), len(class_names))
+        values = as_label_type(read_label_png(path, path, foreign=foreign), len(class_names))
         check_label_values(values, class_names, path)
-        return np.bincount(values.ravel(), minlength=ignored + 1) > 0
+        counts = np.bincount(values.ravel(), minlength=ignored + 1)
+        return counts > 0, int(counts[:ignored].argmax())
 
     items = [item for item in dataset.items if item.id in labels]
-    found = np.array(list(track(map_items(read, items, workers, None), "labels", len(items))))
-    found = found.reshape(len(items), ignored + 1)
+    looks = list(track(map_items(read, items, workers, None), "labels", len(items)))
+    found = np.array([each for each, _ in looks]).reshape(len(items), ignored + 1)
     present = found[:, label_of(0):label_of(len(class_names))]
     # Images that are known to hold no object are labelled rightly.
     counted = np.array([item.tags != () for item in items], dtype=bool)
     if not counted.any() or present[counted].any():
-        return present, objectless_lines(int((~present[counted].any(axis=1)).sum()), int(counted.sum()))
+        summaries = [MaskSummary("--labels", item.tags, tuple(np.flatnonzero(row[:ignored])), 0, 0, ignored, most)
+                     for item, (row, most) in zip(items, looks, strict=True)]
+        lines = agreement_lines(summaries, class_names, trained_on=True) if foreign else []
+        return present, [*(f"--labels: {line}" for line in lines), *objectless_lines(
+            int((~present[counted].any(axis=1)).sum()), int(counted.sum()))]
     text = f"no image of {counted.sum()} has a pixel of an object"
     if not foreign:
         return present, [f"{text}: only the background can be learned; look at the maps that the labels were made of"]
