@@ -37,7 +37,7 @@ import numpy as np
 
 from drstool.artifacts.header import HEADER_NAME
 from drstool.errors import InputError, UsageError
-from drstool.files import FolderIdentity, is_file, is_folder
+from drstool.files import FolderIdentity, is_file, is_folder, likely_file
 from drstool.identifiers import member_name
 from drstool.labels import BACKGROUND, ignore_label
 from drstool.pixels import shown_size
@@ -407,7 +407,7 @@ def saliency_folder(folder: str | Path) -> Callable[[str], Path]:
             return path
         raise InputError(
             path, f"no saliency map for image '{identifier}'",
-            "create it with 'drstool saliency', or use --background constant or power",
+            likely_file(path) + "create it with 'drstool saliency', or use --background constant or power",
         )
 
     return saliency_of

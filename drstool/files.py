@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 from drstool.errors import InputError
 
 __all__ = [
-    "FolderIdentity", "content_digest", "is_file", "is_folder", "names_in", "read_beginning", "read_bytes",
-    "status", "unreadable", "walk",
+    "FolderIdentity", "content_digest", "is_file", "is_folder", "likely_file", "names_in", "read_beginning",
+    "read_bytes", "status", "unreadable", "walk",
 ]
 
 # Sixteen times what the largest picture takes uncompressed.
@@ -85,6 +86,12 @@ def names_in(folder: str | Path) -> list[str]:
         if _is_absent(error):
             return []
         raise unreadable(folder, error, "check its permissions") from error
+
+
+def likely_file(path: Path) -> str:
+    """A remark that names a file beside a missing one whose name has its name as a part; empty if there is none."""
+    pattern = re.compile(rf"(?<![^\W_]){re.escape(path.stem)}(?![^\W_])")
+    return next((f"there is {name}; " for name in names_in(path.parent) if pattern.search(name)), "")
 
 
 def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:

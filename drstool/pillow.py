@@ -6,6 +6,7 @@ Pillow takes a while to import; what only sometimes reads a picture imports this
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -30,6 +31,8 @@ _JPEG, _LOSSLESS = b"\xff\xd8\xff", (b"BM", b"GIF8", b"II*\0", b"MM\0*")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Other oddities, such as broken EXIF data, do not concern the user as long as the pixels can be read.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# It logs what it then raises.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 
 def load_png(data: bytes, where: object) -> Image.Image:

@@ -212,6 +212,10 @@ def test_saliency_folder_names_the_file_of_an_id(tmp_path):
         saliency_of("b")
     assert str(tmp_path / "b.png") in str(failure.value)
     assert "'b'" in str(failure.value)
+    (tmp_path / "b_sal.png").touch()
+    (tmp_path / "bb.png").touch()
+    with pytest.raises(InputError, match=r"for image 'b'; there is b_sal\.png; create it"):
+        saliency_of("b")
     with pytest.raises(InputError, match="no such folder"):
         saliency_folder(tmp_path / "none")
 

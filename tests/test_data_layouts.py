@@ -163,7 +163,10 @@ def test_what_belongs_to_no_image_is_told(tmp_path):
     pictures(tmp_path, "images/a.jpg", "masks/a.png", "masks/b.png", "masks/c.png")
     assert f"{tmp_path / 'masks'}: files that belong to no image (2): 'b', 'c'" in opened(tmp_path).notices
     (tmp_path / "masks/a.png").unlink()
-    with pytest.raises(InputError, match="no image in images has a file of the same name in masks"):
+    with pytest.raises(InputError, match="no image in images has a file of the same name in masks; the annotation"):
+        opened(tmp_path)
+    picture(tmp_path / "masks/gt_a.png")
+    with pytest.raises(InputError, match=r"a file of the same name in masks; there is gt_a\.png; the annotation"):
         opened(tmp_path)
 
 

@@ -197,6 +197,18 @@ def test_no_picture_no_file_a_folder_a_pipe(tmp_path):
         load_image("a\0b.jpg")
 
 
+@pytest.mark.parametrize("bands", [5, 8])
+def test_tiff_of_many_bands(tmp_path, caplog, bands):
+    # Width, height, bits, colours, where the pixels are, bands, and their length.
+    tags = {256: 1, 257: 1, 258: 8, 262: 2, 273: 200, 277: bands, 279: bands}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    head = struct.pack("<4sIH", b"II*\0", 8, len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(head.ljust(200, b"\0") + bytes(bands))
+    with pytest.raises(InputError, match=rf"a\.tif: has {bands} bands; keep three of them"):
+        load_image(tmp_path / "a.tif")
+    assert not caplog.records
+
+
 def test_eps_is_not_handed_to_another_program(tmp_path):
     (tmp_path / "a.jpg").write_text(
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")

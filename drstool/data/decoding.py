@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 import drstool.pillow  # noqa: F401 - silences Pillow's warnings of large and of odd pictures
 from drstool.data.value_range import ValueRange, scaled
@@ -267,6 +267,8 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
             path, "no such file",
             "check the path; a relative one in a map file starts at the folder where the maps were made") from None
     except Image.UnidentifiedImageError:
+        if (bands := _tiff_bands(path)) > 4:
+            raise InputError(path, f"has {bands} bands", "keep three of them, as red, green and blue") from None
         raise InputError(
             path, "is not a readable picture", "give a JPEG, PNG, GIF, BMP, TIFF, WebP or PPM file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -276,6 +278,18 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
             raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(path, f"cannot be read: {reason}", "the file may be damaged or truncated") from None
+
+
+def _tiff_bands(path: str | os.PathLike) -> int:
+    """Number of bands of a TIFF that Pillow does not open; 0 of other files."""
+    try:
+        with open(path, "rb") as file:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        return int(tags.get(_SAMPLES_PER_PIXEL, 1))
+    except Exception:  # As above.
+        return 0
 
 
 def _orientation(image: Image.Image) -> int:

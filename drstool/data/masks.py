@@ -11,7 +11,7 @@ from drstool.data.item import Item, RawDataset, Rasterizable
 from drstool.data.sbd import SbdMask
 from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById
 from drstool.errors import InputError, UsageError
-from drstool.files import is_folder
+from drstool.files import is_folder, likely_file
 from drstool.labels import ignore_label, label_type
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ def with_masks(found: RawDataset, folder: str) -> RawDataset:
     files = FilesById(Path(folder), (".png", ".mat", *IMAGE_SUFFIXES))
     paths = [files.find(row.id) for row in found.rows]
     if not any(paths):
-        raise InputError(
-            folder, "has masks for none of the images", f"expected {Path(folder, found.rows[0].id)}.png")
+        path = Path(folder, f"{found.rows[0].id}.png")
+        raise InputError(folder, "has masks for none of the images", f"{likely_file(path)}expected {path}")
     rows = [replace(row, mask=None if path is None else mask_file(path)) for row, path in zip(found.rows, paths)]
     return replace(found, rows=rows)
 

@@ -22,7 +22,7 @@ from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem, SeveralSplits
 from drstool.data.tags import gather_names, read_names
 from drstool.errors import InputError
-from drstool.files import is_file, is_folder, read_beginning
+from drstool.files import is_file, is_folder, likely_file, read_beginning
 from drstool.labels import check_class_names, is_object_name, object_classes
 from drstool.text import read_lines
 
@@ -78,7 +78,8 @@ def read_paired(root: Path, split: str | None, images: Path | None, above: Path 
         raise InputError(
             root, f"no image in {places[0].name} has a file of the same name in "
             f"{' or '.join(place.name for place in places[1:])}",
-            f"the annotation of {ids[0]} is {ids[0]}.png, .xml, .json or .txt; images alone are --data {places[0]}")
+            "".join(likely_file(place / f"{ids[0]}.png") for place in places[1:2])
+            + f"the annotation of {ids[0]} is {ids[0]}.png, .xml, .json or .txt; images alone are --data {places[0]}")
     saliency = FilesById(root / "saliency_map")
     _, paths = found.pop("masks", (None, [None] * len(ids)))
     rows = [RawItem(i, pictures.find(i), None, mask, saliency.find(i), str(places[0]))
