@@ -62,7 +62,7 @@ _FLIP_HELP = "Probability of a random horizontal flip."
 # The rows of the table in drstool/models/trunks.py.
 BACKBONES = (
     "vgg16", "vgg16_bn", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0",
-    "convnext_tiny", "vgg16-small")
+    "convnext_tiny", "tf_mobilenet_v2", "tf_efficientnet_b0", "vgg16-small")
 
 # Default batch size for inference by device type, large enough to keep it busy.
 AUTO_BATCH = {"cpu": 8, "cuda": 32}
