@@ -234,7 +234,7 @@ def load_pretrained(
         twin = next((name for name in TRUNKS if _is_of(name, weights)), None) if not own else None
         problem += f" (they look like those of {twin})" if twin else ""
         raise InputError(
-            where, problem, "give the state dict of torchvision's network of that name, or --init none")
+            where, problem, "give weights of that network, or --init none")
     state = network.state_dict()
     with torch.no_grad():
         for name, source in names.items():
