@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class Execution:
     def prepared(self, network: Prepared) -> Prepared:
         """A network in evaluation mode, changed in place into what computes the same fastest, on the device."""
         fold_batch_norm(network)
-        return network.to(
+        return network.to(  # type: ignore[call-overload]
             self.device, memory_format=layout(network, self.device, self.precision, self.winograd))
 
     @contextmanager
@@ -193,7 +193,7 @@ def fused_maps(
     # instead of many small ones, and one copy of indices to the device instead of one per image.
     by_output: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for n, (wanted, output) in enumerate(zip(channels, outputs, strict=True)):
-        by_output.setdefault(tuple(output), []).extend((n, channel) for channel in wanted)
+        by_output.setdefault((output[0], output[1]), []).extend((n, channel) for channel in wanted)
     pairs = [pair for group in by_output.values() for pair in group]
     if not pairs:
         return [images.new_zeros((0, *output)) for output in outputs]
@@ -229,7 +229,7 @@ def _by_image(
     """One tensor per image, from maps that are concatenated in the images' order."""
     taken = dict.fromkeys(fused, 0)
     maps = []
-    for wanted, output in zip(channels, map(tuple, outputs), strict=True):
+    for wanted, output in zip(channels, ((height, width) for height, width in outputs), strict=True):
         if not wanted:
             maps.append(images.new_zeros((0, *output)))
             continue
@@ -269,7 +269,7 @@ def grad_cam(model: MapNetwork, layer: int) -> Network:
             # enough for one class of every image.
             for slot in range(max(map(len, channels), default=0)):
                 chosen = [(n, wanted[slot]) for n, wanted in enumerate(channels) if slot < len(wanted)]
-                total = sum(scores[n, c] for n, c in chosen)
+                total = torch.stack([scores[n, c] for n, c in chosen]).sum()
                 (gradient,) = torch.autograd.grad(total, activations, retain_graph=True)
                 # Paper: the mean / here: the sum, as the epsilon of the later division would visibly
                 # lower maps as small as the mean makes them.
@@ -319,7 +319,7 @@ def segment_probabilities(
     """
     size = tuple(image.shape[2:])
     least = max(_LEAST_SIDE, getattr(model, "output_stride", 0))
-    total = None
+    total: Any = None
     for scale in scales:
         scaled = tuple(max(least, round(side * scale)) for side in size)
         seen = image

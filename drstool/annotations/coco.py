@@ -255,12 +255,12 @@ def _by_image(
 
 def _size_of(image: dict, where: str) -> tuple[int, int]:
     # Some tools write whole numbers as 480.0.
-    size = tuple(int(side) if isinstance(side, float) and side.is_integer() else side
-                 for side in (image.get("height"), image.get("width")))
-    if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
-        raise InputError(where, f"has the size {shown_size(tuple(map(repr, size)))}",
+    height, width = (int(side) if isinstance(side, float) and side.is_integer() else side
+                     for side in (image.get("height"), image.get("width")))
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise InputError(where, f"has the size {shown_size((repr(height), repr(width)))}",
                          f"'width' and 'height' are numbers, at most {MAX_PIXELS:,} pixels")
-    return size
+    return height, width
 
 
 def _outline(annotation: dict) -> object:

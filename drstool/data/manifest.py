@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TextIO
+from typing import Any, TextIO
 
 from drstool.annotations.coco import CocoMask, category_names
 from drstool.annotations.labelmap import LABELMAP, ColorMask
@@ -193,7 +193,8 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
 
 def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:
     """The manifest that JSON lines are."""
-    rows, class_names, notices = [], None, ()
+    rows, class_names = [], None
+    notices: tuple[str, ...] = ()
     for place, found in _json_rows(text, where):
         columns = find_columns(found, place)
         fields = {role: found[name] for role, name in columns.items() if found[name] is not None}
@@ -201,7 +202,8 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
             class_names, notices = _stated_names(found["class_names"], place)
             continue
         rows.append((place, fields))
-    known = {"class_names": class_names, "stated": class_names is not None, "background_first": bool(notices)}
+    known: dict[str, Any] = {
+        "class_names": class_names, "stated": class_names is not None, "background_first": bool(notices)}
     if form is None:
         return _Manifest(base, *_items(rows, [None] * len(rows), base), has_tags=False, notices=notices, **known)
     form = form if class_names is None else replace(form, class_names=class_names)
@@ -224,7 +226,7 @@ def _items(
         image, mask, saliency, split = (_text(fields, name, place) for name in ("image", "mask", "saliency", "split"))
         if image is None and "id" not in fields:
             raise InputError(place, "has no 'image' and no 'id'", "a row names its image")
-        identifier = check_id(fields["id"] if "id" in fields else id_of_path(image), place)
+        identifier = check_id(fields["id"] if "id" in fields else id_of_path(str(image)), place)
         if identifier in items:
             raise InputError(
                 place, f"lists id {identifier!r} twice, first in line {items[identifier].where.rpartition(' ')[2]}",

@@ -80,7 +80,7 @@ def read_paired(root: Path, split: str | None, images: Path | None, above: Path 
             f"the annotation of {ids[0]} is {ids[0]}.png, .xml, .json or .txt; images alone are --data {places[0]}")
     saliency = FilesById(root / "saliency_map")
     _, paths = found.pop("masks", (None, [None] * len(ids)))
-    rows = [RawItem(i, pictures.find(i), None, mask, saliency.find(i), str(places[0]))
+    rows = [RawItem(i, pictures.must_find(i, str(places[0])), None, mask, saliency.find(i), str(places[0]))
             for i, mask in zip(ids, paths, strict=True)]
     where = (root, *places, *([above] if above else []))
     dataset = with_labelmap(_annotated(root, rows, found, _class_list(where)), where)
@@ -97,8 +97,7 @@ def _places(root: Path, split: str | None, images: Path | None) -> list[Path]:
         named = _chosen([name for name in folders if meaning_of(name) == "images"], split)
         if len(named) > 1:
             raise InputError(root, f"has several folders of images: {', '.join(named)}", "choose one with --images")
-        beside = split is not None and split in folders
-        images = root / named[0] if named else root / split if beside else root
+        images = root / named[0] if named else root / split if split is not None and split in folders else root
     annotations = [root / name for name in _chosen(
         [name for name in folders if meaning_of(name) == "annotations" and not name.startswith("saliency")], split)]
     if elsewhere:
@@ -166,9 +165,11 @@ def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequ
         return 0
     strays = {i: files.find(i) for i in files.ids(deep=not apart and any("/" in i for i in ids)) if i not in known}
     if not apart:
-        strays = {i: path for i, path in strays.items() if _are_annotations(kind, [path])}
+        strays = {i: path for i, path in strays.items() if path and _are_annotations(kind, [path])}
     own = dict(zip(ids, paths, strict=True))
-    for i, path in strays.items() if image_of is not None else ():
+    for i, path in strays.items():
+        if image_of is None or path is None:
+            continue
         name = (PurePosixPath(i).parent / PurePosixPath(image_of(path).replace("\\", "/")).stem).as_posix()
         if own.get(name) is not None:
             raise InputError(path, f"is of the image {name!r}, and so is {own[name]}", "remove one of them")
@@ -201,12 +202,15 @@ def _annotated(
         kinds = " and ".join(f"{kind} in {place}" for kind, (place, _) in found.items())
         raise InputError(root, f"has both {kinds}", "keep one of them")
     kind, (place, files) = next(iter(found.items()), ("", (root, [])))
-    source, notices = "annotations" if kind else "none", ()
+    source = "annotations" if kind else "none"
+    notices: tuple[str, ...] = ()
     if kind == "YOLO labels":
         if classes is None:
             raise InputError(place, "has YOLO labels, but nothing names their classes",
                              "add classes.txt with one name per line, or a data.yaml")
-        known, notices = read_yolo_labels(files, *classes)
+        # An image without objects may have no file.
+        labels = [path or place / f"{row.id}.txt" for path, row in zip(files, rows, strict=True)]
+        known, notices = read_yolo_labels(labels, *classes)
         names: tuple[str, ...] | None = tuple(filter(is_object_name, classes[0]))
     else:
         if kind == "labelme files":

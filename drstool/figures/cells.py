@@ -23,7 +23,7 @@ _STRIPE_WEIGHT, _BETWEEN_WEIGHT, _BETWEEN_FLAT = 0.85, 0.25, (205, 205, 205)
 # The image is visible below an error map, but takes no part in its colours.
 _ERROR_WEIGHT = 0.85
 # Weights of red, green and blue in what the eye takes for brightness (Rec. 601).
-_LUMA = np.float32([0.299, 0.587, 0.114])
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,8 @@ def label_layer(
     flat
         Whether ignored pixels hide the image.
     """
-    weight = np.where(labels == BACKGROUND, np.float32(0), np.float32(opacity)) if np.isscalar(opacity) else opacity
+    weight = opacity if isinstance(opacity, np.ndarray) else np.where(
+        labels == BACKGROUND, np.float32(0), np.float32(opacity))
     there = labels == ignore_label(labels.dtype)
     if there.any():
         painted, weight = painted.copy(), weight.copy()

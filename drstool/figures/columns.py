@@ -21,7 +21,7 @@ from drstool.formats.sources import RecordSource, open_records
 from drstool.labels import as_label_type, check_label_values, label_of
 from drstool.pixels import shown_size
 from drstool.recipe import CueSettings
-from drstool.reports.text import listed
+from drstool.text import listed
 
 __all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "default_title", "parse_column", "read_cell"]
 

@@ -272,7 +272,7 @@ def _add_text(axes: Axes, text: Text, fonts: Fonts, dpi: int) -> None:
     box, line = text.box, text.size * LINE * dpi / 72
     if text.back is not None:
         axes.add_patch(Rectangle((box.x, box.y), box.width, box.height, facecolor=_rgb(text.back), linewidth=0))
-    upright = {"rotation": 90, "rotation_mode": "anchor"} if text.upright else {}
+    upright: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor"} if text.upright else {}
     x, y = box.x + box.width / 2, box.y + _BASELINE * line
     if text.upright:
         x, y = box.x + _BASELINE * line, box.y + box.height / 2

@@ -8,7 +8,7 @@ Yu, Koltun: Multi-scale context aggregation by dilated convolutions, ICLR 2016, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,7 +131,7 @@ class Trunk:
         As in :class:`Published`.
     """
 
-    layers: list[nn.Module]
+    layers: Sequence[nn.Module]
     stages: list[int]
     paths: list[dict[str, str]]
     low: int
@@ -194,7 +194,7 @@ def _dilate(layers: list[nn.Module], stages: list[int], output_stride: int) -> N
         for conv in _convolutions(layer):
             if conv.kernel_size != (1, 1):
                 conv.dilation = (dilation, dilation)
-                conv.padding = tuple(dilation * padding for padding in conv.padding)
+                conv.padding = tuple(dilation * int(padding) for padding in conv.padding)
             if conv.stride == (2, 2) and 2 ** stage > output_stride:
                 conv.stride = (1, 1)
                 if conv.kernel_size == (2, 2):

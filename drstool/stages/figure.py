@@ -10,18 +10,15 @@ import numpy as np
 
 from drstool.data.item import Dataset
 from drstool.errors import DrstoolError
-from drstool.figures import fonts as figure_fonts
-from drstool.figures import render
+from drstool.figures import fonts as figure_fonts, render
 from drstool.figures.cells import Cell, Painter
 from drstool.figures.colors import CROP_COLORS, ERRORS, IGNORED, difference_colors
 from drstool.figures.columns import Content, Inputs, Row, read_cell
-from drstool.figures.layout import (
-    LINE, Bar, Box, Key, Layout, Placer, RowPlan, Text, fitted, name_texts, note_texts,
-)
+from drstool.figures.layout import LINE, Bar, Box, Key, Layout, Placer, RowPlan, Text, fitted, name_texts, note_texts
 from drstool.figures.spec import Crop, FigureSpec
 from drstool.labels import label_names
 from drstool.parallel import Track, ordered_map, untracked
-from drstool.reports.text import listed
+from drstool.text import listed
 
 __all__ = ["Figure", "draw_figure", "score_texts"]
 
@@ -243,8 +240,8 @@ class _Drawing:
             return []
         keys: list[Key] = []
         for label in sorted(frozenset().union(*(cell.classes for cell in cells))):
-            color = self._painter.colors[min(label, len(self._painter.colors) - 1)]
-            keys.append(Key(self._name(label), tuple(int(value) for value in color)))
+            red, green, blue = self._painter.colors[min(label, len(self._painter.colors) - 1)].tolist()
+            keys.append(Key(self._name(label), (red, green, blue)))
         if self._spec.settings.legend == "names":
             keys = []
         errors = frozenset().union(*(cell.errors for cell in cells))

@@ -158,9 +158,9 @@ class _Painter:
         layers = self._layers(item)
         scored, steps = list(layers.labels), []
         for record, settings in zip(layers.maps, self._settings.values()):
-            labels, counts = self._labels_of(record, settings, layers)
+            labels, swept = self._labels_of(record, settings, layers)
             scored.append(labels)
-            steps.append(counts)
+            steps.append(swept)
         counts: list[LabelCounts | None] = [
             None if each is None else gallery.count_pairs(layers.target, each, self._names) for each in scored]
         tags = None if item.tags is None else [label_of(self._channels[tag]) for tag in item.tags]

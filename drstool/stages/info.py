@@ -74,7 +74,7 @@ def drawn(path: str | None, identifier: str, heat: np.ndarray, columns: int, row
     with open_records(path) as source:
         ids = source.ids()
         if ids is not None and identifier in ids:
-            record = source.read(identifier)
+            record: Record | None = source.read(identifier)
         else:
             record = next((each for each in source.records() if each.id == identifier), None) if ids is None else None
         if record is None:
@@ -185,9 +185,10 @@ class _Seen:
     """What is odd about the records that were looked at."""
 
     def __init__(self, kind: str) -> None:
-        self._kind, self._empty, self._largest = kind, EmptyMaps(), []
+        self._kind, self._empty = kind, EmptyMaps()
+        self._largest: list[int] = []
 
-    def count(self, record: Record) -> None:
+    def count(self, record: Any) -> None:
         if self._kind == "saliency":
             self._largest.append(int(record.labels.max()))
         else:

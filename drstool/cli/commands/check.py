@@ -49,7 +49,8 @@ def check(
 
 
 def _check_dataset(run: Run, data: OptionalTagOptions, json: bool) -> None:
-    from drstool.reports.text import counted, listed
+    from drstool.reports.text import counted
+    from drstool.text import listed
     from drstool.stages import check_dataset as stage
 
     report = stage.check_dataset(**vars(data), workers=run.threads, track=run.track)
