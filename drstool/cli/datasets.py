@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, Self
 import typer
 
 from drstool.cli.options import (
-    Classes, Data, DataOrNone, EmptyTags, Images, MaskValues, Masks, Range, Split, TagSeparator, Tags,
+    Classes, Data, DataOrNone, EmptyTags, Images, Masks, MaskValues, Range, Split, Tags, TagSeparator,
 )
 from drstool.errors import UsageError
 

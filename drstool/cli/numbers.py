@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from drstool.cli.parameters import check_choice, number_list, option
 from drstool.errors import UsageError
-from drstool.recipe import CRF_PRESETS, RECIPES, RECIPE_USES, CrfSettings, named_recipe, override
+from drstool.recipe import CRF_PRESETS, RECIPE_USES, RECIPES, CrfSettings, named_recipe, override
 
 __all__ = ["automatic", "chosen", "chosen_crf", "crf_options", "given", "options", "summary"]
 
