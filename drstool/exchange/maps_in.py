@@ -191,7 +191,7 @@ def open_maps(
     try:
         if reader.format == "drs" and dataset is None:
             raise InputError(path, "holds maps of square images, and does not say the images' own sizes", "give --data")
-        notices = [f"left out {place.others} files that are not {place.suffix}"] if place.others else []
+        notices = [f"left out {counted(place.others, 'file')} with another ending than {place.suffix}"] if place.others else []
         if origin is None:
             notices.append(f"{path}: read as maps of the format {reader.format}")
         names, about = _class_names(reader, dataset, class_names, path)

@@ -235,7 +235,7 @@ def load_pretrained(
         twin = next((name for name in TRUNKS if _is_of(name, weights)), None) if not own else None
         problem += f" (they look like those of {twin})" if twin else ""
         raise InputError(
-            where, problem, "give weights of that network, or --init none")
+            where, problem, "give weights of this backbone, or --init none")
     state = network.state_dict()
     with torch.no_grad():
         for name, source in names.items():
