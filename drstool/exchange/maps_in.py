@@ -191,7 +191,9 @@ def open_maps(
     try:
         if reader.format == "drs" and dataset is None:
             raise InputError(path, "holds maps of square images, and does not say the images' own sizes", "give --data")
-        notices = [f"left out {counted(place.others, 'file')} with another ending than {place.suffix}"] if place.others else []
+        notices = []
+        if place.others:
+            notices.append(f"left out {counted(place.others, 'file')} with another ending than {place.suffix}")
         if origin is None:
             notices.append(f"{path}: read as maps of the format {reader.format}")
         names, about = _class_names(reader, dataset, class_names, path)
