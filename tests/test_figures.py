@@ -417,9 +417,28 @@ def test_the_same_command_gives_the_same_bytes(figure, ending):
         assert found[0].read_bytes().startswith({"jpg": b"\xff\xd8", "pdf": b"%PDF", "svg": b"<?xml"}[ending])
 
 
-def test_no_provenance_leaves_no_history(figure):
-    assert b"command" in figure("image,target", name="told.pdf")[1].read_bytes()
-    assert b"drstool overlay" not in figure("image,target", "--no-provenance", name="bare.pdf")[1].read_bytes()
+@pytest.mark.parametrize("ending", ["png", "jpg", "pdf", "svg"])
+def test_info_reads_the_history_of_a_figure(figure, drs, tmp_path, ending):
+    """Of whatever format, with letters that each escapes in its own way."""
+    path, title = tmp_path / f"told.{ending}", '<猫> & ("a")\\'
+    figure(f"{title}=image,error:@mixed", "--pick", "worst:1", "--no-titles", name=path.name)
+    told = drs("info", path, "--json").json()
+    assert (told["kind"], told["rows"]) == ("figure", ["b"])
+    assert told["columns"] == [title, "mixed, errors"]
+    assert "the lowest mean IoU of mixed" in told["chosen"] and told["provenance"][-1]["settings"]["dpi"] == 72
+    assert "columns  2: <猫>" in drs("info", path).out
+    figure("image,target", "--no-provenance", name=path.name)
+    assert b"drstool overlay" not in path.read_bytes() and drs("info", path, "--json").json()["provenance"] == []
+    path.write_bytes(path.read_bytes().replace(b"drstool", b"another"))
+    assert drs("info", path).code == 3
+
+
+def test_a_damaged_history_is_one_line(figure, drs, tmp_path):
+    _, path = figure("image", name="told.svg")
+    path.write_text(re.sub("<dc:description>.", "<dc:description>", path.read_text()))
+    outcome = drs("info", path)
+    assert (outcome.code, outcome.err) == (
+        3, f"drstool: {path}: has a damaged history; copy it again or recreate it\n")
 
 
 def test_masks_and_text_of_vector_files(figure):
