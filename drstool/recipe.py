@@ -401,7 +401,7 @@ class FigureSettings(OverlaySettings):
     row_ids: bool = _option(False, "Draw the ids of the images beside the rows.")
     caption: bool = _option(False, "Draw a line that says how the images were chosen, and what the scores are.")
     score: bool = _option(False, "Draw each cell's mean IoU below it, as eval computes it, the best of a row in bold.")
-    baseline: str = _option("", "Title of the column to which --score tells the difference.")
+    baseline: str = _option("", "Title or path of the column to which --score tells the difference.")
     gap: float = _option(0.7, "Gap between cells, in mm.", min=0.0, max=50.0)
     frame: float = _option(0.0, "Width of a frame around each cell, in points; 0: none.", min=0.0, max=10.0)
     font: str = _option("DejaVu Sans", "Font: the name of an installed one, or a file.")

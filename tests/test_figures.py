@@ -400,7 +400,10 @@ def test_rows_are_chosen_by_score(figure, world, drs):
         assert "".join(own["settings"]["ids"]) == rows
         assert own["settings"]["chosen"] in said.err and "time" not in own
         assert own["used"]["pixel_ground_truth"] == ("scored" if pick != "even:2" else False)
-    assert "the lowest mean IoU of mixed" in figure("image,mixed=@mixed", "--pick", "worst:1")[0].err
+    columns = "A=@good,A=@mixed,A=image,error:@mixed"
+    for name in ("mixed", world / "mixed"):
+        said, _ = figure(columns, "--pick", "worst:1", "--by", name, "--score", "--baseline", name)
+        assert "the lowest mean IoU of A" in said.err
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -577,9 +580,9 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--ids", ","), 3, "--ids: ',' names no image"),
     ("image", ("--pick", "worst:0"), 2, "'worst:0' is not a choice of images; expected worst:N"),
     ("image", ("--pick", "worst:1"), 2, "no column has scores"),
-    ("good=@good", ("--pick", "worst:1", "--by", "x"), 2, "--by: no column has the title 'x'; there are good"),
-    ("@good,image", ("--pick", "worst:1", "--by", "image"), 2, "'image' has no scores; those that have are good"),
-    ("A=@good,A=@mixed", ("--pick", "worst:1", "--by", "A"), 2, "--by: several columns have the title 'A'"),
+    ("good=@good", ("--pick", "worst:1", "--by", "x"), 2, "--by: no column with scores is called 'x'; those that"),
+    ("@good,image", ("--pick", "worst:1", "--by", "image"), 2, "no column with scores is called 'image'"),
+    ("A=@good,A=@mixed", ("--pick", "worst:1", "--by", "A"), 2, "--by: several columns with scores are called 'A'"),
     ("image", ("--by", "image"), 2, "--by: has no effect without --pick; add --pick, or omit it"),
     ("image", ("--baseline", "image"), 2, "--baseline: has no effect without --score"),
     ("image", ("--ids", "a", "--pick", "even:1"), 2, "--pick: chooses rows that --ids names already"),
@@ -591,7 +594,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--width", "12"), 2, "--width: '12' is not a width; expected something like 174mm"),
     ("image", ("--width", "5px"), 2, "--width: is 5 pixels at 72 dpi"),
     (",".join(["image"] * 20), ("--width", "200px"), 2, "pixels for each of 20 columns"),
-    ("@good", ("--score", "--baseline", "x"), 2, "--baseline: no column has the title 'x'; there are good"),
+    ("@good", ("--score", "--baseline", "x"), 2, "--baseline: no column with scores is called 'x'"),
     ("image", ("--cues", "beta=1"), 2, "--cues: there is no setting 'beta'; there are alpha"),
     ("image", ("--cues", "alpha=x"), 2, "--cues: 'x' is not a value of alpha; expected a number"),
     ("image", ("--palette", "cvd"), 2, "--palette: 'cvd' is not one of voc, distinct"),
