@@ -140,6 +140,9 @@ def test_styles(figure):
         assert (tuple(found[5, 5]), tuple(found[MIDDLE])) == (in_cat, between), style
         # The edge, two points wide, and nothing of it beyond.
         assert tuple(found[10, 18]) == tuple(found[10, 19]) == (128, 0, 0) and tuple(found[10, 20]) == between
+        if style in ("contour", "dim"):
+            # A light line beside it, one pixel wide, by which dark colours are seen on dark images.
+            assert tuple(found[10, 17]) == (230, 230, 230) and tuple(found[10, 16]) == in_cat
         # The object's other two sides are the image's, where it does not end.
         assert tuple(found[0, 10]) == in_cat
         assert tuple(found[50, 10]) not in {(128, 0, 0), (0, 128, 0)}
