@@ -520,6 +520,11 @@ def test_a_spec_gives_the_same_figure(figure, world, drs, tmp_path):
     content = tomllib.loads(spec.read_text())
     assert content["columns"][2] == {"title": "cats", "paths": [f"{world}/ramp.h5"], "class": "cat"}
     first = path.read_bytes()
+    # Defaults are not written, and replace nothing.
+    assert "empty_tags" not in content
+    spec.write_text('empty_tags = "negative"\n' + spec.read_text())
+    assert drs("overlay", "--spec", spec, "--write-spec", tmp_path / "more.toml").code == 0
+    assert tomllib.loads((tmp_path / "more.toml").read_text()) == content | {"empty_tags": "negative"}
     again = drs("overlay", "--spec", spec, "--figure", tmp_path / "b.svg", "--no-provenance")
     assert again.code == 0, again.err
     figure(columns, *more, "--no-provenance", name="c.svg", width="300px")

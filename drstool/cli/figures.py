@@ -83,8 +83,7 @@ class FigureOptions:
         from drstool.figures.spec import FigureSpec, parse_crop, parse_cues, read_spec
         from drstool.recipe import override
 
-        keys = [spec.name for spec in fields(data)]
-        spec = read_spec(self.spec, keys) if self.spec is not None else FigureSpec()
+        spec = read_spec(self.spec, [each.name for each in fields(data)]) if self.spec is not None else FigureSpec()
         columns = [parse_column(part) for text in self.columns or () for part in text.split(",") if part]
         columns = titled_as_each_other(columns)
         more = [parse_column(text, "heat") for text in maps] + [parse_column(text, "labels") for text in labels]
@@ -95,8 +94,10 @@ class FigureOptions:
             "crops": tuple(map(parse_crop, self.crop or ())), "columns": (*columns, *more)}.items() if value}
         if "ids" in changes or "pick" in changes:
             changes = {"ids": (), "pick": "", "by": "" if "ids" in changes else spec.by} | changes
+        # What an option is by default replaces nothing.
+        chosen = {each.name: value for each in fields(data) if (value := getattr(data, each.name)) != each.default}
         return replace(
-            spec, **changes, data={**spec.data, **{n: v for n, v in vars(data).items() if v is not None}},
+            spec, **changes, data={**spec.data, **chosen},
             settings=override(spec.settings, {name: getattr(settings, name) for name in given}),
             cues=parse_cues(self.cues or "", spec.cues))
 
@@ -107,13 +108,14 @@ def make_figure(run: Run, options: FigureOptions, spec: FigureSpec, kind: type[O
     from drstool.figures.spec import spec_text
 
     _check_together(run, spec)
-    for path in filter(None, (spec.figure, options.write_spec)):
+    only_describe = options.write_spec is not None and options.figure is None
+    for path in filter(None, ("" if only_describe else spec.figure, options.write_spec)):
         run.reserve(path)
     if options.write_spec is not None:
         _write(run, options.write_spec, spec_text(spec).encode())
-        if options.figure is None:
-            run.done(f"wrote {options.write_spec}")
-            return
+    if only_describe:
+        run.done(f"wrote {options.write_spec}")
+        return
     if not spec.figure:
         raise UsageError("--figure", "is missing", "give --figure FILE, or 'figure' in the file of --spec")
     render.check_installed()
