@@ -575,7 +575,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     for name in "ab":
         (folder / f"{name}.png").write_bytes(encode_label_png(np.zeros((5, 6), np.uint8)))
     said, path = figure(f"image,{folder}", name="sizes.svg", code=4, width="500px")
-    assert "small: a: is of an image of 6 × 5 pixels, but the image is 60 × 60" in said.err
+    assert "small: a: the label image is 6 × 5 pixels, but the image is 60 × 60" in said.err
 
 
 @pytest.mark.parametrize(("columns", "more", "code", "message"), [

@@ -23,7 +23,8 @@ from drstool.pixels import shown_size
 from drstool.recipe import CueSettings
 from drstool.reports.text import listed
 
-__all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "default_title", "parse_column", "read_cell"]
+__all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "check_size", "default_title", "image_of", "parse_column",
+           "read_cell"]
 
 # What a column can show, and of how many files.
 KINDS = {"image": 0, "target": 0, "labels": 1, "heat": 1, "error": 1, "picture": 1, "difference": 2, "split": 2}
@@ -306,13 +307,38 @@ class Row:
         """The record of a file, of the image's size."""
         if path not in self._records:
             found = source.read(self.id)
-            size = found.image_size if isinstance(found, MapRecord) else found.labels.shape
-            if tuple(size) != self.image.shape[:2]:
-                raise InputError(
-                    f"{path}: {self.id}", f"is of an image of {shown_size(size)} pixels, but the image is "
-                    f"{shown_size(self.image.shape)}", "use the images that the maps or labels were made from")
+            check_size(found, self.image, f"{path}: {self.id}")
             self._records[path] = found
         return self._records[path]
+
+
+def image_of(item: Item) -> np.ndarray:
+    """An item's image, (H, W, 3) uint8.
+
+    Raises
+    ------
+    InputError
+        It is missing or unreadable, or the item is that of a record that does not name its image.
+    """
+    if item.image == Path():  # made of an empty name
+        raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
+    return load_image(item.image, item.value_range)
+
+
+def check_size(record: MapRecord | LabelRecord, image: np.ndarray, where: object) -> None:
+    """Check that a record is of the size of an image, (H, W, 3) uint8.
+
+    Raises
+    ------
+    InputError
+        It is not.
+    """
+    what, size = ("map's image", record.image_size) if isinstance(record, MapRecord) else (
+        "label image", record.labels.shape)
+    if tuple(size) != image.shape[:2]:
+        raise InputError(
+            where, f"the {what} is {shown_size(size)} pixels, but the image is {shown_size(image.shape)}",
+            "use the images that the maps or labels were made from")
 
 
 def read_cell(column: Column, row: Row, inputs: Inputs) -> Content:
