@@ -580,7 +580,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
 
 @pytest.mark.parametrize(("columns", "more", "code", "message"), [
     ("imag", (), 3, "imag: no such file or folder; a column is image, target"),
-    ("difference:a", (), 2, "'difference:a' names 1 files; difference takes 2"),
+    ("difference:a", (), 2, "'difference:a' names 1 file; difference takes 2"),
     ("@ramp.h5#cow", (), 3, "has no class 'cow'; its classes are cat, dog"),
     ("@good#cat", (), 3, "holds labels"),
     ("heat:@good", (), 3, "holds labels; 'good' needs a map file"),
@@ -619,7 +619,7 @@ def test_classes_must_be_the_same(figure, tmp_path):
     with open_sink(str(tmp_path / "other.h5"), Header("localization-maps", ("cow",), ())) as sink:
         sink.write_all([MapRecord("a", np.zeros((1, 5, 5), np.uint8), (1,), (SIDE, SIDE), "")])
     said, _ = figure(f"@ramp.h5,{tmp_path}/other.h5", code=3)
-    assert "other.h5: has 1 classes (cow), but" in said.err and "2 (cat, dog)" in said.err
+    assert "other.h5: has 1 class (cow), but" in said.err and "2 (cat, dog)" in said.err
 
 
 def test_rows_from_a_file_of_ids_with_spaces(drs, world, tmp_path):

@@ -21,7 +21,7 @@ from drstool.formats.sources import RecordSource, open_records
 from drstool.labels import as_label_type, check_label_values, label_of
 from drstool.pixels import shown_size
 from drstool.recipe import CueSettings
-from drstool.reports.text import listed
+from drstool.reports.text import counted, listed
 
 __all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "check_size", "default_title", "image_of", "parse_column",
            "read_cell"]
@@ -91,7 +91,7 @@ def parse_column(text: str, show: str = "") -> Column:
     parts = tuple(paths.split(":")) if KINDS.get(kind) == 2 else (paths,)
     if len(parts) != KINDS.get(kind, 1) or not all(parts):
         raise UsageError(
-            "--columns", f"{text!r} names {len([part for part in parts if part])} files",
+            "--columns", f"{text!r} names {counted(len(list(filter(None, parts))), 'file')}",
             f"{kind} takes {KINDS.get(kind, 1)}, as in {kind}:A:B" if KINDS.get(kind) == 2 else _EXPECTED)
     return Column(kind, title or default_title(kind, parts, name), parts, name)
 
@@ -265,7 +265,8 @@ def _common_classes(sources: Mapping[str, RecordSource], columns: Sequence[Colum
     for path, others in named.items():
         if tuple(others) != tuple(names):
             raise InputError(
-                path, f"has {len(others)} classes ({listed(others)}), but {first} has {len(names)} ({listed(names)})",
+                path, f"has {counted(len(others), 'class')} ({listed(others)}), but {first} has {len(names)} "
+                f"({listed(names)})",
                 "the columns of a figure must have the same classes in the same order")
     for column in columns:
         if column.object_class and column.object_class not in names:
