@@ -580,6 +580,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
 
 @pytest.mark.parametrize(("columns", "more", "code", "message"), [
     ("imag", (), 3, "imag: no such file or folder; a column is image, target"),
+    ("picture:nowhere", (), 3, "nowhere: no such folder; give a folder of pictures"),
     ("difference:a", (), 2, "'difference:a' names 1 file; difference takes 2"),
     ("@ramp.h5#cow", (), 3, "has no class 'cow'; its classes are cat, dog"),
     ("@good#cat", (), 3, "holds labels"),

@@ -216,6 +216,8 @@ def _with_kind(column: Column, sources: dict[str, RecordSource], stack: ExitStac
     show = column.show
     if not show and _is_pictures(column.paths[0]):
         show = "picture"
+    if show == "picture" and _PLACE not in column.paths[0] and not is_folder(column.paths[0]):
+        raise InputError(column.paths[0], "no such folder", f"give a folder of pictures, or a path with {_PLACE} in it")
     for path in column.paths if show != "picture" else ():
         if path not in sources:
             if not is_file(path) and not is_folder(path):
