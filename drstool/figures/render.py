@@ -229,10 +229,9 @@ def _add_images(axes: Axes, pictures: Sequence[Placed]) -> None:
 
     known: dict[bytes, np.ndarray] = {}
     for each in pictures:
-        opaque = Layer(each.picture, np.ones(each.picture.shape[:2], np.float32))
-        for layer in (opaque, *each.layers):
+        for pixels in (each.picture, *(layer.rgba() for layer in each.layers)):
             # Renderers take the lowest row first.
-            values = np.ascontiguousarray(layer.rgba()[::-1])
+            values = np.ascontiguousarray(pixels[::-1])
             key = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).digest()
             axes.add_artist(Pixels(known.setdefault(key, values), each.box))
 
