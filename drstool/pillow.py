@@ -23,6 +23,8 @@ _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )
+# How JPEGs begin, and BMP, GIF and TIFF.
+_JPEG, _LOSSLESS = b"\xff\xd8\xff", (b"BM", b"GIF8", b"II*\0", b"MM\0*")
 # MAX_PIXELS alone decides. Pillow's own warning would be a second line on stderr, and silencing
 # it picture by picture (warnings.catch_warnings) is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -38,6 +40,11 @@ def load_png(data: bytes, where: object) -> Image.Image:
     InputError
         It is not a PNG, damaged, cut short, or too large.
     """
+    if data.startswith(_JPEG):
+        raise InputError(
+            where, "is a JPEG, whose compression changes the values of pixels", "save it as PNG where it was made")
+    if data.startswith(_LOSSLESS):
+        raise InputError(where, "is not a PNG", "save it as PNG, with the same values of its pixels")
     if not data.startswith(SIGNATURE):
         raise InputError(where, "is not a PNG" if data else "is empty", "copy it again or recreate it")
     try:

@@ -28,19 +28,27 @@ def listed(names: Sequence[object], total: int | None = None, most: int = SHOWN)
 def quoted(names: Sequence[str], most: int = SHOWN) -> str:
     """As :func:`listed`, each name in quotation marks."""
     return listed([f"'{name}'" for name in names[:most + 1]], most=most)
+# How .xlsx and .ods begin, which are ZIP archives, and .xls.
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 
 def decode_text(content: bytes, where: object) -> str:
-    """The text of UTF-8, or of UTF-16 with a byte order mark, without that mark; lines end in a line feed.
+    """The text of UTF-8 or UTF-16, without a byte order mark; lines end in a line feed.
+
+    UTF-16 is told by its byte order mark, or by the null byte of a first character that is ASCII.
 
     Raises
     ------
     InputError
-        It is neither; the line is named.
+        It is neither, and the line is named; it is a spreadsheet's own file.
     """
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if content.startswith(_SPREADSHEETS):
+        raise InputError(where, "is not text, but a spreadsheet's own file or another archive", "save it as CSV")
+    wide = (
+        "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        else "utf-16-le" if content[1:2] == b"\0" else "utf-16-be" if content[:1] == b"\0" else "")
     try:
-        text = content.decode("utf-16" if wide else "utf-8-sig")
+        text = content.decode(wide or "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         kind = "UTF-16" if wide else "UTF-8"

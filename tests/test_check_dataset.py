@@ -28,10 +28,12 @@ def lines_of(root, split=None, **how):
 def test_a_dataset_without_faults(drs, voc):
     outcome = drs("check", "--data", voc)
     assert (outcome.code, outcome.out) == (0, "")
-    assert outcome.err.startswith("check: no problems found in 6 images: bar 4, disc 4, in ")
+    assert outcome.err.startswith(
+        "check: no problems found in 6 images: 6 with tags (bar 4, disc 4), 6 with masks, 6 with saliency maps, in ")
     told = drs("check", "--data", voc, "--split", "val", "--json")
     assert told.json() == {"input": str(voc), "state": "whole", "kind": "dataset", "count": 2,
-                           "classes": {"bar": 1, "disc": 2}, "problems": []}
+                           "missing": 0, "tags": 2, "masks": 2, "saliency_maps": 2, "classes": {"bar": 1, "disc": 2},
+                           "problems": []}
 
 
 def test_faults_are_told_most_serious_first(drs, own_voc):
@@ -53,10 +55,61 @@ def test_faults_are_told_most_serious_first(drs, own_voc):
               f"{own_voc}: masks of 1 image lack classes of their tags: p2"]
     lines = outcome.out.splitlines()
     assert [line[:len(start)] for line, start in zip(lines, starts, strict=True)] == starts
-    assert outcome.err.startswith("check: 7 problems found in 6 images")
+    assert outcome.err.startswith("check: 7 problems found in 6 images: 2 missing, 6 with tags (bar")
     problems = drs("check", "--data", own_voc, "--json").json()["problems"]
     assert [f"{each['where']}: {each['what']}; {each['right']}" for each in problems] == lines
     assert drs("check", "--data", own_voc, "-q").out == ""
+
+
+def test_what_is_not_known_of_any_image_is_told(tmp_path, drs):
+    for value in (90, 120):
+        picture(np.full((8, 8, 3), value, np.uint8), tmp_path / f"{value}.png")
+    outcome = drs("check", "--data", tmp_path)
+    note, summary = outcome.err.splitlines()[1:]
+    assert outcome.code == 0
+    assert note == f"check: {tmp_path}: no image has tags, from which train-cls learns; see --tags"
+    assert summary.startswith(
+        "check: no problems found in 2 images: none with tags, none with masks, none with saliency maps, in ")
+
+
+def test_tags_from_which_nothing_can_be_learned_are_told(tmp_path, drs):
+    for value in (90, 120, 150):
+        picture(np.full((8, 8, 3), value, np.uint8), tmp_path / f"{value}.png")
+    (tmp_path / "m.csv").write_text("image,tags\n90.png,cat\n120.png,cat\n150.png,\n")
+    outcome = drs("check", "--data", tmp_path / "m.csv")
+    assert outcome.out.endswith("others have: 150; add them, or --empty-tags negative if they hold no object\n")
+    told = "all images with tags have the same: train-cls has nothing to tell apart"
+    assert told in outcome.err
+    assert told not in drs("check", "--data", tmp_path / "m.csv", "--empty-tags", "negative").err
+
+
+@pytest.mark.parametrize("layout", ["coco", "list", "yolo", "csv"])
+@pytest.mark.parametrize("there", [0, 1])
+def test_missing_images_are_all_told(tmp_path, drs, layout, there):
+    names = ("a", "b", "c", "d")
+    for value, name in enumerate(names[:there]):
+        picture(np.full((8, 8, 3), 90 + value, np.uint8), tmp_path / "images" / f"{name}.png")
+    (tmp_path / "images").mkdir(exist_ok=True)
+    files = {
+        "coco": ("instances.json", json.dumps({
+            "images": [{"id": i, "file_name": f"{name}.png", "height": 8, "width": 8} for i, name in enumerate(names)],
+            "categories": [{"id": 1, "name": "cat"}],
+            "annotations": [{"id": 1, "image_id": 0, "category_id": 1}]})),
+        "list": ("list.txt", "".join(f"images/{name}.png\n" for name in names)),
+        "yolo": ("data.yaml", "train: train.txt\nnames: [cat]\n"),
+        "csv": ("m.csv", "image,tags\n" + "".join(f"images/{name}.png,cat\n" for name in names))}
+    (tmp_path / "train.txt").write_text(files["list"][1])
+    data = tmp_path / files[layout][0]
+    data.write_text(files[layout][1])
+    outcome = drs("check", "--data", data)
+    assert outcome.code == 3
+    if there:
+        assert [name for line, name in zip(outcome.out.splitlines(), names[1:], strict=True)
+                if "missing" in line and f"{name}.png" in line] == ["b", "c", "d"]
+        assert "check: 3 problems found in 1 image: 3 missing, " in outcome.err
+    else:
+        line, = outcome.out.splitlines()
+        assert ("cannot find its images: no a.png beside it" if layout == "coco" else "(the first of 4)") in line
 
 
 @pytest.mark.parametrize("turned", [True, False])

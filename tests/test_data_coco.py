@@ -258,22 +258,30 @@ def test_bad_sizes(tmp_path, height):
         load_target(item)
 
 
-@pytest.mark.parametrize("rest", [
-    {"segmentation": [[1, 1]]}, {"segmentation": [[1, 1, 5, 5]]}, {"segmentation": [[]]}, {"segmentation": [None]},
-    {"segmentation": []}, {"segmentation": None}, {"bbox": [0, 0, 5, 5]},
-])
-def test_what_has_no_area_is_left_out_of_the_mask_and_counted(tmp_path, rest):
+@pytest.mark.parametrize("rest", [[[1, 1]], [[1, 1, 5, 5]], [[], [1, 1]], [[]], [None], None])
+def test_fragments_of_polygons_are_left_out_of_the_mask_and_counted(tmp_path, rest):
     path = save(tmp_path, content(
-        {"category_id": 44, "segmentation": [SQUARE, [2, 2, 3, 3]]}, {"category_id": 1, **rest}))
+        {"category_id": 44, "segmentation": [SQUARE, [2, 2, 3, 3]]}, {"category_id": 1, "segmentation": rest}))
     dataset = open_dataset(str(path))
     expected = np.zeros(SIZE, np.uint8)
     expected[1:4, 1:4] = 2
     np.testing.assert_array_equal(load_target(dataset.items[0], SIZE), expected)
     assert dataset.items[0].tags == ("person", "bottle")
-    fragments = 1 + len(rest.get("segmentation") or ())
     told, = dataset.notices
-    assert told == (f"{path}: objects without an outline (1) and polygons of fewer than three points ({fragments}) are "
-                    "left out of the ground truth")
+    count = 1 + len(rest or [None])
+    assert told == f"{path}: polygons of fewer than three points, left out of the ground truth: {count}"
+
+
+@pytest.mark.parametrize("rest", [{"segmentation": []}, {"bbox": [0, 0, 5, 5]}])
+def test_an_object_with_a_box_alone_is_not_counted_as_background(tmp_path, rest):
+    path = save(tmp_path, content({"category_id": 44, "segmentation": [SQUARE]}, {"category_id": 1, **rest}))
+    dataset = open_dataset(str(path))
+    b, a = dataset.items
+    assert b.tags == ("person", "bottle") and b.mask is None and not load_target(a, SIZE).any()
+    assert dataset.notices[0] == (
+        f"{path}: images without ground truth, as some of their objects have only a box, a line or a point: 1")
+    with pytest.raises(InputError, match="#9: has objects with only a box, a line or a point: 1; outline them"):
+        CocoMask(path, "9").rasterize()
 
 
 def test_nothing_but_empty_outlines_gives_no_mask(tmp_path):

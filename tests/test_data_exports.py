@@ -71,21 +71,22 @@ def test_labelme(tmp_path):
     for name in ("a", "my b", "c", "d"):
         picture(tmp_path / f"{name}.jpg")
     write(tmp_path / "a.json", labelme(("dog", SQUARE, "polygon"), ("cat", [[5, 4], [8, 6]], "rectangle")))
-    write(tmp_path / "my b.json", labelme(("cat", [[0, 0], [3, 3]], "line"), ("_background_", SQUARE, "polygon")))
+    write(tmp_path / "my b.json", labelme(("cat", [[0, 0], [3, 3]], "line"), ("dog", SQUARE, "polygon")))
     write(tmp_path / "c.json", labelme())
     dataset = opened(tmp_path)
     assert dataset.class_names == ("cat", "dog") and dataset.tags_source == "annotations"
     # Without a file it is not annotated yet; without a shape it has no object.
-    assert tags_of(dataset) == {"a": ("cat", "dog"), "c": (), "d": None, "my b": ("cat",)}
+    assert tags_of(dataset) == {"a": ("cat", "dog"), "c": (), "d": None, "my b": ("cat", "dog")}
     expected = square(2)
     expected[4:6, 5:8] = 1
     by_id = {item.id: item for item in dataset.items}
     np.testing.assert_array_equal(load_target(by_id["a"], SIZE), expected)
     assert load_target(by_id["c"]).shape == SIZE and not load_target(by_id["c"]).any() and by_id["d"].mask is None
     assert dataset.notices == (
-        f"{tmp_path}: read as images with labelme files: 4 images, 2 classes, 3 with ground truth",
-        f"{tmp_path}: objects without an outline (1) are left out of the ground truth")
-    write(tmp_path / "c.json", labelme(("cat", SQUARE, "polygon")))
+        f"{tmp_path}: read as images with labelme files: 4 images, 2 classes, 2 with ground truth",
+        f"{tmp_path}: images without ground truth, as some of their objects have only a box, a line or a point: 1")
+    for name in ("my b", "c"):
+        write(tmp_path / f"{name}.json", labelme(("cat", SQUARE, "polygon")))
     (tmp_path / "d.jpg").unlink()
     same_from_a_manifest(opened(tmp_path))
 
@@ -106,6 +107,25 @@ def test_shapes_of_labelme(tmp_path, shape, area):
     write(tmp_path / "a.json", labelme((*known, more)))
     got = load_target(opened(tmp_path).items[0], SIZE)
     assert np.unique(got).tolist() == [0, 1] and got.sum() == area
+
+
+@pytest.mark.parametrize("kind, points", [
+    ("line", SQUARE[:2]), ("linestrip", SQUARE), ("point", SQUARE[:1]), ("points", SQUARE)])
+def test_an_object_of_labelme_without_an_area_is_not_counted_as_background(tmp_path, kind, points):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.jpg")
+    path = write(tmp_path / "a.json", labelme(("dog", SQUARE, "polygon"), ("cat", points, kind)))
+    write(tmp_path / "b.json", labelme(("dog", SQUARE, "polygon"), ("_background_", points, kind)))
+    dataset = opened(tmp_path)
+    a, b = dataset.items
+    assert (a.tags, a.mask) == (("cat", "dog"), None)
+    np.testing.assert_array_equal(load_target(b, SIZE), square(1 + dataset.class_names.index("dog")))
+    assert dataset.notices[1:] == (
+        f"{tmp_path}: images without ground truth, as some of their objects have only a box, a line or a point: 1",)
+    manifest = {"image": "a.jpg", "tags": ["cat", "dog"], "mask": path.name}
+    item, = opened(write(tmp_path / "m.jsonl", json.dumps(manifest))).items
+    with pytest.raises(InputError, match="has objects with only a box, a line or a point: 1; outline them"):
+        load_target(item, SIZE)
 
 
 def test_later_shapes_of_labelme_lie_on_top_and_its_ignore_label_is_ignored(tmp_path):
@@ -173,7 +193,7 @@ def test_a_second_file_for_one_image_is_refused_and_one_of_no_image_told(tmp_pat
         stray = write(tmp_path / folder / f"b{ending}", of_none)
         dataset = opened(tmp_path)
         assert tags_of(dataset) == {"a": ("cat",)}
-        assert f"{tmp_path / folder}: files that belong to no image: 1" in dataset.notices
+        assert f"{tmp_path / folder}: files that belong to no image (1): 'b'" in dataset.notices
         copy = write(tmp_path / folder / f"copy of a{ending}", of_a)
         with pytest.raises(InputError) as caught:
             opened(tmp_path)
@@ -405,7 +425,36 @@ def test_boxes_of_yolo_give_tags_alone(tmp_path):
     assert dataset.items[0].tags == ("cat", "dog")
     assert [item.mask is None for item in dataset.items] == [True, False, False]
     assert dataset.notices[-1] == (
-        f"{tmp_path / 'data.yaml'}: images without ground truth, as some of their objects have boxes only: 1")
+        f"{tmp_path / 'data.yaml'}: images without ground truth, as some of their objects have only a box, a line or a "
+        "point: 1")
+    manifest = {"image": "train/images/a.jpg", "mask": "train/labels/a.txt#data.yaml"}
+    item, = opened(write(tmp_path / "m.jsonl", json.dumps(manifest))).items
+    with pytest.raises(InputError, match="has objects with only a box, a line or a point: 1; outline them"):
+        load_target(item, SIZE)
+
+
+def test_a_background_among_the_classes_of_yolo(tmp_path):
+    roboflow_yolo(tmp_path, "train: train/images\nnames: {0: background, 1: cat}\n")
+    dataset = opened(tmp_path)
+    told = f"{tmp_path / 'data.yaml'}: 'background' is taken for the background; 'cat' is label 1"
+    assert dataset.class_names == ("cat",) and tags_of(dataset)["a"] == ("cat",) and told in dataset.notices
+    np.testing.assert_array_equal(load_target(dataset.items[0], SIZE)[:4], square(1)[:4])
+    write(tmp_path / "data.yaml", "train: train/images\nnames: [cat, background]\n")
+    with pytest.raises(InputError, match="lists 'background' as an object class; it may only come before the classes"):
+        opened(tmp_path)
+
+
+def test_numbers_beside_a_background_first_are_refused_in_every_layout(tmp_path):
+    roboflow_yolo(tmp_path / "yolo", "train: train/images\nnames: [background, cat, dog]\n")
+    picture(cvat(tmp_path / "cvat") / "JPEGImages" / "a.jpg")
+    picture(tmp_path / "pairs" / "a.jpg")
+    write(tmp_path / "pairs" / "classes.txt", "background\ncat\ndog\n")
+    tags = str(write(tmp_path / "tags.txt", "a 1\n"))
+    for layout in ("yolo", "cvat", "pairs"):
+        with pytest.raises(InputError, match="'a' has class numbers, but the class list begins with the background"):
+            opened(tmp_path / layout, tags=tags)
+    write(tmp_path / "tags.txt", "a cat\n")
+    assert tags_of(opened(tmp_path / "pairs", tags=tags)) == {"a": ("cat",)}
 
 
 def test_keypoints_of_yolo_are_no_outlines(tmp_path):

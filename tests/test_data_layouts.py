@@ -159,7 +159,7 @@ def test_masks_beside_their_images(tmp_path):
 
 def test_what_belongs_to_no_image_is_told(tmp_path):
     pictures(tmp_path, "images/a.jpg", "masks/a.png", "masks/b.png", "masks/c.png")
-    assert f"{tmp_path / 'masks'}: files that belong to no image: 2" in opened(tmp_path).notices
+    assert f"{tmp_path / 'masks'}: files that belong to no image (2): 'b', 'c'" in opened(tmp_path).notices
     (tmp_path / "masks/a.png").unlink()
     with pytest.raises(InputError, match="no image in images has a file of the same name in masks"):
         opened(tmp_path)

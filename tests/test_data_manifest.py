@@ -161,8 +161,8 @@ def test_bad_json_lines(folder, rows, message):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("", "has no column id and no column image"),
-    ("a,img/a.png\n", "has no column id and no column image"),
+    ("", "is empty; the first line names the columns"), ("\n \n", "is empty"),
+    ("a,img/a.png\n", r"has the columns 'a', 'img/a\.png', but none of an id \(id, .*\) or an image \(image, file, "),
     ("id,tags\na,cat\n", "line 2: has no 'image'; .*--images"),
     ("id,image,tags\n", "lists no images"),
     ("tags,image\ncat,\n", "line 2: has no 'image' and no 'id'"),
@@ -170,7 +170,8 @@ def test_bad_json_lines(folder, rows, message):
     ("id,image\na,img/a.png,cat\n", "line 2: has more columns"),
     ('id,image\na,"img/a.png\n', "is not a valid row"),
     ("id,image\na,img/a.png\na,img/b.png\n", "lists id 'a' twice"),
-    ("nr;photo;tags\na;img/a.png;cat\n", "has no column id and no column image"),
+    ("nr;photo;tags\na;img/a.png;cat\n", "has the columns 'nr', 'photo', 'tags', but none of an id"),
+    ("PK\3\4...", "is not text, but a spreadsheet's own file or another archive; save it as CSV"),
 ])
 def test_bad_csv(folder, text, message):
     (folder / "m.csv").write_text(text)

@@ -39,6 +39,7 @@ def tags_of(*arguments, **options):
     {"end": "\r"},
     {"header": "id;image;tags", "mark": ";", "tags": '"{}"'.format, "encoding": "utf-8-sig"},
     {"header": "id\timage\ttags", "mark": "\t", "encoding": "utf-16"},
+    {"header": "id\timage\ttags", "mark": "\t", "encoding": "utf-16-le"},
     {"header": "id\timage\ttags", "mark": "\t", "name": "m.tsv"},
     {"header": "id\timage\ttags", "mark": "\t", "encoding": "utf-16-be", "end": "\n", "name": "be"},
     {"path": lambda p: p.replace("/", "\\")},
@@ -129,7 +130,7 @@ def test_images_elsewhere(folder, tmp_path):
     (folder / "m.csv").write_text("ID,label\nphoto 1,cat\n3.png,dog\n")
     items = open_dataset(str(folder / "m.csv"), images=str(folder / "img")).items
     assert [(item.id, item.image.name) for item in items] == [("photo 1", "photo 1.png"), ("3.png", "3.png")]
-    with pytest.raises(InputError, match="line 2: has no 'image'; give the path of image 'photo 1', or .*--images"):
+    with pytest.raises(InputError, match=r"has no 'image' \(the first of 2\); give the path of .*'photo 1'.*--images"):
         open_dataset(str(folder / "m.csv"))
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "img" / "photo 1.JPG")
     with pytest.raises(InputError, match=r"'photo 1' could be .*photo 1\.JPG or .*photo 1\.png"):
@@ -272,3 +273,36 @@ def test_lists_of_images(folder):
             open_dataset(listing(*lines))
     with pytest.raises(UsageError, match="has no splits"):
         open_dataset(listing("img/3.png"), "train")
+
+
+def test_columns_that_are_not_read_are_told_where_there_are_no_tags(folder):
+    told = "has no column of tags (tags, labels, label, class, classes, tag); not read: 'species', 'width'"
+    (folder / "m.csv").write_text("image,species,width\nimg/3.png,cat,4\n")
+    (folder / "m.jsonl").write_text('{"image": "img/3.png", "species": "cat", "width": 4}\n')
+    for name in ("m.csv", "m.jsonl"):
+        assert open_dataset(str(folder / name)).notices == (f"{folder / name}: {told}",)
+        assert open_dataset(str(folder / name), images_only=True).notices == ()
+    with pytest.raises(InputError, match=r"has no column of tags \(tags, .* 0 and 1, but 'species', 'width'; "):
+        open_dataset(str(folder / "img"), tags=str(folder / "m.csv"))
+
+
+@pytest.mark.parametrize("name, content", [
+    ("t.csv", "id,tags\nphoto 1,cat\n"), ("t.tsv", ",file_name\tlabel\n0\t3.png\tcat\n"), ("t.txt", "photo 1 cat\n"),
+    ("t.txt", "3.png cat\n"), ("t.jsonl", '{"image": "img/3.png", "tags": ["cat"]}\n'), ("t.json", '{"3": ["cat"]}'),
+    ("t.csv", "image;label\n3.png;cat\n".encode("utf-16")), ("t.xlsx", "PK\3\4")])
+def test_a_file_that_may_hold_the_tags_of_a_folder_of_images_is_told(folder, name, content):
+    path, images = folder / "img" / name, str(folder / "img")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    right = "save it as CSV for --tags" if name in ("t.json", "t.xlsx") else f"give it with --tags {path}"
+    for data in (images, f"{images}/*.png"):
+        assert open_dataset(data).notices[1:] == (
+            f"{path}: may hold the tags of the images, and is not read; {right}",)
+        assert open_dataset(data, images_only=True).notices[1:] == ()
+    if name in ("t.json", "t.xlsx"):
+        with pytest.raises(InputError, match="is not a list of tags; save them as|save it as CSV"):
+            open_dataset(images, tags=str(path))
+    # Other texts, and those of one image, are not.
+    path.unlink()
+    (folder / "img" / "notes.txt").write_text("made by hand, on a Monday\n3.png\n\n")
+    (folder / "img" / "photo 1.txt").write_text("photo 1 of 3\n")
+    assert not any("--tags" in line for line in open_dataset(images).notices)

@@ -94,12 +94,36 @@ def test_what_numbers_are_taken_for_is_told(tmp_path, names, text, told):
     ("x1 0\nx1 1 2\nx2 1\n", "lists id 'x1' twice, with '0' and '1 2'"),
     ("x2 traffic_light\n", "tag 'traffic_light', which is not a class; did you mean 'traffic light'"),
     ("x1 4\n", "tag 4, which is not a class; class numbers are 0 to 3, counted from 0"),
-    ("x1 -1\n", "tag '-1'"), ("y1 0\n", "has tags for none of the images; its ids must be .*'x1'"),
+    ("x1 -1\n", "tag '-1'"),
+    ("y1 0\n", "none of the images: its ids are such as 'y1'; the images' ids are such as 'x1'"),
     ("", "is empty"),
 ])
 def test_lists_that_are_refused(data, tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         tags_of(data, tmp_path / "tags.txt", text)
+
+
+def test_ids_of_no_image_are_told(data, tmp_path):
+    rows = {**TRUTH, "y1": ("zebra",), "y2": ("zebra",)}
+    told = "2 of 6 ids are not among the images: 'y1', 'y2'"
+    text, table, hot = tmp_path / "t.txt", tmp_path / "t.csv", tmp_path / "t.npy"
+    text.write_text(lines(rows, "\t"))
+    table.write_text("id,tags\n" + "".join(f"{name},{';'.join(tags)}\n" for name, tags in rows.items()))
+    np.save(hot, {name: np.float32([tag in tags for tag in NAMES]) for name, tags in rows.items()})
+    for path in (text, table, hot):
+        dataset = open_dataset(data, tags=str(path))
+        assert {item.id: item.tags for item in dataset.items} == TRUTH and dataset.notices == (f"{path}: {told}",)
+    # A list of tags in the folder itself, beside that of the ids.
+    (tmp_path / "train.txt").write_text("\n".join(TRUTH))
+    (tmp_path / "train_cls.txt").write_text(text.read_text())
+    split = str(tmp_path / "train.txt")
+    assert open_dataset(data, split).notices == (f"{tmp_path / 'train_cls.txt'}: {told}",)
+    (tmp_path / "train_cls.txt").write_text("y1 3\n")
+    told = "1 of 1 ids are not among the images: 'y1'"
+    assert open_dataset(data, split).notices == (f"{tmp_path / 'train_cls.txt'}: {told}",)
+    table.write_text("id,tags\n")
+    with pytest.raises(InputError, match="has tags for none of the images, as it lists none"):
+        open_dataset(data, tags=str(table))
 
 
 def test_two_columns_for_two_classes(tmp_path):

@@ -186,7 +186,7 @@ def test_split_and_lists_that_are_neither(voc, tmp_path):
         open_dataset(str(voc), "a\0b")
     (tmp_path / "binary.txt").write_bytes(b"a b\0c d\n")
     assert [i.id for i in open_dataset(str(voc), str(tmp_path / "binary.txt")).items] == ["a"]
-    (tmp_path / "binary.txt").write_bytes(b"\0 \0\n")
+    (tmp_path / "binary.txt").write_bytes(b"- \0\n\0\n")
     with pytest.raises(InputError, match="control character"):
         open_dataset(str(voc), str(tmp_path / "binary.txt"))
     (tmp_path / "long.txt").write_text("{ " * 500_000)

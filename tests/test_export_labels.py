@@ -163,6 +163,20 @@ def test_mmseg_of_a_split_with_images_of_several_endings(tmp_path):
         np.testing.assert_array_equal(Image.open(image), Image.open(images[identifier]))
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_mmseg_of_images_with_a_range(tmp_path, recorded):
+    path, values = tmp_path / "a.tif", np.arange(24 * 30, dtype=np.uint16).reshape(24, 30)
+    Image.fromarray(values).save(path)
+    history = ({"command": "cam", "inputs": {"range": "0,1000"}},) if recorded else ()
+    with open_sink(str(tmp_path / "labels"), Header("labels", CLASSES, history)) as sink:
+        sink.write(LabelRecord("a", labels_of("a"), str(path)))
+    more = () if recorded else ("--data", path, "--range", "0,1000")
+    told = export("mmseg", tmp_path / "labels", tmp_path / "mm", *more).err
+    assert "1 image written as PNG, with --range 0,1000" in told
+    (image, _), = as_mmsegmentation_reads(tmp_path / "mm" / "mmseg_dataset.py")[0].values()
+    np.testing.assert_array_equal(np.asarray(Image.open(image))[..., 0], np.rint(values / 1000 * 255))
+
+
 # --- COCO ------------------------------------------------------------------------------------------
 
 

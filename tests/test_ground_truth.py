@@ -1,6 +1,7 @@
 """Ground truth: what mask values mean, which folder is read, and what is told of it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -81,8 +82,32 @@ def test_black_and_white_in_other_modes(cracks, mode):
 
 def test_colours_are_no_values(cracks):
     save(np.full((*SIZE, 3), (255, 0, 0), np.uint8), cracks / "SegmentationClass" / "c1.png")
-    with pytest.raises(InputError, match="mode RGB"):
-        load_target(open_dataset(str(cracks), mask_values="0,255").items[0])
+    for values in ("0,255", None):
+        with pytest.raises(InputError, match=r"mode RGB.*; a labelmap\.txt in a dataset's folder names the colours"):
+            load_target(open_dataset(str(cracks), mask_values=values).items[0])
+    # Masks elsewhere have it in their own folder.
+    shutil.copytree(cracks / "SegmentationClass", cracks / "colours")
+    (cracks / "colours" / "labelmap.txt").write_text("background:0,0,0::\ncrack:255,0,0::\n")
+    (cracks / "classes.txt").unlink()
+    dataset = open_dataset(str(cracks), masks=str(cracks / "colours"))
+    assert dataset.class_names == ("crack",) and (load_target(dataset.items[0], SIZE) == 1).all()
+
+
+@pytest.mark.parametrize("ending, message", [
+    ("jpg", "is a JPEG, whose compression changes the values of pixels; save it as PNG where it was made"),
+    ("bmp", "is not a PNG; save it as PNG, with the same values of its pixels"),
+    ("tif", "is not a PNG; save it as PNG, with the same values"), ("gif", "is not a PNG; save it as PNG, with"),
+])
+def test_masks_that_are_no_png(cracks, ending, message):
+    for folder in ("VOC/SegmentationClass", "images and masks/masks", "photographs/gt"):
+        root = cracks.parent / folder.partition("/")[0]
+        save(OBJECT, cracks.parent / folder / f"a.{ending}")
+        images = {"VOC": "JPEGImages", "images and masks": "images"}.get(root.name, "")
+        save(np.zeros((*SIZE, 3), np.uint8), root / images / "a.png")
+        masks = str(root / "gt") if root.name == "photographs" else None
+        data = root / "a.png" if masks else root
+        with pytest.raises(InputError, match=rf"a\.{ending}: {message}"):
+            load_target(open_dataset(str(data), masks=masks).items[0])
 
 
 def test_values_of_16_bits_and_of_many_classes():
@@ -213,6 +238,19 @@ def test_eval_tells_the_order(tmp_path):
     result = evaluate(records, Dataset(tuple(items), ("cat", "dog"), "data", "manifest"))
     assert any("1 = dog, 2 = cat" in line for line in result.warnings())
     assert "1 = dog, 2 = cat" in as_table(result)
+
+
+def test_eval_tells_the_order_of_masks_in_a_folder_by_a_list_of_tags(drs, tmp_path):
+    lines = []
+    for number, (tag, label) in enumerate([("cat", 2), ("dog", 1)] * 3):
+        save(np.zeros((*SIZE, 3), np.uint8), tmp_path / "d" / "images" / f"{number}.png")
+        save(OBJECT * label, tmp_path / "d" / "masks" / f"{number}.png")
+        lines.append(f"{number} {tag}\n")
+    (tmp_path / "tags.txt").write_text("".join(lines))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    line = ("eval", tmp_path / "d" / "masks", "--data", tmp_path / "d", "--classes", tmp_path / "classes.txt")
+    assert "contradict" not in drs(*line).out
+    assert "1 = dog, 2 = cat" in drs(*line, "--tags", tmp_path / "tags.txt").out
 
 
 # --- SBD ---------------------------------------------------------------------------------------

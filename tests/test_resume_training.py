@@ -139,7 +139,7 @@ def test_killed(drs, zygote, voc, made, tmp_path, uninterrupted, step):
     assert "net.pt" not in left_in(tmp_path)
     outcome = drs(*words, "--resume")
     assert outcome.code == 0, outcome.err
-    assert ("resuming after step 4" if step == 5 else "starting from scratch") in outcome.err
+    assert ("resuming after step 4" in outcome.err) is (step == 5)
     assert log(outcome.err) == expected_log[2 if step == 5 else 0:]
     assert (tmp_path / "net.pt").read_bytes() == expected
     assert left_in(tmp_path) == ["err", "net.pt"]
@@ -254,7 +254,7 @@ def test_other_work_is_made_anew_where_it_may_be(drs, tmp_path, interrupted):
     assert outcome.code == 0, outcome.err
     told = "belongs to a different job: --lr changed from 3e-05 to 0.001; discarding it"
     assert outcome.err.startswith(f"train-cls: {tmp_path / '.net.pt.resume'}: {told}\n")
-    assert "nothing to resume, starting from scratch\n" in outcome.err
+    assert outcome.err.count("resum") == 1
     before = (tmp_path / "net.pt").read_bytes()
     outcome = drs(*words, "--lr", "0.001", "--resume", "--overwrite")
     assert outcome.err == f"train-cls: {tmp_path / 'net.pt'} is finished already\n"
@@ -371,9 +371,8 @@ def test_overwrite_begins_anew(drs, tmp_path, interrupted, monkeypatch):
 def test_finished_work_is_not_done_again(drs, voc, made, tmp_path, history):
     words = [word for word in line("train-cls", voc, made) if not history or word != "--no-provenance"]
     words += ["--epochs", "1", "-o", tmp_path / "net.pt"]
-    outcome = drs(*words, "--resume")
-    assert outcome.code == 0
-    assert outcome.err.startswith("train-cls: nothing to resume, starting from scratch\n")
+    outcome = drs(*words, "--resume", "-v")
+    assert outcome.code == 0 and "train-cls: nothing to resume, starting from scratch\n" in outcome.err
     before = (tmp_path / "net.pt").read_bytes()
     for more in ((), ("--overwrite",))[:1 + history]:
         outcome = drs(*words, "--resume", *more)

@@ -94,10 +94,12 @@ def test_a_log_replaces_nothing(drs, words, tmp_path, at_step):
         1, f"drstool: {log}: already exists; choose another name, or use --overwrite\n")
     outcome = drs(*words, "--resume")
     assert (outcome.code, outcome.err.splitlines()[-1]) == (
-        1, f"drstool: {log}: is not the log of this training; give another --log, or --overwrite")
+        1, f"drstool: {log}: is not the log of a training; choose another --log, or use --overwrite")
     assert log.read_text() == "dear diary\n"
     assert drs(*words, "--overwrite", "--epochs", "1").code == 0
     assert lines(log)[0]["event"] == "start"
+    outcome = drs(*words, "--epochs", "2", "--resume", "-o", tmp_path / "other.pt")
+    assert outcome.code == 1 and f"drstool: {log}: is the log of another training; choose another --log" in outcome.err
     (tmp_path / "net.pt").unlink()
     # That of another training is none of this one's.
     assert drs(*words, "--resume").code == 1

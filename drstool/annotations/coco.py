@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drstool.annotations.drawing import check_drawable, is_fragment, notice_of_undrawn, paint, rasterize_polygon
+from drstool.annotations.drawing import check_drawable, is_fragment, notices_of_undrawn, paint, rasterize_polygon
 from drstool.errors import InputError
 from drstool.files import read_beginning, unreadable
 from drstool.labels import BACKGROUND, check_class_names, ignore_label, is_object_name, label_type, labels_by_name
@@ -72,7 +72,7 @@ class CocoMask:
         Raises
         ------
         InputError
-            The image is not in the file, or one of its annotations is damaged.
+            The image is not in the file, or one of its annotations is damaged or has only a box.
         """
         import numpy as np
 
@@ -84,7 +84,7 @@ class CocoMask:
         if expected is not None and size != tuple(expected):
             return np.full(size, BACKGROUND, dtype)
         annotations = coco.annotations.get(image["id"], ())
-        check_drawable(len(annotations), size, str(self))
+        check_drawable(len(annotations), size, str(self), undrawable=sum(map(_is_box, annotations)))
         regions = (
             (ignore_label(dtype) if annotation.get("iscrowd") else label(coco.categories[annotation["category_id"]]),
              _region(outline, size, f"{self.path} annotation {annotation.get('id')}"))
@@ -139,6 +139,10 @@ class CocoFile:
         """Whether any object has more than a box."""
         return any(_outline(annotation) is not None for known in self.annotations.values() for annotation in known)
 
+    def has_boxes(self, image_id: object) -> bool:
+        """Whether an object of an image has no outline, so that its pixels are not known."""
+        return any(map(_is_box, self.annotations.get(image_id, ())))
+
     def tags(self, image_id: object) -> tuple[str, ...]:
         """Class names of an image's objects."""
         names = (self.categories[annotation["category_id"]] for annotation in self.annotations.get(image_id, ()))
@@ -149,11 +153,11 @@ class CocoFile:
         left_out = [name for key, name in self.categories.items() if key in self._roots or not is_object_name(name)]
         lines = [f"{self.path}: left out, not object classes: {', '.join(map(repr, left_out))}"] if left_out else []
         known = [annotation for several in self.annotations.values() for annotation in several]
-        boxes = sum(_outline(annotation) is None for annotation in known)
-        fragments = sum(map(is_fragment, (
-            polygon for annotation in known if isinstance(annotation.get("segmentation"), list)
-            for polygon in annotation["segmentation"])))
-        return (*lines, *(notice_of_undrawn(self.path, boxes, fragments) if has_masks else ()))
+        boxed = sum(map(self.has_boxes, self.images))
+        outlines = [annotation["segmentation"] for annotation in known if "segmentation" in annotation]
+        fragments = outlines.count(None) + sum(map(is_fragment, (
+            polygon for outline in outlines if isinstance(outline, list) for polygon in outline)))
+        return (*lines, *(notices_of_undrawn(self.path, boxed, fragments) if has_masks else ()))
 
     def image(self, image_id: str) -> dict:
         """The image of an id given as text."""
@@ -269,6 +273,11 @@ def _outline(annotation: dict) -> object:
     if isinstance(segmentation, list):
         segmentation = [polygon for polygon in segmentation if not is_fragment(polygon)]
     return None if segmentation in (None, []) else segmentation
+
+
+def _is_box(annotation: dict) -> bool:
+    """Whether an annotation has not even a fragment of an outline, as those of detection datasets."""
+    return annotation.get("segmentation", []) == []
 
 
 def _region(segmentation: object, size: tuple[int, int], where: str) -> np.ndarray:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "Annotation", "check_drawable", "is_fragment", "notice_of_boxes", "notice_of_undrawn", "paint", "rasterize_polygon",
+    "Annotation", "check_drawable", "is_fragment", "notices_of_undrawn", "paint", "rasterize_polygon",
 ]
 
 # Kept as bits until the objects are ordered by size: 2 GiB.
@@ -35,14 +35,18 @@ class Annotation(NamedTuple):
     mask: Any = None
 
 
-def check_drawable(count: int, size: tuple[int, int], where: object) -> None:
+def check_drawable(count: int, size: tuple[int, int], where: object, *, undrawable: int = 0) -> None:
     """Check that so many objects in an image of a size, (H, W), can be drawn.
 
     Raises
     ------
     InputError
-        They are too many.
+        They are too many, or others have no outline: their pixels would become background.
     """
+    if undrawable:
+        raise InputError(
+            where, f"has objects with only a box, a line or a point: {undrawable}",
+            "outline them, or leave out the mask of this image")
     if count * size[0] * size[1] > _MAX_DRAWN:
         raise InputError(
             where, f"has {count:,} annotations of {shown_size(size)} pixels",
@@ -93,26 +97,21 @@ def is_fragment(polygon: object) -> bool:
     return len(polygon) in (0, 2, 4) and all(type(value) in (int, float) for value in polygon)
 
 
-def notice_of_undrawn(where: object, shapeless: int, fragments: int) -> tuple[str, ...]:
-    """A line for the user where objects were not drawn; none where all were.
+def notices_of_undrawn(where: object, images: int, fragments: int) -> tuple[str, ...]:
+    """Lines for the user about objects that are not drawn.
 
     Parameters
     ----------
     where
-    shapeless
-        Number of objects that have only a box, a line or a point.
+    images
+        Number of images without ground truth because an object has no outline, whose pixels are therefore unknown.
     fragments
         Number of polygons for which :func:`is_fragment` holds.
     """
-    counts = {"objects without an outline": shapeless, "polygons of fewer than three points": fragments}
-    told = " and ".join(f"{what} ({count})" for what, count in counts.items() if count)
-    return (f"{where}: {told} are left out of the ground truth",) if told else ()
-
-
-def notice_of_boxes(where: object, images: int) -> tuple[str, ...]:
-    """A line for the user where images have objects of which only a box is known."""
-    what = "images without ground truth, as some of their objects have boxes only"
-    return (f"{where}: {what}: {images}",) if images else ()
+    counts = {
+        "images without ground truth, as some of their objects have only a box, a line or a point": images,
+        "polygons of fewer than three points, left out of the ground truth": fragments}
+    return tuple(f"{where}: {what}: {count}" for what, count in counts.items() if count)
 
 
 def rasterize_polygon(polygon: Sequence[float], size: tuple[int, int], where: object) -> np.ndarray:

@@ -17,12 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from drstool.annotations.drawing import (
-    Annotation,
-    check_drawable,
-    is_fragment,
-    notice_of_undrawn,
-    paint,
-    rasterize_polygon,
+    Annotation, check_drawable, is_fragment, notices_of_undrawn, paint, rasterize_polygon,
 )
 from drstool.errors import InputError
 from drstool.labels import is_object_name, label_type, labels_by_name
@@ -35,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LabelmeMask", "image_of_labelme", "read_labelme"]
 
 _POLYGONS = ("polygon", "oriented_rectangle")
-# They have no area; labelme itself draws them ten pixels wide.
+# They have no area; labelme itself draws them ten pixels wide. Their objects give tags.
 _SHAPELESS = ("line", "linestrip", "point", "points")
 # In pixels; beyond it are damaged numbers.
 _FARTHEST = 1e9
@@ -72,7 +67,7 @@ class LabelmeMask:
         Raises
         ------
         InputError
-            The file or a shape of it is damaged.
+            The file or a shape of it is damaged, or an object is only a line or a point.
         """
         known = _read(self.path)
         if None not in known.size and known.size != tuple(size):
@@ -80,7 +75,7 @@ class LabelmeMask:
                 self.path, f"is of an image of {shown_size(tuple(map(repr, known.size)))} pixels, but its image has "
                 f"{shown_size(size)}", "annotations must be of the image itself")
         shapes = [shape for shape in known.shapes if _is_drawn(shape)]
-        check_drawable(len(shapes), size, self.path)
+        check_drawable(len(shapes), size, self.path, undrawable=sum(map(_is_undrawable, known.shapes)))
         label = labels_by_name(self.class_names)
         regions = ((label(shape["label"]), _region(shape, size, self.path)) for shape in shapes)
         return paint(regions, size, label_type(len(self.class_names)), smaller_on_top=False)
@@ -108,11 +103,11 @@ def read_labelme(files: Sequence[Path | None], where: Path) -> tuple[list[Annota
     if not shapes and any(each is not None and each.flags for each in known):
         return [Annotation(None if each is None else each.flags) for each in known], (
             f"{where}: no image has a shape: the flags that are set are taken for the tags",)
-    undrawn = [shape["shape_type"] for shape in shapes if not _is_drawn(shape)]
-    shapeless = sum(kind in _SHAPELESS for kind in undrawn)
+    undrawable = sum(any(map(_is_undrawable, each.shapes)) for each in known if each is not None)
+    fragments = sum(not _is_drawn(shape) and shape["shape_type"] not in _SHAPELESS for shape in shapes)
     found = [Annotation() if path is None or each is None else _annotation(path, each)
              for path, each in zip(files, known, strict=True)]
-    return found, notice_of_undrawn(where, shapeless, len(undrawn) - shapeless)
+    return found, notices_of_undrawn(where, undrawable, fragments)
 
 
 def image_of_labelme(path: Path) -> str:
@@ -128,7 +123,7 @@ def image_of_labelme(path: Path) -> str:
 def _annotation(path: Path, known: _Shapes) -> Annotation:
     tags = tuple(shape["label"] for shape in known.shapes if is_object_name(shape["label"]))
     is_drawn = not known.shapes or any(map(_is_drawn, known.shapes))
-    return Annotation(tags, LabelmeMask(path) if is_drawn else None)
+    return Annotation(tags, LabelmeMask(path) if is_drawn and not any(map(_is_undrawable, known.shapes)) else None)
 
 
 @dataclass(frozen=True)
@@ -178,6 +173,11 @@ def _is_drawn(shape: dict) -> bool:
     if shape["shape_type"] in _POLYGONS:
         return not is_fragment(shape["points"])
     return shape["shape_type"] not in _SHAPELESS and len(shape["points"]) >= 4
+
+
+def _is_undrawable(shape: dict) -> bool:
+    """Whether a shape is an object without an area, whose pixels are therefore not known."""
+    return shape["shape_type"] in _SHAPELESS and is_object_name(shape["label"])
 
 
 def _region(shape: dict, size: tuple[int, int], where: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from drstool.annotations.drawing import Annotation, check_drawable, notice_of_boxes, paint, rasterize_polygon
+from drstool.annotations.drawing import Annotation, check_drawable, notices_of_undrawn, paint, rasterize_polygon
 from drstool.errors import InputError
 from drstool.files import is_file
 from drstool.labels import is_object_name, label_type, labels_by_name
@@ -66,10 +66,10 @@ class YoloMask:
         Raises
         ------
         InputError
-            The file is damaged.
+            The file is damaged, or has a box.
         """
-        objects = [entry for entry in _objects(self.path, self.names) if len(entry[1]) >= 6]
-        check_drawable(len(objects), size, self.path)
+        objects = list(_objects(self.path, self.names))
+        check_drawable(len(objects), size, self.path, undrawable=sum(len(corners) < 6 for _, corners in objects))
         label = labels_by_name(self.class_names)
 
         def region(corners: list[float]) -> np.ndarray:
@@ -114,7 +114,7 @@ def read_yolo_labels(
                    YoloMask(path, tuple(names), where) if draws and all(len(each) >= 6 for _, each in known) else None)
         for path, known in zip(files, objects, strict=True)]
     told = (f"{where}: images without a file of labels ({missing}) are taken to have no objects",) if missing else ()
-    return found, told + (notice_of_boxes(where, boxed) if draws else ())
+    return found, told + (notices_of_undrawn(where, boxed, 0) if draws else ())
 
 
 def yolo_names(content: dict[str, object], where: Path) -> tuple[str, ...]:

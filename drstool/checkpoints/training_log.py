@@ -57,7 +57,10 @@ class TrainingLog:
             return
         own = _start(start)
         if first is None or any(first.get(name) != own[name] for name in _SAME):
-            raise OutputError(self._path, "is not the log of this training", "give another --log, or --overwrite")
+            ours = first is not None and first.get("kind") == KIND
+            raise OutputError(
+                self._path, "is the log of another training" if ours else "is not the log of a training",
+                "choose another --log, or use --overwrite")
 
     def begin(self, start: Mapping[str, Any], step: int, epochs: int) -> None:
         """Open the file, cut off the lines beyond a step and so many epochs, and add the first line if it is new.

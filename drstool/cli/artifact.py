@@ -273,6 +273,10 @@ class Artifact:
         raise typer.Exit
 
     def _say_resuming(self, count: int, lacking: int = 0) -> None:
+        if not count and not lacking:
+            # So begins every run of a script that has --resume in each line.
+            self._run.detail(f"{self.output}: nothing to resume, starting from scratch")
+            return
         done = f"resuming after {counted(count, self._noun)}" if count else "starting from scratch"
-        lacks = f"lacks {counted(lacking, self._noun)}, " if lacking else "" if count else "nothing to resume, "
+        lacks = f"lacks {counted(lacking, self._noun)}, " if lacking else ""
         self._run.say(f"{self._run.command}: {self.output}: {lacks}{done}")

@@ -394,11 +394,10 @@ class TrainingRun:
                 run.discards(error)
                 state.remove()
                 step = None
-            run.say(
-                f"{run.command}: nothing to resume, starting from scratch"
-                if step is None
-                else f"{run.command}: resuming after step {step}"
-            )
+            if step is None:
+                run.detail("nothing to resume, starting from scratch")
+            else:
+                run.say(f"{run.command}: resuming after step {step}")
         elif (left := state.left_over()) is not None:
             step, seconds = left
             check_leftover(run, self._output, "" if step is None else f"the state after step {step}", seconds)

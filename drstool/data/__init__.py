@@ -20,8 +20,9 @@ from drstool.data.coco import read_coco
 from drstool.data.files_by_id import is_image
 from drstool.data.item import Dataset, Item, RawDataset, RawItem
 from drstool.data.layouts import Known, is_pattern, read_images, read_layout
-from drstool.data.lists import id_of, read_image_list, read_tag_list
+from drstool.data.lists import id_of, notices_of_tag_files, read_image_list, read_tag_list
 from drstool.data.masks import MaskValues, read_as, with_masks
+from drstool.data.paired import with_labelmap
 from drstool.data.sbd import sbd_splits
 from drstool.data.tag_array import read_tag_array
 from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
@@ -29,7 +30,7 @@ from drstool.data.value_range import ValueRange
 from drstool.data.voc import is_voc, list_names
 from drstool.data.yolo_export import read_yolo
 from drstool.errors import InputError, UsageError
-from drstool.files import is_folder, status
+from drstool.files import is_file, is_folder, status
 from drstool.identifiers import Names
 
 __all__ = [
@@ -59,8 +60,14 @@ def open_dataset(data: str, split: str | None = None, **how: Any) -> Dataset:
     """
     dataset = read_dataset(data, split, **how)
     if dataset.missing:
-        raise dataset.missing[0]
+        raise _first(dataset.missing)
     return dataset
+
+
+def _first(missing: Sequence[InputError]) -> InputError:
+    """The error of the first image that is missing, with their number."""
+    first, *others = missing
+    return InputError(first.where, f"{first.what} (the first of {len(missing):,})", first.right) if others else first
 
 
 def read_dataset(
@@ -74,7 +81,7 @@ def read_dataset(
     data, split, how
         As of :func:`_find`.
     masks
-        Folder of masks to use instead of the data's own.
+        Folder of masks to use instead of the data's own; if they are in colours, with a ``labelmap.txt``.
     mask_values
         Pixel values of background, class 1, … in mask files, see :class:`drstool.data.masks.MaskValues`.
     range
@@ -91,7 +98,8 @@ def read_dataset(
     value_range = None if range is None else ValueRange.parse("--range", range)
     found, names = _find(data, split, **how)
     if masks is not None:
-        found = with_masks(found, masks)
+        found = with_labelmap(with_masks(found, masks), (Path(masks),))
+        names = names or found.class_names
     if values is not None:
         values.check(names)
     channels = None if names is None else {name: i for i, name in enumerate(names)}
@@ -141,9 +149,13 @@ def _find(
         need_tags=tags is None and not images_only)
     found = _read(data, split, known, stdin)
     if not found.rows:
-        raise found.missing[0]
+        raise _first(found.missing)
     if tags is not None:
         found = _with_tags(found, Path(tags), form)
+    elif known.need_tags and not is_file(data) and data != _STDIN and all(row.tags is None for row in found.rows):
+        folders = [*([Path(data)] if is_folder(data) else []), found.rows[0].image.parent]
+        told = notices_of_tag_files(folders, {row.id for row in found.rows})
+        found = replace(found, notices=found.notices + told)
     if images_only:
         rows = [replace(row, tags=None, mask=None) for row in found.rows]
         found = replace(
@@ -217,11 +229,9 @@ def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> R
 
 def _with_tags(found: RawDataset, path: Path, form: TagForm) -> RawDataset:
     """The same images with the tags of a file."""
-    ids = {row.id for row in found.rows}
+    ids = dict.fromkeys(row.id for row in found.rows)
     known = _read_tags(path, ids, replace(form, class_names=form.class_names or found.class_names))
-    if ids.isdisjoint(known.tags):
-        raise InputError(
-            path, "has tags for none of the images", f"its ids must be those of the data, such as {found.rows[0].id!r}")
+    known = known.of_images(ids, path)
     rows = [replace(row, tags=known.tags.get(row.id), where=str(path)) for row in found.rows]
     if found.class_names is None:
         names = known.class_names or gather_names(known.tags.values(), path)
@@ -231,6 +241,10 @@ def _with_tags(found: RawDataset, path: Path, form: TagForm) -> RawDataset:
 
 def _read_tags(path: Path, ids: Collection[str], form: TagForm) -> ListedTags:
     suffix = path.suffix.lower()
+    if suffix == ".json":
+        raise InputError(
+            path, "is not a list of tags", "save them as a table, id,tags, or as .jsonl with lines {\"id\": …, "
+            "\"tags\": […]}; a file of annotations such as COCO's is a dataset: --data")
     if suffix in manifest.SUFFIXES:
         listed = manifest.read_manifest_tags(path, form)
         return replace(listed, tags=_by_id(listed.tags, ids, path))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from drstool.errors import InputError, UsageError
 from drstool.labels import check_class_names, plain_name
@@ -70,6 +70,31 @@ class ListedTags:
     tags: dict[str, RawTags]
     class_names: tuple[str, ...] | None = None
     notices: tuple[str, ...] = ()
+
+    def of_images(self, ids: Collection[str], where: object, *, needed: bool = True) -> ListedTags:
+        """The same with a notice of ids that no image has: they may be misspelt, or those of other images.
+
+        Parameters
+        ----------
+        ids
+            Of the images.
+        where
+            The file's name.
+        needed
+            Whether the user asked for these tags.
+
+        Raises
+        ------
+        InputError
+            No image has any of the ids, and they are needed.
+        """
+        others = [identifier for identifier in self.tags if identifier not in ids]
+        if needed and len(others) == len(self.tags):
+            what = f": its ids are such as {others[0]!r:.80}" if others else ", as it lists none"
+            raise InputError(
+                where, "has tags for none of the images" + what, f"the images' ids are such as {next(iter(ids))!r:.80}")
+        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {quoted(others)}"
+        return replace(self, notices=(*self.notices, notice)) if others else self
 
 
 def number_or_name(text: str) -> str | int:

@@ -6,28 +6,32 @@ import csv
 import json
 import os
 import re
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from drstool.data.cells import SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, split_cells
-from drstool.data.files_by_id import IMAGE_SUFFIXES
+from drstool.data.files_by_id import IMAGE_SUFFIXES, list_folder
 from drstool.data.image_files import id_of_path, missing_image, resolve
-from drstool.data.item import RawDataset, RawItem
+from drstool.data.item import RawDataset, RawItem, each_or_error
 from drstool.data.table import role_of
 from drstool.data.tags import gather_names
 from drstool.errors import InputError, UsageError
-from drstool.files import is_file, status
+from drstool.files import is_file, read_beginning, status
 from drstool.identifiers import check_id
 from drstool.text import quoted, read_lines
 
-__all__ = ["id_of", "read_ids", "read_image_list", "read_tag_list", "split_id"]
+__all__ = ["id_of", "notices_of_tag_files", "read_ids", "read_image_list", "read_tag_list", "split_id"]
 
 # The longest path on common systems; a line may be longer in a file that is not a list.
 _LONGEST_ID = 4096
 _ENDINGS = "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES))
 _IMAGE_PATH = re.compile(rf"(.+?\.(?:{_ENDINGS}))(?=[\s,;]|$)(.*)", re.IGNORECASE)
+# What --tags reads, and some of what it does not.
+_TAG_FILES, _SPREADSHEETS = (".csv", ".tsv", ".jsonl", ".txt"), (".xlsx", ".xls", ".ods")
+# Of that many files only the beginning is looked at.
+_LOOKED_AT, _BEGINNING_BYTES = 20, 1 << 16
 _BELOW_IMAGES = re.compile(r"(?:.*/)?JPEGImages/(.+)")
 
 
@@ -112,6 +116,33 @@ def _id_of_line(line: str, ids: Collection[str]) -> str:
     return split_id(line, ids)[0] if len(line.split(maxsplit=1)) > 1 else id_of(line, ids)
 
 
+def notices_of_tag_files(folders: Iterable[Path], ids: Collection[str]) -> tuple[str, ...]:
+    """Lines for the user about files that may list the tags of images, whose tags are not known.
+
+    Parameters
+    ----------
+    folders
+        Where to look; not below them.
+    ids
+        Of the images. A file of tags has one, or an image's name, in a line with something else.
+    """
+    known, told = (*_TAG_FILES, *_SPREADSHEETS, ".json"), []
+    paths = [Path(folder, name) for folder in dict.fromkeys(folders) for name in list_folder(folder)[0]]
+    for path in [path for path in paths if path.suffix.lower() in known and path.stem not in ids][:_LOOKED_AT]:
+        # Without null bytes ASCII is the same in UTF-16.
+        lines = read_beginning(path, _BEGINNING_BYTES).replace(b"\0", b"").decode(errors="ignore").splitlines()
+        if path.suffix.lower() in _SPREADSHEETS or any(_names_image(line, ids) for line in lines):
+            right = f"give it with --tags {path}" if path.suffix.lower() in _TAG_FILES else "save it as CSV for --tags"
+            told.append(f"{path}: may hold the tags of the images, and is not read; {right}")
+    return tuple(told)
+
+
+def _names_image(line: str, ids: Collection[str]) -> bool:
+    identifier, rest = split_id(line, ids) if line.strip() else ("", "")
+    parts = re.split(r'[\t,;|"]', line)
+    return bool(rest) and identifier in ids or len(parts) > 1 and any(id_of(part.strip(), ids) in ids for part in parts)
+
+
 def read_tag_list(path: str | Path, ids: Collection[str], form: TagForm) -> ListedTags:
     """Tags by image id from lines ``id class class …`` (VOC's ``_cls.txt`` form).
 
@@ -168,7 +199,7 @@ def read_image_list(path: Path, split: str | None, form: TagForm | None, images:
     Raises
     ------
     InputError
-        It cannot be read, is empty, lists an image twice, or one that is missing; a line begins with no image.
+        It cannot be read, is empty, or lists an image twice; a line begins with no image.
     UsageError
         A split is named.
     """
@@ -188,12 +219,13 @@ def read_image_list(path: Path, split: str | None, form: TagForm | None, images:
                 path, f"lists id {identifier!r} twice: {rows[identifier].image} and {found[1]}", "list each image once")
         rest = found[2].strip(" ,;\t")
         mask = _below(base, rest) if _IMAGE_PATH.fullmatch(rest) else None
-        rows[identifier] = RawItem(
-            identifier, _existing(base, found[1], path, identifier), None, mask, where=str(path))
+        rows[identifier] = RawItem(identifier, _below(base, found[1]), None, mask, where=str(path))
         rests.append("" if mask else rest)
     if not rows:
         raise InputError(path, "lists no images", "give the path of one image per line")
-    return _tagged(list(rows.values()), rests, path, form)
+    listed = _tagged(list(rows.values()), rests, path, form)
+    present, missing = each_or_error(listed.rows, _existing)
+    return replace(listed, rows=present, missing=missing)
 
 
 def _tagged(rows: list[RawItem], rests: list[str], path: Path, form: TagForm | None) -> RawDataset:
@@ -205,11 +237,11 @@ def _tagged(rows: list[RawItem], rests: list[str], path: Path, form: TagForm | N
     return RawDataset(rows, gather_names(tags, path), False, "list", notices=notices + noticed)
 
 
-def _existing(base: Path, text: str, where: Path, identifier: str) -> Path:
-    path = _below(base, text)
-    if not is_file(path):
-        raise missing_image(path, where, identifier, "paths are relative to the folder of the list, or to --images")
-    return path
+def _existing(row: RawItem) -> RawItem:
+    if not is_file(row.image):
+        raise missing_image(
+            row.image, row.where, row.id, "paths are relative to the folder of the list, or to --images")
+    return row
 
 
 def _below(base: Path, text: str) -> Path:

@@ -26,13 +26,13 @@ from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
 from drstool.data.item import Rasterizable, RawDataset, RawItem, each_or_error
 from drstool.data.masks import mask_file
-from drstool.data.table import find_columns, read_table
+from drstool.data.table import column_names, find_columns, read_table
 from drstool.data.tags import gather_names, read_names
 from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id
 from drstool.labels import object_classes
-from drstool.text import read_stdin_text, read_text
+from drstool.text import quoted, read_stdin_text, read_text
 
 __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_tags"]
 
@@ -84,7 +84,8 @@ def read_manifest_tags(path: Path, form: TagForm) -> ListedTags:
     manifest = _read(path, form)
     if not manifest.has_tags:
         raise InputError(
-            path, "has no column of tags (tags, labels, label, class, classes) and no columns of 0 and 1",
+            path, f"has no column of tags ({column_names('tags')}) and no columns of 0 and 1"
+            + (f", but {quoted(list(manifest.unread))}" if manifest.unread else ""),
             "the first line names the columns: id,tags")
     tags = {identifier: item.tags for identifier, item in manifest.items.items()}
     return ListedTags(tags, manifest.class_names, manifest.notices)
@@ -102,6 +103,8 @@ class _Manifest:
         A line lists the class names; it began with the background.
     has_tags
         There are tags, though perhaps unknown ones.
+    unread
+        Names of columns that mean nothing here.
     """
 
     base: Path
@@ -112,6 +115,7 @@ class _Manifest:
     has_tags: bool
     notices: tuple[str, ...] = ()
     background_first: bool = False
+    unread: tuple[str, ...] = ()
 
 
 def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path | None) -> RawDataset:
@@ -135,8 +139,12 @@ def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path
         # From all splits, so that the class numbers are the same in all of them.
         names = gather_names((item.tags for item in manifest.items.values()), where)
     known_tags = any(row.tags is not None for row in rows)
+    notices = manifest.notices
+    if not manifest.has_tags and manifest.unread and not notices:
+        unread = quoted(list(manifest.unread))
+        notices = (f"{where}: has no column of tags ({column_names('tags')}); not read: {unread}",)
     return RawDataset(
-        rows, names, manifest.stated, "manifest" if known_tags else "none", notices=manifest.notices, missing=missing,
+        rows, names, manifest.stated, "manifest" if known_tags else "none", notices=notices, missing=missing,
         background_first=manifest.background_first)
 
 
@@ -169,8 +177,8 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
     columns = find_columns(table.names, where)
     if not {"id", "image"} & set(columns):
         raise InputError(
-            where, "has no column id and no column image (or file, filename, file_name, path)",
-            "the first line names the columns: id,image,tags")
+            where, f"has the columns {quoted(table.names)}, but none of an id ({column_names('id')}) or an image "
+            f"({column_names('image')})", "the first line names the columns: id,image,tags")
     cells = {role: table.column(name) for role, name in columns.items()}
     places = [place for place, _ in table.rows]
     names: tuple[str, ...] = ()
@@ -180,23 +188,25 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
         words, notices = split_cells(cells["tags"], where, form)
         tags, noticed = read_numbers(words, where, form)
         notices += noticed
-    elif form is not None:
-        others = {name: table.column(name) for name in table.names if name and name not in columns.values()}
-        names, tags, notices = read_columns(others, places, where, form)
+    unread = [name for name in table.names if name and name not in columns.values()]
+    if form is not None and "tags" not in cells:
+        names, tags, notices = read_columns({name: table.column(name) for name in unread}, places, where, form)
     rows = [
         (place, {role: column[at] for role, column in cells.items() if role != "tags" and column[at]})
         for at, place in enumerate(places)]
     return _Manifest(
         base, *_items(rows, tags, base), class_names=names or None, stated=False, notices=notices,
-        has_tags="tags" in cells or bool(names))
+        has_tags="tags" in cells or bool(names), unread=() if form is None else tuple(unread))
 
 
 def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:
     """The manifest that JSON lines are."""
     rows, class_names = [], None
+    unread: dict[str, None] = {}
     notices: tuple[str, ...] = ()
     for place, found in _json_rows(text, where):
         columns = find_columns(found, place)
+        unread |= dict.fromkeys(name for name in found if name not in (*columns.values(), "class_names"))
         fields = {role: found[name] for role, name in columns.items() if found[name] is not None}
         if "class_names" in found and "image" not in fields:
             class_names, notices = _stated_names(found["class_names"], place)
@@ -213,7 +223,7 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
     tags, counted = _numbered(words, where, form)
     return _Manifest(
         base, *_items(rows, tags, base), notices=notices + noticed + counted,
-        has_tags=any(each is not None for each in written), **known)
+        has_tags=any(each is not None for each in written), unread=tuple(unread), **known)
 
 
 def _items(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from drstool.data.item import Item, RawDataset, Rasterizable
 from drstool.data.sbd import SbdMask
-from drstool.data.files_by_id import FilesById
+from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById
 from drstool.errors import InputError, UsageError
 from drstool.files import is_folder
 from drstool.labels import ignore_label, label_type
@@ -160,7 +160,8 @@ def with_masks(found: RawDataset, folder: str) -> RawDataset:
     """
     if not is_folder(folder):
         raise InputError(folder, "no such folder", "give a folder of masks, one ID.png per image")
-    files = FilesById(Path(folder), (".png", ".mat"))
+    # Pictures of other kinds are not read, but refused by what they are.
+    files = FilesById(Path(folder), (".png", ".mat", *IMAGE_SUFFIXES))
     paths = [files.find(row.id) for row in found.rows]
     if not any(paths):
         raise InputError(

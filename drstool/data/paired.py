@@ -23,7 +23,7 @@ from drstool.data.tags import gather_names, read_names
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder, read_beginning
 from drstool.labels import check_class_names, is_object_name, object_classes
-from drstool.text import read_lines
+from drstool.text import quoted, read_lines
 
 __all__ = ["annotated", "read_paired", "with_labelmap"]
 
@@ -146,12 +146,12 @@ def _add(found: dict, place: Path, ids: Sequence[str], apart: bool) -> list[str]
                 "name one with --masks" if kind == "masks" else "keep one of them")
         found[kind] = place, paths
         if more := _strays(files, kind, paths, ids, apart):
-            notices.append(f"{place}: files that belong to no image: {more}")
+            notices.append(f"{place}: files that belong to no image ({len(more)}): {quoted(more)}")
     return notices
 
 
-def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequence[str], apart: bool) -> int:
-    """Number of the files of a kind that belong to no image.
+def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequence[str], apart: bool) -> list[str]:
+    """Names, without endings, of the files of a kind that belong to no image.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequ
     image_of = _IMAGE_OF.get(kind)
     if not apart and image_of is None:
         # Beside the images, texts may be anything.
-        return 0
+        return []
     strays = {i: files.find(i) for i in files.ids(deep=not apart and any("/" in i for i in ids)) if i not in known}
     if not apart:
         strays = {i: path for i, path in strays.items() if path and _are_annotations(kind, [path])}
@@ -173,7 +173,7 @@ def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequ
         name = (PurePosixPath(i).parent / PurePosixPath(image_of(path).replace("\\", "/")).stem).as_posix()
         if own.get(name) is not None:
             raise InputError(path, f"is of the image {name!r}, and so is {own[name]}", "remove one of them")
-    return len(strays)
+    return list(strays)
 
 
 def _are_annotations(kind: str, paths: Sequence[Path]) -> bool:
@@ -203,6 +203,10 @@ def _annotated(
         raise InputError(root, f"has both {kinds}", "keep one of them")
     kind, (place, files) = next(iter(found.items()), ("", (root, [])))
     source = "annotations" if kind else "none"
+    names: tuple[str, ...] | None = None
+    background: tuple[str, ...] = ()
+    if classes is not None:
+        names, background = object_classes(*classes)
     notices: tuple[str, ...] = ()
     if kind == "YOLO labels":
         if classes is None:
@@ -211,19 +215,16 @@ def _annotated(
         # An image without objects may have no file.
         labels = [path or place / f"{row.id}.txt" for path, row in zip(files, rows, strict=True)]
         known, notices = read_yolo_labels(labels, *classes)
-        names: tuple[str, ...] | None = tuple(filter(is_object_name, classes[0]))
+    elif kind == "labelme files":
+        known, notices = read_labelme(files, place)
     else:
-        if kind == "labelme files":
-            known, notices = read_labelme(files, place)
-        else:
-            known = [Annotation(object_names(path)) if path is not None else Annotation() for path in files]
-        names, told = object_classes(*classes) if classes is not None else (None, ())
-        notices = (*told, *notices)
+        known = [Annotation(object_names(path)) if path is not None else Annotation() for path in files]
     rows = annotated(rows, known, files) if kind else rows
     if names is None:
         names = gather_names((row.tags for row in rows), place)
     by_name = not any(isinstance(row.mask, Path) for row in rows)
-    return RawDataset(rows, names, classes is not None, source, by_name, notices)
+    return RawDataset(
+        rows, names, classes is not None, source, by_name, (*background, *notices), background_first=bool(background))
 
 
 def annotated(
@@ -240,8 +241,10 @@ def with_labelmap(found: RawDataset, places: Sequence[Path]) -> RawDataset:
     # TensorFlow's file of the same name has names alone.
     if path is None or not any(":" in line for line in read_lines(path)):
         return found
-    names = [name for name in read_labelmap(path).values() if is_object_name(name)]
+    listed = read_labelmap(path).values()
+    names = [name for name in listed if is_object_name(name)]
     rows = [replace(row, mask=ColorMask(row.mask, path)) if isinstance(row.mask, Path) else row for row in found.rows]
     return replace(
         found, rows=rows, class_names=check_class_names(names, path), stated=True, reorder=True,
+        background_first=len(names) < len(listed),
         notices=(*found.notices, f"{path}: names the classes and the colours of the masks"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from drstool.errors import InputError
 
-__all__ = ["Table", "find_columns", "read_table", "role_of"]
+__all__ = ["Table", "column_names", "find_columns", "read_table", "role_of"]
 
 # The columns that mean something, and the names they go by; what else a table holds is left alone.
 _NAMES = {
@@ -34,6 +34,17 @@ def role_of(name: str) -> str | None:
     ('image', 'tags', None)
     """
     return _ROLES.get(re.sub(r"[\s-]+", "_", name.strip()).casefold())
+
+
+def column_names(role: str) -> str:
+    """The names that a column of a meaning may have, for messages.
+
+    Examples
+    --------
+    >>> column_names("tags")
+    'tags, labels, label, class, classes, tag'
+    """
+    return ", ".join(_NAMES[role])
 
 
 def find_columns(names: Iterable[str], where: object) -> dict[str, str]:
@@ -94,7 +105,7 @@ def read_table(text: str, where: object) -> Table:
     Raises
     ------
     InputError
-        The first line is missing, has as many of two delimiters, or names a column twice; a row has more
+        It is empty; the first line has as many of two delimiters, or names a column twice; a row has more
         cells than the first line, or is not valid CSV.
 
     Examples
@@ -102,6 +113,8 @@ def read_table(text: str, where: object) -> Table:
     >>> read_table("id; image\\n1; a b.jpg\\n;\\n", "m.csv")
     Table(names=('id', 'image'), rows=[('m.csv line 2', ['1', 'a b.jpg'])])
     """
+    if not text.strip():
+        raise InputError(where, "is empty", "the first line names the columns: id,image,tags")
     first, _, rest = text.lstrip("\n").partition("\n")
     delimiter = re.fullmatch(r"sep=(.)", first.strip("\"' "))
     if delimiter is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drstool.annotations.voc_xml import object_names
 from drstool.data.cells import RawTags, TagForm
-from drstool.data.files_by_id import FilesById, is_hidden
+from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, is_hidden
 from drstool.data.item import RawDataset, RawItem, each_or_error
 from drstool.data.lists import id_of, read_tag_list, split_id
 from drstool.data.tags import gather_names, read_class_names
@@ -84,7 +84,9 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
     class_names, stated, notices = _class_names(root, annotations if form.class_names is None else None)
     background_first, tag_list = bool(notices), _tag_list(ids_file)
     if tag_list is not None:
-        read = read_tag_list(tag_list, frozenset(ids), replace(form, class_names=form.class_names or class_names))
+        known_ids = dict.fromkeys(ids)
+        read = read_tag_list(tag_list, known_ids, replace(form, class_names=form.class_names or class_names))
+        read = read.of_images(known_ids, tag_list, needed=False)
         class_names, notices = class_names or read.class_names, notices + read.notices
         if class_names is not None and not stated:
             _check_numbering(read.tags, annotations, class_names, tag_list)
@@ -93,7 +95,8 @@ def read_voc(root: Path, split: str | None, form: TagForm, images: Path | None =
         tags = [annotations.tags(i) for i in ids]
         tags_source = "none" if all(known is None for known in tags) else "annotations"
     where_tags = str(tag_list or annotations.folder)
-    masks = [FilesById(root / name, (".png",)) for name in _MASK_FOLDERS]
+    # Pictures of other kinds are not read, but refused by what they are.
+    masks = [FilesById(root / name, (".png", *IMAGE_SUFFIXES)) for name in _MASK_FOLDERS]
     saliency = FilesById(root / "saliency_map", (".png",))
 
     def row(identifier: str, known: RawTags) -> RawItem:

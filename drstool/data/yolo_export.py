@@ -22,7 +22,7 @@ from drstool.data.paired import annotated
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder
 from drstool.identifiers import check_id
-from drstool.labels import is_object_name
+from drstool.labels import object_classes
 from drstool.text import read_lines
 
 __all__ = ["read_yolo", "split_keys"]
@@ -47,15 +47,16 @@ def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawD
     UsageError
         No split is named and there are several.
     InputError
-        The file or a label file is damaged, or the images are not found.
+        The file or a label file is damaged, the images are not found, or a background is not the first class.
     """
     content = read_simple_yaml(path)
     names = yolo_names(content, path)
     key, places = _places_of(path, content, split)
     root = content.get("path")
-    files = _once(_images_of(path, key, places, root) if images is None else _images_in(images), path)
+    missing: list[InputError] = []
+    files = _once(_images_of(path, key, places, root, missing) if images is None else _images_in(images), path)
     told_before = _notices(path, content, key) if images is None else ()
-    if not files:
+    if not files and not missing:
         raise InputError(path, f"lists no images for '{key}'", "name their folder with --images")
     rows = [RawItem(identifier, image, where=str(path)) for identifier, image in files.items()]
     if images is None:
@@ -66,9 +67,10 @@ def read_yolo(path: Path, split: str | None, images: Path | None = None) -> RawD
     known, notices = read_yolo_labels(labels, names, path, draws="kpt_shape" not in content)
     rows = annotated(rows, known, labels)
     tagged = any(row.tags is not None for row in rows)
-    objects = tuple(name for name in names if is_object_name(name))
+    objects, background = object_classes(names, path)
     return RawDataset(rows, objects, True, "annotations" if tagged else "none", reorder=True,
-                      notices=(*told_before, *notices))
+                      notices=(*background, *told_before, *notices), background_first=bool(background),
+                      missing=tuple(missing))
 
 
 def split_keys(content: dict[str, object]) -> list[str]:
@@ -123,15 +125,17 @@ def _notices(path: Path, content: dict[str, object], key: str) -> tuple[str, ...
     return tuple(told)
 
 
-def _images_of(path: Path, key: str, places: list[str], root: object) -> Iterator[tuple[str, Path]]:
-    """Ids and files of a split's images."""
+def _images_of(
+    path: Path, key: str, places: list[str], root: object, missing: list[InputError],
+) -> Iterator[tuple[str, Path]]:
+    """Ids and files of a split's images; ``missing`` gets an error for each that is listed but not there."""
     for place in places:
         found = _located(path.parent, root, place, key)
         if found is None:
             raise InputError(
                 path, f"cannot find the images of '{key}': no {place} in {path.parent}",
                 "name their folder with --images")
-        yield from _images_in(found) if is_folder(found) else _listed(found, path.parent)
+        yield from _images_in(found) if is_folder(found) else _listed(found, path.parent, missing)
 
 
 def _once(images: Iterable[tuple[str, Path]], where: Path) -> dict[str, Path]:
@@ -193,14 +197,16 @@ def _parts(place: str) -> tuple[str, ...]:
     return PurePosixPath(place.replace("\\", "/")).parts
 
 
-def _listed(path: Path, base: Path) -> Iterator[tuple[str, Path]]:
+def _listed(path: Path, base: Path, missing: list[InputError]) -> Iterator[tuple[str, Path]]:
     """The images of a list of paths."""
     for line in read_lines(path):
         parts = _parts(line)
         tries = [Path(folder, *parts[start:]) for start in range(len(parts)) for folder in (path.parent, base)]
         image = next((found for found in tries if is_file(found)), None)
         if image is None:
-            raise InputError(path, f"names {line!r:.200}, which is missing", "name the images' folder with --images")
+            missing.append(
+                InputError(path, f"names {line!r:.200}, which is missing", "name the images' folder with --images"))
+            continue
         below = parts[max((place for place, part in enumerate(parts) if part == "images"), default=len(parts) - 2) + 1:]
         yield check_id(str(PurePosixPath(*below).with_suffix("")), path), image
 

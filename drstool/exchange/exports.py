@@ -11,6 +11,7 @@ from drstool.parallel import Track, untracked
 
 if TYPE_CHECKING:
     from drstool.data import Dataset
+    from drstool.data.value_range import ValueRange
 
 __all__ = ["EXPORTS", "Export", "ExportFormat"]
 
@@ -41,6 +42,8 @@ class Export:
         How many encode files.
     track
         Shows progress.
+    value_range
+        Pixel values of images that become black and white (``--range``), where a format holds images.
     """
 
     source: str | None
@@ -53,6 +56,7 @@ class Export:
     notify: Callable[[list[str]], None] = lambda lines: None
     threads: int = 1
     track: Track = untracked
+    value_range: ValueRange | None = None
 
 
 @dataclass(frozen=True)

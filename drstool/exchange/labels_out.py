@@ -12,6 +12,7 @@ import numpy as np
 from drstool.artifacts.header import Header
 from drstool.data import Dataset
 from drstool.data.decoding import image_size
+from drstool.data.value_range import ValueRange, recorded_range
 from drstool.errors import InputError
 from drstool.exchange.exports import Export
 from drstool.formats import LabelRecord, RecordSource, load, open_records
@@ -70,6 +71,12 @@ class LabelsToExport:
         """What a folder says about itself."""
         upstream = () if self._source.header is None else self._source.header.provenance
         return Header("export", self.class_names, self._export.history(upstream))
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The range with which images are read: that of ``--range``, or else that of the labels' history."""
+        recorded = recorded_range(self._source.header.provenance) if self._source.header is not None else None
+        return self._export.value_range or recorded and ValueRange.parse("--range", recorded) or None
 
     def check_narrow(self, reader: str) -> None:
         """Check that the labels have 8 bits.

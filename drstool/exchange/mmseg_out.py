@@ -16,6 +16,7 @@ from pprint import pformat
 from PIL import Image
 
 from drstool.data.decoding import load_image
+from drstool.data.value_range import ValueRange
 from drstool.errors import InputError
 from drstool.exchange.exports import Export
 from drstool.exchange.labels_out import LabelsToExport, open_labels
@@ -52,14 +53,16 @@ def _files(export: Export, labels: LabelsToExport, split: str) -> Iterator[tuple
         names.add(labelled.id)
         images[labelled.id] = labelled.image
         yield f"ann_dir/{split}/{member_name(labelled.id, '.png')}", png
-    suffixes = {identifier: _suffix(path) for identifier, path in images.items()}
-    suffix = next(iter(suffixes.values())) if len(set(suffixes.values())) == 1 else ".png"
-    if others := sum(each != suffix for each in suffixes.values()):
+    value_range, suffixes = labels.value_range, {identifier: _suffix(path) for identifier, path in images.items()}
+    suffix = next(iter(suffixes.values())) if len(set(suffixes.values())) == 1 and value_range is None else ".png"
+    if value_range is not None:
+        export.notify([f"{counted(len(images), 'image')} written as PNG, with --range {value_range}"])
+    elif others := sum(each != suffix for each in suffixes.values()):
         export.notify([f"{counted(others, 'image')} written as PNG: mmsegmentation takes one ending for all"])
 
     def content(identifier: str) -> bytes:
-        path = images[identifier]
-        return read_bytes(path) if suffixes[identifier] == suffix else _as_png(path)
+        path, same = images[identifier], suffixes[identifier] == suffix and value_range is None
+        return read_bytes(path) if same else _as_png(path, value_range)
 
     for identifier, data in zip(images, ordered_map(content, images, export.threads), strict=True):
         yield f"img_dir/{split}/{member_name(identifier, suffix)}", data
@@ -73,9 +76,9 @@ def _suffix(path: Path) -> str:
     return _ALSO_JPEG.get(suffix, suffix)
 
 
-def _as_png(path: Path) -> bytes:
+def _as_png(path: Path, value_range: ValueRange | None) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(load_image(path)).save(buffer, format="PNG")
+    Image.fromarray(load_image(path, value_range)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

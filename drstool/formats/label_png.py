@@ -156,7 +156,8 @@ def _decode(data: bytes, where: object, grey: bool = False) -> tuple[np.ndarray,
     if not wide and picture.mode not in ("P", "L", "1"):
         raise InputError(
             where, f"has pixels of mode {picture.mode}, not label values",
-            "expected a paletted or greyscale PNG of 8 or 16 bits whose pixels are labels",
+            "expected a paletted or greyscale PNG of 8 or 16 bits whose pixels are labels; a labelmap.txt in a "
+            "dataset's folder names the colours of its masks (NAME:RED,GREEN,BLUE::)",
         )
     labels = np.array(picture, np.uint16 if wide else np.uint8)
     if is_grey and depth in _STRETCH:

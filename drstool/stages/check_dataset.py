@@ -51,12 +51,18 @@ class DatasetReport:
         Number of images with each class among their tags; None where no tags are known.
     notices
         What was assumed in reading it.
+    known
+        Number of images with ``tags``, ``masks`` and ``saliency_maps``.
+    missing
+        Number of images that are listed but not there.
     """
 
     input: str
     images: int = 0
     classes: dict[str, int] | None = None
     notices: tuple[str, ...] = ()
+    known: dict[str, int] = field(default_factory=dict)
+    missing: int = 0
     _found: list[tuple[int, DrstoolError]] = field(default_factory=list)
 
     def add(self, rank: int, error: DrstoolError) -> None:
@@ -68,14 +74,23 @@ class DatasetReport:
         """An error for each fault, most serious first."""
         return [error for _, error in sorted(self._found, key=lambda each: each[0])]
 
+    @property
+    def contents(self) -> str:
+        """What is known of the images, with the number of those of each class, and how many are missing."""
+        counts = [f"{name} {number:,}" for name, number in (self.classes or {}).items()]
+        more = {"tags": f" ({listed(counts)})" if counts else ""}
+        parts = [f"{number or 'none'} with {what.replace('_', ' ')}{more.get(what, '')}"
+                 for what, number in self.known.items()]
+        return ", ".join(([f"{self.missing:,} missing"] if self.missing else []) + parts)
+
 
 def as_json(report: DatasetReport) -> str:
     """The report as one line of JSON."""
     problems = [{"where": e.where, "what": e.what, "right": e.right} for e in report.problems]
     state = "damaged" if problems else "whole"
     return json.dumps({
-        "input": report.input, "state": state, "kind": "dataset", "count": report.images, "classes": report.classes,
-        "problems": problems}, ensure_ascii=False) + "\n"
+        "input": report.input, "state": state, "kind": "dataset", "count": report.images, "missing": report.missing,
+        **report.known, "classes": report.classes, "problems": problems}, ensure_ascii=False) + "\n"
 
 
 def check_dataset(
@@ -112,6 +127,8 @@ def check_dataset(
             report.add(_ABSENT, missing)
     if not splits:
         return report
+    # A list made of others names the same images.
+    report.missing = len({error.what for dataset in splits.values() for error in dataset.missing})
     first, *others = splits.values()
     dataset = first
     for other in others:
@@ -211,6 +228,7 @@ def _check_masks(report: DatasetReport, dataset: Dataset, looks: Sequence[_Look]
 def _check_tags(report: DatasetReport, dataset: Dataset) -> None:
     """Find images without tags, and classes without images."""
     untagged = [item.id for item in dataset.items if item.tags is None]
+    report.known = {"tags": len(dataset) - len(untagged)}
     if len(untagged) < len(dataset):
         counts = Counter(tag for item in dataset.items for tag in item.tags or ())
         report.classes = {name: counts[name] for name in dataset.class_names or ()}
@@ -218,18 +236,25 @@ def _check_tags(report: DatasetReport, dataset: Dataset) -> None:
         if empty:
             report.add(_LACKING, InputError(
                 dataset.source, f"no image has the tag {listed(empty)}", "add images, or remove the class"))
-        _lacking(report, dataset, untagged, "tags")
+        _lacking(report, dataset, untagged, "tags", "add them, or --empty-tags negative if they hold no object")
     for kind in ("mask", "saliency map"):
         lacking = [item.id for item in dataset.items if getattr(item, kind.split()[0]) is None]
+        report.known[f"{kind}s".replace(" ", "_")] = len(dataset) - len(lacking)
         if len(lacking) < len(dataset):
             _lacking(report, dataset, lacking, f"{kind}s")
+    if len(tags := {item.tags for item in dataset.items if item.tags is not None}) < 2:
+        report.notices += (f"{dataset.source}: " + (
+            "all images with tags have the same: train-cls has nothing to tell apart" if tags else
+            "no image has tags, from which train-cls learns; see --tags"),)
 
 
-def _lacking(report: DatasetReport, dataset: Dataset, ids: Sequence[str], what: str) -> None:
+def _lacking(
+    report: DatasetReport, dataset: Dataset, ids: Sequence[str], what: str, right: str = "add them",
+) -> None:
     if ids:
         report.add(_LACKING, InputError(
             dataset.source, f"{counted(len(ids), 'image')} without {what}, which others have: {listed(ids)}",
-            "add them"))
+            right))
 
 
 def _check_repetition(report: DatasetReport, dataset: Dataset, splits: dict[str, Dataset]) -> None:

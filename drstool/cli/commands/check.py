@@ -50,15 +50,13 @@ def check(
 
 def _check_dataset(run: Run, data: OptionalTagOptions, json: bool) -> None:
     from drstool.reports.text import counted
-    from drstool.text import listed
     from drstool.stages import check_dataset as stage
 
     report = stage.check_dataset(**vars(data), workers=run.threads, track=run.track)
     run.notes(report.notices)
     _tell(run, report, stage.as_json(report) if json else None)
-    counts = [f"{name} {number:,}" for name, number in (report.classes or {}).items()]
     found = counted(len(report.problems), "problem") if report.problems else "no problems"
-    run.done(f"{found} found in {counted(report.images, 'image')}{': ' * bool(counts)}{listed(counts)},")
+    run.done(f"{found} found in {counted(report.images, 'image')}{': ' * bool(report.contents)}{report.contents},")
     if report.problems:
         raise typer.Exit(InputError.exit_code)
 

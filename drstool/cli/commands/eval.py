@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from drstool.cli.datasets import ClassOptions
+from drstool.cli.datasets import TagOptions
 from drstool.cli.options import Saliency, command
 from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run
@@ -67,7 +67,7 @@ class EvalOptions:
     csv: Annotated[bool, typer.Option(
         "--csv", rich_help_panel="Output", help="Print CSV.")] = False
 
-    def check(self, names: list[str], data: ClassOptions) -> None:
+    def check(self, names: list[str], data: TagOptions) -> None:
         """Check that the options go together, and with the inputs."""
         from drstool.metrics import IGNORED_AS, swept_numbers
 
@@ -97,7 +97,7 @@ class EvalOptions:
 
 @command("eval", settings=CueSettings, example="drstool eval pred --data demo --split val")
 def evaluate(
-    run: Run, settings: CueSettings, given: frozenset[str], data: ClassOptions, options: EvalOptions,
+    run: Run, settings: CueSettings, given: frozenset[str], data: TagOptions, options: EvalOptions,
     predictions: Predictions = None,
 ) -> None:
     """Print the scores of label PNGs or maps against ground truth; for several inputs, also their differences."""
@@ -118,7 +118,7 @@ def evaluate(
 
 
 def _scored(
-    run: Run, name: str, data: ClassOptions, options: EvalOptions, settings: CueSettings, given: frozenset[str],
+    run: Run, name: str, data: TagOptions, options: EvalOptions, settings: CueSettings, given: frozenset[str],
     compared: bool,
 ) -> Evaluation | PairedSweep | Sweep:
     """Scores of one input, or those of a sweep."""
@@ -149,7 +149,7 @@ def _scored(
 
 
 def _ground_truth(
-    run: Run, data: ClassOptions, saliency: str | None, header: Header | None, splits: tuple[str | None, ...],
+    run: Run, data: TagOptions, saliency: str | None, header: Header | None, splits: tuple[str | None, ...],
 ) -> tuple[list[Dataset], Callable[[str], Path] | None]:
     """The splits, checked against the predictions' header, and where their saliency maps are."""
     from drstool.cues import saliency_folder

@@ -36,5 +36,5 @@ def export(
     written = EXPORTS[to].write(Export(
         file, output, run.overwrite, class_list(run, classes),
         None if images.data is None else partial(images.open, run), images.split,
-        partial(run.history, job), run.notes, run.threads, run.track))
+        partial(run.history, job), run.notes, run.threads, run.track, images.value_range))
     run.done(f"wrote {written} to {output}")
