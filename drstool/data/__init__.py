@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from drstool.annotations.coco import CocoMask
 from drstool.data import manifest
-from drstool.data.cells import ListedTags, RawTags, TagForm, some
+from drstool.data.cells import ListedTags, RawTags, TagForm
 from drstool.data.coco import read_coco
 from drstool.data.files_by_id import is_image
 from drstool.data.item import Dataset, Item, RawDataset, RawItem, SeveralSplits
@@ -31,6 +31,7 @@ from drstool.data.yolo_export import read_yolo
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder, status
 from drstool.identifiers import Names
+from drstool.text import quoted
 
 __all__ = [
     "CocoMask", "Dataset", "Item", "open_dataset", "read_dataset", "require_tags", "saliency_of_items",
@@ -142,7 +143,7 @@ def _find(
         Read instead of the process's own.
     """
     listed, notices, background_first = (None, (), False) if classes is None else read_class_names(classes)
-    form = TagForm(listed or class_names and tuple(class_names), tag_separator, empty_tags)
+    form = TagForm(listed or (None if class_names is None else tuple(class_names)), tag_separator, empty_tags)
     known = Known(
         None if images_only else form, None if images is None else Path(images), listed or class_names or (),
         listed is not None, need_tags=tags is None and not images_only)
@@ -243,7 +244,7 @@ def _with_all_classes(found: RawDataset, root: Path, split: str | None, known: K
     every = gather_names([found.class_names, *lists], root) or found.class_names
     order = next((listed for listed in lists if set(listed) == set(every)), every)
     if order != found.class_names:
-        notices.append(f"{root}: with the classes of all splits: {some(list(order))}")
+        notices.append(f"{root}: with the classes of all splits: {quoted(order)}")
     return replace(found, class_names=order, notices=found.notices + tuple(notices))
 
 
@@ -294,7 +295,7 @@ def _item(
     row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None, values: MaskValues | None,
     value_range: ValueRange | None, source: str,
 ) -> Item:
-    mask = row.mask
+    mask: Any = row.mask
     if hasattr(mask, "class_names"):
         mask = replace(mask, class_names=class_names or ())
     mask = read_as(mask, values, source)

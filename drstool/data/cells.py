@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from drstool.errors import InputError, UsageError
 from drstool.labels import check_class_names, plain_name
+from drstool.text import quoted
 
 __all__ = [
-    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "number_or_name", "read_columns", "read_numbers", "some",
+    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "number_or_name", "read_columns", "read_numbers",
     "split_cells",
 ]
 
@@ -48,7 +49,7 @@ class TagForm:
             raise UsageError("--tag-separator", f"{self.separator!r} is not a mark", "give one character, such as ';'")
 
     @property
-    def empty(self) -> RawTags:
+    def empty(self) -> tuple[str, ...] | None:
         """The tags of an empty cell."""
         return () if self.empty_cells == "negative" else None
 
@@ -92,7 +93,7 @@ class ListedTags:
             what = f": its ids are such as {others[0]!r:.80}" if others else ", as it lists none"
             raise InputError(
                 where, "has tags for none of the images" + what, f"the images' ids are such as {next(iter(ids))!r:.80}")
-        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {some(others)}"
+        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {quoted(others)}"
         return replace(self, notices=(*self.notices, notice)) if others else self
 
 
@@ -125,7 +126,8 @@ def split_cells(
     ([('cat', 'dog'), None, ()], ())
     """
     texts = ["" if cell is None else cell.strip() for cell in cells]
-    separator, notices = form.separator, ()
+    separator = form.separator
+    notices: tuple[str, ...] = ()
     if separator is None:
         separator = _separator({text for text in texts if not _is_list(text)}, where, form.class_names)
         if separator not in (None, SEPARATORS[0]):
@@ -202,21 +204,16 @@ def read_columns(
     alike = {plain_name(name) for name in missing}.intersection(map(plain_name, likely))
     if missing and (chosen or alike):
         raise InputError(
-            where, f"has columns of 0 and 1 ({some(chosen or likely)}), but none for class '{missing[0]}'",
+            where, f"has columns of 0 and 1 ({quoted(chosen or likely)}), but none for class '{missing[0]}'",
             "name the columns as the classes of --classes or of the checkpoint are")
     if not chosen:
-        notice = f"{where}: the columns of 0 and 1 are not classes, and left out: {some(likely)}"
+        notice = f"{where}: the columns of 0 and 1 are not classes, and left out: {quoted(likely)}"
         return (), [None] * len(places), (notice,) if likely else ()
     present = [[_flag(cell, name, place) for cell, place in zip(columns[name], places, strict=True)] for name in chosen]
-    tags = [
+    tags: list[RawTags] = [
         tuple(name for name, flag in zip(chosen, flags, strict=True) if flag) for flags in zip(*present, strict=True)]
-    notice = f"{where}: the columns of 0 and 1 are taken for classes: {some(chosen)}"
+    notice = f"{where}: the columns of 0 and 1 are taken for classes: {quoted(chosen)}"
     return check_class_names(chosen, where), tags, () if form.class_names else (notice,)
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of the names, as a message shows them."""
-    return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
 
 
 def _is_membership(cells: Sequence[str]) -> bool:
@@ -267,17 +264,18 @@ def read_numbers(
         return [None if words is None else tuple(words) for words in rows], ()
     repeated = next((words for words in written if len(set(words)) < len(words)), None)
     notices: tuple[str, ...] = ()
-    widths, classes = {len(words) for words in written}, len(form.class_names or ())
+    names = form.class_names or ()
+    widths, classes = {len(words) for words in written}, len(names)
     if flags and widths == {classes}:
         # As class numbers these are possible, too: each image has each class.
         if set(map(tuple, written)) not in ({("0",)}, {("0", "1")}, {("1", "0")}):
             tags: list[RawTags] = [
-                None if words is None else tuple(form.class_names[i] for i, word in enumerate(words) if word in _ONE)
+                None if words is None else tuple(names[i] for i, word in enumerate(words) if word in _ONE)
                 for words in rows]
             meaning = "not having or having the class" if classes == 1 else "one column per class"
             return tags, (f"{where}: rows of 0 and 1 are taken for {meaning}",)
         if classes == 1:
-            notices = (f"{where}: the 0 of every image is taken for the number of class {some(form.class_names)}",)
+            notices = (f"{where}: the 0 of every image is taken for the number of class {quoted(names)}",)
         if classes == 2:
             raise InputError(
                 where, f"has {' '.join(written[0])!r} for every image: the numbers of both classes, or one of two?",

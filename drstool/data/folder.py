@@ -61,7 +61,7 @@ def read_folder(root: Path, split: str | None, known: Collection[str] = (), list
     names = {name for place in (base, *siblings) for name in _classes(place, known)
              if not is_background(name) and (not listed or plain_name(name) in alike)}
     files = FilesById(base)
-    rows = [RawItem(identifier, files.find(identifier), () if is_background(name) else (name,))
+    rows = [RawItem(identifier, files.must_find(identifier, str(base)), () if is_background(name) else (name,))
             for name in classes for identifier in files.ids(name, unique=True, deep=False)]
     _check_classes(base, {name: [row.image for row in rows if row.image.parent.name == name]
                           for name in classes if name not in known and not is_background(name)})

@@ -16,13 +16,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TextIO
+from typing import Any, TextIO
 
 from drstool.annotations.coco import CocoMask, category_names
 from drstool.annotations.labelmap import LABELMAP, ColorMask
 from drstool.annotations.labelme import LabelmeMask
 from drstool.annotations.yolo import YoloMask
-from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, some, split_cells
+from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, split_cells
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
 from drstool.data.item import Rasterizable, RawDataset, RawItem, each_or_error
 from drstool.data.masks import mask_file
@@ -32,7 +32,7 @@ from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id
 from drstool.labels import object_classes
-from drstool.text import read_stdin_text, read_text
+from drstool.text import quoted, read_stdin_text, read_text
 
 __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_tags"]
 
@@ -85,7 +85,7 @@ def read_manifest_tags(path: Path, form: TagForm) -> ListedTags:
     if not manifest.has_tags:
         raise InputError(
             path, f"has no column of tags ({column_names('tags')}) and no columns of 0 and 1"
-            + (f", but {some(manifest.unread)}" if manifest.unread else ""),
+            + (f", but {quoted(list(manifest.unread))}" if manifest.unread else ""),
             "the first line names the columns: id,tags")
     tags = {identifier: item.tags for identifier, item in manifest.items.items()}
     return ListedTags(tags, manifest.class_names, manifest.notices)
@@ -144,7 +144,8 @@ def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path
     known_tags = any(row.tags is not None for row in rows)
     notices = manifest.notices
     if not manifest.has_tags and manifest.unread and not notices:
-        notices = (f"{where}: has no column of tags ({column_names('tags')}); not read: {some(manifest.unread)}",)
+        unread = quoted(list(manifest.unread))
+        notices = (f"{where}: has no column of tags ({column_names('tags')}); not read: {unread}",)
     return RawDataset(
         rows, names, manifest.stated, "manifest" if known_tags else "none", notices=notices, missing=missing,
         background_first=manifest.background_first)
@@ -179,7 +180,7 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
     columns = find_columns(table.names, where)
     if not {"id", "image"} & set(columns):
         raise InputError(
-            where, f"has the columns {some(table.names)}, but none of an id ({column_names('id')}) or an image "
+            where, f"has the columns {quoted(table.names)}, but none of an id ({column_names('id')}) or an image "
             f"({column_names('image')})", "the first line names the columns: id,image,tags")
     cells = {role: table.column(name) for role, name in columns.items()}
     places = [place for place, _ in table.rows]
@@ -203,7 +204,9 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
 
 def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:
     """The manifest that JSON lines are."""
-    rows, class_names, notices, unread = [], None, (), {}
+    rows, class_names = [], None
+    unread: dict[str, None] = {}
+    notices: tuple[str, ...] = ()
     for place, found in _json_rows(text, where):
         columns = find_columns(found, place)
         unread |= dict.fromkeys(name for name in found if name not in (*columns.values(), "class_names"))
@@ -212,7 +215,8 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
             class_names, notices = _stated_names(found["class_names"], place)
             continue
         rows.append((place, fields))
-    known = {"class_names": class_names, "stated": class_names is not None, "background_first": bool(notices)}
+    known: dict[str, Any] = {
+        "class_names": class_names, "stated": class_names is not None, "background_first": bool(notices)}
     if form is None:
         return _Manifest(base, *_items(rows, [None] * len(rows), base), has_tags=False, notices=notices, **known)
     form = form if class_names is None else replace(form, class_names=class_names)
@@ -235,7 +239,7 @@ def _items(
         image, mask, saliency, split = (_text(fields, name, place) for name in ("image", "mask", "saliency", "split"))
         if image is None and "id" not in fields:
             raise InputError(place, "has no 'image' and no 'id'", "a row names its image")
-        identifier = check_id(fields["id"] if "id" in fields else id_of_path(image), place)
+        identifier = check_id(fields["id"] if "id" in fields else id_of_path(str(image)), place)
         if identifier in items:
             raise InputError(
                 place, f"lists id {identifier!r} twice, first in line {items[identifier].where.rpartition(' ')[2]}",

@@ -10,11 +10,11 @@ from pathlib import Path
 from drstool.annotations.labelmap import is_labelmap, read_labelmap
 from drstool.annotations.simple_yaml import read_simple_yaml
 from drstool.annotations.yolo import yolo_names
-from drstool.data.cells import number_or_name, some
+from drstool.data.cells import number_or_name
 from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
 from drstool.labels import check_class_names, is_object_name, object_classes, plain_name
-from drstool.text import read_lines
+from drstool.text import quoted, read_lines
 
 __all__ = ["about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names", "resolve_tags"]
 
@@ -64,7 +64,7 @@ def read_names(path: str | Path) -> tuple[list[str], tuple[str, ...]]:
         names = _json_names(" ".join(lines), path)
     else:
         names = _numbered_names([line for line in lines if not line.startswith("# ")], path)
-    return names, () if names == lines else (f"{path}: read as the classes {some(names)}",)
+    return names, () if names == lines else (f"{path}: read as the classes {quoted(names)}",)
 
 
 def _json_names(text: str, path: Path) -> list[str]:
@@ -196,7 +196,7 @@ def resolve_names(
 def _difference(names: Sequence[str], given: Sequence[str]) -> str:
     extra = [name for name in names if name not in given]
     missing = [name for name in given if name not in names]
-    return ", ".join(what + some(names) for what, names in (("it also has ", extra), ("it lacks ", missing)) if names)
+    return ", ".join(what + quoted(names) for what, names in (("it also has ", extra), ("it lacks ", missing)) if names)
 
 
 def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str, ...] | None:
@@ -215,7 +215,7 @@ def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str,
         A tag is not a class.
     """
     if not row.tags:
-        return row.tags
+        return None if row.tags is None else ()
     where = row.where or row.id
     if channels is None:
         raise InputError(
@@ -234,7 +234,7 @@ def _channel(tag: str | int, channels: Mapping[str, int], identifier: str, where
     if isinstance(tag, int) and tag < len(channels):
         return tag
     alike = [name for name in channels if plain_name(name) == plain_name(str(tag))]
-    right = f"did you mean '{alike[0]}'?" if alike else f"the classes are {some(list(channels))}"
+    right = f"did you mean '{alike[0]}'?" if alike else f"the classes are {quoted(list(channels))}"
     if isinstance(tag, int):
         right = f"class numbers are 0 to {len(channels) - 1}, counted from 0 without the background"
     raise InputError(where, f"image {identifier!r} has the tag {tag!r}, which is not a class", right)

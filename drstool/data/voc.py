@@ -216,8 +216,9 @@ def _class_names(
               if (m := _CLASS_LIST_NAME.fullmatch(path.name)) and _is_class_list(path)}
     if listed:
         return check_class_names(sorted(listed), root / "ImageSets" / "Main"), True, (), False
-    names = None if annotations is None else gather_names(annotations.all_tags(), annotations.folder)
-    return names, False, (), False
+    if annotations is None:
+        return None, False, (), False
+    return gather_names(annotations.all_tags(), annotations.folder), False, (), False
 
 
 def _check_numbering(
@@ -229,7 +230,7 @@ def _check_numbering(
     Part of a dataset may lack a class. The names gathered from its annotations would then be
     numbered differently from the whole dataset's, and every tag after the gap be wrong.
     """
-    names = dict(enumerate(class_names))
+    names: dict[str | int, str | int] = dict(enumerate(class_names))
     pairs = [
         ({names.get(tag, tag) for tag in tags}, known) for identifier, tags in listed.items()
         if tags and (known := annotations.tags(identifier))]

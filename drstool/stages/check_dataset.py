@@ -25,7 +25,8 @@ from drstool.parallel import Track, map_items, untracked
 from drstool.pixels import shown_size
 from drstool.reports.empty_maps import saliency_lines
 from drstool.reports.ground_truth import GroundTruth, MaskSummary, agreement_lines, summarize
-from drstool.reports.text import counted, listed
+from drstool.reports.text import counted
+from drstool.text import listed
 
 __all__ = ["DatasetReport", "as_json", "check_dataset"]
 
@@ -140,7 +141,8 @@ def _read_splits(
 ) -> tuple[dict[str, Dataset], bool]:
     """The split that is named, or all of them, and whether all can be read; what cannot is reported."""
     splits: dict[str, Dataset] = {}
-    names, whole = [split], True
+    names: list[str | None] = [split]
+    whole = True
     for name in names:
         try:
             dataset = splits[name or ""] = read_dataset(data, name, **how)
@@ -152,14 +154,14 @@ def _read_splits(
             report.add(_ABSENT, error)
             whole = False
         else:
-            for error in dataset.missing:
-                report.add(_ABSENT, error)
-    first = next(iter(splits.values()), None)
-    for name, dataset in splits.items():
-        if dataset.class_names != first.class_names:
+            for missing in dataset.missing:
+                report.add(_ABSENT, missing)
+    first = [dataset.class_names or () for dataset in splits.values()][:1]
+    for label, dataset in splits.items():
+        if [dataset.class_names or ()] != first:
             report.add(_CONTRADICTION, InputError(
-                data, f"split {name} has other classes: {listed(dataset.class_names or ())}, not "
-                + listed(first.class_names or ()), "list the classes of all splits with --classes FILE"))
+                data, f"split {label} has other classes: {listed(dataset.class_names or ())}, not "
+                + listed(first[0]), "list the classes of all splits with --classes FILE"))
     return splits, whole
 
 
