@@ -65,7 +65,8 @@ def read_folder(root: Path, split: str | None, known: Collection[str] = (), list
             for name in classes for identifier in files.ids(name, unique=True, deep=False)]
     _check_classes(base, {name: [row.image for row in rows if row.image.parent.name == name]
                           for name in classes if name not in known and not is_background(name)})
-    notices = _notices(base, rows, classes, [name for name in found if name not in classes])
+    others = [path.name for path in _subfolders(base) if listed and path.name not in classes and holds_images(path)]
+    notices = _notices(base, rows, classes, others)
     return RawDataset(rows, check_class_names(sorted(names), root), False, "folder", notices=notices)
 
 
