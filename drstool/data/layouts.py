@@ -103,20 +103,21 @@ def _by_names(here: _Contents, split: str | None, known: Known, above: Path | No
     root = here.root
     if known.images is not None and (here.has_images or here.classes or here.images and not here.annotations):
         raise UsageError("--images", f"{root} says where its images are", "omit it")
+    if known.listed and any(name in known.class_names for name in here.classes):
+        return read_folder(root, split, known.class_names, True).told(root, "a folder of classes")
     if len(here.images) == 1 and not here.annotations and not _Contents(root / here.images[0]).has_images:
         return read_layout(root / here.images[0], split, known, root)
     if (known.images or here.images or here.annotations and (here.has_images or split in here.splits)
             or not here.classes and not here.splits and (here.has_images or here.annotations)):
         return read_paired(root, split, known.images, above)
     named = [*here.annotations, *here.splits]
-    of_list = known.listed and any(name in known.class_names for name in here.classes)
-    if named and here.classes and not of_list:
+    if named and here.classes:
         raise InputError(
             root, f"has {', '.join(named)}, named as splits or masks are, beside {', '.join(here.classes[:4])}",
             "choose a split with --split, or list all names that are classes with --classes FILE")
     if not here.splits and not here.classes and any(name.endswith((".json", ".xml")) for name in here.files):
         raise InputError(root, "has no images beside its annotations", "name their folder with --images")
-    if of_list or not here.splits:
+    if not here.splits:
         return read_folder(root, split, known.class_names, known.listed).told(root, "a folder of classes")
     if split is not None:
         raise InputError(root, f"has no split '{split}'", f"choose from {', '.join(here.splits)}")
