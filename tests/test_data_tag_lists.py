@@ -46,6 +46,8 @@ def lines(rows, mark=" ", end="\n"):
     lines({name: [";".join(tags)] for name, tags in TRUTH.items()}), lines(TRUTH, ","), lines(TRUTH, end=" \r\n"),
     lines(NUMBERS), lines(NUMBERS, "\t"), lines(NUMBERS, ","), lines(HOT), lines(HOT, "\t"), lines(HOT, ","),
     lines({name: [f"{flag}.0" for flag in row] for name, row in HOT.items()}),
+    lines({name: [bool(flag) for flag in row] for name, row in HOT.items()}),
+    lines({name: [("no", "yes")[flag] for flag in row] for name, row in HOT.items()}),
     "id\t" + "\t".join(NAMES) + "\n" + lines(HOT, "\t"), "image," + ",".join(NAMES) + "\n" + lines(HOT, ","),
     "id tags\n" + lines(TRUTH),
     lines({f"JPEGImages/{name}.jpg": row for name, row in NUMBERS.items()}),
@@ -95,6 +97,7 @@ def test_what_numbers_are_taken_for_is_told(tmp_path, names, text, told):
     ("x2 traffic_light\n", "tag 'traffic_light', which is not a class; did you mean 'traffic light'"),
     ("x1 4\n", "tag 4, which is not a class; class numbers are 0 to 3, counted from 0"),
     ("x1 -1\n", "tag '-1'"),
+    ("x1 True False\n", "has yes or no instead of classes in the tags 'True False'; .* per class, here 4, for each"),
     ("y1 0\n", "none of the images: its ids are such as 'y1'; the images' ids are such as 'x1'"),
     ("", "is empty"),
 ])
