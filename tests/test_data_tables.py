@@ -150,6 +150,36 @@ def test_a_name_in_another_case_is_named(folder):
         open_dataset(str(folder / "m.csv"))
 
 
+@pytest.mark.parametrize("joined", ["cat dog", "cat+dog", "dog / cat", "cat and dog", "cat_dog"])
+def test_tags_joined_in_another_way_are_told(folder, joined):
+    data = table(folder, tags=lambda t: joined if ";" in t else t)
+    line = f"the class '{joined}' looks like several tags; separate them with ;"
+    assert open_dataset(data).notices == (line,)
+    # Not where the classes are listed, or only one of the words is a class.
+    assert open_dataset(data, class_names=("cat", "dog", joined)).notices == ()
+    assert open_dataset(table(folder, tags=lambda t: "dog light" if ";" in t else t)).notices == ()
+
+
+def test_what_is_there_in_place_of_a_missing_image_is_told(folder):
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "img" / "007.png")
+    (folder / "img" / "link.png").symlink_to("nothing")
+    zeros = "'7' may be '007' without its zeros, which spreadsheets drop: make the column text"
+    for image, told in (
+            ("img/7.png", zeros), ("img/7", zeros), ("img/link.png", "img/link.png links to nothing; mend the link"),
+            ("https://x.org/7.png", "is not a file: https://x.org/7.png; download it")):
+        (folder / "m.csv").write_text(f"image,tags\n{image},cat\n")
+        with pytest.raises(InputError, match=re.escape(told)):
+            open_dataset(str(folder / "m.csv"))
+    (folder / "m.csv").write_text("image\nimg/007\nimg/photo 1\n")
+    assert [item.image.name for item in open_dataset(str(folder / "m.csv")).items] == ["007.png", "photo 1.png"]
+    (folder / "t.csv").write_text("id,tags\n7,cat\n")
+    with pytest.raises(InputError, match="none of the images: its ids are such as '7'; " + zeros):
+        open_dataset(str(folder / "img" / "*.png"), tags=str(folder / "t.csv"))
+    (folder / "t.csv").write_text("id,tags\n7,cat\nphoto 1,dog\n")
+    assert open_dataset(str(folder / "img" / "[0p]*.png"), tags=str(folder / "t.csv")).notices[-1].endswith(
+        f"1 of 2 ids are not among the images: '7'; {zeros}")
+
+
 def test_ids_that_are_one_file_name_somewhere_are_refused_at_the_first_step(folder):
     (folder / "m.csv").write_text("id,image\nA,img/3.png\na,img/photo 1.png\n")
     outcome = call("ids", "--data", folder / "m.csv")

@@ -12,8 +12,8 @@ from drstool.errors import InputError, UsageError
 from drstool.labels import check_class_names, plain_name
 
 __all__ = [
-    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "number_or_name", "read_columns", "read_numbers", "some",
-    "some_columns", "split_cells", "without_blanks",
+    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "about_zeros", "number_or_name", "read_columns", "read_numbers",
+    "some", "some_columns", "split_cells", "without_blanks",
 ]
 
 # A tag is a class name, or a class number counted from 0; None: it is not known which classes an image has.
@@ -101,9 +101,26 @@ class ListedTags:
         if needed and len(others) == len(self.tags):
             what = f": its ids are such as {others[0]!r:.80}" if others else ", as it lists none"
             raise InputError(
-                where, "has tags for none of the images" + what, f"the images' ids are such as {next(iter(ids))!r:.80}")
-        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {some(others)}"
+                where, "has tags for none of the images" + what,
+                about_zeros(others, ids) or f"the images' ids are such as {next(iter(ids))!r:.80}")
+        lost = about_zeros(others, ids)
+        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {some(others)}" + (
+            f"; {lost}" if lost else "")
         return replace(self, notices=(*self.notices, notice)) if others else self
+
+
+def about_zeros(texts: Iterable[str], known: Iterable[str]) -> str:
+    """What to do where numbers differ from known ones only in zeros at their beginning; else nothing.
+
+    Examples
+    --------
+    >>> about_zeros(["7", "12"], ["012"])
+    "'12' may be '012' without its zeros, which spreadsheets drop: make the column text"
+    """
+    stripped = {name.lstrip("0"): name for name in known if name.startswith("0")}
+    found = next((text for text in texts if text.isdigit() and text in stripped), None)
+    return "" if found is None else (
+        f"{found!r} may be {stripped[found]!r} without its zeros, which spreadsheets drop: make the column text")
 
 
 def number_or_name(text: str) -> str | int:

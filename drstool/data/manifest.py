@@ -186,6 +186,9 @@ def _with_image(row: RawItem, base: Path, images: Path | None) -> RawItem:
     if images is not None and status(path) is None:
         # Lists from another machine have paths of that machine.
         path = resolve(images, PurePosixPath(str(row.image).replace("\\", "/")).name)
+    if not is_file(path) and path.suffix.lower() not in IMAGE_SUFFIXES and not path.is_symlink() and any(
+            is_file(f"{path}{suffix}") for suffix in IMAGE_SUFFIXES):
+        path = find_image(path.parent, path.name, row.where)
     if is_file(path):
         return replace(row, image=path)
     raise missing_image(
