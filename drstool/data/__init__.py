@@ -171,7 +171,7 @@ def _find(
     names = resolve_names(found, class_names, data, listed=listed)
     notices += found.notices + about_numbers(found.rows, names, bool(notices) or found.background_first)
     if listed is None and class_names is None and not found.stated:
-        notices += about_joined_names(names or ())
+        notices += about_joined_names(names or (), found.tags_source == "folder")
     return replace(found, notices=notices), names
 
 

@@ -83,8 +83,8 @@ def gather_names(tags: Iterable[Iterable[str | int] | None], where: object) -> t
     return check_class_names(names, where) if names else None
 
 
-def about_joined_names(names: Iterable[str]) -> tuple[str, ...]:
-    """A notice of names that consist of others: several tags in one.
+def about_joined_names(names: Iterable[str], folders: bool = False) -> tuple[str, ...]:
+    """A notice of names, perhaps of folders, that consist of others: several tags in one.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def about_joined_names(names: Iterable[str]) -> tuple[str, ...]:
     if not joined:
         return ()
     what = f"class {some(joined)} looks" if len(joined) == 1 else f"classes {some(joined)} look"
-    return (f"the {what} like several tags; separate them with ;",)
+    return (f"the {what} like several tags; " + ("give them in a table" if folders else "separate them with ;"),)
 
 
 def about_numbers(rows: Iterable[RawItem], names: Sequence[str] | None, background_first: bool) -> tuple[str, ...]:
