@@ -26,12 +26,7 @@ from drstool.data.paired import with_labelmap
 from drstool.data.sbd import sbd_splits
 from drstool.data.tag_array import read_tag_array
 from drstool.data.tags import (
-    about_joined_names,
-    about_numbers,
-    gather_names,
-    read_class_names,
-    resolve_names,
-    resolve_tags,
+    about_joined_names, about_numbers, gather_names, read_class_names, resolve_names, resolve_tags,
 )
 from drstool.data.value_range import ValueRange
 from drstool.data.voc import is_voc, list_names

@@ -12,14 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drstool.data.cells import (
-    SEPARATORS,
-    ListedTags,
-    TagForm,
-    read_columns,
-    read_numbers,
-    some,
-    some_columns,
-    split_cells,
+    SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, some, some_columns, split_cells,
 )
 from drstool.data.files_by_id import IMAGE_SUFFIXES, list_folder
 from drstool.data.image_files import id_of_path, missing_image, resolve

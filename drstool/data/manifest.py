@@ -24,15 +24,7 @@ from drstool.annotations.labelmap import LABELMAP, ColorMask
 from drstool.annotations.labelme import LabelmeMask
 from drstool.annotations.yolo import YoloMask
 from drstool.data.cells import (
-    ListedTags,
-    RawTags,
-    TagForm,
-    read_columns,
-    read_numbers,
-    some,
-    some_columns,
-    split_cells,
-    without_blanks,
+    ListedTags, RawTags, TagForm, read_columns, read_numbers, some, some_columns, split_cells, without_blanks,
 )
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
 from drstool.data.item import Rasterizable, RawDataset, RawItem, each_or_error

@@ -209,5 +209,7 @@ def _channel(tag: str | int, channels: Mapping[str, int], identifier: str, where
     alike = [name for name in channels if plain_name(name) == plain_name(str(tag))]
     right = f"did you mean '{alike[0]}'?" if alike else f"the classes are {some(list(channels))}"
     if isinstance(tag, int):
-        right = f"class numbers are 0 to {len(channels) - 1}, counted from 0 without the background"
+        right = (
+            f"class numbers are 0 to {len(channels) - 1}, counted from 0 without the background: the classes of "
+            f"--classes, the checkpoint, the maps or the data are {some(list(channels))}")
     raise InputError(where, f"image {identifier!r} has the tag {tag!r}, which is not a class", right)
