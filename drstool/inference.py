@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from drstool.models.convolution import layout
 from drstool.models.folding import fold_batch_norm
 from drstool.models.network import MapNetwork, image_scores
-from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
+from drstool.recipe import NORMALIZATIONS, NORMALIZE_MEAN, NORMALIZE_STD
 
 __all__ = [
     "Execution", "fused_maps", "grad_cam", "localization_map", "normalize", "on_device",
@@ -95,7 +95,7 @@ class Execution:
     def prepared(self, network: Prepared) -> Prepared:
         """A network in evaluation mode, changed in place into what computes the same fastest, on the device."""
         fold_batch_norm(network)
-        return network.to(
+        return network.to(  # type: ignore[call-overload]
             self.device, memory_format=layout(network, self.device, self.precision, self.winograd))
 
     @contextmanager
@@ -163,6 +163,7 @@ def _upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def fused_maps(
     network: Network, images: Tensor, channels: Sequence[Sequence[int]], finish: Finish,
     outputs: Sequence[tuple[int, int]], *, sizes: Sequence[int], flip: bool = False, fusion: str = "max",
+    normalization: str = "class",
 ) -> list[Tensor]:
     """Maps of a batch: the element-wise maximum or mean over the input sizes, and over the mirrored images if asked.
 
@@ -183,6 +184,9 @@ def fused_maps(
         Also use the mirrored images.
     fusion
         ``max`` or ``mean``; a mean is finished once more, so that the largest value of a localization map is 1 again.
+    normalization
+        Of localization maps, a key of :data:`drstool.recipe.NORMALIZATIONS`; all but ``class`` keep a part of
+        the difference between the classes of an image.
 
     Returns
     -------
@@ -193,11 +197,17 @@ def fused_maps(
     # instead of many small ones, and one copy of indices to the device instead of one per image.
     by_output: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for n, (wanted, output) in enumerate(zip(channels, outputs, strict=True)):
-        by_output.setdefault(tuple(output), []).extend((n, channel) for channel in wanted)
+        by_output.setdefault((output[0], output[1]), []).extend((n, channel) for channel in wanted)
     pairs = [pair for group in by_output.values() for pair in group]
     if not pairs:
         return [images.new_zeros((0, *output)) for output in outputs]
     rows, columns = on_device(torch.tensor(pairs).T.contiguous(), images.device)
+    places, end = {}, 0
+    for output, group in by_output.items():
+        start, end = end, end + len(group)
+        if group:
+            places[output] = slice(start, end)
+    share = NORMALIZATIONS[normalization]
     fused: dict[tuple[int, int], Tensor] = {}
     combine = torch.maximum if fusion == "max" else torch.add
     for size in sizes:
@@ -208,18 +218,34 @@ def fused_maps(
             maps = network(seen.flip(3) if mirrored else seen, channels)
             if mirrored:
                 maps = maps.flip(3)
-            start = 0
             picked = maps[rows, columns]
-            for output, group in by_output.items():
-                if not group:
-                    continue
-                part = finish(picked[None, start:start + len(group)], output)[0]
+            for output, here in places.items():
+                part = finish(picked[None, here], output)[0]
+                if share:
+                    part = part * _relative_maximum(picked[here], rows[here], len(images)) ** share
                 fused[output] = part if output not in fused else combine(fused[output], part)
-                start += len(group)
     if fusion == "mean":
         count = len(sizes) * (2 if flip else 1)
-        fused = {output: finish(total[None] / count, output)[0] for output, total in fused.items()}
+        for output, total in fused.items():
+            fused[output] = finish(total[None] / count, output)[0]
+            if share:
+                fused[output] *= _relative_maximum(total, rows[places[output]], len(images))
     return _by_image(fused, channels, outputs, images)
+
+
+def _relative_maximum(maps: Tensor, images: Tensor, count: int) -> Tensor:
+    """The maximum of each map over the largest one of its image, (P, 1, 1) float32 in [0, 1].
+
+    Parameters
+    ----------
+    maps : (P, h, w) float
+    images : (P,) int64
+        Number of each map's image, below ``count``.
+    count
+    """
+    own = maps.float().amax(dim=(1, 2)).clamp_min(0)
+    largest = own.new_zeros(count).scatter_reduce(0, images, own, "amax")
+    return (own / largest[images].clamp_min(_EPSILON))[:, None, None]
 
 
 def _by_image(
@@ -229,7 +255,7 @@ def _by_image(
     """One tensor per image, from maps that are concatenated in the images' order."""
     taken = dict.fromkeys(fused, 0)
     maps = []
-    for wanted, output in zip(channels, map(tuple, outputs), strict=True):
+    for wanted, output in zip(channels, ((height, width) for height, width in outputs), strict=True):
         if not wanted:
             maps.append(images.new_zeros((0, *output)))
             continue
@@ -269,7 +295,7 @@ def grad_cam(model: MapNetwork, layer: int) -> Network:
             # enough for one class of every image.
             for slot in range(max(map(len, channels), default=0)):
                 chosen = [(n, wanted[slot]) for n, wanted in enumerate(channels) if slot < len(wanted)]
-                total = sum(scores[n, c] for n, c in chosen)
+                total = torch.stack([scores[n, c] for n, c in chosen]).sum()
                 (gradient,) = torch.autograd.grad(total, activations, retain_graph=True)
                 # Paper: the mean / here: the sum, as the epsilon of the later division would visibly
                 # lower maps as small as the mean makes them.
@@ -319,7 +345,7 @@ def segment_probabilities(
     """
     size = tuple(image.shape[2:])
     least = max(_LEAST_SIDE, getattr(model, "output_stride", 0))
-    total = None
+    total: Any = None
     for scale in scales:
         scaled = tuple(max(least, round(side * scale)) for side in size)
         seen = image

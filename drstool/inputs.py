@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from drstool.artifacts.provenance import merge
 from drstool.artifacts.shard import ShardChoice
@@ -133,7 +134,7 @@ class Pictures:
         headers = [source.header for source in sources.values() if source.header is not None]
         self.upstream = merge(*(header.provenance for header in headers))
 
-    def remaining(self, finished: Sequence[str]) -> tuple[Iterable | None, int | None]:
+    def remaining(self, finished: Sequence[str]) -> tuple[Any, int | None]:
         """Pairs of the source's name, which may be empty, and a record."""
         records = (
             (key.partition(" ")[2], record) for key, source in self._sources.items() for record in source.records())

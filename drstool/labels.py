@@ -8,10 +8,11 @@ ignored: 255 in uint8, for up to 254 object classes, or 65535 in uint16.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING
 
 from drstool.errors import InputError
+from drstool.text import listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +118,7 @@ def as_label_type(labels: np.ndarray, num_object_classes: int) -> np.ndarray:
     return converted
 
 
-def num_classes(class_names: Sequence[str]) -> int:
+def num_classes(class_names: Sized) -> int:
     """Number of classes, including background.
 
     Examples
@@ -265,9 +266,8 @@ def check_label_values(labels: np.ndarray, class_names: Sequence[str], where: ob
         return
     unknown = np.unique(labels[(labels > highest) & (labels != ignored)])
     if unknown.size:
-        listed = ", ".join(map(str, unknown[:5])) + (", …" if unknown.size > 5 else "")
         raise InputError(
-            where, f"contains unknown label values: {listed}",
+            where, f"contains unknown label values: {listed(unknown.tolist())}",
             f"with {highest} object classes the values are 0..{highest} and {ignored} (ignored)")
 
 

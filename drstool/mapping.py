@@ -305,5 +305,5 @@ def score_record(
     values = encode_values(probabilities[1:], dtype)
     present = np.flatnonzero((probabilities[1:] > LEAST_SCORE).any(axis=(1, 2)))
     return MapRecord(
-        id=identifier, values=values[present], labels=tuple(int(labels[channel]) for channel in present),
+        id=identifier, values=values[present], labels=tuple(int(labels[channel]) for channel in present.tolist()),
         image_size=probabilities.shape[1:], image=image)

@@ -94,7 +94,8 @@ class _Noted:
     """What a pickle names, calls and fills, of which nothing is done."""
 
     def __init__(self, name: str, arguments: tuple = ()) -> None:
-        self.name, self.arguments, self.state = name, arguments, None
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
 
     def __call__(self, *arguments: object) -> _Noted:
         return _Noted(self.name, arguments)
@@ -147,13 +148,14 @@ class _Plain:
 def _array_of(noted: _Noted) -> np.ndarray:
     """The array, tensor or scalar that is noted."""
     if noted.name == "_reconstruct" and noted.state is not None:
-        _, shape, dtype, is_fortran, content = noted.state  # type: ignore[misc]
+        _, shape, dtype, is_fortran, content = noted.state
         return _array(dtype, content, shape, "F" if is_fortran else "C")
     if noted.name == "_frombuffer":
         content, dtype, shape, order = noted.arguments
         return _array(dtype, content, shape, order)
     if noted.name == "scalar":
-        return _array(*noted.arguments, ())
+        dtype, content = noted.arguments
+        return _array(dtype, content, ())
     if noted.name == "_rebuild_tensor_v2":
         return _tensor(*noted.arguments[:4])
     raise ValueError(f"it holds a {noted.name} that is not an array")

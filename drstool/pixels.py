@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 __all__ = ["MAX_PIXELS", "shown_size"]
 
 # More than any photograph or scan of the field; a header that claims more is a mistake or an
@@ -9,7 +12,7 @@ __all__ = ["MAX_PIXELS", "shown_size"]
 MAX_PIXELS = 100_000_000
 
 
-def shown_size(size: tuple[int, ...]) -> str:
+def shown_size(size: Sequence[Any]) -> str:
     """An image size ``(H, W)`` as users read it: width × height, in pixels.
 
     Examples

@@ -8,14 +8,14 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 __all__ = ["SIGNATURE", "chunks", "is_whole_png"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def chunks(file: BinaryIO, *, check: bool = True) -> Iterator[tuple[bytes, bytes]]:
+def chunks(file: IO[bytes], *, check: bool = True) -> Iterator[tuple[bytes, bytes]]:
     """Kinds and contents of a PNG's chunks in file order, the last being ``IEND``.
 
     Parameters

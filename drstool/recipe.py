@@ -47,6 +47,10 @@ NORMALIZE_STD = (0.229, 0.224, 0.225)
 # Input sizes whose maps are fused, relative to the image size: 256, 320 and 384 for 320 (authors' code).
 _MAP_SCALES = (0.8, 1.0, 1.2)
 
+# The exponent of a map's maximum, relative to the largest one of its image, by which its values are multiplied: an
+# image's maps are divided by each one's own maximum (as in the paper), by the largest of all, or by the geometric mean.
+NORMALIZATIONS = {"class": 0.0, "geometric": 0.5, "image": 1.0}
+
 # Smaller inputs vanish in the pooling layers; larger ones exceed any memory.
 _MIN_SIDE, _MAX_SIDE = 8, 10_000
 _MAX_BATCH, _MAX_SCALE = 100_000, 16.0
@@ -62,7 +66,7 @@ _FLIP_HELP = "Probability of a random horizontal flip."
 # The rows of the table in drstool/models/trunks.py.
 BACKBONES = (
     "vgg16", "vgg16_bn", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0",
-    "convnext_tiny", "vgg16-small")
+    "convnext_tiny", "tf_mobilenet_v2", "tf_efficientnet_b0", "vgg16-small")
 
 # Default batch size for inference by device type, large enough to keep it busy.
 AUTO_BATCH = {"cpu": 8, "cuda": 32}
@@ -274,6 +278,20 @@ class _MapSettings:
 class CamSettings(_MapSettings):
     """``cam``: localization maps from a classifier (paper, section 3.2)."""
 
+    normalization: str = _option(
+        "auto",
+        "What an image's maps are divided by: class (each by its own maximum, as in the paper), image (all by the "
+        "largest of all), or geometric (the geometric mean of the two, so that weaker classes stay lower); auto: class "
+        "for the paper's head, geometric for a plain one.",
+        choices=("auto", *NORMALIZATIONS))
+
+    def for_network(
+        self, recipe: Mapping[str, Any], architecture: Mapping[str, Any], output_stride: int = _MIN_SIDE,
+    ) -> CamSettings:
+        found = super().for_network(recipe, architecture, output_stride)
+        usual = "geometric" if architecture.get("head") == "plain" else "class"
+        return found if found.normalization != "auto" else replace(found, normalization=usual)
+
 
 @dataclass(frozen=True)
 class RefineSettings(_MapSettings):
@@ -401,7 +419,7 @@ class FigureSettings(OverlaySettings):
     row_ids: bool = _option(False, "Draw the ids of the images beside the rows.")
     caption: bool = _option(False, "Draw a line that says how the images were chosen, and what the scores are.")
     score: bool = _option(False, "Draw each cell's mean IoU below it, as eval computes it, the best of a row in bold.")
-    baseline: str = _option("", "Title of the column to which --score tells the difference.")
+    baseline: str = _option("", "Title or path of the column to which --score tells the difference.")
     gap: float = _option(0.7, "Gap between cells, in mm.", min=0.0, max=50.0)
     frame: float = _option(0.0, "Width of a frame around each cell, in points; 0: none.", min=0.0, max=10.0)
     font: str = _option("DejaVu Sans", "Font: the name of an installed one, or a file.")

@@ -155,7 +155,8 @@ def barrier_distance(channels: np.ndarray, scans: int = _SCANS) -> np.ndarray:
     distance = np.broadcast_to(distance, values.shape).copy()
     for scan in range(scans):
         step = 1 if scan % 2 == 0 else -1
-        _scan(*(a[:, ::step] for a in (values, distance, highest, lowest)), height, width)
+        each = values[:, ::step], distance[:, ::step], highest[:, ::step], lowest[:, ::step]
+        _scan(*each, height, width)
     return distance.reshape(channels.shape)
 
 

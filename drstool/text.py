@@ -1,19 +1,33 @@
-"""Text files of a dataset: read as UTF-8, with errors that name the line."""
+"""Text files of a dataset, read as UTF-8 with errors that name the line; and lists in messages."""
 
 from __future__ import annotations
 
 import codecs
-import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 from drstool.errors import InputError
 from drstool.files import read_bytes, unreadable
 
-__all__ = ["decode_text", "read_lines", "read_stdin_text", "read_text"]
+__all__ = ["SHOWN", "decode_text", "listed", "quoted", "read_lines", "read_stdin_text", "read_text"]
 
 # COCO's largest annotation file has half as many.
 MAX_TEXT_BYTES = 1 << 30
+# How many ids, names or values a message lists.
+SHOWN = 5
+
+
+def listed(names: Sequence[object], total: int | None = None, most: int = SHOWN) -> str:
+    """The first few of the names, and an ellipsis if there are more, perhaps a ``total`` of them."""
+    shown = [str(name) for name in names[:most]]
+    return ", ".join(shown) + (", …" if (total or len(names)) > len(shown) else "")
+
+
+def quoted(names: Sequence[str], most: int = SHOWN) -> str:
+    """As :func:`listed`, each name in quotation marks."""
+    return listed([f"'{name}'" for name in names[:most + 1]], most=most)
 # How .xlsx and .ods begin, which are ZIP archives, and .xls.
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
@@ -43,7 +57,7 @@ def decode_text(content: bytes, where: object) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:
+def read_text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
     """A text file's content; see :func:`drstool.files.read_bytes` and :func:`decode_text`."""
     return decode_text(read_bytes(path, most=most, pipes=True), path)
 
@@ -66,7 +80,7 @@ def read_stdin_text(stdin: TextIO | None = None) -> str:
         raise unreadable("stdin", error) from error
 
 
-def read_lines(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> list[str]:
+def read_lines(path: str | Path, most: int = MAX_TEXT_BYTES) -> list[str]:
     """Lines of a text file that are not blank, without spaces at either end."""
     # Not splitlines(), which also splits at characters that an id may contain, such as U+2028.
     lines = (line.strip() for line in read_text(path, most).split("\n"))

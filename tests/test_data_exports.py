@@ -483,6 +483,11 @@ def test_yolo_with_a_list_of_classes(tmp_path, folder, names):
         f"{tmp_path}: read as images with YOLO labels: 1 image, 2 classes, 1 with ground truth",)
     np.testing.assert_array_equal(load_target(dataset.items[0], SIZE), square(2))
     same_from_a_manifest(dataset)
+    # An image without objects may have no file.
+    picture(tmp_path / "images/b.jpg")
+    dataset = opened(tmp_path)
+    assert tags_of(dataset) == {"a": ("dog",), "b": ()} and not load_target(dataset.items[1], SIZE).any()
+    assert dataset.notices[-1].endswith("images without a file of labels (1) are taken to have no objects")
     (tmp_path / names).unlink()
     with pytest.raises(InputError, match="has YOLO labels, but nothing names their classes; add classes.txt"):
         opened(tmp_path)

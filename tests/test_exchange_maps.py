@@ -243,7 +243,7 @@ def test_npz_needs_no_dataset_and_keeps_float16(ours, tmp_path):
     after = records_of(tmp_path / "back.h5")
     assert np.array_equal(after["a/b c"].values, np.float16([[[0.1, 1.5, 0.3]]]))
     assert after["a/b c"].labels == (2,) and after["a/b c"].image_size == (40, 60) and after["d"].image_size == (4, 6)
-    assert "1 images have values over 1 (up to 1.5), which were kept" in outcome.err
+    assert "values over 1 (up to 1.5) of 1 image were kept" in outcome.err
 
 
 def test_what_the_other_projects_read_of_ours(ours, images, tmp_path):
@@ -279,8 +279,8 @@ def test_export_tells_what_is_lost(images, tmp_path, drs):
         writer.write(MapRecord("a", np.float16([[[0.1, 1.5, -0.3]]]), (2,), (40, 60)))
         writer.write(MapRecord("b", np.zeros((0, 2, 2), np.uint8), (), (4, 6)))
     told = must("export", "--to", "png", tmp_path / "fine.h5", "-o", tmp_path / "p").err
-    for line in ("values of 1 images were rounded to 256 steps", "values of 1 images were clipped to 0..1",
-                 "maps of 1 images were resized", "1 images without maps have no file",
+    for line in ("values of 1 image were rounded to 256 steps", "values of 1 image were clipped to 0..1",
+                 "maps of 1 image were resized", "there are no files of 1 image: they",
                  "the files do not hold class names and image paths"):
         assert line in told
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
@@ -343,7 +343,7 @@ def test_images_that_only_one_source_has(voc, images, tmp_path, drs, missing, mo
     line = ("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
     outcome = drs(*line)
     assert outcome.code == 3 and not (tmp_path / "x.h5").exists()
-    where = f"1 images of {voc} are not in {tmp_path / 'maps'}: p1" if missing else "are not in"
+    where = f"{tmp_path / 'maps'} lacks 1 image of {voc}: p1" if missing else f"{voc} lacks "
     assert where in outcome.err and "--intersect" in outcome.err and all(name in outcome.err for name in more)
     outcome = must(*line, "--intersect")
     assert where in outcome.err
@@ -522,8 +522,8 @@ def test_values_below_0_and_over_1(voc, tmp_path):
     for dtype in ("float16", "uint8"):
         outcome = must("import", tmp_path / "p0.npy", "--classes", voc / "classes.txt", "--dtype", dtype,
                        "-o", tmp_path / f"{dtype}.h5")
-        assert "1 images have negative values, which were set to 0" in outcome.err
-        assert f"values over 1 (up to 3), which were {'kept' if dtype == 'float16' else 'clipped'}" in outcome.err
+        assert "negative values of 1 image were set to 0" in outcome.err
+        assert f"values over 1 (up to 3) of 1 image were {'kept' if dtype == 'float16' else 'clipped'}" in outcome.err
         found[dtype] = records_of(tmp_path / f"{dtype}.h5")["p0"].as_float().ravel().tolist()
     assert found == {"float16": [0, 0.5, 3], "uint8": [0, pytest.approx(128 / 255), 1]}
 

@@ -140,6 +140,9 @@ def test_styles(figure):
         assert (tuple(found[5, 5]), tuple(found[MIDDLE])) == (in_cat, between), style
         # The edge, two points wide, and nothing of it beyond.
         assert tuple(found[10, 18]) == tuple(found[10, 19]) == (128, 0, 0) and tuple(found[10, 20]) == between
+        if style in ("contour", "dim"):
+            # A light line beside it, one pixel wide, by which dark colours are seen on dark images.
+            assert tuple(found[10, 17]) == (230, 230, 230) and tuple(found[10, 16]) == in_cat
         # The object's other two sides are the image's, where it does not end.
         assert tuple(found[0, 10]) == in_cat
         assert tuple(found[50, 10]) not in {(128, 0, 0), (0, 128, 0)}
@@ -400,7 +403,10 @@ def test_rows_are_chosen_by_score(figure, world, drs):
         assert "".join(own["settings"]["ids"]) == rows
         assert own["settings"]["chosen"] in said.err and "time" not in own
         assert own["used"]["pixel_ground_truth"] == ("scored" if pick != "even:2" else False)
-    assert "the lowest mean IoU of mixed" in figure("image,mixed=@mixed", "--pick", "worst:1")[0].err
+    columns = "A=@good,A=@mixed,A=image,error:@mixed"
+    for name in ("mixed", world / "mixed"):
+        said, _ = figure(columns, "--pick", "worst:1", "--by", name, "--score", "--baseline", name)
+        assert "the lowest mean IoU of A" in said.err
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -417,9 +423,28 @@ def test_the_same_command_gives_the_same_bytes(figure, ending):
         assert found[0].read_bytes().startswith({"jpg": b"\xff\xd8", "pdf": b"%PDF", "svg": b"<?xml"}[ending])
 
 
-def test_no_provenance_leaves_no_history(figure):
-    assert b"command" in figure("image,target", name="told.pdf")[1].read_bytes()
-    assert b"drstool overlay" not in figure("image,target", "--no-provenance", name="bare.pdf")[1].read_bytes()
+@pytest.mark.parametrize("ending", ["png", "jpg", "pdf", "svg"])
+def test_info_reads_the_history_of_a_figure(figure, drs, tmp_path, ending):
+    """Of whatever format, with letters that each escapes in its own way."""
+    path, title = tmp_path / f"told.{ending}", '<猫> & ("a")\\'
+    figure(f"{title}=image,error:@mixed", "--pick", "worst:1", "--no-titles", name=path.name)
+    told = drs("info", path, "--json").json()
+    assert (told["kind"], told["rows"]) == ("figure", ["b"])
+    assert told["columns"] == [title, "mixed, errors"]
+    assert "the lowest mean IoU of mixed" in told["chosen"] and told["provenance"][-1]["settings"]["dpi"] == 72
+    assert "columns  2: <猫>" in drs("info", path).out
+    figure("image,target", "--no-provenance", name=path.name)
+    assert b"drstool overlay" not in path.read_bytes() and drs("info", path, "--json").json()["provenance"] == []
+    path.write_bytes(path.read_bytes().replace(b"drstool", b"another"))
+    assert drs("info", path).code == 3
+
+
+def test_a_damaged_history_is_one_line(figure, drs, tmp_path):
+    _, path = figure("image", name="told.svg")
+    path.write_text(re.sub("<dc:description>.", "<dc:description>", path.read_text()))
+    outcome = drs("info", path)
+    assert (outcome.code, outcome.err) == (
+        3, f"drstool: {path}: has a damaged history; copy it again or recreate it\n")
 
 
 def test_masks_and_text_of_vector_files(figure):
@@ -495,6 +520,11 @@ def test_a_spec_gives_the_same_figure(figure, world, drs, tmp_path):
     content = tomllib.loads(spec.read_text())
     assert content["columns"][2] == {"title": "cats", "paths": [f"{world}/ramp.h5"], "class": "cat"}
     first = path.read_bytes()
+    # Defaults are not written, and replace nothing.
+    assert "empty_tags" not in content
+    spec.write_text('empty_tags = "negative"\n' + spec.read_text())
+    assert drs("overlay", "--spec", spec, "--write-spec", tmp_path / "more.toml").code == 0
+    assert tomllib.loads((tmp_path / "more.toml").read_text()) == content | {"empty_tags": "negative"}
     again = drs("overlay", "--spec", spec, "--figure", tmp_path / "b.svg", "--no-provenance")
     assert again.code == 0, again.err
     figure(columns, *more, "--no-provenance", name="c.svg", width="300px")
@@ -545,12 +575,13 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     for name in "ab":
         (folder / f"{name}.png").write_bytes(encode_label_png(np.zeros((5, 6), np.uint8)))
     said, path = figure(f"image,{folder}", name="sizes.svg", code=4, width="500px")
-    assert "small: a: is of an image of 6 × 5 pixels, but the image is 60 × 60" in said.err
+    assert "small: a: the label image is 6 × 5 pixels, but the image is 60 × 60" in said.err
 
 
 @pytest.mark.parametrize(("columns", "more", "code", "message"), [
     ("imag", (), 3, "imag: no such file or folder; a column is image, target"),
-    ("difference:a", (), 2, "'difference:a' names 1 files; difference takes 2"),
+    ("picture:nowhere", (), 3, "nowhere: no such folder; give a folder of pictures"),
+    ("difference:a", (), 2, "'difference:a' names 1 file; difference takes 2"),
     ("@ramp.h5#cow", (), 3, "has no class 'cow'; its classes are cat, dog"),
     ("@good#cat", (), 3, "holds labels"),
     ("heat:@good", (), 3, "holds labels; 'good' needs a map file"),
@@ -558,9 +589,9 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--ids", ","), 3, "--ids: ',' names no image"),
     ("image", ("--pick", "worst:0"), 2, "'worst:0' is not a choice of images; expected worst:N"),
     ("image", ("--pick", "worst:1"), 2, "no column has scores"),
-    ("good=@good", ("--pick", "worst:1", "--by", "x"), 2, "--by: no column has the title 'x'; there are good"),
-    ("@good,image", ("--pick", "worst:1", "--by", "image"), 2, "'image' has no scores; those that have are good"),
-    ("A=@good,A=@mixed", ("--pick", "worst:1", "--by", "A"), 2, "--by: several columns have the title 'A'"),
+    ("good=@good", ("--pick", "worst:1", "--by", "x"), 2, "--by: no column with scores is called 'x'; those that"),
+    ("@good,image", ("--pick", "worst:1", "--by", "image"), 2, "no column with scores is called 'image'"),
+    ("A=@good,A=@mixed", ("--pick", "worst:1", "--by", "A"), 2, "--by: several columns with scores are called 'A'"),
     ("image", ("--by", "image"), 2, "--by: has no effect without --pick; add --pick, or omit it"),
     ("image", ("--baseline", "image"), 2, "--baseline: has no effect without --score"),
     ("image", ("--ids", "a", "--pick", "even:1"), 2, "--pick: chooses rows that --ids names already"),
@@ -572,7 +603,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--width", "12"), 2, "--width: '12' is not a width; expected something like 174mm"),
     ("image", ("--width", "5px"), 2, "--width: is 5 pixels at 72 dpi"),
     (",".join(["image"] * 20), ("--width", "200px"), 2, "pixels for each of 20 columns"),
-    ("@good", ("--score", "--baseline", "x"), 2, "--baseline: no column has the title 'x'; there are good"),
+    ("@good", ("--score", "--baseline", "x"), 2, "--baseline: no column with scores is called 'x'"),
     ("image", ("--cues", "beta=1"), 2, "--cues: there is no setting 'beta'; there are alpha"),
     ("image", ("--cues", "alpha=x"), 2, "--cues: 'x' is not a value of alpha; expected a number"),
     ("image", ("--palette", "cvd"), 2, "--palette: 'cvd' is not one of voc, distinct"),
@@ -589,7 +620,7 @@ def test_classes_must_be_the_same(figure, tmp_path):
     with open_sink(str(tmp_path / "other.h5"), Header("localization-maps", ("cow",), ())) as sink:
         sink.write_all([MapRecord("a", np.zeros((1, 5, 5), np.uint8), (1,), (SIDE, SIDE), "")])
     said, _ = figure(f"@ramp.h5,{tmp_path}/other.h5", code=3)
-    assert "other.h5: has 1 classes (cow), but" in said.err and "2 (cat, dog)" in said.err
+    assert "other.h5: has 1 class (cow), but" in said.err and "2 (cat, dog)" in said.err
 
 
 def test_rows_from_a_file_of_ids_with_spaces(drs, world, tmp_path):

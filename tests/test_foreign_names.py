@@ -7,10 +7,12 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from torch.nn import functional as F
 
 from drstool.checkpoints.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from drstool.checkpoints.pretrained import history_of_weights, initial_weights
 from drstool.errors import InputError
+from drstool.inference import normalize
 from drstool.models.build import build_network, load_pretrained
 from drstool.models.network import MapNetwork
 
@@ -18,7 +20,7 @@ from drstool.models.network import MapNetwork
 TIMM = {
     "vgg16": "vgg16", "vgg16_bn": "vgg16_bn", "resnet18": "resnet18", "resnet50": "resnet50",
     "mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_large": "mobilenetv3_large_100",
-    "efficientnet_b0": "efficientnet_b0", "convnext_tiny": "convnext_tiny"}
+    "efficientnet_b0": "efficientnet_b0", "tf_efficientnet_b0": "tf_efficientnet_b0", "convnext_tiny": "convnext_tiny"}
 
 
 def shaken(network):
@@ -35,8 +37,8 @@ def shaken(network):
     return network.eval()
 
 
-def trunk_with(path, backbone):
-    network = MapNetwork(backbone, 2, "plain", 32 if "vgg" not in backbone else 16)
+def trunk_with(path, backbone, stride=None):
+    network = MapNetwork(backbone, 2, "plain", stride or (32 if "vgg" not in backbone else 16))
     taken = load_pretrained(network, initial_weights(str(path), backbone), str(path))
     assert {name for name in network.state_dict() if name.startswith("layers.")} - taken == {
         name for name in network.state_dict() if "num_batches" in name}
@@ -50,7 +52,8 @@ def test_timm(tmp_path, backbone):
     theirs = shaken(timm.create_model(TIMM[backbone], pretrained=False, **more))
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     network = trunk_with(tmp_path / "model.safetensors", backbone)
-    images = torch.randn(1, 3, 64, 96)
+    # TensorFlow pads odd sides, such as of 65 and 45 pixels, otherwise than even ones.
+    images = torch.randn(1, 3, *(65, 90) if backbone.startswith("tf_") else (64, 96))
     with torch.no_grad():
         found = network.features(images)
         if backbone == "mobilenet_v3_large":
@@ -145,12 +148,96 @@ def test_another_backbone(tmp_path, name, backbone, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [
-    "mobilenet_v2.conv_stem.first_conv.convolution.weight", "efficientnet.embeddings.convolution.weight"])
-def test_networks_that_pad_otherwise(tmp_path, name):
+class Written(dict):
+    """A network written out, whose state dict this is: its tensors are drawn where they are first used."""
+
+    def conv(self, name, x, outputs, kernel=1, stride=1, groups=1, bias=False):
+        """Pads ``same``, for even sides where there is a stride."""
+        inputs = x.shape[1] // groups
+        weight = self.setdefault(f"{name}.weight", torch.randn(outputs, inputs, kernel, kernel) / (
+            inputs * kernel * kernel) ** 0.5)
+        more = self.setdefault(f"{name}.bias", torch.randn(outputs)) if bias else None
+        first, last = (kernel - stride) // 2, kernel - stride - (kernel - stride) // 2
+        return F.conv2d(F.pad(x, (first, last, first, last)), weight, more, stride, groups=groups)
+
+    def norm(self, name, x):
+        mean, variance, weight, bias = (
+            self.setdefault(f"{name}.{key}", torch.rand(x.shape[1]) + 0.2)
+            for key in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, variance, weight, bias, eps=1e-3)
+
+
+def mobilenet_v2(state, x):
+    """As transformers' modeling_mobilenet_v2.py names and computes it, of images in [-1, 1]."""
+    def layer(name, x, outputs, *how, act=True):
+        name = f"mobilenet_v2.{name}"
+        x = state.norm(f"{name}.normalization", state.conv(f"{name}.convolution", x, outputs, *how))
+        return x.clamp(0, 6) if act else x
+
+    x = layer("conv_stem.first_conv", x, 32, 3, 2)
+    x = layer("conv_stem.reduce_1x1", layer("conv_stem.conv_3x3", x, 32, 3, 1, 32), 16, act=False)
+    blocks = [(24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1)]
+    plan = [(outputs, 1 if again else stride) for outputs, times, stride in blocks for again in range(times)]
+    for number, (outputs, stride) in enumerate(plan):
+        name, wide = f"layer.{number}", 6 * x.shape[1]
+        y = layer(f"{name}.conv_3x3", layer(f"{name}.expand_1x1", x, wide), wide, 3, stride, wide)
+        y = layer(f"{name}.reduce_1x1", y, outputs, act=False)
+        x = x + y if stride == 1 and x.shape == y.shape else y
+    return layer("conv_1x1", x, 1280)
+
+
+def efficientnet_b0(state, x):
+    """As transformers' modeling_efficientnet.py names and computes it, for sides that are multiples of 32."""
+    def layer(conv, norm, x, *how, act=F.silu):
+        return act(state.norm(f"efficientnet.{norm}", state.conv(f"efficientnet.{conv}", x, *how)))
+
+    x = layer("embeddings.convolution", "embeddings.batchnorm", x, 32, 3, 2)
+    stages = [
+        (16, 1, 1, 3, 1), (24, 6, 2, 3, 2), (40, 6, 2, 5, 2), (80, 6, 2, 3, 3), (112, 6, 1, 5, 3), (192, 6, 2, 5, 4),
+        (320, 6, 1, 3, 1)]
+    plan = [(outputs, expand, 1 if again else stride, kernel)
+            for outputs, expand, stride, kernel, times in stages for again in range(times)]
+    for number, (outputs, expand, stride, kernel) in enumerate(plan):
+        name, wide, y = f"encoder.blocks.{number}", expand * x.shape[1], x
+        if expand > 1:
+            y = layer(f"{name}.expansion.expand_conv", f"{name}.expansion.expand_bn", y, wide)
+        depthwise = f"{name}.depthwise_conv.depthwise"
+        y = layer(f"{depthwise}_conv", f"{depthwise}_norm", y, wide, kernel, stride, wide)
+        excite = f"efficientnet.{name}.squeeze_excite"
+        squeezed = F.silu(state.conv(
+            f"{excite}.reduce", y.mean(dim=(2, 3), keepdim=True), x.shape[1] // 4, 1, 1, 1, True))
+        y = y * state.conv(f"{excite}.expand", squeezed, wide, 1, 1, 1, True).sigmoid()
+        y = layer(f"{name}.projection.project_conv", f"{name}.projection.project_bn", y, outputs, act=lambda x: x)
+        x = x + y if stride == 1 and x.shape == y.shape else y
+    return layer("encoder.top_conv", "encoder.top_bn", x, 1280)
+
+
+@pytest.mark.parametrize("theirs", [mobilenet_v2, efficientnet_b0])
+def test_hugging_face_networks_of_tensorflow(tmp_path, theirs):
+    torch.manual_seed(0)
+    state, pixels = Written(), torch.randint(256, (1, 3, 64, 96), dtype=torch.uint8)
+    images = normalize(pixels)
+    want = theirs(state, pixels / 127.5 - 1 if theirs is mobilenet_v2 else images)
+    torch.save(dict(state), tmp_path / "pytorch_model.bin")
+    network = trunk_with(tmp_path / "pytorch_model.bin", f"tf_{theirs.__name__}")
+    with torch.no_grad():
+        torch.testing.assert_close(network.features(images), want, rtol=1e-4, atol=1e-4)
+    if theirs is mobilenet_v2:
+        # Denser maps hold theirs, whose cells begin at the second pixel of each pair.
+        network = trunk_with(tmp_path / "pytorch_model.bin", "tf_mobilenet_v2", stride=16)
+        with torch.no_grad():
+            torch.testing.assert_close(network.features(images)[:, :, 1::2, 1::2], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "backbone", "right"), [
+    ("mobilenet_v2.conv_stem.first_conv.convolution.weight", "mobilenet_v2", "tf_mobilenet_v2"),
+    ("efficientnet.embeddings.convolution.weight", "resnet18", "tf_efficientnet_b0"),
+    ("features.0.0.weight", "tf_efficientnet_b0", "efficientnet_b0"),
+    ("conv_stem.weight", "tf_mobilenet_v2", "mobilenet_v2")])
+def test_networks_that_pad_otherwise(tmp_path, name, backbone, right):
     torch.save({name: torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match="pads images as TensorFlow does"):
-        initial_weights(str(tmp_path / "x.pth"), "mobilenet_v2")
+    with pytest.raises(InputError, match=f"pads images as .* give --backbone {right}, or weights of"):
+        initial_weights(str(tmp_path / "x.pth"), backbone)
 
 
 ARCHITECTURE = {"backbone": "vgg16-small", "head": "plain", "output_stride": 8}

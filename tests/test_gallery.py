@@ -1,8 +1,11 @@
 """overlay --gallery: the folder, and the page in a browser, where there is one."""
 
+import base64
+import io
 import json
 import re
 import shutil
+import zlib
 from urllib.parse import quote
 
 import numpy as np
@@ -79,7 +82,7 @@ def test_the_folder_is_whole_and_the_same_each_time(gallery, run, drs, tmp_path)
     assert drs(*line(run, tmp_path / "again"), "--no-provenance", "--workers", "3").code == 0
     assert all((gallery / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
     assert drs("check", gallery).code == 0
-    assert "images       5" in drs("info", gallery).out
+    assert "images       5" in drs("info", gallery).out == drs("info", gallery / "index.html").out
     (tmp_path / "again" / "layers" / "000002.js").unlink()
     assert drs("check", tmp_path / "again").code == INPUT
 
@@ -189,9 +192,6 @@ def test_large_images_are_reduced_and_16_bit_labels_kept(tmp_path, drs):
 
 
 def decoded(layer):
-    import base64
-    import zlib
-
     differences = np.frombuffer(zlib.decompress(base64.b64decode(layer["data"])), f"<u{layer['bytes']}")
     return np.add.accumulate(differences.reshape(layer["shape"]), axis=2, dtype=differences.dtype)
 
@@ -300,6 +300,8 @@ def test_the_keyboard_is_enough(page):
     layer = "document.getElementById('caption').textContent"
     page.press("ArrowRight", "Enter")
     page.until("document.querySelectorAll('.layers button').length")
+    # What the thumbnails show.
+    assert page.run(layer) == "labels"
     names = []
     for key in "1234567":
         page.press(key)
@@ -316,6 +318,27 @@ def test_the_keyboard_is_enough(page):
     assert page.run(layer) == names[-1]
     page.press("0", "Escape")
     page.until("!document.getElementById('viewer').open && document.activeElement.dataset.place === '2'")
+    page.press("4")
+    page.run("document.querySelector('.tile').click()")
+    page.until(f"{layer} === 'labels from maps'")
+
+
+def screen(page):
+    """What the page shows, (H, W, 3)."""
+    data = base64.b64decode(page.call("Page.captureScreenshot")["data"])
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@in_browser
+def test_the_focus_is_seen_on_all_sides(page):
+    page.press("ArrowRight", "ArrowLeft")
+    x, y, width, height = page.run(
+        "(() => { const {x, y, width, height} = document.activeElement.getBoundingClientRect();"
+        " return [x, y, width, height].map(Math.round); })()")
+    around = [(y - 2, x + width // 2), (y + height + 1, x + width // 2), (y + height // 2, x - 2),
+              (y + height // 2, x + width + 1)]
+    picture = screen(page)
+    assert {tuple(picture[place]) for place in around} == {(47, 111, 222)}  # --accent of page.css
 
 
 @in_browser
@@ -325,11 +348,7 @@ def test_the_canvas_shows_the_layer(page):
     page.press("2", "]", "]", "]")
     page.run("new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))")
     # A picture from disk may be shown but not read: of the page only its screenshot tells.
-    import base64
-    import io
-
-    data = base64.b64decode(page.call("Page.captureScreenshot")["data"])
-    canvas = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    canvas = screen(page)
     box = page.run("(() => { const box = document.getElementById('canvas').getBoundingClientRect(); "
                    "return [box.x, box.y, box.width, box.height]; })()")
     middle = canvas[int(box[1] + box[3] * 0.4), int(box[0] + box[2] * 0.4)]

@@ -116,6 +116,32 @@ def test_fusion_over_sizes_and_mirroring(finish, flip, fusion):
             torch.testing.assert_close(found[n][slot], expected)
 
 
+@pytest.mark.parametrize("fusion", ["max", "mean"])
+@pytest.mark.parametrize(("normalization", "share"), [("class", 0), ("geometric", 0.5), ("image", 1)])
+def test_normalization_between_the_classes_of_an_image(normalization, share, fusion):
+    """By hand: divided by own ** (1 - share) * largest ** share at each size, a mean again by its largest value."""
+    torch.manual_seed(1)
+    images, sizes, output = torch.randn(4, 3, 20, 20), (16, 20, 28), (9, 12)
+    channels = [[0, 2], [1], [], [0, 1, 2]]
+    outputs = [output, (5, 5), output, output]
+    found = fused_maps(
+        Edges(), images, channels, localization_map, outputs, sizes=sizes, fusion=fusion, normalization=normalization)
+    for n in (0, 1, 3):
+        raw = [
+            Edges()(F.interpolate(images[n:n + 1], (size, size), mode="bilinear", align_corners=False))[0, channels[n]]
+            for size in sizes]
+        own = [maps.amax(dim=(1, 2)).clamp_min(0) for maps in raw]
+        full = [localization_map(maps[None], outputs[n])[0] for maps in raw]
+        parts = torch.stack([
+            maps * (peak / peak.max()).pow(share)[:, None, None] for maps, peak in zip(full, own, strict=True)])
+        expected = parts.amax(dim=0)
+        if fusion == "mean":
+            mean = parts.mean(dim=0)
+            expected = mean / (mean.amax(dim=(1, 2), keepdim=True) if share == 0 else mean.max())
+        torch.testing.assert_close(found[n], expected, rtol=1e-3, atol=1e-4)
+    assert float(found[3].amax(dim=(1, 2)).min()) < 0.95 or share == 0
+
+
 def test_image_without_class_has_no_map():
     found = fused_maps(
         Edges(), torch.randn(2, 3, 8, 8), [[], [1]], refined_map, [(5, 6), (7, 8)], sizes=(8, 12), flip=True)

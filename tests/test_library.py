@@ -27,7 +27,7 @@ def test_examples_run(voc, made, tmp_path, monkeypatch, capsys):
     for number, block in enumerate(blocks(EXAMPLES / "library.md", "python"), start=1):
         exec(compile(block.text, f"library.md, block {number}", "exec"), names)
         told.append(capsys.readouterr().out)
-    assert len(told) == 6
+    assert len(told) == 7
     # What was made is what the commands make.
     options = ["--sizes", "256", "--weights", "cls.pt", "--data", "VOC2012", "--split", "train"]
     assert CliRunner().invoke(app, ["cam", *options, "-o", "cams.h5"]).exit_code == 0
@@ -39,6 +39,7 @@ def test_examples_run(voc, made, tmp_path, monkeypatch, capsys):
     assert set(re.findall(r"\d+", told[2])) <= {"0", "3", "15", "255"} and len(told[2].split()) > 1
     assert 0 <= float(told[3].split()[0]) <= 1
     assert len(list((tmp_path / "my-pictures").glob("*_overlay.png"))) == len(ours)
+    assert told[5].startswith("irn {") and set(names["maps"].ids) == {item.id for item in names["dataset"].items}
     assert names["labels"].shape == names["image"].shape[:2] and isinstance(names["labels"], np.ndarray)
 
 

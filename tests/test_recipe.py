@@ -78,7 +78,8 @@ def test_cues():
 def test_inference():
     for settings in (CamSettings(), RefineSettings()):
         assert vars(settings) == {
-            "image_size": 0, "sizes": (), "flip": False, "fusion": "auto", "batch_size": 0}
+            "image_size": 0, "sizes": (), "flip": False, "fusion": "auto", "batch_size": 0} | (
+                {"normalization": "auto"} if isinstance(settings, CamSettings) else {})
     assert vars(SegmentSettings()) == {"scales": (1.0,), "flip": False}
     assert vars(OverlaySettings()) == {"opacity": 0.7, "ignored_pixels": "hatched", "by_kind": False}
     assert AUTO_BATCH == {"cpu": 8, "cuda": 32}
@@ -114,6 +115,10 @@ def test_sizes_of_maps(kind):
     assert kind().for_network({}, {}).fusion == kind().for_network({}, {"head": "paper"}).fusion == "max"
     assert kind().for_network({}, {"head": "plain"}).fusion == "mean"
     assert kind(fusion="max").for_network({}, {"head": "plain"}).fusion == "max"
+    if kind is CamSettings:
+        assert kind().for_network({}, {"head": "paper"}).normalization == "class"
+        assert kind().for_network({}, {"head": "plain"}).normalization == "geometric"
+        assert kind(normalization="image").for_network({}, {"head": "plain"}).normalization == "image"
     assert kind(image_size=100).for_network({"image_size": 48}, {}).sizes == (80, 100, 120)
     found = kind(sizes=(8, 10_000)).for_network({"image_size": 48}, {})
     assert (found.image_size, found.sizes) == (48, (8, 10_000))

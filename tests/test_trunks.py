@@ -20,7 +20,7 @@ from drstool.recipe import BACKBONES, ClassifierRecipe
 from drstool.stages.train_cls import parameter_groups
 
 CLASSES = ("cat", "dog", "cow")
-PUBLISHED = [name for name in TRUNKS if not name.startswith("vgg16")]
+PUBLISHED = [name for name in TRUNKS if not name.startswith(("vgg16", "tf_"))]
 VGG = ["vgg16", "vgg16_bn"]
 # Without squeeze-and-excitation, whose means are of all cells.
 LOCAL = [name for name in PUBLISHED if name not in ("mobilenet_v3_large", "efficientnet_b0")]
@@ -125,7 +125,8 @@ def test_dilation_of_trunks_that_pool(name, stride, originals):
 @pytest.mark.parametrize(("name", "layers", "low", "channels"), [
     ("vgg16", 13, 256, 512), ("vgg16_bn", 13, 256, 512), ("vgg16-small", 13, 64, 64), ("resnet18", 9, 64, 512),
     ("resnet50", 17, 256, 2048), ("resnet101", 34, 256, 2048), ("mobilenet_v2", 19, 24, 1280),
-    ("mobilenet_v3_large", 17, 24, 960), ("efficientnet_b0", 18, 24, 1280), ("convnext_tiny", 22, 96, 768)])
+    ("mobilenet_v3_large", 17, 24, 960), ("efficientnet_b0", 18, 24, 1280), ("convnext_tiny", 22, 96, 768),
+    ("tf_mobilenet_v2", 19, 24, 1280), ("tf_efficientnet_b0", 18, 24, 1280)])
 def test_strides_and_sizes(name, layers, low, channels):
     """By default the paper's stride and head for VGG-16, and stride 16 with a plain output for the others."""
     with torch.device("meta"):
@@ -195,7 +196,7 @@ def suppressing(name, suppression, originals=None):
 
 
 @pytest.mark.parametrize(("name", "suppression"), [
-    *((name, "learnable") for name in TRUNKS if SUPPRESSIBLE[name] and name not in ("resnet101", "vgg16")),
+    *((name, "learnable") for name in TRUNKS if SUPPRESSIBLE.get(name) and name not in ("resnet101", "vgg16")),
     *((name, "fixed") for name in ("vgg16-small", "resnet18", "mobilenet_v2", "mobilenet_v3_large"))])
 def test_suppression_is_the_formula(name, suppression, originals):
     """Values and gradients of the whole network; ResNet-101 has ResNet-50's blocks; of VGG-16 see test_models."""
@@ -429,10 +430,9 @@ def test_imagenet_weights_of_every_trunk(monkeypatch):
 
     asked = []
     monkeypatch.setattr(_api, "load_state_dict_from_url", lambda url, *arguments, **more: asked.append(url) or {})
-    for name in TRUNKS:
-        if name != "vgg16-small":
-            initial_weights("imagenet", name)
-            assert asked[-1].rpartition("/")[2].startswith(name)
+    for name in [*VGG, *PUBLISHED]:
+        initial_weights("imagenet", name)
+        assert asked[-1].rpartition("/")[2].startswith(name)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

@@ -154,9 +154,9 @@ class CocoFile:
         lines = [f"{self.path}: left out, not object classes: {', '.join(map(repr, left_out))}"] if left_out else []
         known = [annotation for several in self.annotations.values() for annotation in several]
         boxed = sum(map(self.has_boxes, self.images))
-        fragments = sum(map(is_fragment, (
-            polygon for annotation in known if isinstance(annotation.get("segmentation"), list)
-            for polygon in annotation["segmentation"])))
+        outlines = [annotation["segmentation"] for annotation in known if "segmentation" in annotation]
+        fragments = outlines.count(None) + sum(map(is_fragment, (
+            polygon for outline in outlines if isinstance(outline, list) for polygon in outline)))
         return (*lines, *(notices_of_undrawn(self.path, boxed, fragments) if has_masks else ()))
 
     def image(self, image_id: str) -> dict:
@@ -259,12 +259,12 @@ def _by_image(
 
 def _size_of(image: dict, where: str) -> tuple[int, int]:
     # Some tools write whole numbers as 480.0.
-    size = tuple(int(side) if isinstance(side, float) and side.is_integer() else side
-                 for side in (image.get("height"), image.get("width")))
-    if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
-        raise InputError(where, f"has the size {shown_size(tuple(map(repr, size)))}",
+    height, width = (int(side) if isinstance(side, float) and side.is_integer() else side
+                     for side in (image.get("height"), image.get("width")))
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise InputError(where, f"has the size {shown_size((repr(height), repr(width)))}",
                          f"'width' and 'height' are numbers, at most {MAX_PIXELS:,} pixels")
-    return size
+    return height, width
 
 
 def _outline(annotation: dict) -> object:
@@ -276,9 +276,8 @@ def _outline(annotation: dict) -> object:
 
 
 def _is_box(annotation: dict) -> bool:
-    """Whether an annotation has not even a fragment of an outline."""
-    segmentation = annotation.get("segmentation")
-    return segmentation is None or isinstance(segmentation, list) and not any(segmentation)
+    """Whether an annotation has not even a fragment of an outline, as those of detection datasets."""
+    return annotation.get("segmentation", []) == []
 
 
 def _region(segmentation: object, size: tuple[int, int], where: str) -> np.ndarray:

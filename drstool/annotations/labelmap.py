@@ -116,7 +116,7 @@ def is_labelmap(lines: Sequence[str]) -> bool:
     return bool(matches) and all(match is not None and (match[2] or match[0].endswith("::")) for match in matches)
 
 
-def read_labelmap(path: Path) -> dict[tuple[int, int, int], str]:
+def read_labelmap(path: Path) -> dict[tuple[int, ...], str]:
     """Names by colour, in the file's order; without colours, those of PASCAL VOC.
 
     Raises
@@ -125,7 +125,7 @@ def read_labelmap(path: Path) -> dict[tuple[int, int, int], str]:
         A line is no label, or two have the same colour.
     """
     lines = [line for line in read_lines(path, _MAX_BYTES) if not line.startswith("#")]
-    found: dict[tuple[int, int, int], str] = {}
+    found: dict[tuple[int, ...], str] = {}
     matches = [_LINE.fullmatch(line) for line in lines]
     for number, (line, match) in enumerate(zip(lines, matches, strict=True)):
         if match is None:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from drstool.annotations.drawing import (
     Annotation, check_drawable, is_fragment, notices_of_undrawn, paint, rasterize_polygon,
@@ -158,7 +158,7 @@ def _read(path: Path) -> _Shapes:
         (content.get("imageHeight"), content.get("imageWidth")))
 
 
-def _flat(points: object, path: Path) -> list[float]:
+def _flat(points: Any, path: Path) -> list[float]:
     """x0, y0, x1, y1, … of a list of points."""
     try:
         flat = [float(value) for x, y in points for value in (x, y)]
@@ -199,7 +199,7 @@ def _region(shape: dict, size: tuple[int, int], where: Path) -> np.ndarray:
     return _pasted(shape.get("mask"), (round(y0), round(x0)), size, where)
 
 
-def _pasted(mask: object, corner: tuple[int, int], size: tuple[int, int], where: Path) -> np.ndarray:
+def _pasted(mask: Any, corner: tuple[int, int], size: tuple[int, int], where: Path) -> np.ndarray:
     """A mask that labelme keeps as a PNG in base64, with its upper left pixel at ``corner`` (row, column)."""
     import numpy as np
 

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from drstool.artifacts.header import END_NAME, HEADER_NAME
 from drstool.artifacts.ownership import check_apart_from_data, check_only_ours, kind_of
-from drstool.errors import OutputError
+from drstool.errors import OutputError, UsageError
 from drstool.parallel import ordered_map
 
 __all__ = [
@@ -87,9 +87,13 @@ def check_writable(
     ------
     OutputError
         It exists and may not be replaced, would be part of a dataset, or its folder is missing or not writable.
+    UsageError
+        It is ``-``, for stdout.
     """
     if not os.fspath(path):
         raise OutputError("-o", "is empty", "name a file or folder")
+    if os.fspath(path) == "-":
+        raise UsageError("-", "this output cannot be written to stdout", "name a file or folder")
     target = Path(os.path.realpath(path))
     with writing(path, target):
         check_apart_from_data(path, target, folder=folder)

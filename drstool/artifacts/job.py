@@ -12,6 +12,7 @@ from typing import Any
 
 from drstool import __version__
 from drstool.artifacts.provenance import timestamp, without_home
+from drstool.text import listed
 
 __all__ = ["NO_HISTORY", "WORTH_KEEPING", "Job", "is_duration", "is_job", "recorded_job", "without_outcome"]
 
@@ -98,7 +99,7 @@ class Job:
             When an interrupted job was resumed, and how much was finished by then.
         """
         program, *arguments = command_line or ["drstool"]
-        step = {
+        step: dict[str, Any] = {
             "program": "drstool",
             "version": self.version,
             "command": shlex.join([os.path.basename(program), *arguments]),
@@ -130,7 +131,7 @@ class Job:
         'the list of images and tags changed'
         """
         differences = list(self._differences(other))
-        return ", ".join(differences[:3]) + (", …" if len(differences) > 3 else "") if differences else None
+        return listed(differences, most=3) if differences else None
 
     def _differences(self, other: Mapping[str, Any]) -> Iterator[str]:
         own = self.to_json()

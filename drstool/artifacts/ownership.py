@@ -12,6 +12,7 @@ from pathlib import Path
 from drstool.artifacts.end_record import names_crc32
 from drstool.artifacts.header import END_NAME, FORMAT, HEADER_NAME
 from drstool.errors import OutputError
+from drstool.text import quoted
 
 __all__ = [
     "MARKERS", "PICTURE_MARK", "beginning", "check_apart_from_data", "check_only_ours", "contents", "foreign_work",
@@ -116,19 +117,21 @@ def check_only_ours(path: object, folder: Path, kind: str) -> None:
     count = end.get("count")
     if type(count) is not int:
         raise OutputError(path, f"has no end record '{END_NAME}', which says what drstool wrote", _MOVE)
-    own, others = [], []
+    own: list[str] = []
+    others: list[str] = []
     for name, is_file in contents(folder):
         if name not in MARKERS:
             (own if is_file and _may_be_ours(name, kind, count) else others).append(name)
     if others:
-        raise OutputError(path, f"also holds {_listed(others)}, which drstool did not write", "move that away first")
+        raise OutputError(
+            path, f"also holds {quoted(others, _MOST_NAMED)}, which drstool did not write", "move that away first")
     if kind != "dataset" and (
             len(own) > count or len(own) == count and end.get("names_crc32", names_crc32(own)) != names_crc32(own)):
         newest = sorted(own, key=lambda name: os.lstat(folder / name).st_mtime, reverse=True)
         what = "files" if kind in ("gallery", "export") else "PNGs"
         raise OutputError(
             path, f"holds {what} that drstool did not write (it wrote {count}); "
-            f"the newest of {len(own)} are {_listed(newest)}", "move yours away first")
+            f"the newest of {len(own)} are {quoted(newest, _MOST_NAMED)}", "move yours away first")
 
 
 def _may_be_ours(name: str, kind: str, count: int) -> bool:
@@ -167,7 +170,3 @@ def _json_object(path: Path) -> dict:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else "")

@@ -127,7 +127,8 @@ class Journal(_Resume):
         super().__init__(output, job)
         self._file: BinaryIO | None = None
         # Where the first record begins, and where those that were loaded end.
-        self._start, self._ends = 0, []
+        self._start = 0
+        self._ends: list[int] = []
         self._run: dict[str, Any] | None = None
 
     def check_place(self) -> None:

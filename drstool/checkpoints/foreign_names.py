@@ -7,6 +7,7 @@ recognised is left as it is, for the network to refuse.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,30 @@ _RESNET = (
 _CONVNEXT_BLOCK = (
     ("block.0", "conv_dw", "dwconv"), ("block.2", "norm", "layernorm"), ("block.3", "mlp.fc1", "pwconv1"),
     ("block.5", "mlp.fc2", "pwconv2"))
+# Modules of Hugging Face's MobileNetV2 and EfficientNet, in blocks and outside, and timm's names of them.
+_TENSORFLOW = {
+    "conv_stem.first_conv.convolution": "conv_stem", "conv_stem.first_conv.normalization": "bn1",
+    "conv_stem.conv_3x3.convolution": "blocks.0.0.conv_dw", "conv_stem.conv_3x3.normalization": "blocks.0.0.bn1",
+    "conv_stem.reduce_1x1.convolution": "blocks.0.0.conv_pw", "conv_stem.reduce_1x1.normalization": "blocks.0.0.bn2",
+    "expand_1x1.convolution": "conv_pw", "expand_1x1.normalization": "bn1", "conv_3x3.convolution": "conv_dw",
+    "conv_3x3.normalization": "bn2", "reduce_1x1.convolution": "conv_pwl", "reduce_1x1.normalization": "bn3",
+    "conv_1x1.convolution": "conv_head", "conv_1x1.normalization": "bn2",
+    "embeddings.convolution": "conv_stem", "embeddings.batchnorm": "bn1", "expansion.expand_conv": "conv_pw",
+    "expansion.expand_bn": "bn1", "depthwise_conv.depthwise_conv": "conv_dw", "depthwise_conv.depthwise_norm": "bn2",
+    "squeeze_excite.reduce": "se.conv_reduce", "squeeze_excite.expand": "se.conv_expand",
+    "projection.project_conv": "conv_pwl", "projection.project_bn": "bn3",
+    "encoder.top_conv": "conv_head", "encoder.top_bn": "bn2"}
+# EfficientNet's first block does not expand; and the numbers of its stages' first blocks.
+_FIRST_BLOCK = {"bn2": "bn1", "conv_pwl": "conv_pw", "bn3": "bn2"}
+_STAGE_STARTS = (0, 1, 3, 5, 8, 11, 15)
+# Names that only the originals' state dicts have, and their backbone.
+_ORIGINALS = {
+    r"(mobilenet_v2\.)?conv_stem\.first_conv\.": "tf_mobilenet_v2",
+    r"(efficientnet\.)?embeddings\.convolution\.": "tf_efficientnet_b0"}
 _BATCH_NORM_EPSILON, _V3_EPSILON = 1e-5, 1e-3
 
 
-def torchvision_names(weights: Mapping[str, Tensor], where: object) -> Mapping[str, Tensor]:
+def torchvision_names(weights: Mapping[str, Tensor], where: object, backbone: str) -> Mapping[str, Tensor]:
     """A state dict with torchvision's names, in whose networks the tensors give the same.
 
     Parameters
@@ -41,19 +62,30 @@ def torchvision_names(weights: Mapping[str, Tensor], where: object) -> Mapping[s
         Names are those of torchvision, timm or Hugging Face transformers.
     where
         Named in errors.
+    backbone
+        That they are for.
 
     Raises
     ------
     InputError
-        They are of a network that pads as TensorFlow does.
+        They are known to be of a network that pads otherwise than the backbone.
     """
     # Hugging Face's wrapper of timm's networks.
     weights = {name.removeprefix("timm_model."): value for name, value in weights.items()}
-    if any(re.match(r"(mobilenet_v[12]\.)?conv_stem\.first_conv\.|(efficientnet\.)?embeddings\.convolution\.", name)
-           for name in weights):
+    original = next(
+        (original for pattern, original in _ORIGINALS.items() if any(re.match(pattern, name) for name in weights)), "")
+    # timm has an EfficientNet of either kind, with the same names.
+    is_plain = "features.0.0.weight" in weights or "conv_stem.weight" in weights and backbone == "tf_mobilenet_v2"
+    if original not in ("", backbone):
         raise InputError(
             where, "holds a network of Hugging Face that pads images as TensorFlow does, unlike torchvision's",
-            "give weights of torchvision or timm")
+            f"give --backbone {original}, or weights of torchvision or timm")
+    if backbone in _ORIGINALS.values() and is_plain:
+        raise InputError(
+            where, "holds a network that pads images as torchvision's does, unlike TensorFlow's",
+            f"give --backbone {backbone.removeprefix('tf_')}, or weights of Hugging Face")
+    if original:
+        weights = {_of_tensorflow(name): value for name, value in weights.items()}
     if "conv_stem.weight" in weights and any(name.startswith("blocks.0.0.") for name in weights):
         return _of_timm_blocks(weights)
     if any("embedder.embedder.convolution." in name for name in weights):
@@ -69,6 +101,24 @@ def _translated(name: str) -> str:
             numbers = [int(group) for group in match.groups()]
             return new.format(*numbers, *(number + 1 for number in numbers)) + name[match.end():]
     return name
+
+
+def _of_tensorflow(name: str) -> str:
+    """timm's name of a tensor of Hugging Face's MobileNetV2 or EfficientNet."""
+    module, _, tensor = re.sub(r"^(mobilenet_v2|efficientnet)\.", "", name).rpartition(".")
+    block, number = "", -1
+    if match := re.match(r"(layer|encoder\.blocks)\.(\d+)\.", module):
+        number, module = int(match[2]), module[match.end():]
+        if match[1] == "layer":
+            # The first block is part of the stem.
+            block, number = f"blocks.{number + 1}.0.", number + 1
+        else:
+            stage = bisect_right(_STAGE_STARTS, number) - 1
+            block = f"blocks.{stage}.{number - _STAGE_STARTS[stage]}."
+    if module not in _TENSORFLOW:
+        return name
+    found = _TENSORFLOW[module]
+    return f"{block}{_FIRST_BLOCK.get(found, found) if number == 0 else found}.{tensor}"
 
 
 def _of_convnext(name: str, value: Tensor) -> tuple[str, Tensor]:

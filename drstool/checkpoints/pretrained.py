@@ -84,4 +84,4 @@ def _from_file(path: str, backbone: str) -> Mapping[str, Any]:
     if not isinstance(content, dict) or not content or not all(
             isinstance(name, str) and hasattr(value, "shape") for name, value in content.items()):
         raise InputError(path, "is not a state dict", "give a file of named tensors, such as torchvision's weights")
-    return content if own else torchvision_names(content, path)
+    return content if own else torchvision_names(content, path, backbone)

@@ -109,7 +109,7 @@ class TrainingLog:
     def _end_of(self, step: int, epochs: int) -> int:
         """Bytes of the lines that are about no more than these steps and epochs."""
         end = 0
-        if os.path.lexists(self._path):
+        if os.path.lexists(str(self._path)):
             for end_of_line, line in self._lines():
                 beyond = {"step": step, "epoch": epochs}
                 event = line.get("event")
@@ -121,7 +121,7 @@ class TrainingLog:
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The lines up to the first that is truncated or not a line of a log, each with where it ends."""
         end = 0
-        with open(self._path, "rb") as file:
+        with open(str(self._path), "rb") as file:
             while (text := file.readline(_LONGEST_LINE)).endswith(b"\n"):
                 try:
                     line = json.loads(text)

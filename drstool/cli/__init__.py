@@ -25,7 +25,7 @@ def main() -> None:
         if code is None and line is None or isinstance(error, SystemExit):
             raise
         if code in (None, EXIT_INTERRUPTED):
-            print("drstool: " + ("interrupted" if code else line), file=sys.stderr)
+            print(f"drstool: {'interrupted' if code else line}", file=sys.stderr)
         sys.exit(code or 1)
     finally:
         # What an earlier failure left in its buffer; Python's own attempt at exit would change the exit code.

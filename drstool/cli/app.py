@@ -53,7 +53,7 @@ class _Group(GroupedHelp, TyperGroup):
             ctx.fail(f"No such command {args[0]!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:
+    def main(self, args: Sequence[str] | None = None, **_: Any) -> NoReturn:  # type: ignore[override]
         try:
             _terminate_cleanly()
             with _signals_named(), _swallowed_signals_come_again():
@@ -64,7 +64,7 @@ class _Group(GroupedHelp, TyperGroup):
             _leave(error.exit_code)
         except DrstoolError as error:
             _leave(error.exit_code, str(error))
-        except _ParserError as error:
+        except _ParserError as error:  # type: ignore[misc]
             if not is_first():
                 # All processes of torchrun have the same command line.
                 _leave(error.exit_code)

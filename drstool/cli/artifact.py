@@ -74,9 +74,10 @@ class Artifact:
         self._scores_resume: Journal | PartialFolder | None = None
         # Of outputs that are there, made by this job: the records that are taken over, as they lack others.
         self._held: dict[str, tuple[str, ...]] = {}
-        self._resume = self._begin()
+        self._resume: Any = self._begin()
         held = self._held.get(str(output), ())
         self.finished: tuple[str, ...] = (*(self._resume.finished if self._resume is not None else ()), *held)
+        self.todo: Any
         self.todo, self._total = source.remaining(self.finished)
 
     @property
@@ -149,7 +150,7 @@ class Artifact:
             self._say_resuming(len(self.finished))
             pictures = chain(() if first is None else (first,), pictures)
         self.count = write_pictures(
-            self.output, self.header, pictures, overwrite=self._run.overwrite or held is not None,
+            str(self.output), self.header, pictures, overwrite=self._run.overwrite or held is not None,
             resume=self._resume, threads=self._run.threads, earlier=held or ())
 
     def done(self, noun: str, *, before: str = "", note: str = "") -> None:

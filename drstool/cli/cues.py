@@ -116,6 +116,7 @@ def open_cues(
             raise InputError(
                 source.where, f"holds {source.kind}",
                 f"{run.command} reads maps, as 'drstool cam', 'refine' or 'import' write")
+        assert source.header is not None
         are_scores, classes = source.kind == "score-maps", source.header.class_names
         if are_scores:
             settings = of_probabilities(settings, given)

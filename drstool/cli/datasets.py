@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, Self
 
 import typer
 
@@ -24,8 +24,6 @@ __all__ = [
     "TagOptions", "TruthOptions",
     "class_list",
 ]
-
-Options = TypeVar("Options", bound="DataOptions")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class DataOptions:
 
         return None if self.range is None else ValueRange.parse("--range", self.range)
 
-    def read_as(self: Options, run: Run, recorded: str | None, where: str) -> Options:
+    def read_as(self, run: Run, recorded: str | None, where: str) -> Self:
         """The same with the range of values that the images of a network, maps or labels were read with.
 
         One that the user gives wins, and a difference is told.
@@ -88,7 +86,7 @@ class DataOptions:
         run.notes([f"reading images with --range {recorded}, as for {where}"])
         return replace(self, range=recorded)
 
-    def read_as_made(self: Options, run: Run, sources: Mapping[str, RecordSource]) -> Options:
+    def read_as_made(self, run: Run, sources: Mapping[str, RecordSource]) -> Self:
         """The same with the range of values that maps or labels, by what to call them, were made with."""
         from drstool.data.value_range import recorded_range
 
@@ -114,7 +112,7 @@ class DataOptions:
 class OptionalDataOptions(DataOptions):
     """The same, of commands whose input may name the images."""
 
-    data: DataOrNone = None
+    data: DataOrNone = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for option in ("split", "images", "masks", "mask_values", "tags", "classes"):
@@ -130,7 +128,7 @@ class TruthOptions(DataOptions):
     masks: Masks = None
     mask_values: MaskValues = None
 
-    def for_training(self: Options, select_on: str | None) -> Options:
+    def for_training(self, select_on: str | None) -> Self:
         """The same without ground truth, which only the split of ``--select-on`` needs.
 
         Raises
@@ -167,7 +165,7 @@ class TagOptions(ClassOptions):
 class OptionalTagOptions(OptionalDataOptions, TagOptions):
     """The same where the dataset is one of several things that a command checks."""
 
-    data: Annotated[Optional[str], typer.Option("--data", help="Dataset to check, as in train-cls.")] = None
+    data: Annotated[Optional[str], typer.Option("--data", help="Dataset to check, as in train-cls.")] = None  # type: ignore[assignment]
 
 
 def class_list(run: Run, path: str | None) -> tuple[str, ...] | None:

@@ -43,7 +43,8 @@ class FigureOptions:
         help="With --figure: choose N images by their mean IoU (worst, best, median), at random (see --seed) or evenly "
         "spaced; around:CLASS:N chooses those whose IoU of a class is nearest to its median.")] = None
     by: Annotated[Optional[str], typer.Option(
-        "--by", metavar="TITLE", help="Column whose scores --pick goes by; by default, the last with scores.")] = None
+        "--by", metavar="TITLE|PATH",
+        help="Column whose scores --pick goes by; by default, the last with scores.")] = None
     crop: Annotated[Optional[list[str]], typer.Option(
         "--crop", metavar="ID:X,Y,W,H",
         help="With --figure: show this region of an image, in pixels, enlarged below its row; may be repeated.")] = None
@@ -82,8 +83,7 @@ class FigureOptions:
         from drstool.figures.spec import FigureSpec, parse_crop, parse_cues, read_spec
         from drstool.recipe import override
 
-        keys = [spec.name for spec in fields(data)]
-        spec = read_spec(self.spec, keys) if self.spec is not None else FigureSpec()
+        spec = read_spec(self.spec, [each.name for each in fields(data)]) if self.spec is not None else FigureSpec()
         columns = [parse_column(part) for text in self.columns or () for part in text.split(",") if part]
         columns = titled_as_each_other(columns)
         more = [parse_column(text, "heat") for text in maps] + [parse_column(text, "labels") for text in labels]
@@ -94,8 +94,10 @@ class FigureOptions:
             "crops": tuple(map(parse_crop, self.crop or ())), "columns": (*columns, *more)}.items() if value}
         if "ids" in changes or "pick" in changes:
             changes = {"ids": (), "pick": "", "by": "" if "ids" in changes else spec.by} | changes
+        # What an option is by default replaces nothing.
+        chosen = {each.name: value for each in fields(data) if (value := getattr(data, each.name)) != each.default}
         return replace(
-            spec, **changes, data={**spec.data, **{n: v for n, v in vars(data).items() if v is not None}},
+            spec, **changes, data={**spec.data, **chosen},
             settings=override(spec.settings, {name: getattr(settings, name) for name in given}),
             cues=parse_cues(self.cues or "", spec.cues))
 
@@ -106,13 +108,14 @@ def make_figure(run: Run, options: FigureOptions, spec: FigureSpec, kind: type[O
     from drstool.figures.spec import spec_text
 
     _check_together(run, spec)
-    for path in filter(None, (spec.figure, options.write_spec)):
+    only_describe = options.write_spec is not None and options.figure is None
+    for path in filter(None, ("" if only_describe else spec.figure, options.write_spec)):
         run.reserve(path)
     if options.write_spec is not None:
         _write(run, options.write_spec, spec_text(spec).encode())
-        if options.figure is None:
-            run.done(f"wrote {options.write_spec}")
-            return
+    if only_describe:
+        run.done(f"wrote {options.write_spec}")
+        return
     if not spec.figure:
         raise UsageError("--figure", "is missing", "give --figure FILE, or 'figure' in the file of --spec")
     render.check_installed()
@@ -131,15 +134,11 @@ def _check_together(run: Run, spec: FigureSpec) -> None:
         raise UsageError("--pick", "chooses rows that --ids names already", "omit one of the two")
     if run.resume:
         raise UsageError("--resume", "cannot be used with --figure", "run the command again without it")
-    titles = [column.title for column in spec.columns]
-    for option, title, other, needed in (
+    for option, name, other, needed in (
             ("--by", spec.by, "--pick", spec.pick),
             ("--baseline", spec.settings.baseline, "--score", spec.settings.score)):
-        if title and not needed:
+        if name and not needed:
             raise UsageError(option, f"has no effect without {other}", f"add {other}, or omit it")
-        if title and titles.count(title) != 1:
-            found = "several columns have" if title in titles else "no column has"
-            raise UsageError(option, f"{found} the title '{title}'", f"there are {', '.join(titles)}")
 
 
 def _draw(
@@ -158,12 +157,15 @@ def _draw(
     inputs = replace(
         inputs, class_names=inputs.class_names or dataset.class_names or (), settings=spec.cues,
         saliency_of=saliency_of_items(dataset), percentile=spec.settings.percentile)
-    spec, words = _with_rows(run, replace(spec, columns=columns), inputs, dataset)
+    spec = replace(spec, columns=columns)
+    baseline = _scored_column(spec, "--baseline", name)[0] if (name := spec.settings.baseline) else None
+    spec, words = _with_rows(run, spec, inputs, dataset)
     scores = _scores(run, spec, inputs, dataset) if spec.settings.score else {}
     caption = [f"Rows: {words}."] if words else []
     caption += ["Below the cells: mean IoU."] if scores else []
     figure = draw_figure(
-        spec, inputs, dataset, file_format, scores=scores, caption=" ".join(caption) if spec.settings.caption else "",
+        spec, inputs, dataset, file_format, scores=scores, baseline=baseline,
+        caption=" ".join(caption) if spec.settings.caption else "",
         history=_history(run, spec, inputs, dataset, words, bool(scores)), workers=run.threads, track=run.track)
     for error in dict.fromkeys(map(str, figure.errors)):
         run.notes([error])
@@ -199,7 +201,7 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     words = ""
     if not spec.ids:
         pick = parse_pick(spec.pick)
-        column = _column_of_scores(spec) if pick.needs_scores else None
+        column = _scored_column(spec, "--by", spec.by)[1] if pick.needs_scores else None
         spec = replace(spec, ids=pick.unscored(dataset, run.seed) if column is None else pick.scored(
             _evaluation(run, column.paths[0], inputs, dataset)))
         # There may be fewer images than were asked for.
@@ -221,14 +223,26 @@ def _scored(spec: FigureSpec) -> list[tuple[int, Column]]:
     return list(found.values())
 
 
-def _column_of_scores(spec: FigureSpec) -> Column:
-    columns = [column for _, column in _scored(spec)]
-    titles = [column.title for column in columns]
-    if spec.by and spec.by not in titles or not titles:
+def _scored_column(spec: FigureSpec, option: str, name: str) -> tuple[int, Column]:
+    """Number and column of what has scores and a title or, if none has it, a path or file name; without one, the last.
+
+    Raises
+    ------
+    UsageError
+        There is none, or several.
+    """
+    scored = _scored(spec)
+    if not scored:
+        raise UsageError(option, "no column has scores", "give a column of labels or maps")
+    if not name:
+        return scored[-1]
+    found = [each for each in scored if each[1].title == name] or [
+        each for each in scored if name in ((path := Path(each[1].paths[0])).stem, path.name, each[1].paths[0])]
+    if len(found) != 1:
         raise UsageError(
-            "--by", f"'{spec.by}' has no scores" if spec.by else "no column has scores",
-            f"those that have are {', '.join(titles)}" if titles else "--pick needs a column of labels or maps")
-    return next(column for column in reversed(columns) if column.title == (spec.by or titles[-1]))
+            option, f"{'several columns' if found else 'no column'} with scores {'are' if found else 'is'} called "
+            f"'{name}'", f"those that have scores are {', '.join(column.title for _, column in scored)}")
+    return found[0]
 
 
 def _scores(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> Mapping[tuple[str, int], float]:

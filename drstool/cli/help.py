@@ -57,7 +57,7 @@ class GroupedHelp:
                 groups.setdefault(each.rich_help_panel or usual, []).append(record)
         if isinstance(self, TyperGroup):
             for name, command in self.commands.items():
-                groups.setdefault(command.rich_help_panel, []).append((name, command.short_help))
+                groups.setdefault(getattr(command, "rich_help_panel", ""), []).append((name, command.short_help))
         if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             formatter.write(_panels(groups))
             return

@@ -22,7 +22,7 @@ def options(settings: type) -> list[inspect.Parameter]:
     if any(settings in recipe for recipe in RECIPES.values()):
         text = "Named set of defaults: " + ", ".join(f"{name} ({use})" for name, use in RECIPE_USES.items()) + "."
         found.append(option("recipe", str, "default", "--recipe", help=text))
-    named = {name: named_recipe(name, settings) for name in RECIPES}
+    named: dict[str, Any] = {name: named_recipe(name, settings) for name in RECIPES}
     return found + [_option(_PREFIX, "--", spec, named) for spec in fields(settings)]
 
 
@@ -88,7 +88,7 @@ def automatic(kind: type, values: dict[str, Any]) -> frozenset[str]:
 
 def chosen(kind: type, values: dict[str, Any]) -> Any:
     """Settings from the recipe's name and the options, which are taken out of ``values``."""
-    base = named_recipe(values.pop("recipe", "default"), kind)
+    base: Any = named_recipe(values.pop("recipe", "default"), kind)
     changes = {}
     for spec in fields(kind):
         value = values.pop(_PREFIX + spec.name)

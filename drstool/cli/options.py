@@ -143,7 +143,7 @@ class _Command:
 
     name: str
     example: str
-    settings: type | None
+    settings: Any
     keep_going: bool
     resume: bool
     shards: bool
@@ -154,7 +154,7 @@ class _Command:
     def register(self, function: Callable) -> Callable:
         """Register the function, and return it as it is."""
         taken = inspect.signature(function, eval_str=True).parameters
-        groups = {
+        groups: dict[str, Any] = {
             key: each.annotation for key, each in taken.items()
             if key not in _SUPPLIED and is_dataclass(each.annotation)
         }
@@ -268,7 +268,7 @@ def _expanded(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     return [in_panel(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY), "Method")]
 
 
-def _fields_as_parameters(kind: type) -> list[inspect.Parameter]:
+def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     parameters = [
         inspect.Parameter(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional
 
 import typer
@@ -88,7 +89,8 @@ class Run(Console):
         self.follows = self._joint and not is_first()
         super().__init__(command, options.quiet or self.follows, options.verbose)
         self.seed, self.overwrite, self.resume = options.seed, options.overwrite, options.resume
-        self._options, self._arguments, self._device = options, arguments, None
+        self._options, self._arguments = options, arguments
+        self._device: torch.device | None = None
         self._inputs, self._failures, self._claims = inputs, 0, ExitStack()
         self._unfinished: Journal | PartialFolder | None = None
         self._noun = "image"
@@ -195,7 +197,7 @@ class Run(Console):
 
     # --- outputs -------------------------------------------------------------------------------
 
-    def reserve(self, output: str | os.PathLike, *, folder: bool = False, dataset: bool = False) -> None:
+    def reserve(self, output: str | Path, *, folder: bool = False, dataset: bool = False) -> None:
         """Check that a file or folder may be written, and lock it until this run ends.
 
         Does nothing where another process writes it.
@@ -237,7 +239,7 @@ class Run(Console):
             raise UsageError(
                 "--resume", f"{output or 'stdout'} is not a file that can be resumed", "give -o FILE, or omit --resume")
         if on_disk:
-            self.reserve(output, folder=what != "maps" and not str(output).endswith(".tar"))
+            self.reserve(str(output), folder=what != "maps" and not str(output).endswith(".tar"))
         else:
             check_sink(output, self.overwrite, what=what)
         return output

@@ -60,7 +60,7 @@ class TrainingOptions:
 class MapTrainingOptions(TrainingOptions):
     """Those of networks that make maps."""
 
-    saliency: Saliency = None
+    saliency: Saliency = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class _Selection:
         saliency_of = saliency_folder(self.saliency) if self.saliency else saliency_of_items(dataset)
         cues = CueSettings(background="saliency" if saliency_of else "constant")
         execution = Execution(self.run.device, workers=self.run.threads)
+        records: Iterable[Any]
         if checkpoint.kind == "classifier":
             records = cam.cam(dataset.items, checkpoint, CamSettings(), execution=execution)
         elif checkpoint.kind == "refiner":

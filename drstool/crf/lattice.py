@@ -194,7 +194,7 @@ class LatticeSum:
             begin += kernel.num_vertices + 1
         index = torch.cat(indices, dim=1)
         self._index, self._weight = index.flatten(), torch.cat(weights, dim=1).flatten()
-        self._offset = _offsets(*index.shape, index.device)
+        self._offset = _offsets(index.shape[0], index.shape[1], index.device)
 
     def __call__(self, values: Tensor) -> Tensor:
         """The weighted sum of the kernels' results for values ``(N, K) float32``."""

@@ -233,7 +233,7 @@ def _positions(size: tuple[int, int], sigma: float, device: torch.device) -> tup
 
 def _bilateral_features(image: Tensor, sxy: float, srgb: float) -> Tensor:
     """Positions and colours of the pixels in standard deviations, ``(5, N) float32``: x, y, R, G, B."""
-    positions = _positions(tuple(image.shape[:2]), sxy, image.device)
+    positions = _positions((image.shape[0], image.shape[1]), sxy, image.device)
     colors = image.reshape(-1, 3).t().float() / _float32(srgb)
     return torch.cat([torch.stack(positions), colors])
 

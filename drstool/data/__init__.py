@@ -145,7 +145,7 @@ def _find(
         Read instead of the process's own.
     """
     listed, notices = (None, ()) if classes is None else read_class_names(classes)
-    form = TagForm(listed or class_names and tuple(class_names), tag_separator, empty_tags)
+    form = TagForm(listed or (None if class_names is None else tuple(class_names)), tag_separator, empty_tags)
     known = Known(
         None if images_only else form, None if images is None else Path(images), listed or class_names or (),
         need_tags=tags is None and not images_only)
@@ -278,7 +278,7 @@ def _item(
     row: RawItem, class_names: tuple[str, ...] | None, channels: dict[str, int] | None, values: MaskValues | None,
     value_range: ValueRange | None, source: str,
 ) -> Item:
-    mask = row.mask
+    mask: Any = row.mask
     if hasattr(mask, "class_names"):
         mask = replace(mask, class_names=class_names or ())
     mask = read_as(mask, values, source)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from drstool.data.table import is_housekeeping
 from drstool.errors import InputError, UsageError
 from drstool.labels import check_class_names, plain_name
+from drstool.text import listed, quoted
 
 __all__ = [
     "SEPARATORS", "ListedTags", "RawTags", "TagForm", "about_zeros", "number_or_name", "read_columns", "read_numbers",
-    "some", "some_columns", "split_cells", "without_blanks",
+    "some_columns", "split_cells", "without_blanks",
 ]
 
 # A tag is a class name, or a class number counted from 0; None: it is not known which classes an image has.
@@ -58,7 +59,7 @@ class TagForm:
             raise UsageError("--tag-separator", f"{self.separator!r} is not a mark", "give one character, such as ';'")
 
     @property
-    def empty(self) -> RawTags:
+    def empty(self) -> tuple[str, ...] | None:
         """The tags of an empty cell."""
         return () if self.empty_cells == "negative" else None
 
@@ -104,7 +105,7 @@ class ListedTags:
                 where, "has tags for none of the images" + what,
                 about_zeros(others, ids) or f"the images' ids are such as {next(iter(ids))!r:.80}")
         lost = about_zeros(others, ids)
-        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {some(others)}" + (
+        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {quoted(others)}" + (
             f"; {lost}" if lost else "")
         return replace(self, notices=(*self.notices, notice)) if others else self
 
@@ -152,7 +153,8 @@ def split_cells(
     ([('cat', 'dog'), None, ()], ())
     """
     texts = ["" if cell is None else cell.strip() for cell in cells]
-    separator, notices = form.separator, ()
+    separator = form.separator
+    notices: tuple[str, ...] = ()
     if separator is None:
         separator = _separator({text for text in texts if not _is_list(text)}, where, form.class_names)
         if separator not in (None, SEPARATORS[0]):
@@ -230,22 +232,17 @@ def read_columns(
     alike = {plain_name(name) for name in missing}.intersection(map(plain_name, likely))
     if missing and (chosen or alike):
         raise InputError(
-            where, f"has columns of 0 and 1 ({some(chosen or likely)}), but none for class '{missing[0]}'",
+            where, f"has columns of 0 and 1 ({quoted(chosen or likely)}), but none for class '{missing[0]}'",
             "name the columns as the classes of --classes or of the checkpoint are")
     if not chosen:
         return (), [None] * len(places), ()
     present = [_flags(columns[name], name, places) for name in chosen]
-    tags = [
+    tags: list[RawTags] = [
         tuple(name for name, flag in zip(chosen, flags, strict=True) if flag) for flags in zip(*present, strict=True)]
     held = dict.fromkeys(cell for name in chosen for cell in columns[name])
-    values = "0 and 1" if _PLAIN.issuperset(map(str.casefold, held)) else some(list(held))
-    notice = f"{where}: the columns of {values} are taken for classes: {some(chosen)}"
+    values = "0 and 1" if _PLAIN.issuperset(map(str.casefold, held)) else quoted(list(held))
+    notice = f"{where}: the columns of {values} are taken for classes: {quoted(chosen)}"
     return check_class_names(chosen, where), tags, () if form.class_names else (notice,)
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few of the names, as a message shows them."""
-    return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
 
 
 def some_columns(columns: Mapping[str, Sequence[str]]) -> str:
@@ -256,11 +253,9 @@ def some_columns(columns: Mapping[str, Sequence[str]]) -> str:
     >>> some_columns({"cat": ["likely", "", "rarely", "likely"], "dog": ["", "", "", ""]})
     "'cat' (likely, rarely), 'dog' (empty)"
     """
-    parts = []
-    for name, cells in list(columns.items())[:5]:
-        values = [f"{value:.20}" for value in dict.fromkeys(cells) if value]
-        parts.append(f"'{name}' ({', '.join(values[:3] + ['…'] * (len(values) > 3)) or 'empty'})")
-    return ", ".join(parts + ["…"] * (len(columns) > 5))
+    return listed([
+        f"'{name}' ({listed([f'{cell:.20}' for cell in dict.fromkeys(cells) if cell], most=3) or 'empty'})"
+        for name, cells in columns.items()])
 
 
 def _is_membership(cells: Sequence[str]) -> bool:
@@ -307,8 +302,8 @@ def without_blanks(
         rest = [word for word in words or () if word not in found]
         kept.append(words if not found else rest or form.empty)
     means = "unknown" if form.empty is None else "no"
-    notice = (f"{where}: tags {some(list(blanks))} are taken for empty cells ({count:,} of {len(rows):,} rows), which "
-              f"mean {means} tags (--empty-tags)")
+    notice = (f"{where}: tags {quoted(list(blanks))} are taken for empty cells ({count:,} of {len(rows):,} rows), "
+              f"which mean {means} tags (--empty-tags)")
     return kept, (notice,) if blanks else ()
 
 
@@ -351,18 +346,18 @@ def read_numbers(
         rows = [None if words is None else [word.partition(".")[0] for word in words] for words in rows]
     written = [words for words in rows if words]
     repeated = next((words for words in written if len(set(words)) < len(words) or not numbers), None)
-    widths, classes = {len(words) for words in written}, len(form.class_names or ())
+    names = form.class_names or ()
+    widths, classes = {len(words) for words in written}, len(names)
     if flags and widths == {classes}:
         # As class numbers these are possible, too: each image has each class.
         if set(map(tuple, written)) not in ({("0",)}, {("0", "1")}, {("1", "0")}):
             tags: list[RawTags] = [
-                None if words is None else tuple(
-                    form.class_names[i] for i, word in enumerate(words) if word.casefold() in _ONE)
+                None if words is None else tuple(names[i] for i, word in enumerate(words) if word.casefold() in _ONE)
                 for words in rows]
             meaning = "not having or having the class" if classes == 1 else "one column per class"
-            return tags, (f"{where}: rows of 0 and 1 are taken for {meaning}",)
+            return tags, (*notices, f"{where}: rows of 0 and 1 are taken for {meaning}")
         if classes == 1:
-            notices = (f"{where}: the 0 of every image is taken for the number of class {some(form.class_names)}",)
+            notices += (f"{where}: the 0 of every image is taken for the number of class {quoted(names)}",)
         if classes == 2:
             raise InputError(
                 where, f"has {' '.join(written[0])!r} for every image: the numbers of both classes, or one of two?",

@@ -60,9 +60,9 @@ def _image_folder(path: Path, split: str | None, file_names: Sequence[str]) -> P
         for folder in folders:
             if is_file(folder / name):
                 return folder
-    names = dict.fromkeys((*names, "images"))
+    known = " or ".join(dict.fromkeys((*names, "images")))
     raise InputError(
-        path, f"cannot find its images: no {file_names[0]} beside it, or in a folder named {' or '.join(names)}",
+        path, f"cannot find its images: no {file_names[0]} beside it, or in a folder named {known}",
         "name their folder with --images, or put them next to it")
 
 

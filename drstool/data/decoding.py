@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 import drstool.pillow  # noqa: F401 - silences Pillow's warnings of large and of odd pictures
 from drstool.data.value_range import ValueRange, scaled
@@ -103,12 +103,12 @@ def load_pil(path: str | os.PathLike, value_range: ValueRange | None = None) -> 
     InputError
         As :func:`load_image`.
     """
-    def upright_rgb(image: Image.Image) -> Image.Image:
+    def upright_rgb(image: ImageFile.ImageFile) -> Image.Image:
         values = _deep_values(image, path, value_range)
         image.load()
         orientation = _orientation(image)
-        image = _to_rgb(image) if values is None else _to_rgb(_with_alpha(Image.fromarray(values), image))
-        return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        rgb = _to_rgb(image) if values is None else _to_rgb(_with_alpha(Image.fromarray(values), image))
+        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
     return _decode(path, upright_rgb)
 
@@ -123,7 +123,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     InputError
         Missing, no picture, or more than :data:`drstool.pixels.MAX_PIXELS` pixels.
     """
-    def upright_size(image: Image.Image) -> tuple[int, int]:
+    def upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
         if image.format == "TIFF" and _orientation(image) in _SWAPS_SIDES:
             image.load()  # Turns the image and drops the tag: Pillow does so for TIFF alone.
         return image.size if _orientation(image) in _SWAPS_SIDES else image.size[::-1]
@@ -178,10 +178,9 @@ def load_target(item: Item, size: tuple[int, int] | None = None) -> np.ndarray:
     # Imported here: it brings h5py, which listing images does not need.
     from drstool.formats.label_png import read_label_png
 
-    is_file = isinstance(item.mask, Path)
     # Files that give fractions of the image's size do not say it.
     known = image_size(item.image) if size is None and getattr(item.mask, "needs_size", False) else size
-    target = read_label_png(item.mask) if is_file else item.mask.rasterize(known)
+    target = read_label_png(item.mask) if isinstance(item.mask, Path) else item.mask.rasterize(known)
     _check_size(target, size, item.mask, "the mask")
     return target
 
@@ -213,7 +212,7 @@ def load_saliency(
     InputError
         It cannot be read, is a colour picture, or its size differs.
     """
-    def grey(image: Image.Image) -> np.ndarray:
+    def grey(image: ImageFile.ImageFile) -> np.ndarray:
         image.load()
         return _grey_values(image, path)
 
@@ -227,7 +226,7 @@ def load_saliency(
     return scaled(saliency, low, high)
 
 
-def _decode(path: str | os.PathLike, use: Callable[[Image.Image], _T]) -> _T:
+def _decode(path: str | os.PathLike, use: Callable[[ImageFile.ImageFile], _T]) -> _T:
     """What ``use`` makes of the opened picture, with every failure as an :class:`InputError`."""
     with _open(path) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -237,20 +236,21 @@ def _decode(path: str | os.PathLike, use: Callable[[Image.Image], _T]) -> _T:
         return use(image)
 
 
-def _check_scans(image: Image.Image, path: str | os.PathLike) -> None:
+def _check_scans(image: ImageFile.ImageFile, path: str | os.PathLike) -> None:
     """Check the number of scans of a progressive JPEG: a few bytes can ask for thousands of them."""
     if "progressive" not in image.info or image.fp is None:
         return
-    position = image.fp.tell()
-    image.fp.seek(0)
-    scans = sum(part.count(_SCAN) for part in iter(lambda: image.fp.read(_READ_SIZE), b""))
-    image.fp.seek(position)
+    file: Any = image.fp
+    position = file.tell()
+    file.seek(0)
+    scans = sum(part.count(_SCAN) for part in iter(lambda: file.read(_READ_SIZE), b""))
+    file.seek(position)
     if scans > _MAX_SCANS:
         raise InputError(path, f"is a JPEG with {scans} scans", f"at most {_MAX_SCANS} are read")
 
 
 @contextmanager
-def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
+def _open(path: str | os.PathLike) -> Iterator[ImageFile.ImageFile]:
     try:
         # Before opening: a named pipe would block, a device never end.
         status = os.stat(path)
@@ -278,7 +278,7 @@ def _open(path: str | os.PathLike) -> Iterator[Image.Image]:
         raise InputError(path, f"cannot be read: {reason}", "the file may be damaged or truncated") from None
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: ImageFile.ImageFile) -> int:
     """Value 1..8 of the orientation tag; 1 where there is none or the EXIF data are broken."""
     try:
         if image.format == "PNG" and not _metadata_follow_pixels(image.fp):
@@ -291,7 +291,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _metadata_follow_pixels(file: BinaryIO | None) -> bool:
+def _metadata_follow_pixels(file: IO[bytes] | None) -> bool:
     """Whether an open PNG has metadata behind its pixels, where some programs put them."""
     if file is None:  # Decoded and closed: all metadata are known.
         return False
@@ -309,7 +309,7 @@ def _metadata_follow_pixels(file: BinaryIO | None) -> bool:
     return False
 
 
-def _deep_values(image: Image.Image, path: str | os.PathLike, chosen: ValueRange | None) -> np.ndarray | None:
+def _deep_values(image: ImageFile.ImageFile, path: str | os.PathLike, chosen: ValueRange | None) -> np.ndarray | None:
     """The pixels as uint8, grey or RGB, of a file of more than 8 bits or with a chosen range; None: as Pillow does."""
     grey, deep_colour = image.mode in (*_MODES_16_BIT, "F"), _is_deep_colour(image)
     if not grey and not deep_colour:
@@ -326,7 +326,7 @@ def _deep_values(image: Image.Image, path: str | os.PathLike, chosen: ValueRange
     return scaled(values, *(_checked_range(said, image, values) or (0, _LARGEST_16_BIT)))
 
 
-def _stretched_values(image: Image.Image, path: str | os.PathLike, chosen: ValueRange) -> np.ndarray:
+def _stretched_values(image: ImageFile.ImageFile, path: str | os.PathLike, chosen: ValueRange) -> np.ndarray:
     """The pixels of a file of 8 bits, (H, W, 3) uint8."""
     if chosen.largest > _LARGEST_8_BIT:
         raise InputError(
@@ -337,17 +337,18 @@ def _stretched_values(image: Image.Image, path: str | os.PathLike, chosen: Value
     return scaled(values, *chosen.limits(values))
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
     """Whether an image that is not decoded yet has 16 bits a channel, of which Pillow keeps the upper 8."""
     return len(image.getbands()) >= 3 and any(
         order in str(tile[3]) for tile in image.tile[:1] for order in _OTHER_BYTE)
 
 
-def _sample_values(image: Image.Image, path: str | os.PathLike, deep_colour: bool) -> np.ndarray:
+def _sample_values(image: ImageFile.ImageFile, path: str | os.PathLike, deep_colour: bool) -> np.ndarray:
     """The values in the file, (H, W) of any type, or (H, W, 3) uint16 in colour."""
     image.load()
     if not deep_colour:
         return np.asarray(image)
+    lower: Any
     with _open(path) as lower:
         lower.tile = [(*tile[:3], _with_other_byte(tile[3])) for tile in lower.tile]
         lower.load()
@@ -362,7 +363,7 @@ def _with_other_byte(arguments: object) -> object:
     return re.sub(";16[LBN]", lambda order: _OTHER_BYTE[order[0]], str(arguments))
 
 
-def _said_range(image: Image.Image) -> tuple[int, int] | None:
+def _said_range(image: ImageFile.ImageFile) -> tuple[int, int] | None:
     """Smallest and largest value that a file of more than 8 bits says its samples have; None where it does not say."""
     if image.format == "TIFF":
         low, high, bits = (max(_tiff_numbers(image, tag), default=0)
@@ -392,7 +393,7 @@ def _tiff_numbers(image: Image.Image, tag: int) -> tuple[int, ...]:
     return tuple(int(each) for each in values if isinstance(each, (int, float)))
 
 
-def _significant_bits(file: BinaryIO | None) -> int:
+def _significant_bits(file: IO[bytes] | None) -> int:
     """The largest number of bits that a PNG says its samples have (sBIT); 0 where it does not say."""
     if file is None:
         return 0
@@ -440,7 +441,7 @@ def look_at(path: str | os.PathLike, *, decode: bool = True) -> Look:
     InputError
         As :func:`load_image`.
     """
-    def look(image: Image.Image) -> Look:
+    def look(image: ImageFile.ImageFile) -> Look:
         extra = _has_unmarked_band(image)
         deep_colour = _is_deep_colour(image)
         if not decode or not deep_colour and image.mode not in _MODES_16_BIT:
@@ -465,7 +466,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_values(image: Image.Image, where: object) -> np.ndarray:
+def _grey_values(image: ImageFile.ImageFile, where: object) -> np.ndarray:
     """The values of a grey picture, (H, W) uint8, or uint16 and others of more bits."""
     if image.mode in _MODES_16_BIT:
         values = np.asarray(image)

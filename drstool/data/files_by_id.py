@@ -88,8 +88,8 @@ class FilesById:
         names = self._listing(below).get(unicodedata.normalize("NFC", stem))
         return None if names is None else Path(self.folder, below, names[0])
 
-    def __contains__(self, identifier: str) -> bool:
-        return self.find(identifier) is not None
+    def __contains__(self, identifier: object) -> bool:
+        return self.find(str(identifier)) is not None
 
     def must_find(self, identifier: str, where: str) -> Path:
         """As :meth:`find`; an image without a file is an error."""

@@ -35,7 +35,7 @@ def read_folder(root: Path, split: str | None, known: Collection[str] = ()) -> R
     siblings = [] if split is None else _subfolders(root)
     names = {name for place in (base, *siblings) for name in _classes(place, known)}
     files = FilesById(base)
-    rows = [RawItem(identifier, files.find(identifier), (name,))
+    rows = [RawItem(identifier, files.must_find(identifier, str(base)), (name,))
             for name in classes for identifier in files.ids(name, unique=True, deep=False)]
     return RawDataset(rows, check_class_names(sorted(names), root), False, "folder")
 

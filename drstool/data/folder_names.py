@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 __all__ = ["is_of_split", "meaning_of"]
 
@@ -46,6 +45,6 @@ def is_of_split(name: str, split: str) -> bool:
     return split.casefold() in _words(name)
 
 
-def _words(name: str) -> Iterable[str]:
+def _words(name: str) -> frozenset[str]:
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return frozenset(re.split(r"[\W_\d]+", parted.casefold())) - {""}

@@ -22,7 +22,8 @@ _USUAL = 0.1
 def image_notices(dataset: Dataset) -> list[str]:
     """Lines about bands that are left out and 16-bit images that come out dark; unreadable images are passed over."""
     step = max(1, len(dataset) // _LOOKED_AT)
-    bands, largest = [], []
+    bands: list[bool] = []
+    largest: list[int] = []
     for item in dataset.items[::step]:
         with suppress(InputError):
             look = look_at(item.image, decode=dataset.value_range is None and len(largest) < _DECODED)

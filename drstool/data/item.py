@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from drstool.data.value_range import ValueRange
 from drstool.errors import InputError
@@ -26,7 +26,7 @@ class Rasterizable(Protocol):
     Where it does not know the image's size, its class has the attribute ``needs_size``.
     """
 
-    def rasterize(self, size: tuple[int, int] | None) -> np.ndarray: ...
+    def rasterize(self, size: Any, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

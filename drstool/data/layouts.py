@@ -79,19 +79,19 @@ def read_layout(root: Path, split: str | None, known: Known, above: Path | None 
         return with_labelmap(read_voc(root, split, known.form or TagForm(), known.images), (root,))
     if is_sbd(root):
         return read_sbd(root, split, need_tags=known.need_tags)
-    has_split = split is not None and is_folder(root / split)
-    if (table := _table(here)) and not (has_split and _table(_Contents(root / split))):
+    inner = None if split is None or not is_folder(root / split) else root / split
+    if (table := _table(here)) and not (inner is not None and _table(_Contents(inner))):
         return manifest.read_manifest(table, split, known.form, known.images).told(root, f"the table {table.name}")
     if yaml := _yolo_file(here):
         return read_yolo(yaml, split, known.images).told(root, f"a YOLO export with {yaml.name}")
     if annotations := _coco_file(here, split):
         path, folder = annotations
         return read_coco(path, folder, known.images).told(root, f"a COCO export with {path.relative_to(root)}")
-    if has_split and not any(is_of_split(name, split) for name in here.annotations):
-        inside = _Contents(root / split, known.class_names)
+    if split is not None and inner is not None and not any(is_of_split(name, split) for name in here.annotations):
+        inside = _Contents(inner, known.class_names)
         if inside.classes and not inside.images and not inside.annotations:
-            return read_folder(root, split, known.class_names).told(root / split, "a folder of classes")
-        return read_layout(root / split, None, known, root)
+            return read_folder(root, split, known.class_names).told(inner, "a folder of classes")
+        return read_layout(inner, None, known, root)
     return _by_names(here, split, known, above)
 
 

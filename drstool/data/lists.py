@@ -6,13 +6,13 @@ import csv
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from drstool.data.cells import (
-    SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, some, some_columns, split_cells,
+    SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, some_columns, split_cells,
 )
 from drstool.data.files_by_id import IMAGE_SUFFIXES, list_folder
 from drstool.data.image_files import id_of_path, missing_image, resolve
@@ -22,7 +22,7 @@ from drstool.data.tags import gather_names
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, read_beginning, status
 from drstool.identifiers import check_id
-from drstool.text import read_lines
+from drstool.text import quoted, read_lines
 
 __all__ = ["id_of", "notices_of_tag_files", "read_ids", "read_image_list", "read_tag_list", "split_id"]
 
@@ -37,7 +37,7 @@ _LOOKED_AT, _BEGINNING_BYTES = 20, 1 << 16
 _BELOW_IMAGES = re.compile(r"(?:.*/)?JPEGImages/(.+)")
 
 
-def id_of(text: str, ids: Collection[str]) -> str:
+def id_of(text: str, ids: Container[str]) -> str:
     """The id that a list names by itself or by the path of its image.
 
     Lists name ``ID``, ``ID.jpg``, ``/JPEGImages/ID.jpg``, ``VOC2012/JPEGImages/ID.jpg`` and absolute paths.
@@ -58,7 +58,7 @@ def id_of(text: str, ids: Collection[str]) -> str:
     return base if base in ids and stem not in ids else stem
 
 
-def split_id(line: str, ids: Collection[str]) -> tuple[str, str]:
+def split_id(line: str, ids: Container[str]) -> tuple[str, str]:
     """The image id at the start of a line, and the rest of the line.
 
     The id ends at a tab. In a line without one it is the longest beginning, up to a space, that is
@@ -87,8 +87,8 @@ def split_id(line: str, ids: Collection[str]) -> tuple[str, str]:
         identifier, _, rest = line.partition(mark)
         if identifier.strip() in ids:
             return identifier.strip(), rest.strip()
-    identifier, *rest = line.split(maxsplit=1)
-    return identifier, rest[0] if rest else ""
+    first, *others = line.split(maxsplit=1)
+    return first, others[0] if others else ""
 
 
 def read_ids(path: str | Path, ids: Collection[str]) -> list[str]:
@@ -273,7 +273,7 @@ def _of_columns(header: list[str], rows: dict[str, str], path: str | Path, form:
     names, tags, _ = read_columns(columns, places, path, form)
     if not names:
         raise InputError(
-            path, f"names the columns {some(header)}, which are not classes, or do not hold 0 and 1",
+            path, f"names the columns {quoted(header)}, which are not classes, or do not hold 0 and 1",
             "list each image's classes in a line 'ID CLASS CLASS', or save a table as .csv")
     unused = {name: cells for name, cells in columns.items() if name not in names}
     notices = (f"{path}: columns not used: {some_columns(unused)}",) if unused else ()
@@ -293,7 +293,7 @@ def _words(
         return split_cells(texts, path, form)
     else:
         words = [_joined(text.split(), names) for text in texts]
-    return [list(filter(None, row)) or form.empty for row in words], ()
+    return [tuple(filter(None, row)) or form.empty for row in words], ()
 
 
 def _joined(words: list[str], names: frozenset[str]) -> list[str]:

@@ -17,14 +17,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TextIO
+from typing import Any, TextIO
 
 from drstool.annotations.coco import CocoMask, category_names
 from drstool.annotations.labelmap import LABELMAP, ColorMask
 from drstool.annotations.labelme import LabelmeMask
 from drstool.annotations.yolo import YoloMask
 from drstool.data.cells import (
-    ListedTags, RawTags, TagForm, read_columns, read_numbers, some, some_columns, split_cells, without_blanks,
+    ListedTags, RawTags, TagForm, read_columns, read_numbers, some_columns, split_cells, without_blanks,
 )
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
 from drstool.data.item import Rasterizable, RawDataset, RawItem, each_or_error
@@ -36,7 +36,7 @@ from drstool.errors import InputError
 from drstool.files import is_file, status
 from drstool.identifiers import check_id
 from drstool.labels import object_classes
-from drstool.text import read_stdin_text, read_text
+from drstool.text import quoted, read_stdin_text, read_text
 
 __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_tags"]
 
@@ -199,7 +199,7 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
     columns = find_columns(table.names, where)
     if not {"id", "image"} & set(columns):
         raise InputError(
-            where, f"has the columns {some(table.names)}, but none of an id ({column_names('id')}) or an image "
+            where, f"has the columns {quoted(table.names)}, but none of an id ({column_names('id')}) or an image "
             f"({column_names('image')})", "the first line names the columns: id,image,tags")
     cells = {role: table.column(name) for role, name in columns.items()}
     places = [place for place, _ in table.rows]
@@ -235,7 +235,8 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
             class_names, notices = _stated_names(found["class_names"], place)
             continue
         rows.append((place, fields))
-    known = {"class_names": class_names, "stated": class_names is not None, "background_first": bool(notices)}
+    known: dict[str, Any] = {
+        "class_names": class_names, "stated": class_names is not None, "background_first": bool(notices)}
     if form is None:
         return _Manifest(base, *_items(rows, [None] * len(rows), base), has_tags=False, notices=notices, **known)
     form = form if class_names is None else replace(form, class_names=class_names)
@@ -258,7 +259,7 @@ def _items(
         image, mask, saliency, split = (_text(fields, name, place) for name in ("image", "mask", "saliency", "split"))
         if image is None and "id" not in fields:
             raise InputError(place, "has no 'image' and no 'id'", "a row names its image")
-        identifier = check_id(fields["id"] if "id" in fields else id_of_path(image), place)
+        identifier = check_id(fields["id"] if "id" in fields else id_of_path(str(image)), place)
         if identifier in items:
             raise InputError(
                 place, f"lists id {identifier!r} twice, first in line {items[identifier].where.rpartition(' ')[2]}",

@@ -13,6 +13,7 @@ from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById
 from drstool.errors import InputError, UsageError
 from drstool.files import is_folder
 from drstool.labels import ignore_label, label_type
+from drstool.text import listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,9 +116,8 @@ class MaskValues:
         labels = table[values]
         if labels.min() < 0:
             unknown = np.unique(values[labels < 0])
-            listed = ", ".join(map(str, unknown[:5])) + (", …" if unknown.size > 5 else "")
             raise InputError(
-                where, f"contains values that {_OPTION} {self} does not list: {listed}",
+                where, f"contains values that {_OPTION} {self} does not list: {listed(unknown.tolist())}",
                 "list them; values to be ignored as ignore=VALUE")
         return labels.astype(dtype)
 

@@ -16,7 +16,6 @@ from drstool.annotations.labelme import image_of_labelme, read_labelme
 from drstool.annotations.voc_xml import image_of_xml, object_names
 from drstool.annotations.yolo import read_yolo_labels
 from drstool.artifacts.header import END_NAME, HEADER_NAME
-from drstool.data.cells import some
 from drstool.data.files_by_id import IMAGE_SUFFIXES, FilesById, list_folder
 from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem
@@ -24,7 +23,7 @@ from drstool.data.tags import gather_names, read_names
 from drstool.errors import InputError, UsageError
 from drstool.files import is_file, is_folder, read_beginning
 from drstool.labels import check_class_names, is_object_name, object_classes
-from drstool.text import read_lines
+from drstool.text import quoted, read_lines
 
 __all__ = ["annotated", "read_paired", "with_labelmap"]
 
@@ -81,7 +80,7 @@ def read_paired(root: Path, split: str | None, images: Path | None, above: Path 
             f"the annotation of {ids[0]} is {ids[0]}.png, .xml, .json or .txt; images alone are --data {places[0]}")
     saliency = FilesById(root / "saliency_map")
     _, paths = found.pop("masks", (None, [None] * len(ids)))
-    rows = [RawItem(i, pictures.find(i), None, mask, saliency.find(i), str(places[0]))
+    rows = [RawItem(i, pictures.must_find(i, str(places[0])), None, mask, saliency.find(i), str(places[0]))
             for i, mask in zip(ids, paths, strict=True)]
     where = (root, *places, *([above] if above else []))
     dataset = with_labelmap(_annotated(root, rows, found, _class_list(where)), where)
@@ -98,8 +97,7 @@ def _places(root: Path, split: str | None, images: Path | None) -> list[Path]:
         named = _chosen([name for name in folders if meaning_of(name) == "images"], split)
         if len(named) > 1:
             raise InputError(root, f"has several folders of images: {', '.join(named)}", "choose one with --images")
-        beside = split is not None and split in folders
-        images = root / named[0] if named else root / split if beside else root
+        images = root / named[0] if named else root / split if split is not None and split in folders else root
     annotations = [root / name for name in _chosen(
         [name for name in folders if meaning_of(name) == "annotations" and not name.startswith("saliency")], split)]
     if elsewhere:
@@ -148,7 +146,7 @@ def _add(found: dict, place: Path, ids: Sequence[str], apart: bool) -> list[str]
                 "name one with --masks" if kind == "masks" else "keep one of them")
         found[kind] = place, paths
         if more := _strays(files, kind, paths, ids, apart):
-            notices.append(f"{place}: files that belong to no image ({len(more)}): {some(more)}")
+            notices.append(f"{place}: files that belong to no image ({len(more)}): {quoted(more)}")
     return notices
 
 
@@ -167,9 +165,11 @@ def _strays(files: FilesById, kind: str, paths: Sequence[Path | None], ids: Sequ
         return []
     strays = {i: files.find(i) for i in files.ids(deep=not apart and any("/" in i for i in ids)) if i not in known}
     if not apart:
-        strays = {i: path for i, path in strays.items() if _are_annotations(kind, [path])}
+        strays = {i: path for i, path in strays.items() if path and _are_annotations(kind, [path])}
     own = dict(zip(ids, paths, strict=True))
-    for i, path in strays.items() if image_of is not None else ():
+    for i, path in strays.items():
+        if image_of is None or path is None:
+            continue
         name = (PurePosixPath(i).parent / PurePosixPath(image_of(path).replace("\\", "/")).stem).as_posix()
         if own.get(name) is not None:
             raise InputError(path, f"is of the image {name!r}, and so is {own[name]}", "remove one of them")
@@ -202,13 +202,19 @@ def _annotated(
         kinds = " and ".join(f"{kind} in {place}" for kind, (place, _) in found.items())
         raise InputError(root, f"has both {kinds}", "keep one of them")
     kind, (place, files) = next(iter(found.items()), ("", (root, [])))
-    source, notices = "annotations" if kind else "none", ()
-    names, background = object_classes(*classes) if classes is not None else (None, ())
+    source = "annotations" if kind else "none"
+    names: tuple[str, ...] | None = None
+    background: tuple[str, ...] = ()
+    if classes is not None:
+        names, background = object_classes(*classes)
+    notices: tuple[str, ...] = ()
     if kind == "YOLO labels":
         if classes is None:
             raise InputError(place, "has YOLO labels, but nothing names their classes",
                              "add classes.txt with one name per line, or a data.yaml")
-        known, notices = read_yolo_labels(files, *classes)
+        # An image without objects may have no file.
+        labels = [path or place / f"{row.id}.txt" for path, row in zip(files, rows, strict=True)]
+        known, notices = read_yolo_labels(labels, *classes)
     elif kind == "labelme files":
         known, notices = read_labelme(files, place)
     else:

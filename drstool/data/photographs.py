@@ -34,10 +34,10 @@ def images_of(dataset: Dataset | None = None, value_range: ValueRange | None = N
     InputError
         By the function: the dataset lacks the image, or the record does not name its own.
     """
-    items = None if dataset is None else {item.id: item for item in dataset.items}
+    items = {} if dataset is None else {item.id: item for item in dataset.items}
 
     def image_of(record: MapRecord) -> Item:
-        if items is None:
+        if dataset is None:
             if not record.image:
                 raise InputError(f"image {record.id!r}", "has maps that do not name its file", "give --data")
             return Item(record.id, Path(record.image), value_range=value_range)

@@ -9,11 +9,11 @@ from pathlib import Path
 from drstool.annotations.labelmap import is_labelmap, read_labelmap
 from drstool.annotations.simple_yaml import read_simple_yaml
 from drstool.annotations.yolo import yolo_names
-from drstool.data.cells import number_or_name, some
+from drstool.data.cells import number_or_name
 from drstool.data.item import RawDataset, RawItem
 from drstool.errors import InputError
 from drstool.labels import check_class_names, object_classes, plain_name
-from drstool.text import read_lines
+from drstool.text import quoted, read_lines
 
 __all__ = [
     "about_joined_names", "about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names",
@@ -96,7 +96,7 @@ def about_joined_names(names: Iterable[str], folders: bool = False) -> tuple[str
         len(parts := joint.split(name)) > 1 and known.issuperset(parts) for joint in _JOINTS))
     if not joined:
         return ()
-    what = f"class {some(joined)} looks" if len(joined) == 1 else f"classes {some(joined)} look"
+    what = f"class {quoted(joined)} looks" if len(joined) == 1 else f"classes {quoted(joined)} look"
     return (f"the {what} like several tags; " + ("give them in a table" if folders else "separate them with ;"),)
 
 
@@ -169,7 +169,7 @@ def resolve_names(
 def _difference(names: Sequence[str], given: Sequence[str]) -> str:
     extra = [name for name in names if name not in given]
     missing = [name for name in given if name not in names]
-    return ", ".join(what + some(names) for what, names in (("it also has ", extra), ("it lacks ", missing)) if names)
+    return ", ".join(what + quoted(names) for what, names in (("it also has ", extra), ("it lacks ", missing)) if names)
 
 
 def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str, ...] | None:
@@ -188,7 +188,7 @@ def resolve_tags(row: RawItem, channels: Mapping[str, int] | None) -> tuple[str,
         A tag is not a class.
     """
     if not row.tags:
-        return row.tags
+        return None if row.tags is None else ()
     where = row.where or row.id
     if channels is None:
         raise InputError(
@@ -207,9 +207,9 @@ def _channel(tag: str | int, channels: Mapping[str, int], identifier: str, where
     if isinstance(tag, int) and tag < len(channels):
         return tag
     alike = [name for name in channels if plain_name(name) == plain_name(str(tag))]
-    right = f"did you mean '{alike[0]}'?" if alike else f"the classes are {some(list(channels))}"
+    right = f"did you mean '{alike[0]}'?" if alike else f"the classes are {quoted(list(channels))}"
     if isinstance(tag, int):
         right = (
             f"class numbers are 0 to {len(channels) - 1}, counted from 0 without the background: the classes of "
-            f"--classes, the checkpoint, the maps or the data are {some(list(channels))}")
+            f"--classes, the checkpoint, the maps or the data are {quoted(list(channels))}")
     raise InputError(where, f"image {identifier!r} has the tag {tag!r}, which is not a class", right)

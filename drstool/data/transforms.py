@@ -21,9 +21,7 @@ from drstool.data.item import Dataset, Item
 from drstool.errors import InputError
 from drstool.formats.label_png import read_label_png
 from drstool.formats.map_file import MapFileReader
-from drstool.labels import (
-    as_label_type, channel_of, check_label_values, ignore_label, label_type,
-)
+from drstool.labels import as_label_type, channel_of, check_label_values, ignore_label, label_type
 from drstool.pixels import shown_size
 from drstool.recipe import NORMALIZE_MEAN, ClassifierRecipe, Jitter, RefinerRecipe, SegmenterRecipe
 
@@ -246,7 +244,8 @@ class SegmenterSamples(_Samples):
         image = load_pil(item.image, item.value_range)
         labels = self._load_labels(item, image.size[::-1])
         scale = random.uniform(recipe.scale_min, recipe.scale_max)
-        size = tuple(max(1, int(side * scale)) for side in image.size)
+        width, height = (max(1, int(side * scale)) for side in image.size)
+        size = width, height
         image = image.resize(size, Image.Resampling.BILINEAR)
         labels = labels.resize(size, Image.Resampling.NEAREST)
         window = _window(size, recipe.image_size, random)

@@ -229,7 +229,7 @@ def _check_numbering(
     Part of a dataset may lack a class. The names gathered from its annotations would then be
     numbered differently from the whole dataset's, and every tag after the gap be wrong.
     """
-    names = dict(enumerate(class_names))
+    names: dict[str | int, str | int] = dict(enumerate(class_names))
     pairs = [
         ({names.get(tag, tag) for tag in tags}, known) for identifier, tags in listed.items()
         if tags and (known := annotations.tags(identifier))]

@@ -108,8 +108,10 @@ def _notices(path: Path, content: dict[str, object], key: str) -> tuple[str, ...
         own = _located(path.parent, root, place, key)
         if own is not None and own.parts[-2:] != _parts(place)[-2:] and Path(place) != Path(own.name):
             told.append(f"{path}: there is no {place}: the images of '{key}' are taken from {own}")
+        if own is None:
+            continue
         for other in split_keys(content):
-            for there in _listed_places(content[other]) if own is not None and other != key else ():
+            for there in _listed_places(content[other]) if other != key else ():
                 found = _located(path.parent, root, there, other)
                 one, two = own.resolve(), found and found.resolve()
                 if two is None or not (one.is_relative_to(two) or two.is_relative_to(one)):
@@ -148,7 +150,7 @@ def _once(images: Iterable[tuple[str, Path]], where: Path) -> dict[str, Path]:
 
 def _images_in(folder: Path) -> Iterator[tuple[str, Path]]:
     files = FilesById(folder)
-    return ((identifier, files.find(identifier)) for identifier in files.ids(unique=True))
+    return ((identifier, files.must_find(identifier, str(folder))) for identifier in files.ids(unique=True))
 
 
 def _located(base: Path, root: object, place: str, key: str) -> Path | None:

@@ -104,7 +104,7 @@ def _draw_clutter(rng: np.random.Generator, picture: np.ndarray) -> None:
 
 def _windows(
     size: tuple[int, int], sheet: int, at: tuple[float, float],
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Where in a picture a square sheet centred ``at`` (down, right) lies, and which part of it is inside."""
     in_picture, in_sheet = [], []
     for length, position in zip(size, at, strict=True):

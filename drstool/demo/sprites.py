@@ -89,7 +89,7 @@ def disc(cx: float, cy: float, radius: float) -> Shape:
     return ellipse(cx, cy, radius, radius)
 
 
-def tube(points: Sequence[tuple[float, float]], radii: Sequence[float] | float) -> Shape:
+def tube(points: Sequence[tuple[float, float]] | np.ndarray, radii: Sequence[float] | np.ndarray | float) -> Shape:
     """A line drawn with a round pen: (n, 2) points and the pen's radius at each."""
     line = np.asarray(points, float)
     pens = np.broadcast_to(radii, len(line)).tolist()

@@ -25,7 +25,8 @@ _IGNORED = "ignore"
 
 def export_coco(export: Export) -> str:
     """One JSON file; a category's id is its label, and ignored pixels are crowds of a category ``ignore``."""
-    images, annotations, apart = [], [], 0
+    images, apart = [], 0
+    annotations: list[dict] = []
     with open_labels(export, names_images=True) as labels, new_file(export.output, export.overwrite) as making:
         ignore = ignore_label(label_type(len(labels.class_names)))
         for number, (labelled, found) in enumerate(labels.each(_annotations), start=1):

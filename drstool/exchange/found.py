@@ -11,6 +11,7 @@ from drstool.errors import InputError
 from drstool.formats.records import MapRecord, check_shape, encode_values
 from drstool.labels import label_of
 from drstool.pixels import shown_size
+from drstool.reports.text import counted
 
 __all__ = ["FoundMaps", "ValueCounts", "check_numbers", "stacked", "to_record"]
 
@@ -62,12 +63,12 @@ class ValueCounts:
     def lines(self, dtype: str | None) -> list[str]:
         """What was done, a line each."""
         lines = (
-            (self.negative, "{} images have negative values, which were set to 0"),
-            (self.clipped, f"{{}} images have values over 1 (up to {self.largest:.4g}), which were clipped to 1"),
-            (self.over_one, f"{{}} images have values over 1 (up to {self.largest:.4g}), which were kept; thresholds "
-             "such as --alpha expect 0 to 1"),
-            (self.rounded, f"values of {{}} images were rounded to {dtype or 'float16'}"))
-        return [text.format(count) for count, text in lines if count]
+            (self.negative, "negative values of {} were set to 0"),
+            (self.clipped, f"values over 1 (up to {self.largest:.4g}) of {{}} were clipped to 1"),
+            (self.over_one, f"values over 1 (up to {self.largest:.4g}) of {{}} were kept; thresholds such as --alpha "
+             "expect 0 to 1"),
+            (self.rounded, f"values of {{}} were rounded to {dtype or 'float16'}"))
+        return [text.format(counted(count, "image")) for count, text in lines if count]
 
 
 def check_numbers(keys: Any) -> tuple[int, ...]:

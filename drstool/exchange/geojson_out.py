@@ -47,7 +47,7 @@ class GeoReference(NamedTuple):
     """
 
     epsg: int
-    affine: tuple[float, float, float, float, float, float]
+    affine: tuple[float, ...]
 
     def at(self, x: float, y: float) -> list[float]:
         """The coordinates of a corner of pixels."""
@@ -57,7 +57,8 @@ class GeoReference(NamedTuple):
 
 def export_geojson(export: Export) -> str:
     """One file with a polygon, with its holes, for each region of an object class."""
-    features, systems = [], {}
+    features = []
+    systems: dict[int, str] = {}
     with open_labels(export, names_images=True) as labels, new_file(export.output, export.overwrite) as making:
         names = label_names(labels.class_names)
         for labelled, (epsg, found) in labels.each(lambda each: _features(each, names)):
@@ -100,7 +101,7 @@ def read_georeference(path: Path) -> GeoReference:
     return GeoReference(epsg, affine)
 
 
-def _affine(tags: Mapping[int, object], path: Path) -> tuple[float, float, float, float, float, float]:
+def _affine(tags: Mapping[int, object], path: Path) -> tuple[float, ...]:
     matrix, scale, points = (_numbers(tags, tag, path) for tag in (_MATRIX, _SCALE, _TIEPOINTS))
     if len(matrix) == 16:
         affine = *matrix[0:2], matrix[3], *matrix[4:6], matrix[7]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from drstool.formats import LabelRecord, RecordSource, load, open_records
 from drstool.labels import MAX_NARROW_CLASSES, as_label_type, check_class_names, check_label_values, ignore_label
 from drstool.parallel import ordered_map
 from drstool.pixels import shown_size
-from drstool.reports.text import counted, listed
+from drstool.reports.text import counted
+from drstool.text import listed
 
 __all__ = ["Labelled", "LabelsToExport", "open_labels"]
 
@@ -99,7 +100,7 @@ class LabelsToExport:
             A record is damaged or has values that are no labels; an image is missing or of another size; the labels
             are of images that the dataset does not have; there are none.
         """
-        def work(record: object) -> tuple[Labelled, _Made, bool]:
+        def work(record: Any) -> tuple[Labelled, _Made, bool]:
             labelled = self._labelled(load(record))
             return labelled, encode(labelled), bool(labelled.ignored.any())
 

@@ -23,7 +23,8 @@ from drstool.identifiers import check_id
 from drstool.labels import check_class_names, object_classes
 from drstool.parallel import Track, ordered_map, untracked
 from drstool.pickles import load_npy
-from drstool.reports.text import listed
+from drstool.reports.text import counted
+from drstool.text import listed
 
 if TYPE_CHECKING:
     from drstool.data import Dataset, Item
@@ -132,12 +133,13 @@ class ForeignMaps:
     def _summary(self) -> list[str]:
         """What was done and left out."""
         lines = self._counts.lines(self._dtype)
-        lines += [f"{what} of {count} images was left out" for what, count in sorted(self._left_out.items())]
+        lines += [f"{what} of {counted(count, 'image')} was left out" for what, count in sorted(self._left_out.items())]
         if self._unsized:
-            lines.append(f"the maps' size is taken for the image's in {self._unsized} images; --data tells the image's")
+            images = counted(self._unsized, "image")
+            lines.append(f"the maps' size is taken for the image's in {images}; --data tells the image's")
         if self._other_tags:
             lines.append(
-                f"the maps of {len(self._other_tags)} images are not of their tags: "
+                f"the maps of {counted(len(self._other_tags), 'image')} are not of their tags: "
                 + listed(self._other_tags, most=_MOST_NAMED))
         return lines
 
@@ -189,7 +191,9 @@ def open_maps(
     try:
         if reader.format == "drs" and dataset is None:
             raise InputError(path, "holds maps of square images, and does not say the images' own sizes", "give --data")
-        notices = [f"left out {place.others} files that are not {place.suffix}"] if place.others else []
+        notices = []
+        if place.others:
+            notices.append(f"left out {counted(place.others, 'file')} with another ending than {place.suffix}")
         if origin is None:
             notices.append(f"{path}: read as maps of the format {reader.format}")
         names, about = _class_names(reader, dataset, class_names, path)
@@ -252,7 +256,8 @@ class _Reader:
 
     def __init__(self, place: _Place) -> None:
         self._place = place
-        self.ids, self.notices = tuple(check_id(name, place.path) for name in place.files), []
+        self.ids = tuple(check_id(name, place.path) for name in place.files)
+        self.notices: list[str] = []
 
     def where(self, identifier: str) -> Path:
         """Named in errors."""
@@ -409,7 +414,7 @@ def _ids(
             ([name for name in items if name not in known], dataset.source, path),
             ([name for name in reader.ids if name not in items], path, dataset.source)):
         if found:
-            lines.append(f"{len(found)} images of {where} are not in {other}: {listed(found, most=_MOST_NAMED)}")
+            lines.append(f"{other} lacks {counted(len(found), 'image')} of {where}: {listed(found, most=_MOST_NAMED)}")
     both = tuple(name for name in items if name in known)
     if not both:
         raise InputError(path, f"has maps of none of the images of {dataset.source}",

@@ -25,6 +25,7 @@ from drstool.formats.records import encode_values
 from drstool.identifiers import Names, member_name
 from drstool.labels import channel_of
 from drstool.parallel import ordered_map
+from drstool.reports.text import counted
 
 __all__ = ["export_drs", "export_irn", "export_npz", "export_png", "export_psa"]
 
@@ -145,7 +146,7 @@ def _export(
 
         written = write_files(export.output, header, files(), overwrite=export.overwrite)
         export.notify([*losses.lines(), f"the files do not hold {lacks}"])
-    return f"{len(written)} files of {losses.images} images"
+    return f"{counted(len(written), 'file')} of {counted(losses.images, 'image')}"
 
 
 class _Losses:
@@ -165,11 +166,11 @@ class _Losses:
 
     def lines(self) -> list[str]:
         counts = (
-            (self._rounded, "values of {} images were rounded to 256 steps: the format holds no finer ones"),
-            (self._clipped, "values of {} images were clipped to 0..1"),
-            (self._resized, "maps of {} images were resized to what the format holds"),
-            (self._empty, "{} images without maps have no file in this format"))
-        return [line.format(count) for count, line in counts if count]
+            (self._rounded, "values of {} were rounded to 256 steps: the format holds no finer ones"),
+            (self._clipped, "values of {} were clipped to 0..1"),
+            (self._resized, "maps of {} were resized to what the format holds"),
+            (self._empty, "there are no files of {}: they have no maps"))
+        return [line.format(counted(count, "image")) for count, line in counts if count]
 
 
 def _numbers(record: MapRecord) -> list[int]:

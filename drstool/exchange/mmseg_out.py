@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from pprint import pformat
 
 from PIL import Image
@@ -43,7 +44,8 @@ def export_mmseg(export: Export) -> str:
 
 
 def _files(export: Export, labels: LabelsToExport, split: str) -> Iterator[tuple[str, bytes]]:
-    names, images = Names(export.output), {}
+    names = Names(export.output)
+    images: dict[str, Any] = {}
     for labelled, png in labels.each(lambda each: encode_label_png(each.labels)):
         if labelled.id != labelled.id.strip():
             raise InputError(

@@ -13,17 +13,19 @@ from drstool.labels import BACKGROUND, ignore_label
 from drstool.recipe import FigureSettings
 
 __all__ = [
-    "HATCH_POINTS", "Cell", "Layer", "Painter", "blended", "contours", "error_kinds", "heat_layer", "label_layer",
+    "HATCH_POINTS", "Cell", "Layer", "Painter", "blended", "depths", "error_kinds", "heat_layer", "label_layer",
 ]
 
 # A stripe of hatching and its neighbour, in points: enough to be seen in print.
 HATCH_POINTS = 2.8
 # White stripes, and what is between them: the image, somewhat darker. Where no image shows, light grey.
 _STRIPE_WEIGHT, _BETWEEN_WEIGHT, _BETWEEN_FLAT = 0.85, 0.25, (205, 205, 205)
+# A light line inside a contour: its width in points (at least a pixel), and its opacity.
+_CASING, _CASING_WEIGHT = 0.5, 0.8
 # The image is visible below an error map, but takes no part in its colours.
 _ERROR_WEIGHT = 0.85
 # Weights of red, green and blue in what the eye takes for brightness (Rec. 601).
-_LUMA = np.float32([0.299, 0.587, 0.114])
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,8 @@ def label_layer(
     flat
         Whether ignored pixels hide the image.
     """
-    weight = np.where(labels == BACKGROUND, np.float32(0), np.float32(opacity)) if np.isscalar(opacity) else opacity
+    weight = opacity if isinstance(opacity, np.ndarray) else np.where(
+        labels == BACKGROUND, np.float32(0), np.float32(opacity))
     there = labels == ignore_label(labels.dtype)
     if there.any():
         painted, weight = painted.copy(), weight.copy()
@@ -138,23 +141,21 @@ def heat_layer(values: np.ndarray, colors: np.ndarray, opacity: float, *, rising
     return Layer(colors[np.rint(values * 255).astype(np.uint8)], weight, smooth=True)
 
 
-def contours(labels: np.ndarray, width: float) -> np.ndarray:
-    """The objects' pixels nearer than ``width`` to another label, (H, W) bool.
+def depths(labels: np.ndarray) -> np.ndarray:
+    """Distances of the objects' pixels to the nearest other label, infinite elsewhere; (H, W) float32, in pixels.
 
     Parameters
     ----------
     labels : (H, W) uint8 or uint16
-    width
-        In pixels; at least 1 is drawn.
     """
     from scipy.ndimage import distance_transform_edt
 
-    found = np.zeros(labels.shape, bool)
+    found = np.full(labels.shape, np.inf, np.float32)
     for label in _objects(labels):
         inside = labels == label
         # An object that fills the image has no edge.
         if not inside.all():
-            found |= inside & (distance_transform_edt(inside) <= max(width, 1.0))
+            found[inside] = distance_transform_edt(inside)[inside]
     return found
 
 
@@ -231,11 +232,15 @@ class Painter:
         labels, settings, weight = content.labels, self._settings, None
         assert labels is not None and content.picture is not None
         layers: tuple[Layer, ...] = ()
-        if settings.style in ("contour", "dim"):
-            weight = contours(labels, settings.contour_width * scale).astype(np.float32)
         if settings.style == "dim":
             dark = np.where(labels == BACKGROUND, np.float32(settings.opacity), np.float32(0))
             layers = (Layer(np.zeros((*labels.shape, 3), np.uint8), dark),)
+        if settings.style in ("contour", "dim"):
+            depth, width = depths(labels), max(settings.contour_width * scale, 1.0)
+            weight = (depth <= width).astype(np.float32)
+            # Dark colours are seen on dark images by a light line beside them.
+            light = np.where(depth <= width + max(_CASING * scale, 1.0), np.float32(_CASING_WEIGHT), np.float32(0))
+            layers += (Layer(np.full((*labels.shape, 3), 255, np.uint8), light),)
         if settings.style == "flat":
             weight = np.ones(labels.shape, np.float32)
         layers += (self._label_layer(labels, self.colors, scale, settings.opacity if weight is None else weight),)

@@ -15,7 +15,7 @@ from drstool.errors import UsageError
 from drstool.labels import IGNORE, num_classes, palette
 
 __all__ = [
-    "COLORMAPS", "CROP_COLORS", "ERRORS", "IGNORED", "class_colors", "difference_colors", "heat_colors", "hatching",
+    "CROP_COLORS", "ERRORS", "IGNORED", "class_colors", "difference_colors", "heat_colors", "hatching",
     "oklab",
 ]
 
@@ -25,7 +25,6 @@ IGNORED = (255, 255, 255)
 ERRORS = {"correct": (120, 190, 225), "missed": (20, 40, 120), "false": (225, 85, 0), "wrong class": (245, 225, 70)}
 # Of zoomed regions and their markers.
 CROP_COLORS = ((230, 30, 30), (0, 190, 230), (255, 200, 0), (230, 0, 230), (60, 200, 60))
-COLORMAPS = ("drstool", "jet", "viridis", "magma")
 
 # The heat colours in OKLCh, from low to high values: lightness rises evenly, and chroma stays within sRGB.
 # Hue in degrees.

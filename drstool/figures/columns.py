@@ -21,9 +21,11 @@ from drstool.formats.sources import RecordSource, open_records
 from drstool.labels import as_label_type, check_label_values, label_of
 from drstool.pixels import shown_size
 from drstool.recipe import CueSettings
-from drstool.reports.text import listed
+from drstool.reports.text import counted
+from drstool.text import listed
 
-__all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "default_title", "parse_column", "read_cell"]
+__all__ = ["KINDS", "Column", "Content", "Inputs", "Row", "check_size", "default_title", "image_of", "parse_column",
+           "read_cell"]
 
 # What a column can show, and of how many files.
 KINDS = {"image": 0, "target": 0, "labels": 1, "heat": 1, "error": 1, "picture": 1, "difference": 2, "split": 2}
@@ -90,7 +92,7 @@ def parse_column(text: str, show: str = "") -> Column:
     parts = tuple(paths.split(":")) if KINDS.get(kind) == 2 else (paths,)
     if len(parts) != KINDS.get(kind, 1) or not all(parts):
         raise UsageError(
-            "--columns", f"{text!r} names {len([part for part in parts if part])} files",
+            "--columns", f"{text!r} names {counted(len(list(filter(None, parts))), 'file')}",
             f"{kind} takes {KINDS.get(kind, 1)}, as in {kind}:A:B" if KINDS.get(kind) == 2 else _EXPECTED)
     return Column(kind, title or default_title(kind, parts, name), parts, name)
 
@@ -215,6 +217,8 @@ def _with_kind(column: Column, sources: dict[str, RecordSource], stack: ExitStac
     show = column.show
     if not show and _is_pictures(column.paths[0]):
         show = "picture"
+    if show == "picture" and _PLACE not in column.paths[0] and not is_folder(column.paths[0]):
+        raise InputError(column.paths[0], "no such folder", f"give a folder of pictures, or a path with {_PLACE} in it")
     for path in column.paths if show != "picture" else ():
         if path not in sources:
             if not is_file(path) and not is_folder(path):
@@ -264,7 +268,8 @@ def _common_classes(sources: Mapping[str, RecordSource], columns: Sequence[Colum
     for path, others in named.items():
         if tuple(others) != tuple(names):
             raise InputError(
-                path, f"has {len(others)} classes ({listed(others)}), but {first} has {len(names)} ({listed(names)})",
+                path, f"has {counted(len(others), 'class')} ({listed(others)}), but {first} has {len(names)} "
+                f"({listed(names)})",
                 "the columns of a figure must have the same classes in the same order")
     for column in columns:
         if column.object_class and column.object_class not in names:
@@ -306,13 +311,38 @@ class Row:
         """The record of a file, of the image's size."""
         if path not in self._records:
             found = source.read(self.id)
-            size = found.image_size if isinstance(found, MapRecord) else found.labels.shape
-            if tuple(size) != self.image.shape[:2]:
-                raise InputError(
-                    f"{path}: {self.id}", f"is of an image of {shown_size(size)} pixels, but the image is "
-                    f"{shown_size(self.image.shape)}", "use the images that the maps or labels were made from")
+            check_size(found, self.image, f"{path}: {self.id}")
             self._records[path] = found
         return self._records[path]
+
+
+def image_of(item: Item) -> np.ndarray:
+    """An item's image, (H, W, 3) uint8.
+
+    Raises
+    ------
+    InputError
+        It is missing or unreadable, or the item is that of a record that does not name its image.
+    """
+    if item.image == Path():  # made of an empty name
+        raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
+    return load_image(item.image, item.value_range)
+
+
+def check_size(record: MapRecord | LabelRecord, image: np.ndarray, where: object) -> None:
+    """Check that a record is of the size of an image, (H, W, 3) uint8.
+
+    Raises
+    ------
+    InputError
+        It is not.
+    """
+    what, size = ("map's image", record.image_size) if isinstance(record, MapRecord) else (
+        "label image", record.labels.shape)
+    if tuple(size) != image.shape[:2]:
+        raise InputError(
+            where, f"the {what} is {shown_size(size)} pixels, but the image is {shown_size(image.shape)}",
+            "use the images that the maps or labels were made from")
 
 
 def read_cell(column: Column, row: Row, inputs: Inputs) -> Content:

@@ -388,9 +388,10 @@ def name_texts(
         places = (Box(left, float(top), width, line) for top in (min(max(middle, box.y), box.bottom - line), *tops))
         place = next((each for each in places if not any(each.meets(other.box) for other in found)), None)
         if place is not None and text:
-            color = tuple(int(value) for value in colors[min(label, len(colors) - 1)])
-            bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
-            found.append(Text(text, place, size, color=(0, 0, 0) if bright else (255, 255, 255), back=color))
+            red, green, blue = (int(value) for value in colors[min(label, len(colors) - 1)])
+            bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+            color = (0, 0, 0) if bright else (255, 255, 255)
+            found.append(Text(text, place, size, color=color, back=(red, green, blue)))
     return found
 
 
@@ -404,7 +405,8 @@ def wrapped(text: str, width: float, lines: int, length: Callable[[str], float])
     >>> wrapped("2007_000033", 6, 3, len)
     ['2007_', '000033']
     """
-    found, rest = [], [text] if length(text) <= width else _pieces(text)
+    found: list[str] = []
+    rest = [text] if length(text) <= width else _pieces(text)
     while rest and len(found) < lines:
         line = ""
         while rest and length((line + rest[0]).rstrip()) <= width:

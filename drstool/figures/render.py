@@ -229,10 +229,9 @@ def _add_images(axes: Axes, pictures: Sequence[Placed]) -> None:
 
     known: dict[bytes, np.ndarray] = {}
     for each in pictures:
-        opaque = Layer(each.picture, np.ones(each.picture.shape[:2], np.float32))
-        for layer in (opaque, *each.layers):
+        for pixels in (each.picture, *(layer.rgba() for layer in each.layers)):
             # Renderers take the lowest row first.
-            values = np.ascontiguousarray(layer.rgba()[::-1])
+            values = np.ascontiguousarray(pixels[::-1])
             key = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).digest()
             axes.add_artist(Pixels(known.setdefault(key, values), each.box))
 
@@ -272,7 +271,7 @@ def _add_text(axes: Axes, text: Text, fonts: Fonts, dpi: int) -> None:
     box, line = text.box, text.size * LINE * dpi / 72
     if text.back is not None:
         axes.add_patch(Rectangle((box.x, box.y), box.width, box.height, facecolor=_rgb(text.back), linewidth=0))
-    upright = {"rotation": 90, "rotation_mode": "anchor"} if text.upright else {}
+    upright: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor"} if text.upright else {}
     x, y = box.x + box.width / 2, box.y + _BASELINE * line
     if text.upright:
         x, y = box.x + _BASELINE * line, box.y + box.height / 2

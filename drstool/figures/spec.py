@@ -124,7 +124,7 @@ def parse_cues(text: str, cues: CueSettings = CueSettings()) -> CueSettings:
     changes: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
-        kind = type(getattr(cues, name.strip(), None))
+        kind: Any = type(getattr(cues, name.strip(), None))
         try:
             changes[name.strip()] = {"true": True, "false": False}[value] if kind is bool else (
                 kind(value) if kind in (int, float) else value)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import h5py
 import numpy as np
@@ -27,7 +27,8 @@ from drstool.files import unreadable
 
 __all__ = ["DAMAGE", "UntrustedFile", "WriteGuard", "damaged", "with_small_cache"]
 
-Node = h5py.h5g.GroupID | h5py.h5d.DatasetID
+# h5py's GroupID or DatasetID, which have no annotations.
+Node: TypeAlias = Any
 
 # What h5py, and zlib, raise on damaged files.
 DAMAGE = (
@@ -103,10 +104,10 @@ class UntrustedFile:
     """
 
     def __init__(self, source: str | Path | BinaryIO, where: str) -> None:
-        self._source, self._heaps_checked = source, False
-        self._is_path = isinstance(source, (str, os.PathLike))
+        self._source: Any = source
+        self._is_path, self._heaps_checked = isinstance(source, (str, os.PathLike)), False
         try:
-            if self._is_path:
+            if isinstance(source, (str, os.PathLike)):
                 with open(source, "rb") as file:
                     self._start = file.read(_SUPERBLOCK_BYTES)
             else:

@@ -127,8 +127,9 @@ def label_info(identifier: str, data: bytes, header: Header | None, where: objec
     if tuple(form) not in _OURS:
         record = decode_label(identifier, data, header, where)
         return {"shape": list(record.labels.shape), "dtype": str(record.labels.dtype), "image": record.image}
-    ours = header is not None and header.kind == "labels"
-    dtype = label_type(len(header.class_names)) if ours else LABEL_TYPES[form[0] == 16]
+    dtype = LABEL_TYPES[form[0] == 16]
+    if header is not None and header.kind == "labels":
+        dtype = label_type(len(header.class_names))
     key, _, image = found.get(b"iTXt", b"").partition(_PLAIN_TEXT)
     return {
         "shape": [height, width], "dtype": np.dtype(dtype).name,
@@ -160,5 +161,5 @@ def _decode(data: bytes, where: object, grey: bool = False) -> tuple[np.ndarray,
         )
     labels = np.array(picture, np.uint16 if wide else np.uint8)
     if is_grey and depth in _STRETCH:
-        labels //= _STRETCH[depth]
+        np.floor_divide(labels, _STRETCH[depth], out=labels)
     return labels, str(picture.info.get(_IMAGE_KEY, ""))

@@ -97,7 +97,7 @@ class MapFileWriter:
             raise InputError(target, f"its header has the kind {header.kind!r}", f"expected one of {kinds}")
         check_class_names(header.class_names, target)
         self._owned = isinstance(target, (str, os.PathLike))
-        self._raw = open(target, "w+b") if self._owned else target  # noqa: SIM115
+        self._raw: BinaryIO = open(target, "w+b") if isinstance(target, (str, os.PathLike)) else target  # noqa: SIM115
         self.where = str(where if where is not None else getattr(self._raw, "name", "map file"))
         self._header = header
         self._ids: dict[str, None] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +87,6 @@ class LabelRecord:
 
 
 Record = MapRecord | LabelRecord
-_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +108,8 @@ class LazyRecord:
     is_maps: bool
 
 
-def load(record: _Record | LazyRecord) -> _Record | Record:
-    """The record itself, read now if it is lazy."""
+def load(record: Record | LazyRecord) -> Any:
+    """The record itself, read now if it is lazy; a map or label record, as its source has them."""
     return record.read() if isinstance(record, LazyRecord) else record
 
 

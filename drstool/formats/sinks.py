@@ -10,7 +10,7 @@ from collections.abc import Container, Generator, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from operator import call
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from drstool.artifacts.atomic import check_writable, new_file, new_folder, output_error, write_fully, writing
 from drstool.artifacts.end_record import check_end_file
@@ -151,13 +151,13 @@ def check_sink(
     if _goes_to_stdout(output):
         _check_stdout(_stdout(stdout))
     elif not _is_special(output):
-        check_writable(output, overwrite, folder=_is_folder(output, what))
+        check_writable(str(output), overwrite, folder=_is_folder(output, what))
 
 
 @contextmanager
 def open_sink(
     output: str | None, header: Header, *, overwrite: bool = False, stdout: BinaryIO | None = None,
-    resume: Journal | PartialFolder | None = None, threads: int = 1, earlier: Container[str] = (),
+    resume: Any = None, threads: int = 1, earlier: Container[str] = (),
     order: Sequence[str] = (),
 ) -> Iterator[RecordSink]:
     """Somewhere to write maps or labels to; whole once the block has ended without an exception.
@@ -376,6 +376,7 @@ def earlier_output(
         return error.what, ()
     if difference is not None:
         return difference, ()
+    assert header is not None
     try:
         held = _checked(output, header, threads)
     except InputError as error:

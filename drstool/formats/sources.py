@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Union
 
 from drstool.artifacts.header import HDF5_SIGNATURE, HEADER_NAME, Header, record_type
 from drstool.errors import ForeignError, InputError, UsageError
@@ -53,7 +53,9 @@ class RecordSource:
     """
 
     def __init__(self, reader: Reader, *held: BinaryIO, path: str | None = None) -> None:
-        self._reader, self._held, self.path, self._closed = reader, held, path, False
+        # What it has depends on whether it is searchable.
+        self._reader: Any = reader
+        self._held, self.path, self._closed = held, path, False
         self.header: Header | None = reader.header
         self.kind: str = self.header.kind if self.header is not None else "labels"
         self.where: str = reader.where
@@ -127,7 +129,7 @@ class RecordSource:
         """
         if self.is_maps or not self._reader.searchable:
             return self.read(identifier).info()
-        return {"id": identifier, **self._reader.info(identifier)}  # type: ignore[union-attr]
+        return {"id": identifier, **self._reader.info(identifier)}
 
     @contextmanager
     def reopened(self) -> Iterator[RecordSource]:

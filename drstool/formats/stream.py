@@ -155,7 +155,8 @@ class StreamReader:
         self._source = _ForwardFile(stream, head, self.where)
         self._seen: set[str] = set()
         with self._damage():
-            self._archive = tarfile.TarFile(fileobj=self._source, encoding="utf-8", errors="surrogateescape")
+            self._archive = tarfile.TarFile(
+                fileobj=self._source, encoding="utf-8", errors="surrogateescape")  # type: ignore[arg-type]
         member = self._next()
         if member is None or member.name != HEADER_NAME:
             raise ForeignError(
@@ -232,7 +233,7 @@ class StreamReader:
             with self._damage():
                 member = self._archive.next()
             # The archive would keep them all.
-            self._archive.members.clear()
+            self._archive.members.clear()  # type: ignore[attr-defined]
             # A repacked folder has entries for its folders; the records' names say it all.
             if member is None or member.type != tarfile.DIRTYPE:
                 break

@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 
 from drstool.cues import resize_maps
+from drstool.figures.cells import blended, label_layer
 from drstool.figures.colors import ERRORS, class_colors, heat_colors
 from drstool.formats.records import MapRecord
-from drstool.labels import BACKGROUND, ignore_label, label_names, label_type
+from drstool.labels import ignore_label, label_names, label_type
 from drstool.metrics import LabelCounts, count_labels
 from drstool.recipe import CueSettings
 
@@ -35,9 +36,8 @@ _PICTURE_JPEG = {"quality": 88, "subsampling": "4:2:0"}
 _THUMBNAIL_JPEG = {"quality": 75, "subsampling": "4:4:4"}
 # More takes three times as long for a twentieth less.
 _COMPRESSION = 5
-# Labels over a thumbnail; ignored pixels are hatched.
-_OPACITY = np.float32(0.65)
-_HATCH = np.array([60, 235], dtype=np.float32)
+# Of labels over a thumbnail, and of the hatching of ignored pixels.
+_OPACITY, _HATCH_PERIOD = 0.65, 6
 _PAGE = ("page.css", "cues.js", "page.js")
 
 
@@ -174,18 +174,10 @@ def _thumbnail(image: Image.Image, labels: Sequence[np.ndarray | None], colors: 
     """The image, and the image with each of the labels over it, side by side."""
     height, width = _shown_size((image.height, image.width), _THUMBNAIL)
     small = np.asarray(image.resize((width, height), Image.Resampling.BOX, reducing_gap=2))
-    frames = [small if each is None else _over(small, _nearest(each, (height, width)), colors) for each in labels]
-    return Image.fromarray(np.concatenate([small, *frames], axis=1))
-
-
-def _over(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Labels over an image, ignored pixels hatched; (H, W, 3) uint8."""
-    y, x = np.indices(labels.shape)
-    ignored = labels == ignore_label(labels.dtype)
-    shown = colors[np.where(ignored, BACKGROUND, labels)].astype(np.float32)
-    shown[ignored] = _HATCH[(x + y) // 3 % 2][ignored, None]
-    weight = np.where(labels == BACKGROUND, np.float32(0), _OPACITY)[..., None]
-    return np.rint(image + weight * (shown - image)).astype(np.uint8)
+    reduced = [None if each is None else _nearest(each, (height, width)) for each in labels]
+    layers = [[] if each is None else [label_layer(
+        each, colors[np.minimum(each, len(colors) - 1)], _OPACITY, "hatched", _HATCH_PERIOD)] for each in reduced]
+    return Image.fromarray(np.concatenate([small, *(blended(small, layer) for layer in layers)], axis=1))
 
 
 def _map_layer(record: MapRecord, unscaled: bool) -> dict[str, Any]:

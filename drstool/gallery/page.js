@@ -91,7 +91,11 @@
   // --- which images, in which order ------------------------------------------------------------------------------------
 
   const state = {layer: 0, frame: 0, confusion: null, shown: [], current: 0, width: 200};
-  const frames = ["image", ...(index.targets ? ["ground truth"] : []), ...scored.map(plain)];
+  // What the thumbnails show, and an image's first layers.
+  const frames = [
+    {kind: "image", name: "image"}, ...(index.targets ? [{kind: "target", name: "ground truth"}] : []),
+    ...index.labels.map((name, i) => ({kind: "labels", i, name: plain(name)})),
+    ...index.maps.map(({name}, i) => ({kind: "rule", i, name: `labels from ${plain(name)}`}))];
   // The thumbnails always have a frame for ground truth.
   const frameAt = (frame) => frame && !index.targets ? frame + 1 : frame;
 
@@ -204,7 +208,7 @@
 
   function makeTile(image, place) {
     const scores = scoresOf(image, state.layer), value = valueOf(image, $("class").value);
-    const picture = make("div", {role: "img", "aria-label": frames[state.frame]});
+    const picture = make("div", {role: "img", "aria-label": frames[state.frame].name});
     const [height, width] = image.size, box = [tileWidth, tileHeight - 38];
     const scale = Math.min(box[0] / width, box[1] / height), count = 2 + scored.length, w = Math.round(width * scale);
     Object.assign(picture.style, {
@@ -376,7 +380,7 @@
   // --- the viewer -----------------------------------------------------------------------------------------------------------
 
   const viewer = $("viewer"), canvas = $("canvas"), panel = $("panel");
-  const look = {zoom: 1, x: 0.5, y: 0.5, opacity: 0.7, bare: false, errors: false, layer: {kind: "image"}};
+  const look = {zoom: 1, x: 0.5, y: 0.5, opacity: 0.7, bare: false, errors: false, layer: null};
   const rules = index.maps.map(({cues}) => ({...cues, rules: false}));
   let picture = null, layers = null, list = [], overlay = null, drawing = false, opened = 0;
 
@@ -386,7 +390,12 @@
     const image = imageNow(), turn = ++opened;
     if (!image) return;
     look.place = state.current;
-    if (!viewer.open) { viewer.showModal(); canvas.focus(); }
+    if (!viewer.open) {
+      // What the thumbnail shows.
+      look.layer = frames[state.frame];
+      viewer.showModal();
+      canvas.focus();
+    }
     history.replaceState(null, "", "#" + encodeURIComponent(image.id));
     const photo = new Image();
     photo.src = `images/${fileName(image)}.jpg`;
@@ -418,12 +427,8 @@
 
   // All layers of an image; what it lacks is said, so that the numbers of the keys stay the same.
   function listed(image) {
-    const found = [{kind: "image", name: "image"}];
-    if (index.targets) found.push({kind: "target", name: "ground truth", missing: !layers.target});
-    index.labels.forEach((name, i) => found.push({kind: "labels", i, name: plain(name), missing: !layers.labels[i]}));
-    index.maps.forEach((map, i) => {
-      found.push({kind: "rule", i, name: `labels from ${plain(map.name)}`, missing: !layers.maps[i]});
-    });
+    const lacks = {target: () => !layers.target, labels: (i) => !layers.labels[i], rule: (i) => !layers.maps[i]};
+    const found = frames.map((layer) => ({...layer, missing: lacks[layer.kind]?.(layer.i)}));
     layers.maps.forEach((map, i) => map?.labels.forEach((label, channel) => {
       const from = index.maps.length > 1 ? ` in ${plain(index.maps[i].name)}` : "";
       found.push({kind: "heat", i, label, channel, name: nameOf(label) + from});
@@ -794,7 +799,7 @@
     $("title").append(named(plain(index.title)));
     $("scored").append(...scored.map((name, i) => option(i, plain(name))));
     $("scored-label").hidden = scored.length < 2;
-    $("frame").append(...frames.map((name, i) => option(i, name)));
+    $("frame").append(...frames.map(({name}, i) => option(i, name)));
     const present = new Set();
     for (const image of images) {
       for (const label of image.tags || []) present.add(label);

@@ -245,8 +245,9 @@ def scores_of(margins: Margins, class_names: Sequence[str], ignored: str = "miss
         freqw_acc=float(ratio((in_target * np.nan_to_num(iou)).sum(), total)),
         mean_iou=mean_of(iou),
         classes=tuple(
-            ClassScore(name, *map(float, rates), int(pixels))
-            for name, *rates, pixels in zip(names, iou, acc, fp_rate, fn_rate, in_target)),
+            ClassScore(name, *rates)
+            for name, *rates in zip(
+                names, iou.tolist(), acc.tolist(), fp_rate.tolist(), fn_rate.tolist(), in_target.tolist())),
         absent=tuple(name for name, size in zip(names, union) if size == 0),
         ignored_share=float(ratio(margins.undecided.sum(), margins.in_target.sum())),
     )

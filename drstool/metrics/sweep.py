@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,8 @@ def swept_numbers(text: str) -> tuple[str, tuple[int | None, ...]]:
 
 def settings_at(settings: CueSettings, parameter: str, index: int) -> CueSettings:
     """The settings with the swept number at its ``index``-th value."""
-    return replace(settings, **{parameter: GRIDS[parameter][index]})
+    changed: dict[str, Any] = {parameter: GRIDS[parameter][index]}
+    return replace(settings, **changed)
 
 
 def label_steps(
@@ -289,22 +291,22 @@ class _Thresholds:
 def _crossings(parameter: str) -> _Thresholds:
     """For each threshold, in the order of strictness, the least strongest cue that still makes the label."""
     if parameter == "alpha":
-        return _Thresholds(np.float32(GRIDS["alpha"]))
+        return _Thresholds(np.array(GRIDS["alpha"], np.float32))
     if parameter == "constant":
         return _Thresholds(np.nextafter(_constants(), np.float32(np.inf)))
-    powers = np.float32(GRIDS["power"][::-1])
+    powers = np.array(GRIDS["power"][::-1], np.float32)
     return _Thresholds(_least(lambda value: value > cues.power_background(value, powers)))
 
 
 @cache
 def _constants() -> np.ndarray:
-    return np.asarray(cues.constant_background(np.float32(GRIDS["constant"])))
+    return np.asarray(cues.constant_background(np.array(GRIDS["constant"], np.float32)))
 
 
 @cache
 def _weak_powers(limit: float) -> _Thresholds:
     """For each exponent, descending, the least map value whose background cue is at most ``limit``."""
-    powers = np.float32(GRIDS["power"][::-1])
+    powers = np.array(GRIDS["power"][::-1], np.float32)
     return _Thresholds(_least(lambda value: cues.power_background(value, powers) <= np.float32(limit)))
 
 

@@ -124,7 +124,7 @@ def _ranges(indices: Sequence[int]) -> str:
 
 def build_network(
     kind: str, architecture: Mapping[str, Any], class_names: Sequence[str], extra_init: str = "random",
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[Any, Any]:
     """A randomly initialised network, and the module that takes pretrained weights.
 
     Parameters
@@ -225,6 +225,7 @@ def load_pretrained(
             names = {name: name for name in names if not _is_extra(network, name)}
             weights = {name: value for name, value in weights.items() if not _is_extra(network, name)}
     else:
+        assert isinstance(network, MapNetwork)
         names, weights = network.published, _without_biases(network, weights)
     names = {
         name: source for name, source in names.items()
@@ -234,7 +235,7 @@ def load_pretrained(
         twin = next((name for name in TRUNKS if _is_of(name, weights)), None) if not own else None
         problem += f" (they look like those of {twin})" if twin else ""
         raise InputError(
-            where, problem, "give the state dict of torchvision's network of that name, or --init none")
+            where, problem, "give weights of this backbone, or --init none")
     state = network.state_dict()
     with torch.no_grad():
         for name, source in names.items():

@@ -45,6 +45,7 @@ class _Suppress(torch.autograd.Function):
         if controller is not None:
             mean = _mean(torch.relu(x), controller.dtype)
             k = _controlled(mean, controller)
+        assert k is not None
         bound = (_eased(k, strength) * maximum).to(x.dtype)[..., None, None]
         y = torch.clamp(x, min=torch.zeros_like(bound), max=bound)
         ctx.save_for_backward(y, bound, maximum, where, k, mean, controller)
@@ -76,6 +77,7 @@ def _suppressed(x: Tensor, k: Tensor | None, controller: Tensor | None, strength
     maximum = x.amax(dim=(2, 3))
     if controller is not None:
         k = _controlled(_mean(x, controller.dtype), controller)
+    assert k is not None
     return torch.clamp_max_(x, (_eased(k, strength) * maximum).to(x.dtype)[..., None, None])
 
 

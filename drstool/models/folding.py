@@ -63,9 +63,10 @@ class _FoldingConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
         norm = self.norm_behind
         if not norm.training:
-            scale = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+            assert norm.running_var is not None and norm.running_mean is not None
+            scale = torch.rsqrt(norm.running_var + norm.eps)
             scale = scale if norm.weight is None else scale * norm.weight
-            shift = -norm.running_mean if bias is None else bias - norm.running_mean  # type: ignore[operator]
+            shift = -norm.running_mean if bias is None else bias - norm.running_mean
             bias = shift * scale if norm.bias is None else shift * scale + norm.bias
             weight = weight * scale[:, None, None, None]
         return super()._conv_forward(input, weight, bias)

@@ -72,7 +72,7 @@ class MapNetwork(nn.Module):
         self.low_layers, self.last_layers, self.paths = trunk.low, int(trunk.widens), trunk.paths
         channels = output_channels(self.layers[-1])
         if self.head == "paper":
-            width = row.extra if is_vgg else 512
+            width = row.extra if isinstance(row, VGGWidths) else 512
             batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.layers.modules())
             for inputs in (channels, *[width] * (_EXTRA_LAYERS - 1)):
                 self.layers.append(Layer(inputs, width, batch_norm))
@@ -198,12 +198,14 @@ def build_classifier(
     model = MapNetwork(backbone, outputs, head, output_stride)
     if extra_init == "identity":
         for layer in model.layers[model.trunk_layers:]:
+            assert isinstance(layer, Layer)
             _init_identity(layer.conv)
     if extra_init == "identity" or model.head == "plain":
         # Features that are trained already are strong: the scores are to begin near zero.
         nn.init.normal_(model.output.weight, std=0.01)
     else:
         nn.init.kaiming_normal_(model.output.weight, mode="fan_out", nonlinearity="relu")
+    assert model.output.bias is not None
     nn.init.zeros_(model.output.bias)
     if suppression != "none":
         model.suppress(suppression, delta, range(len(model.layers)) if drs_layers is None else drs_layers)

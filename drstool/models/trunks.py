@@ -8,8 +8,8 @@ Yu, Koltun: Multi-scale context aggregation by dilated convolutions, ICLR 2016, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torchvision
@@ -20,6 +20,7 @@ from torchvision.ops import SqueezeExcitation
 
 from drstool.models.drs import FixedDRS, LearnableDRS
 from drstool.models.vgg import BLOCKS, VGGWidths, torchvision_positions, vgg_layers
+from drstool.recipe import NORMALIZE_MEAN, NORMALIZE_STD
 
 __all__ = ["TRUNKS", "Trunk", "activations", "build_trunk", "output_channels"]
 
@@ -75,19 +76,23 @@ class Published:
     widens
         Whether the last layer is a 1×1 convolution that widens the features for ImageNet's classes, which
         segmenters leave out, as DeepLabV3+ does.
+    tensorflow
+        Whether it pads and normalises as the original in TensorFlow, unlike torchvision's network.
+    from_minus_one
+        Whether it has learned from images in [-1, 1].
     """
 
     build: Callable[[], nn.Module]
     stages: tuple[str, str, str, str, str]
     widens: bool = False
+    tensorflow: bool = False
+    from_minus_one: bool = False
 
 
 _RESNET = ("conv1+bn1+relu+maxpool", "layer1*", "layer2*", "layer3*", "layer4*")
 
 # Activations and normalisation need no column: they are found by their types.
-TRUNKS: dict[str, VGGWidths | Published] = {
-    "vgg16": VGGWidths((64, 128, 256, 512, 512)),
-    "vgg16_bn": VGGWidths((64, 128, 256, 512, 512), batch_norm=True),
+_PUBLISHED = {
     "resnet18": Published(_resnet(_BasicBlock, 2, 2, 2, 2), _RESNET),
     "resnet50": Published(_resnet(_Bottleneck, 3, 4, 6, 3), _RESNET),
     "resnet101": Published(_resnet(_Bottleneck, 3, 4, 23, 3), _RESNET),
@@ -97,6 +102,13 @@ TRUNKS: dict[str, VGGWidths | Published] = {
         _plain("mobilenet_v3_large"), ("0 1", "2 3", "4 5 6", "7 8 9 10 11 12", "13 14 15 16"), widens=True),
     "efficientnet_b0": Published(_plain("efficientnet_b0"), ("0 1*", "2*", "3*", "4* 5*", "6* 7* 8"), widens=True),
     "convnext_tiny": Published(_plain("convnext_tiny"), ("", "0 1*", "2 3*", "4 5*", "6 7*")),
+}
+TRUNKS: dict[str, VGGWidths | Published] = {
+    "vgg16": VGGWidths((64, 128, 256, 512, 512)),
+    "vgg16_bn": VGGWidths((64, 128, 256, 512, 512), batch_norm=True),
+    **_PUBLISHED,
+    "tf_mobilenet_v2": replace(_PUBLISHED["mobilenet_v2"], tensorflow=True, from_minus_one=True),
+    "tf_efficientnet_b0": replace(_PUBLISHED["efficientnet_b0"], tensorflow=True),
     # For the demo and the tests: trains from scratch within minutes on a CPU.
     "vgg16-small": VGGWidths((16, 32, 64, 64, 64), extra=64, batch_norm=True),
 }
@@ -119,7 +131,7 @@ class Trunk:
         As in :class:`Published`.
     """
 
-    layers: list[nn.Module]
+    layers: Sequence[nn.Module]
     stages: list[int]
     paths: list[dict[str, str]]
     low: int
@@ -149,6 +161,10 @@ def build_trunk(name: str, output_stride: int) -> Trunk:
             stages.append(stage)
             paths.append(path)
     _dilate(layers, stages, output_stride)
+    if row.from_minus_one:
+        _convolutions(layers[0])[0].register_forward_pre_hook(_scale_from_minus_one)
+    if row.tensorflow:
+        _compute_as_tensorflow(layers)
     return Trunk(layers, stages, paths, low=sum(stage <= 2 for stage in stages), widens=row.widens)
 
 
@@ -178,7 +194,7 @@ def _dilate(layers: list[nn.Module], stages: list[int], output_stride: int) -> N
         for conv in _convolutions(layer):
             if conv.kernel_size != (1, 1):
                 conv.dilation = (dilation, dilation)
-                conv.padding = tuple(dilation * padding for padding in conv.padding)
+                conv.padding = tuple(dilation * int(padding) for padding in conv.padding)
             if conv.stride == (2, 2) and 2 ** stage > output_stride:
                 conv.stride = (1, 1)
                 if conv.kernel_size == (2, 2):
@@ -190,6 +206,31 @@ def _dilate(layers: list[nn.Module], stages: list[int], output_stride: int) -> N
 def _pad_behind(conv: nn.Conv2d, inputs: tuple[Tensor]) -> Tensor:
     """ConvNeXt's 2×2 patches begin at their cell; without a stride, the last ones leave the image."""
     return F.pad(inputs[0], (0, conv.dilation[1], 0, conv.dilation[0]))
+
+
+def _compute_as_tensorflow(layers: list[nn.Module]) -> None:
+    """Give convolutions the padding "same" of TensorFlow, and batch norm its epsilon, in place.
+
+    Without a stride, "same" is what torchvision's networks pad by themselves.
+    """
+    for module in nn.ModuleList(layers).modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+        elif isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.padding = (0, 0)
+            module.register_forward_pre_hook(_pad_less_before)
+
+
+def _scale_from_minus_one(conv: nn.Conv2d, inputs: tuple[Tensor]) -> Tensor:
+    """Images in [-1, 1], given those normalised by ImageNet's mean and standard deviation."""
+    mean, std = (inputs[0].new_tensor(each)[:, None, None] for each in (NORMALIZE_MEAN, NORMALIZE_STD))
+    return inputs[0] * (2 * std) + (2 * mean - 1)
+
+
+def _pad_less_before(conv: nn.Conv2d, inputs: tuple[Tensor]) -> Tensor:
+    """With a stride of 2, "same" pads sides of an even length by one less before than behind."""
+    (height, width), (rows, columns) = inputs[0].shape[2:], (side // 2 for side in conv.kernel_size)
+    return F.pad(inputs[0], (columns - 1 + width % 2, columns, rows - 1 + height % 2, rows))
 
 
 def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:

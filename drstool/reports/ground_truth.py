@@ -11,7 +11,8 @@ import numpy as np
 
 from drstool.errors import InputError
 from drstool.labels import BACKGROUND, ignore_label, label_names, label_of
-from drstool.reports.text import counted, listed
+from drstool.reports.text import counted
+from drstool.text import listed
 
 __all__ = ["GroundTruth", "MaskSummary", "agreement_lines", "summarize"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,9 @@ from drstool.recipe import CueSettings
 from drstool.reports.blocks import bar
 from drstool.reports.ground_truth import GroundTruth
 from drstool.reports.text import (
-    aligned, counted, csv_number, csv_text, json_number, json_text, lines_text, listed, shown_number,
+    aligned, counted, csv_number, csv_text, json_number, json_text, lines_text, shown_number,
 )
+from drstool.text import listed
 
 if TYPE_CHECKING:
     from drstool.metrics.bootstrap import Interval
@@ -152,7 +153,7 @@ class Protocol:
             "ignored_predictions": self.ignored,
             "predictions": self.kind,
             "label_of_maps": f"strongest cue, {undecided}" if maps else None,
-            "cues": asdict(self.settings) if maps else None,
+            "cues": asdict(self.settings) if maps and self.settings is not None else None,
             "dataset": self.dataset,
             "dataset_digest": self.dataset_digest,
             "ground_truth_digest": self.target_digest,
@@ -240,7 +241,7 @@ class Evaluation:
         protocol = {**self.protocol.to_json(), "classes_left_out": list(scores.absent), "boundary_iou": boundary}
         return {**result, "protocol": protocol, "provenance": list(self.protocol.provenance)}
 
-    def to_rows(self) -> list[list[object]]:
+    def to_rows(self) -> list[list[Any]]:
         """A row per class, followed by the means, whose ``label`` is empty; or a row per image."""
         if self.counts:
             head = ["id", "mean_iou", "overall_acc", "worst_class", "pixels"]
@@ -252,9 +253,9 @@ class Evaluation:
             rates = map(csv_number, (row.iou, row.acc, row.fp_rate, row.fn_rate))
             rows.append([label, row.name, *rates, row.pixels])
         pixels = sum(row.pixels for row in scores.classes)
-        rates = (_class_mean(scores.classes, rate) for rate in ("fp_rate", "fn_rate"))
+        means = (_class_mean(scores.classes, rate) for rate in ("fp_rate", "fn_rate"))
         rows += [
-            ["", "Mean", *map(csv_number, (scores.mean_iou, scores.mean_acc, *rates)), pixels],
+            ["", "Mean", *map(csv_number, (scores.mean_iou, scores.mean_acc, *means)), pixels],
             ["", "Overall Acc", "", csv_number(scores.overall_acc), "", "", pixels],
             ["", "FreqW Acc", csv_number(scores.freqw_acc), "", "", "", pixels]]
         if self.boundary is not None:
@@ -389,7 +390,8 @@ class Sweep:
         """How the scores at the best value are made."""
         settings = self.protocol.settings
         assert settings is not None
-        return replace(self.protocol, settings=replace(settings, **{self.parameter: self.values[self.best]}))
+        best: dict[str, Any] = {self.parameter: self.values[self.best]}
+        return replace(self.protocol, settings=replace(settings, **best))
 
     def selection(self) -> str:
         """On whose ground truth the value was chosen, and what that means for the scores."""
@@ -422,7 +424,7 @@ class Sweep:
             "provenance": list(self.protocol.provenance),
         }
 
-    def to_rows(self) -> list[list[object]]:
+    def to_rows(self) -> list[list[Any]]:
         """A row per value."""
         head = [self.parameter, "mean_iou", "overall_acc", "mean_acc", "freqw_acc", "over_activation",
                 "under_activation", "chosen_by_mean_iou"]
@@ -496,7 +498,7 @@ class PairedSweep:
             "best_by_saliency_threshold": [each.all_rows()[each.best] for each in self.sweeps],
             "rows": [row for each in self.sweeps for row in each.all_rows()]}
 
-    def to_rows(self) -> list[list[object]]:
+    def to_rows(self) -> list[list[Any]]:
         """A row per pair of values."""
         return [self.sweeps[0].to_rows()[0], *(row for each in self.sweeps for row in each.to_rows()[1:])]
 
@@ -557,7 +559,7 @@ class Comparison:
                 "images": self.evaluations[0].coverage.images},
         }
 
-    def to_rows(self) -> list[list[object]]:
+    def to_rows(self) -> list[list[Any]]:
         """A row per run."""
         head = ["run", "images", "mean_iou", "low", "high", "difference", "difference_low", "difference_high"]
         return [head, *(

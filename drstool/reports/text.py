@@ -9,14 +9,13 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
-    "aligned", "counted", "csv_number", "csv_text", "json_number", "json_text", "lines_text", "listed", "printable",
+    "aligned", "counted", "csv_number", "csv_text", "json_number", "json_text", "lines_text", "printable",
     "shown_number",
 ]
 
-# How many ids a message names.
-SHOWN_IDS = 5
 # What a terminal obeys instead of showing it: control characters, line separators and marks of direction; and halves of
 # surrogate pairs, which stand for bytes of a file name that are not Unicode.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]")
@@ -82,16 +81,9 @@ def _json(value: object, indent: str) -> str:
     if isinstance(value, dict) and value:
         items = [f"{inner}{_json(str(key), '')}: {_json(item, inner)}" for key, item in value.items()]
         return "{\n" + ",\n".join(items) + f"\n{indent}}}"
-    plain = not isinstance(value, (list, tuple)) or all(isinstance(item, (int, float, type(None))) for item in value)
-    if plain:
+    if not isinstance(value, (list, tuple)) or all(isinstance(item, (int, float, type(None))) for item in value):
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     return "[\n" + ",\n".join(inner + _json(item, inner) for item in value) + f"\n{indent}]"
-
-
-def listed(names: Sequence[str], total: int | None = None, most: int = SHOWN_IDS) -> str:
-    """The first few of the names, and an ellipsis if there are more, perhaps a ``total`` of them."""
-    shown = names[:most]
-    return ", ".join(shown) + (", …" if (total or len(names)) > len(shown) else "")
 
 
 def counted(number: int, noun: str) -> str:
@@ -106,7 +98,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{ending}"
 
 
-def json_number(value: object) -> object:
+def json_number(value: Any) -> Any:
     """The value, or None for NaN, which JSON does not have."""
     return None if isinstance(value, float) and math.isnan(value) else value
 

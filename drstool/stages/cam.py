@@ -91,7 +91,7 @@ def cam(
         outputs = [output_size(map_size, settings.image_size, image.size) for image in batch]
         return channels, fused_maps(
             network, images, channels, localization_map, outputs, sizes=settings.sizes, flip=settings.flip,
-            fusion=settings.fusion)
+            fusion=settings.fusion, normalization=settings.normalization)
 
     return map_records(loaded, compute, execution, batch_size=settings.batch_size, dtype=dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from drstool.formats import Header, MapRecord, RecordSource
 from drstool.formats.records import Record, encode_values
 from drstool.labels import label_of
 from drstool.pixels import shown_size
+from drstool.text import listed
 
 __all__ = ["FUSIONS", "cat", "fuse", "in_order", "keep_classes", "merged_header", "read_ids"]
 
@@ -56,10 +58,9 @@ def in_order(sources: Sequence[RecordSource], *, incomplete: bool = False) -> li
         seen[shard.number] = source
     missing = [number for number in range(1, first.of + 1) if number not in seen]
     if missing and not incomplete:
-        listed = ", ".join(f"{number}/{first.of}" for number in missing[:_SHOWN])
-        more = ", …" if len(missing) > _SHOWN else ""
         raise InputError(
-            "cat", f"lacks {len(missing)} of {first.of} shards: {listed}{more}",
+            "cat", f"lacks {len(missing)} of {first.of} shards: "
+            + listed([f"{number}/{first.of}" for number in missing], most=_SHOWN),
             "make them with --shard, or merge the others with --incomplete")
     return [seen[number] for number in sorted(seen)]
 
@@ -256,7 +257,7 @@ def _all_found(records: Iterable[Record], wanted: Collection[str] | None) -> Ite
         raise InputError("--ids", f"lists '{next(iter(lacking))}', which is in no input", "list images that are there")
 
 
-def _records(source: RecordSource, wanted: Collection[str] | None) -> Iterator[Record]:
+def _records(source: RecordSource, wanted: Collection[str] | None) -> Iterator[Any]:
     ids = source.ids()
     if wanted is None:
         return source.records()
@@ -303,7 +304,7 @@ def _check_same_images(sources: Sequence[RecordSource]) -> None:
 
 def _finder(
     source: RecordSource, leader: str, wanted: Collection[str] | None,
-) -> Callable[[str | None], MapRecord | None]:
+) -> Callable[[str | None], Any]:
     """A function that returns a source's record by id; given None, it checks that a stream has ended."""
     if source.ids() is not None:
         return lambda identifier: None if identifier is None else source.read(identifier)

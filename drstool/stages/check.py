@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from operator import call
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from drstool.artifacts.atomic import unfinished_path, writing
 from drstool.artifacts.end_record import check_end_file
@@ -33,7 +34,8 @@ from drstool.formats.pipes import read_up_to
 from drstool.labels import check_label_values
 from drstool.parallel import Track, map_items, untracked
 from drstool.png import SIGNATURE
-from drstool.reports.text import counted, listed
+from drstool.reports.text import counted
+from drstool.text import listed
 
 __all__ = ["STATES", "Report", "as_json", "check"]
 
@@ -126,9 +128,9 @@ def _as_file(path: str | None, stdin: BinaryIO | None) -> Iterator[tuple[str | N
     if path is not None and path != "-":
         yield path, None
         return
-    stream = stdin if stdin is not None else getattr(sys.stdin, "buffer", None)
+    stream: Any = stdin if stdin is not None else getattr(sys.stdin, "buffer", None)
     if stream is not None and not hasattr(stream, "peek"):
-        stream = io.BufferedReader(stream)  # type: ignore[arg-type]
+        stream = io.BufferedReader(stream)
     # A closed one, or a terminal, is refused where records are opened.
     try:
         is_stream = stream is None or stream.isatty() or not stream.peek(8).startswith((*_TORCH_STARTS, _PNG_START))
@@ -222,7 +224,7 @@ def _check_folder(report: Report, folder: Path, workers: int, track: Track) -> N
     elif header.kind == "figures":
         files = picture_files(folder)
         report.kind, report.count = header.kind, len(files)
-        _all(report, (lambda file=file: check_picture(file) for file in files), len(files), workers, track)
+        _all(report, (partial(check_picture, file) for file in files), len(files), workers, track)
         with _adding_to(report):
             check_end_file(folder, len(files), head, folder)
     elif header.kind == "gallery":
@@ -282,7 +284,7 @@ def _check_dataset(report: Report, folder: Path, head: bytes | None, workers: in
     dataset = open_dataset(str(folder), "trainval")
     report.count = len(dataset)
     names = dataset.class_names or ()
-    _all(report, (lambda item=item: _check_item(item, names) for item in dataset.items), len(dataset), workers, track)
+    _all(report, (partial(_check_item, item, names) for item in dataset.items), len(dataset), workers, track)
     without = [item.id for item in dataset.items if item.saliency is None] if is_folder(saliency) else []
     if without:
         report.add(InputError(

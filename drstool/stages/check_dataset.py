@@ -24,7 +24,8 @@ from drstool.parallel import Track, map_items, untracked
 from drstool.pixels import shown_size
 from drstool.reports.empty_maps import saliency_lines
 from drstool.reports.ground_truth import GroundTruth, MaskSummary, agreement_lines, summarize
-from drstool.reports.text import counted, listed
+from drstool.reports.text import counted
+from drstool.text import listed
 
 __all__ = ["DatasetReport", "as_json", "check_dataset"]
 
@@ -115,15 +116,15 @@ def check_dataset(
     """
     report = DatasetReport(data)
     splits: dict[str, Dataset] = {}
-    names = (split_names(data) if split is None else []) or [split]
+    names: Sequence[str | None] = (split_names(data) if split is None else []) or [split]
     for name in names:
         try:
             dataset = splits[name or ""] = read_dataset(data, name, **how)
         except InputError as error:
             report.add(_ABSENT, error)
             continue
-        for error in dataset.missing:
-            report.add(_ABSENT, error)
+        for missing in dataset.missing:
+            report.add(_ABSENT, missing)
     if not splits:
         return report
     # A list made of others names the same images.

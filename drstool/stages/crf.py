@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,8 +85,8 @@ class _Work:
     execution: Execution
     largest: list[int] | None
 
-    def __call__(self, record: MapRecord | LazyRecord) -> MapRecord:
-        record = load(record)
+    def __call__(self, unread: MapRecord | LazyRecord) -> MapRecord:
+        record: Any = load(unread)
         where = f"image {record.id!r}"
         maps = cues.resize_maps(record.as_float(), record.image_size)
         if self.scores:

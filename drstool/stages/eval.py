@@ -40,7 +40,7 @@ from drstool.reports.ground_truth import GroundTruth, MaskSummary, summarize
 from drstool.reports.scores import (
     Comparison, Coverage, Evaluation, PairedSweep, Protocol, Sweep, as_csv, as_json, as_table,
 )
-from drstool.reports.text import SHOWN_IDS, listed
+from drstool.text import SHOWN, listed
 
 __all__ = [
     "Comparison", "Evaluation", "PairedSweep", "Scoring", "Sweep", "as_csv", "as_json", "as_table", "check_sweepable",
@@ -164,7 +164,7 @@ def evaluate(
 
 def sweep(
     records: Iterable[Record | LazyRecord], dataset: Dataset, parameter: str, *, report_on: Dataset | None = None,
-    names: tuple[str, str] | None = None, tolerance: float = 0.005, header: Header | None = None,
+    names: tuple[str, ...] | None = None, tolerance: float = 0.005, header: Header | None = None,
     ids: Collection[str] | None = None, scoring: Scoring | None = None, workers: int = 1,
     on_error: OnError | None = None, track: Track = untracked,
 ) -> Sweep | PairedSweep:
@@ -429,7 +429,7 @@ class _Pass:
                 yield record, self._items[record.id]
             elif record.id not in without_target:
                 self._extra += 1
-                if len(self._extra_ids) < SHOWN_IDS:
+                if len(self._extra_ids) < SHOWN:
                     self._extra_ids.append(record.id)
 
     def _accept_maps(self) -> None:

@@ -10,18 +10,15 @@ import numpy as np
 
 from drstool.data.item import Dataset
 from drstool.errors import DrstoolError
-from drstool.figures import fonts as figure_fonts
-from drstool.figures import render
+from drstool.figures import fonts as figure_fonts, render
 from drstool.figures.cells import Cell, Painter
 from drstool.figures.colors import CROP_COLORS, ERRORS, IGNORED, difference_colors
 from drstool.figures.columns import Content, Inputs, Row, read_cell
-from drstool.figures.layout import (
-    LINE, Bar, Box, Key, Layout, Placer, RowPlan, Text, fitted, name_texts, note_texts,
-)
+from drstool.figures.layout import LINE, Bar, Box, Key, Layout, Placer, RowPlan, Text, fitted, name_texts, note_texts
 from drstool.figures.spec import Crop, FigureSpec
 from drstool.labels import label_names
 from drstool.parallel import Track, ordered_map, untracked
-from drstool.reports.text import listed
+from drstool.text import listed
 
 __all__ = ["Figure", "draw_figure", "score_texts"]
 
@@ -60,8 +57,8 @@ class Figure:
 
 def draw_figure(
     spec: FigureSpec, inputs: Inputs, dataset: Dataset, format_: str, *,
-    scores: Mapping[tuple[str, int], float] | None = None, caption: str = "", history: Sequence[dict] = (),
-    workers: int = 1, track: Track = untracked,
+    scores: Mapping[tuple[str, int], float] | None = None, baseline: int | None = None, caption: str = "",
+    history: Sequence[dict] = (), workers: int = 1, track: Track = untracked,
 ) -> Figure:
     """Draw a figure.
 
@@ -76,6 +73,8 @@ def draw_figure(
         A value of :data:`drstool.figures.render.FORMATS`.
     scores
         By image id and number of the column.
+    baseline
+        Number of the column to which the others' scores tell the difference.
     caption, history
         See :func:`drstool.figures.render.draw`.
     workers
@@ -89,7 +88,7 @@ def draw_figure(
         The figure would be too large or too narrow.
     """
     with render.quiet_matplotlib():
-        return _Drawing(spec, inputs, dataset, format_, scores or {}, workers, track).figure(caption, history)
+        return _Drawing(spec, inputs, dataset, format_, scores or {}, baseline, workers, track).figure(caption, history)
 
 
 class _Drawing:
@@ -97,9 +96,10 @@ class _Drawing:
 
     def __init__(
         self, spec: FigureSpec, inputs: Inputs, dataset: Dataset, format_: str,
-        scores: Mapping[tuple[str, int], float], workers: int, track: Track,
+        scores: Mapping[tuple[str, int], float], baseline: int | None, workers: int, track: Track,
     ) -> None:
-        self._spec, self._format, self._workers, self._scores = spec, format_, workers, scores
+        self._spec, self._format, self._workers = spec, format_, workers
+        self._scores, self._baseline = scores, baseline
         self._point = spec.settings.dpi / 72
         self._names = label_names(inputs.class_names)
         items = {item.id: item for item in dataset.items}
@@ -150,16 +150,14 @@ class _Drawing:
     # --- what is where -------------------------------------------------------------------------
 
     def _plans(self) -> list[RowPlan]:
-        spec, columns = self._spec, range(len(self._spec.columns))
-        baseline = next((n for n in columns if spec.columns[n].title == spec.settings.baseline), None)
-        plans = []
+        spec, columns, plans = self._spec, range(len(self._spec.columns)), []
         for identifier, contents in zip(spec.ids, self._contents):
             size = next((each.picture.shape[:2] for each in contents
                          if each.picture is not None and each.show != "picture"), None)
             size = size or next((each.picture.shape[:2] for each in contents if each.picture is not None), None)
             scores = [self._scores.get((identifier, column)) for column in columns]
             crops = tuple(crop for crop in spec.crops if crop.id == identifier)
-            plans.append(RowPlan(identifier, size, score_texts(scores, baseline), crops))
+            plans.append(RowPlan(identifier, size, score_texts(scores, self._baseline), crops))
         return plans
 
     def _cell_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box, Box]]:
@@ -243,8 +241,8 @@ class _Drawing:
             return []
         keys: list[Key] = []
         for label in sorted(frozenset().union(*(cell.classes for cell in cells))):
-            color = self._painter.colors[min(label, len(self._painter.colors) - 1)]
-            keys.append(Key(self._name(label), tuple(int(value) for value in color)))
+            red, green, blue = self._painter.colors[min(label, len(self._painter.colors) - 1)].tolist()
+            keys.append(Key(self._name(label), (red, green, blue)))
         if self._spec.settings.legend == "names":
             keys = []
         errors = frozenset().union(*(cell.errors for cell in cells))

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from drstool import cues, gallery
-from drstool.data.decoding import load_image, load_saliency, load_target
+from drstool.data.decoding import load_saliency, load_target
 from drstool.data.item import Dataset, Item
 from drstool.data.value_range import ValueRange
 from drstool.errors import InputError
 from drstool.figures.colors import class_colors
+from drstool.figures.columns import check_size, image_of
 from drstool.formats import MapRecord, RecordSource
 from drstool.labels import MAX_NARROW_CLASSES, as_label_type, check_label_values, label_of, label_type
 from drstool.metrics import LabelCounts, SweepMatrix, count_steps, label_steps, swept_settings
 from drstool.parallel import OnError, Track, map_items, untracked
-from drstool.pixels import shown_size
 from drstool.recipe import CueSettings
 from drstool.reports.text import json_number
 
@@ -158,9 +158,9 @@ class _Painter:
         layers = self._layers(item)
         scored, steps = list(layers.labels), []
         for record, settings in zip(layers.maps, self._settings.values()):
-            labels, counts = self._labels_of(record, settings, layers)
+            labels, swept = self._labels_of(record, settings, layers)
             scored.append(labels)
-            steps.append(counts)
+            steps.append(swept)
         counts: list[LabelCounts | None] = [
             None if each is None else gallery.count_pairs(layers.target, each, self._names) for each in scored]
         tags = None if item.tags is None else [label_of(self._channels[tag]) for tag in item.tags]
@@ -170,9 +170,7 @@ class _Painter:
     def _layers(self, item: Item) -> gallery.Layers:
         """All that there is of an image, its sizes and values checked."""
         sources = self._sources
-        if item.image == Path():  # made of an empty name
-            raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
-        image = load_image(item.image, item.value_range)
+        image = image_of(item)
         size = image.shape[:2]
         target = load_target(item, size) if sources.targets and item.mask is not None else None
         if target is not None:
@@ -181,8 +179,7 @@ class _Painter:
         maps = [self._record(source, item) for source in sources.maps.values()]
         for record in (*labels, *maps):
             if record is not None:
-                own = record.image_size if isinstance(record, MapRecord) else record.labels.shape
-                _check_size(item.id, "map's image" if isinstance(record, MapRecord) else "label image", own, size)
+                check_size(record, image, item.id)
         uses = any(each.uses_saliency for each in self._settings.values())
         saliency = load_saliency(sources.saliency_of(item.id), size) if uses else None  # type: ignore[misc]
         return gallery.Layers(
@@ -212,10 +209,3 @@ class _Painter:
                 record.labels)
             for name in _SWEPT}
         return labels, steps
-
-
-def _check_size(identifier: str, what: str, size: Sequence[int], image: tuple[int, ...]) -> None:
-    if tuple(size) != tuple(image):
-        raise InputError(
-            identifier, f"the {what} is {shown_size(tuple(size))} pixels, but the image is {shown_size(image)}",
-            "use the images that the maps or labels were made from")

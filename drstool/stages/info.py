@@ -14,6 +14,7 @@ import numpy as np
 from drstool.artifacts.header import record_type
 from drstool.artifacts.ownership import MARKERS, contents
 from drstool.errors import InputError
+from drstool.figures.history import read_history
 from drstool.files import is_file, status
 from drstool.formats import RecordSource, open_records
 from drstool.formats.pictures import picture_files, read_marker
@@ -35,8 +36,8 @@ def describe(path: str | None) -> dict[str, Any]:
     Parameters
     ----------
     path
-        A map file, a stream, a folder of label PNGs or figures, a checkpoint, or the state of an
-        unfinished training; ``-`` or None: standard input.
+        A map file, a stream, a folder of label PNGs or pictures, a gallery or its page, a figure, a checkpoint, or
+        the state of an unfinished training; ``-`` or None: standard input.
 
     Raises
     ------
@@ -48,7 +49,10 @@ def describe(path: str | None) -> dict[str, Any]:
             raise InputError(path, "no such file or folder", "give a file or folder that drstool wrote")
         if _is_checkpoint(Path(path)):
             return _checkpoint(path)
-        if (description := _folder(Path(path))) is not None:
+        if (history := read_history(path)) is not None:
+            return _figure(history)
+        page = Path(path)
+        if (description := _folder(page.parent if page.name == "index.html" else page)) is not None:
             return description
     with open_records(path) as source:
         return _records(source)
@@ -74,7 +78,7 @@ def drawn(path: str | None, identifier: str, heat: np.ndarray, columns: int, row
     with open_records(path) as source:
         ids = source.ids()
         if ids is not None and identifier in ids:
-            record = source.read(identifier)
+            record: Record | None = source.read(identifier)
         else:
             record = next((each for each in source.records() if each.id == identifier), None) if ids is None else None
         if record is None:
@@ -135,6 +139,16 @@ def _state(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _figure(history: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = history[-1].get("settings") if history else None
+    if not isinstance(settings, dict):
+        return {"kind": "figure", "provenance": history}
+    columns = [str(column.get("title")) for column in settings.get("columns") or () if isinstance(column, dict)]
+    rows = [str(identifier) for identifier in settings.get("ids") or ()]
+    chosen = {"chosen": settings["chosen"]} if settings.get("chosen") else {}
+    return {"kind": "figure", "columns": columns, "rows": rows, **chosen, "provenance": history}
+
+
 def _folder(path: Path) -> dict[str, Any] | None:
     """A folder with a header but neither maps nor labels, such as figures; None for anything else."""
     header = read_marker(path)[0]
@@ -185,9 +199,10 @@ class _Seen:
     """What is odd about the records that were looked at."""
 
     def __init__(self, kind: str) -> None:
-        self._kind, self._empty, self._largest = kind, EmptyMaps(), []
+        self._kind, self._empty = kind, EmptyMaps()
+        self._largest: list[int] = []
 
-    def count(self, record: Record) -> None:
+    def count(self, record: Any) -> None:
         if self._kind == "saliency":
             self._largest.append(int(record.labels.max()))
         else:
@@ -219,13 +234,16 @@ def as_text(description: dict[str, Any]) -> str:
         if name == "notes":
             lines += [("note", line) for line in value]
             continue
-        if name == "class_names":
-            value = "unknown" if value is None else f"{len(value)}: {', '.join(value)}" if value else "none"
+        if value is None and name == "class_names":
+            value = "unknown"
+        elif isinstance(value, list):
+            # Titles may hold commas.
+            value = f"{len(value)}: {(', ' if name == 'class_names' else '; ').join(value)}" if value else "none"
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {_short(item, key)}" for key, item in value.items())
         lines.append((name.replace("_", " "), str(value)))
     for number, step in enumerate(description.get("provenance", ()), start=1):
-        lines.append((f"step {number}", f"{step.get('time', '')}  {step.get('command', '')}"))
+        lines.append((f"step {number}", f"{step.get('time', '')}  {step.get('command', '')}".lstrip()))
     width = max(len(name) for name, _ in lines)
     return lines_text(f"{name:<{width}}  {value}" for name, value in lines)
 

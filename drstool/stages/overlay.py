@@ -12,18 +12,17 @@ import numpy as np
 from PIL import Image
 
 from drstool.cues import resize_maps
-from drstool.data.decoding import load_image, load_target
+from drstool.data.decoding import load_target
 from drstool.data.item import Dataset, Item
 from drstool.data.value_range import ValueRange
 from drstool.errors import InputError, UsageError
 from drstool.figures.cells import blended, heat_layer, label_layer
 from drstool.figures.colors import heat_colors
-from drstool.figures.columns import parse_column
+from drstool.figures.columns import check_size, image_of, parse_column
 from drstool.formats.records import LabelRecord, MapRecord
 from drstool.identifiers import member_name
 from drstool.labels import channel_of, check_label_values, colorize, shown_palette
 from drstool.parallel import OnError, Track, map_items, untracked
-from drstool.pixels import shown_size
 from drstool.recipe import OverlaySettings
 from drstool.reports.empty_maps import EmptyMaps
 
@@ -276,38 +275,24 @@ def _pictures(
 ) -> list[tuple[str, Image.Image]]:
     """The pictures of one task, with their file names."""
     item, record, first, _ = task
-    image = _image_of(item)
+    image = image_of(item)
     pictures = []
     if first:
         pictures.append(Image.fromarray(image))
         if targets and item.mask is not None:
             pictures.append(label_picture(load_target(item, image.shape[:2])))
     if isinstance(record, LabelRecord):
-        _check_size(record.id, "label image", record.labels.shape, image)
+        check_size(record, image, record.id)
         if class_files:
             check_label_values(record.labels, class_files, record.id)
         pictures.append(label_picture(record.labels))
         pictures.append(Image.fromarray(blend_labels(
             image, record.labels, settings.opacity, settings.ignored_pixels)))
     elif record is not None:
-        _check_size(record.id, "map's image", record.image_size, image)
+        check_size(record, image, record.id)
         maps = resize_maps(record.as_float(), record.image_size)
         pictures += [heat_picture(image, heat, settings.opacity) for heat in maps]
     return list(zip(_names(task, settings, targets, class_files), pictures, strict=True))
-
-
-def _image_of(item: Item) -> np.ndarray:
-    """The image's pixels, (H, W, 3) uint8."""
-    if item.image == Path():  # made of an empty name
-        raise InputError(item.id, "has maps or labels that do not name its image", "name the images with --data")
-    return load_image(item.image, item.value_range)
-
-
-def _check_size(identifier: str, what: str, size: tuple[int, ...], image: np.ndarray) -> None:
-    if tuple(size) != image.shape[:2]:
-        raise InputError(
-            identifier, f"the {what} is {shown_size(size)} pixels, but the image is {shown_size(image.shape)}",
-            "use the images that the maps or labels were made from")
 
 
 def _class_file(label: int, class_files: Sequence[str]) -> str:

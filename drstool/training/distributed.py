@@ -89,12 +89,12 @@ class Team:
         try:
             store, _, _ = next(iter(rendezvous("env://", timeout=_WAIT)))
             dist.init_process_group("gloo", store=store, rank=self.rank, world_size=self.size, timeout=_WAIT)
-            self._patient = dist.new_group(backend="gloo", timeout=_LONG_WAIT)
+            self._patient: Any = dist.new_group(backend="gloo", timeout=_LONG_WAIT)
         except ValueError as error:
             raise UsageError("torchrun", str(error), "start the processes with torchrun") from None
         except RuntimeError as error:
             raise ProcessLost("torchrun", f"the processes cannot connect to each other: {_reason(error)}") from None
-        self._gradients = dist.group.WORLD
+        self._gradients: Any = dist.group.WORLD
 
     def _check_device(self, device: torch.device, kind: str) -> None:
         """Check that all processes have a device of one kind, and each a GPU of its own."""
@@ -255,7 +255,8 @@ def _interruptibly(function: Callable[[], None]) -> None:
 
     def call() -> None:
         try:
-            outcome.set_result(function())
+            function()
+            outcome.set_result(None)
         except BaseException as error:
             outcome.set_exception(error)
 

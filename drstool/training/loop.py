@@ -73,7 +73,7 @@ def _count_images(batch: Sequence[Tensor]) -> Tensor:
 
 
 def fit(
-    model: nn.Module, loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor], samples: Any,
+    model: nn.Module, loss_of: Callable[[nn.Module, Any], Tensor], samples: Any,
     optimizer: torch.optim.Optimizer, factor: Callable[[int, int], float], plan: Plan, config: RunConfig, *,
     snapshot: Callable[[], Any] = lambda: None, weight_of: Callable[[Sequence[Tensor]], Tensor] = _count_images,
     before_step: Callable[[int], None] = lambda step: None, clip_norm: float = 0.0, meter: Meter | None = None,
@@ -188,7 +188,7 @@ def _too_few_images(plan: Plan, team: Team, device: torch.device) -> UsageError 
 
 
 def _backward(
-    network: nn.Module, loss_of: Callable[[nn.Module, Sequence[Tensor]], Tensor],
+    network: nn.Module, loss_of: Callable[[nn.Module, Any], Tensor],
     weight_of: Callable[[Sequence[Tensor]], Tensor], optimizer: torch.optim.Optimizer, batch: Sequence[Tensor],
     images: int, config: RunConfig,
 ) -> Tensor:

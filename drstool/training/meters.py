@@ -42,7 +42,8 @@ class SumMeter(Meter):
     """
 
     def __init__(self, metrics: Callable[[np.ndarray], dict[str, Any]]) -> None:
-        self._metrics, self._sum = metrics, None
+        self._metrics = metrics
+        self._sum: Tensor | None = None
 
     def add(self, values: Tensor) -> None:
         """Add a step's (K,) values."""

@@ -8,7 +8,7 @@ import multiprocessing.queues
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ __all__ = ["load_batches"]
 
 @contextlib.contextmanager
 def load_batches(
-    samples: Any, keys: Iterable[Sequence[Any]], workers: int, pin_memory: bool,
+    samples: Any, keys: Iterable[list[Any]], workers: int, pin_memory: bool,
 ) -> Iterator[Iterator[list]]:
     """The batches of samples; worker processes end with the block, also after an error.
 
@@ -35,7 +35,7 @@ def load_batches(
     pin_memory
         Whether the tensors go to a GPU.
     """
-    loader = torch.utils.data.DataLoader(
+    loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
         _ErrorsAsValues(samples), batch_sampler=keys, num_workers=workers, collate_fn=_collate,
         pin_memory=pin_memory, worker_init_fn=_begin_worker)
     with _blocked_signals():
@@ -85,7 +85,7 @@ def _checked(batches: Iterable) -> Iterator[list]:
         raise RuntimeError(f"a DataLoader worker is gone: {error}") from error
 
 
-class _ErrorsAsValues:
+class _ErrorsAsValues(torch.utils.data.Dataset):
     """Samples whose errors are returned: torch would make tracebacks of those raised in its workers."""
 
     def __init__(self, samples: Any) -> None:
@@ -122,5 +122,5 @@ def _begin_worker(worker: int) -> None:
     sys.excepthook = lambda *_: None
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     # A batch that cannot be handed over would be waited for without end.
-    multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[method-assign]
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[attr-defined]
     torch.set_num_threads(1)

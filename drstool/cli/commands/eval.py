@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -105,7 +105,7 @@ def evaluate(
 
     names = predictions or ["-"]
     options.check(names, data)
-    results = [_scored(run, name, data, options, settings, given, len(names) > 1) for name in names]
+    results: list[Any] = [_scored(run, name, data, options, settings, given, len(names) > 1) for name in names]
     result = results[0] if len(names) == 1 else stage.compare(
         names, results, resamples=options.resamples, level=options.level, seed=run.seed)
     write = stage.as_json if options.json else stage.as_csv if options.csv else partial(
@@ -137,7 +137,7 @@ def _scored(
         scoring = stage.Scoring(
             settings, saliency_of, options.ignored, options.ignore_rules, options.strict,
             options.boundary_ratio if options.boundary else None, options.per_image or compared)
-        score = stage.evaluate if options.sweep is None else partial(
+        score: Any = stage.evaluate if options.sweep is None else partial(
             stage.sweep, parameter=options.sweep, report_on=datasets[-1], tolerance=options.tolerance,
             names=tuple(data.data if split is None else f"{data.data} split {split}" for split in splits))
         result = score(

@@ -17,7 +17,8 @@ def info(
     artifact: Annotated[
         Optional[str],
         typer.Argument(
-            metavar="INPUT", help="Map file, stream, label folder or checkpoint; by default stdin.", show_default=False
+            metavar="INPUT", help="Map file, stream, label folder, checkpoint, figure or gallery; by default stdin.",
+            show_default=False
         ),
     ] = None,
     json: Annotated[bool, typer.Option(
@@ -26,7 +27,7 @@ def info(
         "--show", metavar="ID", rich_help_panel="Output", help="Draw the maps or labels of this image: in colour on a "
         "terminal that has some, else in letters.")] = None,
 ) -> None:
-    """Print what a map file, stream, label folder or checkpoint holds."""
+    """Print what a map file, stream, label folder, checkpoint, figure or gallery holds, and how it was made."""
     from drstool.stages import info as stage
 
     if show is not None:

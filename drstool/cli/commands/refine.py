@@ -85,6 +85,7 @@ def _images(
     with open_records(maps) as source:
         if not source.is_maps:
             raise InputError(source.where, f"holds {source.kind}", "expected maps, which name their images; or --data")
+        assert source.header is not None
         if source.header.class_names != class_names:
             raise InputError(
                 source.where, "its classes are not the refiner's", "use a refiner trained on the same classes")

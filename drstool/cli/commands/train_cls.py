@@ -36,7 +36,9 @@ def train_cls(
     dataset = images.open(run)
     require_tags(dataset)
     class_names = named_classes(dataset)
-    val = options.val_split and images.of_split("--val-split", options.val_split).open(run, class_names=class_names)
+    val = None
+    if options.val_split:
+        val = images.of_split("--val-split", options.val_split).open(run, class_names=class_names)
     training.train(
         TrainingData(data, dataset, class_names, tags=dataset.tags_source),
         lambda recipe, **how: stage(dataset, class_names, recipe, val=val, **how),
