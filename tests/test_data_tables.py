@@ -207,6 +207,7 @@ def more(*columns):
     (hot("yes", "no"), "'yes', 'no'", ""), (hot("Ja", "Nein", ";"), "'Ja', 'Nein'", ""),
     (hot("WAHR", "FALSCH", ";"), "'WAHR', 'FALSCH'", ""), (hot("1,0", "0,0", ";"), "'1,0', '0,0'", ""),
     (hot("x", ""), "'x', ''", ""),
+    (hot("✓", "").replace("cat", "owl,cat").replace("png,", "png,,"), "'✓', ''", "'owl' (empty)"),
     # Counts, what annotation tools add, and other words are no classes.
     (more(("no", "0", "1", "2"), ("persons", "0", "3.0", "1"), ("iscrowd", "0", "0", "1"), ("owl", "0.9", "0.2", "")),
      "0 and 1", "'no' (0, 1, 2), 'persons' (0, 3.0, 1), 'iscrowd' (0, 1), 'owl' (0.9, 0.2)"),

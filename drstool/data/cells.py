@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from drstool.data.table import is_housekeeping
 from drstool.errors import InputError, UsageError
@@ -19,6 +20,7 @@ __all__ = [
 
 # A tag is a class name, or a class number counted from 0; None: it is not known which classes an image has.
 RawTags = tuple[str | int, ...] | None
+Word = TypeVar("Word", str, str | int)
 
 SEPARATORS = (";", ",", "|")
 # That an image has a class or not, as programs write it; and people, and spreadsheets of several languages.
@@ -270,7 +272,7 @@ def _is_membership(cells: Sequence[str]) -> bool:
 def _flags(cells: Sequence[str], name: str, places: Sequence[str]) -> list[bool]:
     """Whether each image has the class of a column."""
     words = [cell.casefold() for cell in cells]
-    if _MARKS.issuperset(filter(None, words)) and any(words):
+    if _MARKS.issuperset(filter(None, words)):
         return list(map(bool, words))
     wrong = next((at for at, word in enumerate(words) if word not in _ZERO | _ONE), None)
     if wrong is not None:
@@ -282,8 +284,8 @@ def _flags(cells: Sequence[str], name: str, places: Sequence[str]) -> list[bool]
 
 
 def without_blanks(
-    rows: Sequence[Sequence[str | int] | None], where: object, form: TagForm,
-) -> tuple[list[Sequence[str | int] | None], tuple[str, ...]]:
+    rows: Sequence[Sequence[Word] | None], where: object, form: TagForm,
+) -> tuple[list[Sequence[Word] | None], tuple[str, ...]]:
     """Each row's words without those that mean an empty cell, such as pandas's ``nan``; and a notice of them.
 
     Examples
@@ -293,14 +295,14 @@ def without_blanks(
     """
     names = form.class_names or ()
     blanks: dict[str, None] = {}
-    kept: list[Sequence[str | int] | None] = []
+    kept: list[Sequence[Word] | None] = []
     count = 0
     for words in rows:
         found = [word for word in words or () if str(word).casefold() in _BLANKS and word not in names]
         blanks |= dict.fromkeys(map(str, found))
         count += bool(found)
         rest = [word for word in words or () if word not in found]
-        kept.append(words if not found else rest or form.empty)
+        kept.append(words if not found else rest or (None if form.empty is None else ()))
     means = "unknown" if form.empty is None else "no"
     notice = (f"{where}: tags {quoted(list(blanks))} are taken for empty cells ({count:,} of {len(rows):,} rows), "
               f"which mean {means} tags (--empty-tags)")

@@ -60,7 +60,9 @@ def find_image(folder: Path, identifier: str, where: object) -> Path:
     # A file system that ignores case knows each by two names.
     found = [path for i, path in enumerate(found) if not any(path.samefile(other) for other in found[:i])]
     if not found:
-        raise missing_image(folder / f"{identifier}.jpg", where, identifier, "other endings were tried, too")
+        raise missing_image(
+            folder / f"{identifier}.jpg", where, identifier,
+            "other endings were tried, too; --images names another folder")
     if len(found) > 1:
         raise InputError(where, f"image {identifier!r} could be {found[0]} or {found[1]}", "name the file")
     return found[0]

@@ -178,11 +178,10 @@ def _with_image(row: RawItem, base: Path, images: Path | None) -> RawItem:
     if images is not None and status(path) is None:
         # Lists from another machine have paths of that machine.
         path = resolve(images, PurePosixPath(str(row.image).replace("\\", "/")).name)
-    if not is_file(path) and path.suffix.lower() not in IMAGE_SUFFIXES and not path.is_symlink() and any(
-            is_file(f"{path}{suffix}") for suffix in IMAGE_SUFFIXES):
-        path = find_image(path.parent, path.name, row.where)
     if is_file(path):
         return replace(row, image=path)
+    if path.suffix.lower() not in IMAGE_SUFFIXES and not path.is_symlink():
+        return replace(row, image=find_image(path.parent, path.name, row.where))
     raise missing_image(
         path, row.where, row.id, "paths are relative to the folder of the manifest, or to that of --images")
 
@@ -224,7 +223,9 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
 
 def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:
     """The manifest that JSON lines are."""
-    rows, class_names, notices, unread = [], None, (), defaultdict(list)
+    rows, class_names = [], None
+    unread: defaultdict[str, list[str]] = defaultdict(list)
+    notices: tuple[str, ...] = ()
     for place, found in _json_rows(text, where):
         columns = find_columns(found, place)
         for name, value in found.items():
