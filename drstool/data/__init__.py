@@ -25,7 +25,9 @@ from drstool.data.masks import MaskValues, read_as, with_masks
 from drstool.data.paired import with_labelmap
 from drstool.data.sbd import sbd_splits
 from drstool.data.tag_array import read_tag_array
-from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
+from drstool.data.tags import (
+    about_joined_names, about_numbers, gather_names, read_class_names, resolve_names, resolve_tags,
+)
 from drstool.data.value_range import ValueRange
 from drstool.data.voc import is_voc, list_names
 from drstool.data.yolo_export import read_yolo
@@ -163,6 +165,8 @@ def _find(
     _check_ids(found, data)
     names = resolve_names(found, class_names, data, listed=listed)
     notices += found.notices + about_numbers(found.rows, names, bool(notices) or found.background_first)
+    if listed is None and class_names is None and not found.stated:
+        notices += about_joined_names(names or (), found.tags_source == "folder")
     return replace(found, notices=notices), names
 
 
