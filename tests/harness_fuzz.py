@@ -257,14 +257,14 @@ def coco_files():
 
 def labelme_files():
     shapes = [("cat", [[1, 1], [5, 1], [5, 6]], "polygon"), ("dog", [[0, 0], [9, 9]], "rectangle"),
-              ("cat", [[4, 4], [6, 6]], "circle"), ("dog", [[1, 1], [2, 2]], "line")]
+              ("cat", [[4, 4], [6, 6]], "circle")]
     yield json.dumps({
         "version": "5.4.1", "flags": {"cat": True}, "imagePath": "a.png", "imageHeight": 11, "imageWidth": 13,
         "shapes": [{"label": label, "points": points, "shape_type": kind} for label, points, kind in shapes]}).encode()
 
 
 def yolo_labels():
-    yield b"0 0.1 0.1 0.5 0.1 0.5 0.9\n1 0.5 0.5 0.25 0.25\n\n1 0 0 1 0 1 1 0 1\n"
+    yield b"0 0.1 0.1 0.5 0.1 0.5 0.9\n\n1 0 0 1 0 1 1 0 1\n"
 
 
 def yamls():

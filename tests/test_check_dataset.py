@@ -128,6 +128,16 @@ def test_masks_of_another_size(own_voc, turned):
         "is 48 × 64 pixels, but its image is 64 × 48; the mask must have the image's size")
 
 
+def test_the_same_image_in_the_folders_of_two_classes(tmp_path, drs):
+    for name in ("cat/1", "dog/2"):
+        (tmp_path / name).parent.mkdir()
+        picture(np.full((4, 4), 200, np.uint8), tmp_path / f"{name}.png")
+    (line,) = drs("check", "--data", tmp_path).out.splitlines()
+    assert line.endswith(
+        "cat/1.png: has the same bytes as dog/2, which has other tags; list it once with the tags of all, in a table "
+        "or by --tags")
+
+
 def test_the_same_image_twice_and_splits_that_overlap(own_voc):
     images, lists = own_voc / "JPEGImages", own_voc / "ImageSets" / "Segmentation"
     shutil.copy(images / "p4.jpg", images / "p1.jpg")

@@ -1,6 +1,7 @@
 """Tables as spreadsheets and tools write them, and lists of images: what is read, what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -149,6 +150,36 @@ def test_a_name_in_another_case_is_named(folder):
         open_dataset(str(folder / "m.csv"))
 
 
+@pytest.mark.parametrize("joined", ["cat dog", "cat+dog", "dog / cat", "cat and dog", "cat_dog"])
+def test_tags_joined_in_another_way_are_told(folder, joined):
+    data = table(folder, tags=lambda t: joined if ";" in t else t)
+    line = f"the class '{joined}' looks like several tags; separate them with ;"
+    assert open_dataset(data).notices == (line,)
+    # Not where the classes are listed, or only one of the words is a class.
+    assert open_dataset(data, class_names=("cat", "dog", joined)).notices == ()
+    assert open_dataset(table(folder, tags=lambda t: "dog light" if ";" in t else t)).notices == ()
+
+
+def test_what_is_there_in_place_of_a_missing_image_is_told(folder):
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "img" / "007.png")
+    (folder / "img" / "link.png").symlink_to("nothing")
+    zeros = "'7' may be '007' without its zeros, which spreadsheets drop: make the column text"
+    for image, told in (
+            ("img/7.png", zeros), ("img/7", zeros), ("img/link.png", "img/link.png links to nothing; mend the link"),
+            ("https://x.org/7.png", "is not a file: https://x.org/7.png; download it")):
+        (folder / "m.csv").write_text(f"image,tags\n{image},cat\n")
+        with pytest.raises(InputError, match=re.escape(told)):
+            open_dataset(str(folder / "m.csv"))
+    (folder / "m.csv").write_text("image\nimg/007\nimg/photo 1\n")
+    assert [item.image.name for item in open_dataset(str(folder / "m.csv")).items] == ["007.png", "photo 1.png"]
+    (folder / "t.csv").write_text("id,tags\n7,cat\n")
+    with pytest.raises(InputError, match="none of the images: its ids are such as '7'; " + zeros):
+        open_dataset(str(folder / "img" / "*.png"), tags=str(folder / "t.csv"))
+    (folder / "t.csv").write_text("id,tags\n7,cat\nphoto 1,dog\n")
+    assert open_dataset(str(folder / "img" / "[0p]*.png"), tags=str(folder / "t.csv")).notices[-1].endswith(
+        f"1 of 2 ids are not among the images: '7'; {zeros}")
+
+
 def test_ids_that_are_one_file_name_somewhere_are_refused_at_the_first_step(folder):
     (folder / "m.csv").write_text("id,image\nA,img/3.png\na,img/photo 1.png\n")
     outcome = call("ids", "--data", folder / "m.csv")
@@ -159,27 +190,83 @@ def test_ids_that_are_one_file_name_somewhere_are_refused_at_the_first_step(fold
 HOT = "id,image,cat,dog,traffic light\n1,img/photo 1.png,1,0,0\n2,img/Größe_2.png,0,1,1\n3,img/3.png,0,1,0\n"
 
 
-@pytest.mark.parametrize("text", [
-    HOT, HOT.replace("1,0,0", "1.0,0.0,0.0").replace("0,1,1", "0,1.0,1"),
-    HOT.replace(",1,0,0", ",True,False,False"), HOT.replace(",", ", "), HOT.replace("id,image", "id,filename"),
-    HOT.replace("cat,dog", "width,cat,dog").replace("png,", "png,640,").replace("image,640,", "image,"),
+def hot(one, zero, mark=","):
+    """The table with other words for 1 and 0."""
+    return HOT.replace(",", mark).replace(f"{mark}1", mark + one).replace(f"{mark}0", mark + zero)
+
+
+def more(*columns):
+    """The table with more columns, each a name and the cells of its rows."""
+    return "".join(",".join((line, *cells)) + "\n" for line, cells in zip(HOT.splitlines(), zip(*columns, strict=True)))
+
+
+@pytest.mark.parametrize("text, values, unused", [
+    (HOT, "0 and 1", ""), (HOT.replace("1,0,0", "1.0,0.0,0.0").replace("0,1,1", "0,1.0,1"), "0 and 1", ""),
+    (HOT.replace(",1,0,0", ",True,False,False"), "0 and 1", ""), (HOT.replace(",", ", "), "0 and 1", ""),
+    (HOT.replace("id,image", "id,filename"), "0 and 1", ""),
+    (hot("yes", "no"), "'yes', 'no'", ""), (hot("Ja", "Nein", ";"), "'Ja', 'Nein'", ""),
+    (hot("WAHR", "FALSCH", ";"), "'WAHR', 'FALSCH'", ""), (hot("1,0", "0,0", ";"), "'1,0', '0,0'", ""),
+    (hot("x", ""), "'x', ''", ""),
+    (hot("✓", "").replace("cat", "owl,cat").replace("png,", "png,,"), "'✓', ''", "'owl' (empty)"),
+    # Counts, what annotation tools add, and other words are no classes.
+    (more(("no", "0", "1", "2"), ("persons", "0", "3.0", "1"), ("iscrowd", "0", "0", "1"), ("owl", "0.9", "0.2", "")),
+     "0 and 1", "'no' (0, 1, 2), 'persons' (0, 3.0, 1), 'iscrowd' (0, 1), 'owl' (0.9, 0.2)"),
 ])
-def test_columns_of_0_and_1_are_classes(folder, text):
+def test_columns_of_0_and_1_are_classes(folder, text, values, unused):
     (folder / "m.csv").write_text(text)
     dataset = open_dataset(str(folder / "m.csv"))
     assert dataset.class_names == ("cat", "dog", "traffic light")
     assert {item.id: item.tags for item in dataset.items} == TAGS
-    assert dataset.notices == (
-        f"{folder / 'm.csv'}: the columns of 0 and 1 are taken for classes: 'cat', 'dog', 'traffic light'",)
+    told = f"the columns of {values} are taken for classes: 'cat', 'dog', 'traffic light'"
+    lines = [told, f"columns not used: {unused}"] if unused else [told]
+    assert dataset.notices == tuple(f"{folder / 'm.csv'}: {line}" for line in lines)
     listed = open_dataset(str(folder / "m.csv"), class_names=("traffic light", "dog", "cat"))
-    assert listed.items[1].tags == ("traffic light", "dog") and listed.notices == ()
+    assert listed.items[1].tags == ("traffic light", "dog") and listed.notices[:-1] == ()
+
+
+@pytest.mark.parametrize("header, cells, told", [
+    ("cat", ("0.93", "0.1"), "'cat' (0.93, 0.1)"), ("choice", ("cat", "dog"), "'choice' (cat, dog)"),
+    ("label1,label2", ("cat,dog", "dog,"), "'label1' (cat, dog), 'label2' (dog)"),
+    ("persons", ("0", "3"), "'persons' (0, 3)"), ("region_id", ("0", "1"), "'region_id' (0, 1)"),
+])
+def test_columns_that_are_not_used_are_told(folder, header, cells, told):
+    def write(header, *rows):
+        (folder / "m.csv").write_text("\n".join(
+            (f"image,{header}", *(f"img/{name}.png,{row}" for name, row in zip(NAMES, rows, strict=False)))))
+        return str(folder / "m.csv")
+
+    dataset = open_dataset(write(header, *cells))
+    assert dataset.class_names is None and {item.tags for item in dataset.items} == {None}
+    (line,) = dataset.notices
+    assert "has no column of tags" in line and line.endswith(f"; columns not used: {told}")
+    with pytest.raises(InputError, match="has no column of tags .*, but " + re.escape(told)):
+        open_dataset(str(folder / "img" / "3.png"), tags=write(header, *cells))
+    for more, told in (("class", "'class' (x)"), ("dog", "'dog' (x)"), ("seg", None), ("path", None)):
+        value = "x" if told else "a.png"
+        notices = open_dataset(write("tags," + more, f"dog,{value}", f"cat,{value}")).notices
+        told = told or more == "seg" and "'seg' (a.png); a column of masks is called 'mask'"
+        assert notices == ((f"{folder / 'm.csv'}: columns not used: {told}",) if told else ())
+
+
+@pytest.mark.parametrize("blank", ["nan", "None", "-", "N/A"])
+def test_blanks_of_programs_are_empty_cells(folder, blank):
+    data = table(folder, tags=lambda t: {"cat": blank, "dog": f"dog;{blank}"}.get(t, t))
+    dataset = open_dataset(data)
+    assert [item.tags for item in dataset.items] == [None, *list(TAGS.values())[1:]]
+    assert dataset.notices == (
+        f"{data}: tags '{blank}' are taken for empty cells (2 of 3 rows), which mean unknown tags (--empty-tags)",)
+    assert tags_of(data, empty_tags="negative")["1"] == ()
+    assert tags_of(data, class_names=("dog", blank, "traffic light"))["1"] == (blank,)
+    lines = [{"id": i, "image": path, "tags": [blank] if tag == "cat" else tag.split(";")} for i, path, tag in ROWS]
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert tags_of(str(folder / "m.jsonl")) == {**TAGS, "1": None}
 
 
 def test_columns_of_0_and_1_that_are_no_classes_are_left_out_and_told(folder):
     (folder / "m.csv").write_text("id,image,checked\n1,img/3.png,1\n2,img/photo 1.png,0\n")
     dataset = open_dataset(str(folder / "m.csv"), class_names=("cat", "dog"))
     assert [item.tags for item in dataset.items] == [None, None]
-    assert dataset.notices == (f"{folder / 'm.csv'}: the columns of 0 and 1 are not classes, and left out: 'checked'",)
+    assert len(dataset.notices) == 1 and dataset.notices[0].endswith("; columns not used: 'checked' (1, 0)")
 
 
 def test_a_row_of_zeros_is_a_negative(folder):
@@ -188,9 +275,11 @@ def test_a_row_of_zeros_is_a_negative(folder):
 
 
 @pytest.mark.parametrize("text, message", [
-    (HOT.replace("1,0,0", "1,0,"), "line 2: has '' in the column 'traffic light', which otherwise holds 0 and 1"),
+    (HOT.replace("1,0,0", "1,0,"), "line 2: has '' in the column 'traffic light', which is to hold 0 and 1"),
     (HOT.replace("1,0,0", "1,0,x"), "line 2: has 'x' in the column 'traffic light'"),
     (HOT.replace("1,0,0", "1,-1,0"), "line 2: has '-1' in the column 'dog'"),
+    (hot("yes", "no").replace("yes,no,no", "yes,,no"), "line 2: has '' in the column 'dog'"),
+    ("id,image,label\n1,img/3.png,yes\n", "has yes or no instead of classes in the tags 'yes'; .* --classes names"),
     (HOT.replace("cat,dog,", "cat,cat,"), "two columns 'cat'"),
     (HOT.replace("cat", "Background"), "lists 'Background' as an object class"),
     ("id,path,filename\n1,img/3.png,3.png\n", "'path' and 'filename', which both could be 'image'"),
@@ -220,6 +309,9 @@ def test_class_numbers_in_a_cell(folder):
     # One class in one column: 0 and 1 say whether it is there.
     data = table(folder, tags=lambda t: "01"[t == "cat"], header="id,image,label")
     assert tags_of(data, class_names=("crack",)) == {"1": ("crack",), "2": (), "3": ()}
+    # Programs write 1.0 where other numbers are missing.
+    data = table(folder, tags=lambda t: {"cat": "0.0", "dog": "1.0"}.get(t, "1.0;2.0"))
+    assert tags_of(data, class_names=("cat", "dog", "traffic light")) == TAGS
     data = table(folder, tags=lambda t: {"cat": "[1, 0, 0]", "dog": "[0, 1, 0]"}.get(t, "[0, 1, 1]").join('""'))
     assert tags_of(data, class_names=("cat", "dog", "traffic light")) == TAGS
 
@@ -276,13 +368,14 @@ def test_lists_of_images(folder):
 
 
 def test_columns_that_are_not_read_are_told_where_there_are_no_tags(folder):
-    told = "has no column of tags (tags, labels, label, class, classes, tag); not read: 'species', 'width'"
+    unused = "'species' (cat), 'width' (4)"
+    told = f"has no column of tags (tags, labels, label, class, classes, tag); columns not used: {unused}"
     (folder / "m.csv").write_text("image,species,width\nimg/3.png,cat,4\n")
     (folder / "m.jsonl").write_text('{"image": "img/3.png", "species": "cat", "width": 4}\n')
     for name in ("m.csv", "m.jsonl"):
         assert open_dataset(str(folder / name)).notices == (f"{folder / name}: {told}",)
         assert open_dataset(str(folder / name), images_only=True).notices == ()
-    with pytest.raises(InputError, match=r"has no column of tags \(tags, .* 0 and 1, but 'species', 'width'; "):
+    with pytest.raises(InputError, match=r"has no column of tags \(tags, .* 0 and 1, but 'species' \(cat\), "):
         open_dataset(str(folder / "img"), tags=str(folder / "m.csv"))
 
 

@@ -204,6 +204,10 @@ def test_saliency_maps_are_told_by_all_who_read_them(must, voc, made, tmp_path):
         extra = ("--overwrite",) if line[0] == "crf" else ()
         assert f"{line[0]}: black saliency maps: 2 of 4" in must(*line, *extra, "--saliency", black).err
         assert "saliency maps" not in must(*line, *extra, "--saliency", voc / "saliency_map").err
+    # Values that are never salient are told by what comes of them.
+    dark = saliency_of(voc, tmp_path / "dark", 40)
+    for other in (("pseudo-label", made.cams, "-o", tmp_path / "labels"), line):
+        assert f"{other[0]}: 4 of 4 images got no object pixel" in must(*other, "--saliency", dark).err.splitlines()
 
 
 def test_info_of_saliency_maps(must, voc, tmp_path):

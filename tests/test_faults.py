@@ -261,7 +261,7 @@ LOST = {
     "saliency map": ("pseudo-label", "drstool.stages.pseudo_label.load_saliency", "voc/saliency_map/p3.png"),
     "mask": ("eval", "drstool.stages.eval.count_labels", "voc/SegmentationClass/p5.png"),
     "label image": ("eval", "drstool.stages.eval.count_labels", "pred/p5.png"),
-    "image": ("overlay", "drstool.stages.overlay.load_image", "voc/JPEGImages/p5.jpg"),
+    "image": ("overlay", "drstool.figures.columns.load_image", "voc/JPEGImages/p5.jpg"),
 }
 
 

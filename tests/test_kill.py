@@ -9,11 +9,12 @@ import pytest
 from harness_kill import SIGNALS, Trial, stages
 
 
-@pytest.mark.parametrize("name", ["train-seg", "refine", "segment, scores"])
-def test_killed_at_random_moments(zygote, voc, made, tmp_path, name):
+@pytest.mark.parametrize(("name", "moments"), [
+    ("train-seg", (0.6,)), ("refine", (0.3, 0.6, 0.8)), ("segment, scores", (0.3, 0.6, 0.8))])
+def test_killed_at_random_moments(zygote, voc, made, tmp_path, name, moments):
     words, outputs = stages(voc, made.cls.parent)[name]
     trial = Trial(zygote, words, outputs, tmp_path / "trial")
-    for number, moment in zip(SIGNALS, (0.3, 0.6, 0.8)):
+    for number, moment in zip(SIGNALS, moments):
         trial.kill(number, moment, None)
     assert trial.faults == []
 

@@ -172,15 +172,15 @@ def on_terminal(zygote):
 
 
 def test_the_bar_of_a_training(on_terminal, voc, tmp_path):
-    shown = on_terminal(*LINE, "--data", voc, "-o", tmp_path / "net.pt", "--epochs", "100")
+    shown = on_terminal(*LINE, "--data", voc, "-o", tmp_path / "net.pt", "--epochs", "50")
     bars = [line for line in re.split(r"[\r\n]+", shown) if "left" in line]
     full = [bar for bar in bars if re.fullmatch(
-        r"train-cls .*\d+/400 +\d:\d\d:\d\d left +\d+\.\d images/s  loss \d\.\d{3}  \d+\.\d GB *", bar)]
+        r"train-cls .*\d+/200 +\d:\d\d:\d\d left +\d+\.\d images/s  loss \d\.\d{3}  \d+\.\d GB *", bar)]
     assert full, bars[-3:]
     # A line an epoch all the same, and no bar is left at the end.
     number = r"\d\.\d{4}"
     assert re.search(
-        rf"train-cls: epoch 100/100  loss {number}  baseline {number}  mAP {number}  \d+\.\d images/s  \d+\.\d GB",
+        rf"train-cls: epoch 50/50  loss {number}  baseline {number}  mAP {number}  \d+\.\d images/s  \d+\.\d GB",
         shown)
 
 

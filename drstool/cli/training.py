@@ -141,7 +141,6 @@ class _Selection:
         from drstool.data import saliency_of_items
         from drstool.inference import Execution
         from drstool.recipe import CamSettings, CueSettings, RefineSettings, SegmentSettings
-        from drstool.reports.empty_maps import saliency_lines
         from drstool.stages import cam, refine, segment
         from drstool.stages.eval import Scoring, evaluate
 
@@ -159,7 +158,7 @@ class _Selection:
             records = (labels for labels, _ in both)
         scoring = Scoring(settings=cues, saliency_of=saliency_of, strict=True)
         result = evaluate(records, dataset, scoring=scoring)
-        self.run.notes([*result.truth.warnings(), *saliency_lines(scoring.largest_saliency)])
+        self.run.notes([*result.truth.warnings(), *scoring.notices()])
         return result.scores.mean_iou
 
     def _open(self, class_names: tuple[str, ...]) -> Dataset:

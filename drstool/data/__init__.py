@@ -24,7 +24,9 @@ from drstool.data.lists import id_of, notices_of_tag_files, read_image_list, rea
 from drstool.data.masks import MaskValues, read_as, with_masks
 from drstool.data.paired import with_labelmap
 from drstool.data.tag_array import read_tag_array
-from drstool.data.tags import about_numbers, gather_names, read_class_names, resolve_names, resolve_tags
+from drstool.data.tags import (
+    about_joined_names, about_numbers, gather_names, read_class_names, resolve_names, resolve_tags,
+)
 from drstool.data.value_range import ValueRange
 from drstool.data.voc import is_voc
 from drstool.data.yolo_export import read_yolo
@@ -163,6 +165,8 @@ def _find(
     _check_ids(found, data)
     names = resolve_names(found, class_names, data, listed=listed)
     notices += found.notices + about_numbers(found.rows, names, background_first or found.background_first)
+    if listed is None and class_names is None and not found.stated:
+        notices += about_joined_names(names or (), found.tags_source == "folder")
     return replace(found, notices=notices), names
 
 

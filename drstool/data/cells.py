@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from drstool.data.table import is_housekeeping
 from drstool.errors import InputError, UsageError
 from drstool.labels import check_class_names, plain_name
-from drstool.text import quoted
+from drstool.text import listed, quoted
 
 __all__ = [
-    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "number_or_name", "read_columns", "read_numbers",
-    "split_cells",
+    "SEPARATORS", "ListedTags", "RawTags", "TagForm", "about_zeros", "number_or_name", "read_columns", "read_numbers",
+    "some_columns", "split_cells", "without_blanks",
 ]
 
 # A tag is a class name, or a class number counted from 0; None: it is not known which classes an image has.
 RawTags = tuple[str | int, ...] | None
+Word = TypeVar("Word", str, str | int)
 
 SEPARATORS = (";", ",", "|")
-_ZERO, _ONE = frozenset(("0", "0.0", "false")), frozenset(("1", "1.0", "true"))
+# That an image has a class or not, as programs write it; and people, and spreadsheets of several languages.
+_PLAIN = frozenset(("0", "0.0", "false", "1", "1.0", "true"))
+_ZERO = frozenset(("0", "0.0", "0,0", "false", "no", "n", "falsch", "nein", "faux", "non", "falso"))
+_ONE = frozenset(("1", "1.0", "1,0", "true", "yes", "y", "wahr", "ja", "vrai", "oui", "verdadero", "vero"))
+# These mark the images that have a class, and the cells of the others are empty.
+_MARKS = frozenset(("x", "✓", "✔"))
 # What columns of membership also hold: "not" and "uncertain".
 _MEMBERSHIP = _ZERO | _ONE | {"-1", "-1.0"}
+_NUMBER = re.compile(r"(\d{1,9})(?:\.0+)?", re.ASCII)
+# Cells without a value, as programs write them.
+_BLANKS = frozenset(("nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "-", "--"))
 
 
 @dataclass(frozen=True)
@@ -92,9 +104,26 @@ class ListedTags:
         if needed and len(others) == len(self.tags):
             what = f": its ids are such as {others[0]!r:.80}" if others else ", as it lists none"
             raise InputError(
-                where, "has tags for none of the images" + what, f"the images' ids are such as {next(iter(ids))!r:.80}")
-        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {quoted(others)}"
+                where, "has tags for none of the images" + what,
+                about_zeros(others, ids) or f"the images' ids are such as {next(iter(ids))!r:.80}")
+        lost = about_zeros(others, ids)
+        notice = f"{where}: {len(others):,} of {len(self.tags):,} ids are not among the images: {quoted(others)}" + (
+            f"; {lost}" if lost else "")
         return replace(self, notices=(*self.notices, notice)) if others else self
+
+
+def about_zeros(texts: Iterable[str], known: Iterable[str]) -> str:
+    """What to do where numbers differ from known ones only in zeros at their beginning; else nothing.
+
+    Examples
+    --------
+    >>> about_zeros(["7", "12"], ["012"])
+    "'12' may be '012' without its zeros, which spreadsheets drop: make the column text"
+    """
+    stripped = {name.lstrip("0"): name for name in known if name.startswith("0")}
+    found = next((text for text in texts if text.isdigit() and text in stripped), None)
+    return "" if found is None else (
+        f"{found!r} may be {stripped[found]!r} without its zeros, which spreadsheets drop: make the column text")
 
 
 def number_or_name(text: str) -> str | int:
@@ -176,12 +205,12 @@ def _separator(texts: Iterable[str], where: object, class_names: Sequence[str] |
 def read_columns(
     columns: Mapping[str, Sequence[str]], places: Sequence[str], where: object, form: TagForm,
 ) -> tuple[tuple[str, ...], list[RawTags], tuple[str, ...]]:
-    """The classes that are columns of 0 and 1, if any are; each row's tags; and notices.
+    """The classes that are columns of 0 and 1, yes and no, or marks, if any are; each row's tags; and notices.
 
     Parameters
     ----------
     columns
-        Cells of each column whose name means nothing else.
+        Cells of each column whose name means nothing else, without spaces at their ends.
     places
         Each row's place, for messages.
     where
@@ -191,14 +220,15 @@ def read_columns(
     Raises
     ------
     InputError
-        A column holds 0 and 1 and something else too, or some classes have a column and some have none.
+        A column holds 0 and 1, or yes and no, and something else too, but no counts; some classes have a column and
+        some have none.
 
     Examples
     --------
     >>> read_columns({"cat": ["1", "0"], "width": ["640", "480"]}, ["2", "3"], "m.csv", TagForm())
     (('cat',), [('cat',), ()], ("m.csv: the columns of 0 and 1 are taken for classes: 'cat'",))
     """
-    likely = [name for name, cells in columns.items() if _is_membership(cells)]
+    likely = [name for name, cells in columns.items() if _is_membership(cells) and not is_housekeeping(name)]
     chosen = likely if form.class_names is None else [name for name in form.class_names if name in columns]
     missing = [name for name in form.class_names or () if name not in columns]
     alike = {plain_name(name) for name in missing}.intersection(map(plain_name, likely))
@@ -207,27 +237,76 @@ def read_columns(
             where, f"has columns of 0 and 1 ({quoted(chosen or likely)}), but none for class '{missing[0]}'",
             "name the columns as the classes of --classes or of the checkpoint are")
     if not chosen:
-        notice = f"{where}: the columns of 0 and 1 are not classes, and left out: {quoted(likely)}"
-        return (), [None] * len(places), (notice,) if likely else ()
-    present = [[_flag(cell, name, place) for cell, place in zip(columns[name], places, strict=True)] for name in chosen]
+        return (), [None] * len(places), ()
+    present = [_flags(columns[name], name, places) for name in chosen]
     tags: list[RawTags] = [
         tuple(name for name, flag in zip(chosen, flags, strict=True) if flag) for flags in zip(*present, strict=True)]
-    notice = f"{where}: the columns of 0 and 1 are taken for classes: {quoted(chosen)}"
+    held = dict.fromkeys(cell for name in chosen for cell in columns[name])
+    values = "0 and 1" if _PLAIN.issuperset(map(str.casefold, held)) else quoted(list(held))
+    notice = f"{where}: the columns of {values} are taken for classes: {quoted(chosen)}"
     return check_class_names(chosen, where), tags, () if form.class_names else (notice,)
 
 
+def some_columns(columns: Mapping[str, Sequence[str]]) -> str:
+    """The first few names of columns, each with some of its values, as a message shows them.
+
+    Examples
+    --------
+    >>> some_columns({"cat": ["likely", "", "rarely", "likely"], "dog": ["", "", "", ""]})
+    "'cat' (likely, rarely), 'dog' (empty)"
+    """
+    return listed([
+        f"'{name}' ({listed([f'{cell:.20}' for cell in dict.fromkeys(cells) if cell], most=3) or 'empty'})"
+        for name, cells in columns.items()])
+
+
 def _is_membership(cells: Sequence[str]) -> bool:
-    """Whether at least half of a column's cells say that an image has the class or not."""
-    return 0 < len(cells) <= 2 * sum(cell.strip().casefold() in _MEMBERSHIP for cell in cells)
+    """Whether a column marks images, or at least half of its cells, none of which counts, are 0, 1, yes, no or such."""
+    words = [cell.casefold() for cell in cells]
+    if _MARKS.issuperset(filter(None, words)):
+        return any(words)
+    counts = any((number := _NUMBER.fullmatch(word)) and int(number[1]) > 1 for word in words)
+    return not counts and len(words) <= 2 * sum(word in _MEMBERSHIP for word in words)
 
 
-def _flag(cell: str, name: str, place: str) -> bool:
-    text = cell.strip().casefold()
-    if text not in _ZERO | _ONE:
+def _flags(cells: Sequence[str], name: str, places: Sequence[str]) -> list[bool]:
+    """Whether each image has the class of a column."""
+    words = [cell.casefold() for cell in cells]
+    if _MARKS.issuperset(filter(None, words)):
+        return list(map(bool, words))
+    wrong = next((at for at, word in enumerate(words) if word not in _ZERO | _ONE), None)
+    if wrong is not None:
         raise InputError(
-            place, f"has {cell!r:.40} in the column '{name}', which otherwise holds 0 and 1",
-            "write 1 where the image has the class, and 0 where it has not")
-    return text in _ONE
+            places[wrong], f"has {cells[wrong]!r:.40} in the column '{name}', which is to hold 0 and 1",
+            "write 1 where the image has the class, and 0 where it has not; if this is no class, list those with "
+            "--classes")
+    return [word in _ONE for word in words]
+
+
+def without_blanks(
+    rows: Sequence[Sequence[Word] | None], where: object, form: TagForm,
+) -> tuple[list[Sequence[Word] | None], tuple[str, ...]]:
+    """Each row's words without those that mean an empty cell, such as pandas's ``nan``; and a notice of them.
+
+    Examples
+    --------
+    >>> without_blanks([["cat"], ["NaN"]], "m.csv", TagForm())[1]
+    ("m.csv: tags 'NaN' are taken for empty cells (1 of 2 rows), which mean unknown tags (--empty-tags)",)
+    """
+    names = form.class_names or ()
+    blanks: dict[str, None] = {}
+    kept: list[Sequence[Word] | None] = []
+    count = 0
+    for words in rows:
+        found = [word for word in words or () if str(word).casefold() in _BLANKS and word not in names]
+        blanks |= dict.fromkeys(map(str, found))
+        count += bool(found)
+        rest = [word for word in words or () if word not in found]
+        kept.append(words if not found else rest or (None if form.empty is None else ()))
+    means = "unknown" if form.empty is None else "no"
+    notice = (f"{where}: tags {quoted(list(blanks))} are taken for empty cells ({count:,} of {len(rows):,} rows), "
+              f"which mean {means} tags (--empty-tags)")
+    return kept, (notice,) if blanks else ()
 
 
 def read_numbers(
@@ -258,24 +337,29 @@ def read_numbers(
     >>> read_numbers([["0", "14"], ["2"]], "train_cls.txt", TagForm())
     ([(0, 14), (2,)], ())
     """
+    rows, notices = without_blanks(rows, where, form)
+    words = {word for words in rows for word in words or ()}
+    numbers = all(map(_NUMBER.fullmatch, words))
+    flags = all(word.casefold() in _ZERO | _ONE for word in words)
+    if not numbers and (not flags or words.issubset(form.class_names or ())):
+        return [None if words is None else tuple(words) for words in rows], notices
+    if numbers:
+        # Programs write numbers as 1.0 where others are missing.
+        rows = [None if words is None else [word.partition(".")[0] for word in words] for words in rows]
     written = [words for words in rows if words]
-    flags = all(word in _ZERO | _ONE for words in written for word in words)
-    if not flags and not all(word.isascii() and word.isdigit() for words in written for word in words):
-        return [None if words is None else tuple(words) for words in rows], ()
-    repeated = next((words for words in written if len(set(words)) < len(words)), None)
-    notices: tuple[str, ...] = ()
+    repeated = next((words for words in written if len(set(words)) < len(words) or not numbers), None)
     names = form.class_names or ()
     widths, classes = {len(words) for words in written}, len(names)
     if flags and widths == {classes}:
         # As class numbers these are possible, too: each image has each class.
         if set(map(tuple, written)) not in ({("0",)}, {("0", "1")}, {("1", "0")}):
             tags: list[RawTags] = [
-                None if words is None else tuple(names[i] for i, word in enumerate(words) if word in _ONE)
+                None if words is None else tuple(names[i] for i, word in enumerate(words) if word.casefold() in _ONE)
                 for words in rows]
             meaning = "not having or having the class" if classes == 1 else "one column per class"
-            return tags, (f"{where}: rows of 0 and 1 are taken for {meaning}",)
+            return tags, (*notices, f"{where}: rows of 0 and 1 are taken for {meaning}")
         if classes == 1:
-            notices = (f"{where}: the 0 of every image is taken for the number of class {quoted(names)}",)
+            notices += (f"{where}: the 0 of every image is taken for the number of class {quoted(names)}",)
         if classes == 2:
             raise InputError(
                 where, f"has {' '.join(written[0])!r} for every image: the numbers of both classes, or one of two?",
@@ -283,5 +367,6 @@ def read_numbers(
     if repeated is not None:
         expected = f"here {classes}, for each image" if classes else "which --classes names"
         right = f"rows of 0 and 1 need a column per class, {expected}" if flags else "list each class once per image"
-        raise InputError(where, f"repeats a number in the tags {' '.join(repeated[:8])!r:.60}", right)
+        what = "repeats a number" if numbers else "has yes or no instead of classes"
+        raise InputError(where, f"{what} in the tags {' '.join(repeated[:8])!r:.60}", right)
     return [None if words is None else tuple(map(number_or_name, words)) for words in rows], notices

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from pathlib import Path, PurePosixPath
 
+from drstool.data.cells import about_zeros
 from drstool.data.files_by_id import IMAGE_SUFFIXES
 from drstool.errors import InputError
 from drstool.files import is_file, names_in, status
 
 __all__ = ["find_image", "id_of_path", "missing_image", "resolve"]
+
+
+# A path has lost one of the slashes.
+_ADDRESS = re.compile(r"\b(https?:|s3:|gs:)/+(.+)")
 
 
 def resolve(base: Path, text: str) -> Path:
@@ -54,18 +60,28 @@ def find_image(folder: Path, identifier: str, where: object) -> Path:
     # A file system that ignores case knows each by two names.
     found = [path for i, path in enumerate(found) if not any(path.samefile(other) for other in found[:i])]
     if not found:
-        raise missing_image(folder / f"{identifier}.jpg", where, identifier, "other endings were tried, too")
+        raise missing_image(
+            folder / f"{identifier}.jpg", where, identifier,
+            "other endings were tried, too; --images names another folder")
     if len(found) > 1:
         raise InputError(where, f"image {identifier!r} could be {found[0]} or {found[1]}", "name the file")
     return found[0]
 
 
 def missing_image(path: Path, where: object, identifier: str, right: str) -> InputError:
-    """The error to raise for an image whose file does not exist; it names a file that differs only in case."""
+    """The error to raise for an image whose file does not exist; it names a file that differs only in case or zeros."""
+    if address := _ADDRESS.search(path.as_posix()):
+        return InputError(
+            where, f"image {identifier!r} is not a file: {address[1]}//{address[2]}", "download it, and give its path")
+    if path.is_symlink():
+        return InputError(where, f"image {identifier!r} is missing: {path} links to nothing", "mend the link")
+    names = names_in(path.parent)
     wanted = _plain(path.name)
-    other = next((name for name in names_in(path.parent) if _plain(name) == wanted), None)
+    other = next((name for name in names if _plain(name) == wanted), None)
     if other is not None:
         right = f"there is {other}, whose name differs in case or in its accents"
+    else:
+        right = about_zeros([path.stem], [PurePosixPath(name).stem for name in names]) or right
     return InputError(where, f"image {identifier!r} is missing: {path}", right)
 
 

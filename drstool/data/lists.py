@@ -11,7 +11,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from drstool.data.cells import SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, split_cells
+from drstool.data.cells import (
+    SEPARATORS, ListedTags, TagForm, read_columns, read_numbers, some_columns, split_cells,
+)
 from drstool.data.files_by_id import IMAGE_SUFFIXES, list_folder
 from drstool.data.image_files import id_of_path, missing_image, resolve
 from drstool.data.item import RawDataset, RawItem, each_or_error
@@ -273,7 +275,9 @@ def _of_columns(header: list[str], rows: dict[str, str], path: str | Path, form:
         raise InputError(
             path, f"names the columns {quoted(header)}, which are not classes, or do not hold 0 and 1",
             "list each image's classes in a line 'ID CLASS CLASS', or save a table as .csv")
-    return ListedTags(dict(zip(rows, tags, strict=True)), names)
+    unused = {name: cells for name, cells in columns.items() if name not in names}
+    notices = (f"{path}: columns not used: {some_columns(unused)}",) if unused else ()
+    return ListedTags(dict(zip(rows, tags, strict=True)), names, notices)
 
 
 def _words(

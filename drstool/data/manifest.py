@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
@@ -22,11 +23,14 @@ from drstool.annotations.coco import CocoMask, category_names
 from drstool.annotations.labelmap import LABELMAP, ColorMask
 from drstool.annotations.labelme import LabelmeMask
 from drstool.annotations.yolo import YoloMask
-from drstool.data.cells import ListedTags, RawTags, TagForm, read_columns, read_numbers, split_cells
+from drstool.data.cells import (
+    ListedTags, RawTags, TagForm, read_columns, read_numbers, some_columns, split_cells, without_blanks,
+)
 from drstool.data.image_files import find_image, id_of_path, missing_image, resolve
 from drstool.data.item import Rasterizable, RawDataset, RawItem, each_or_error
+from drstool.data.files_by_id import IMAGE_SUFFIXES
 from drstool.data.masks import mask_file
-from drstool.data.table import column_names, find_columns, read_table
+from drstool.data.table import column_names, find_columns, read_table, role_of
 from drstool.data.tags import gather_names, read_names
 from drstool.errors import InputError
 from drstool.files import is_file, status
@@ -85,10 +89,10 @@ def read_manifest_tags(path: Path, form: TagForm) -> ListedTags:
     if not manifest.has_tags:
         raise InputError(
             path, f"has no column of tags ({column_names('tags')}) and no columns of 0 and 1"
-            + (f", but {quoted(list(manifest.unread))}" if manifest.unread else ""),
+            + (f", but {some_columns(manifest.unread)}" if manifest.unread else ""),
             "the first line names the columns: id,tags")
     tags = {identifier: item.tags for identifier, item in manifest.items.items()}
-    return ListedTags(tags, manifest.class_names, manifest.notices)
+    return ListedTags(tags, manifest.class_names, manifest.notices + _about_unread(manifest, path))
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class _Manifest:
     has_tags
         There are tags, though perhaps unknown ones.
     unread
-        Names of columns that mean nothing here.
+        Cells of the columns that are not used, by their names.
     """
 
     base: Path
@@ -115,7 +119,7 @@ class _Manifest:
     has_tags: bool
     notices: tuple[str, ...] = ()
     background_first: bool = False
-    unread: tuple[str, ...] = ()
+    unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path | None) -> RawDataset:
@@ -142,13 +146,28 @@ def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path
         # From all splits, so that the class numbers are the same in all of them.
         names = gather_names((item.tags for item in manifest.items.values()), where)
     known_tags = any(row.tags is not None for row in rows)
-    notices = manifest.notices
-    if not manifest.has_tags and manifest.unread and not notices:
-        unread = quoted(list(manifest.unread))
-        notices = (f"{where}: has no column of tags ({column_names('tags')}); not read: {unread}",)
     return RawDataset(
-        rows, names, manifest.stated, "manifest" if known_tags else "none", notices=notices, missing=missing,
+        rows, names, manifest.stated, "manifest" if known_tags else "none",
+        notices=manifest.notices + _about_unread(manifest, where), missing=missing,
         background_first=manifest.background_first)
+
+
+def _about_unread(manifest: _Manifest, where: object) -> tuple[str, ...]:
+    """A notice of columns that are not used; where tags are in one column, of those that look like classes or masks."""
+    tags = {tag for item in manifest.items.values() for tag in item.tags or ()}
+    any_may = not manifest.has_tags or manifest.class_names is not None and not manifest.stated
+    columns = {name: cells for name, cells in manifest.unread.items()
+               if any_may or name in tags or role_of(name) == "tags" or _are_files(cells) and not role_of(name)}
+    if not columns:
+        return ()
+    lacks = "" if manifest.has_tags else f"has no column of tags ({column_names('tags')}); "
+    masks = "; a column of masks is called 'mask'" if any(map(_are_files, columns.values())) else ""
+    return (f"{where}: {lacks}columns not used: {some_columns(columns)}{masks}",)
+
+
+def _are_files(cells: Sequence[str]) -> bool:
+    """Whether a column names pictures or arrays."""
+    return any(cells) and all(cell.lower().endswith((*IMAGE_SUFFIXES, ".mat", ".npy")) for cell in cells if cell)
 
 
 def _with_image(row: RawItem, base: Path, images: Path | None) -> RawItem:
@@ -164,6 +183,8 @@ def _with_image(row: RawItem, base: Path, images: Path | None) -> RawItem:
         path = resolve(images, PurePosixPath(str(row.image).replace("\\", "/")).name)
     if is_file(path):
         return replace(row, image=path)
+    if path.suffix.lower() not in IMAGE_SUFFIXES and not path.is_symlink():
+        return replace(row, image=find_image(path.parent, path.name, row.where))
     raise missing_image(
         path, row.where, row.id, "paths are relative to the folder of the manifest, or to that of --images")
 
@@ -191,25 +212,28 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
         words, notices = split_cells(cells["tags"], where, form)
         tags, noticed = read_numbers(words, where, form)
         notices += noticed
-    unread = [name for name in table.names if name and name not in columns.values()]
+    unread = {name: table.column(name) for name in table.names if name and name not in columns.values()}
     if form is not None and "tags" not in cells:
-        names, tags, notices = read_columns({name: table.column(name) for name in unread}, places, where, form)
+        names, tags, notices = read_columns(unread, places, where, form)
     rows = [
         (place, {role: column[at] for role, column in cells.items() if role != "tags" and column[at]})
         for at, place in enumerate(places)]
     return _Manifest(
         base, *_items(rows, tags, base), class_names=names or None, stated=False, notices=notices,
-        has_tags="tags" in cells or bool(names), unread=() if form is None else tuple(unread))
+        has_tags="tags" in cells or bool(names),
+        unread={} if form is None else {name: cells for name, cells in unread.items() if name not in names})
 
 
 def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Manifest:
     """The manifest that JSON lines are."""
     rows, class_names = [], None
-    unread: dict[str, None] = {}
+    unread: defaultdict[str, list[str]] = defaultdict(list)
     notices: tuple[str, ...] = ()
     for place, found in _json_rows(text, where):
         columns = find_columns(found, place)
-        unread |= dict.fromkeys(name for name in found if name not in (*columns.values(), "class_names"))
+        for name, value in found.items():
+            if name not in (*columns.values(), "class_names"):
+                unread[name].append(str(value))
         fields = {role: found[name] for role, name in columns.items() if found[name] is not None}
         if "class_names" in found and "image" not in fields:
             class_names, notices = _stated_names(found["class_names"], place)
@@ -226,7 +250,7 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
     tags, counted = _numbered(words, where, form)
     return _Manifest(
         base, *_items(rows, tags, base), notices=notices + noticed + counted,
-        has_tags=any(each is not None for each in written), unread=tuple(unread), **known)
+        has_tags=any(each is not None for each in written), unread=unread, **known)
 
 
 def _items(
@@ -317,5 +341,6 @@ def _numbered(
 ) -> tuple[list[RawTags], tuple[str, ...]]:
     """The tags of JSON lines, and notices; lists of numbers alone may be 0 or 1 for each class."""
     if not all(isinstance(tag, int) for tags in words for tag in tags or ()):
-        return [None if tags is None else tuple(tags) for tags in words], ()
+        words, notices = without_blanks(words, where, form)
+        return [None if tags is None else tuple(tags) for tags in words], notices
     return read_numbers([None if tags is None else list(map(str, tags)) for tags in words], where, form)

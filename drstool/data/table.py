@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from drstool.errors import InputError
 
-__all__ = ["Table", "column_names", "find_columns", "read_table", "role_of"]
+__all__ = ["Table", "column_names", "find_columns", "is_housekeeping", "read_table", "role_of"]
 
 # The columns that mean something, and the names they go by; what else a table holds is left alone.
 _NAMES = {
@@ -22,6 +22,10 @@ _NAMES = {
     "split": ("split",),
 }
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
+# Columns of annotation tools and of other programs that may hold 0 and 1, but are no classes.
+_HOUSEKEEPING = frozenset((
+    "annotation_id", "count", "difficult", "fold", "index", "is_crowd", "is_test", "is_train", "is_valid", "iscrowd",
+    "occluded", "quality", "region_count", "region_id", "truncated"))
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
@@ -33,7 +37,16 @@ def role_of(name: str) -> str | None:
     >>> role_of("File Name"), role_of("Labels"), role_of("width")
     ('image', 'tags', None)
     """
-    return _ROLES.get(re.sub(r"[\s-]+", "_", name.strip()).casefold())
+    return _ROLES.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip()).casefold()
+
+
+def is_housekeeping(name: str) -> bool:
+    """Whether a column of this name says something about the file or its annotation, and is no class."""
+    return _plain(name) in _HOUSEKEEPING
 
 
 def column_names(role: str) -> str:

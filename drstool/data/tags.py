@@ -16,7 +16,10 @@ from drstool.errors import InputError
 from drstool.labels import check_class_names, is_object_name, object_classes, plain_name
 from drstool.text import quoted, read_lines
 
-__all__ = ["about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names", "resolve_tags"]
+__all__ = [
+    "about_joined_names", "about_numbers", "gather_names", "read_class_names", "read_names", "resolve_names",
+    "resolve_tags",
+]
 
 _MAX_CLASS_LIST_BYTES = 1 << 20
 # Before the names of a table: "id,name", or Roboflow's "Pixel Value, Class".
@@ -25,6 +28,8 @@ _HEADER = re.compile(
 _NUMBERED = re.compile(r"(\d{1,5})(?:\s*[:;,|=)]\s*|\.\s+|\s+)(\S.*)")
 _ONE_A_LINE = "write one name per line, background's first or left out; a JSON list and YOLO's data.yaml are read, too"
 _NUMBER_BEHIND = re.compile(r".*[,;\t]\s*[\d.]+")
+# Between the names of several classes: a mark or a word, or else a space.
+_JOINTS = (re.compile(r"\s*[+/&,;|]\s*|\s+(?:and|or|with|und|et)\s+", re.IGNORECASE), re.compile(r"[\s_-]+"))
 
 
 def read_class_names(path: str | Path) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
@@ -125,6 +130,23 @@ def gather_names(tags: Iterable[Iterable[str | int] | None], where: object) -> t
                 where, f"has the tags '{other}' and '{name}'",
                 "write one of them everywhere; if they are two classes, list all with --classes FILE")
     return check_class_names(names, where) if names else None
+
+
+def about_joined_names(names: Iterable[str], folders: bool = False) -> tuple[str, ...]:
+    """A notice of names, perhaps of folders, that consist of others: several tags in one.
+
+    Examples
+    --------
+    >>> about_joined_names(["cat", "cat + dog", "dog", "light", "traffic light"])
+    ("the class 'cat + dog' looks like several tags; separate them with ;",)
+    """
+    known = frozenset(names)
+    joined = sorted(name for name in known if any(
+        len(parts := joint.split(name)) > 1 and known.issuperset(parts) for joint in _JOINTS))
+    if not joined:
+        return ()
+    what = f"class {quoted(joined)} looks" if len(joined) == 1 else f"classes {quoted(joined)} look"
+    return (f"the {what} like several tags; " + ("give them in a table" if folders else "separate them with ;"),)
 
 
 def about_numbers(rows: Iterable[RawItem], names: Sequence[str] | None, background_first: bool) -> tuple[str, ...]:
@@ -236,5 +258,7 @@ def _channel(tag: str | int, channels: Mapping[str, int], identifier: str, where
     alike = [name for name in channels if plain_name(name) == plain_name(str(tag))]
     right = f"did you mean '{alike[0]}'?" if alike else f"the classes are {quoted(list(channels))}"
     if isinstance(tag, int):
-        right = f"class numbers are 0 to {len(channels) - 1}, counted from 0 without the background"
+        right = (
+            f"class numbers are 0 to {len(channels) - 1}, counted from 0 without the background: the classes of "
+            f"--classes, the checkpoint, the maps or the data are {quoted(list(channels))}")
     raise InputError(where, f"image {identifier!r} has the tag {tag!r}, which is not a class", right)

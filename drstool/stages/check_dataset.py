@@ -302,7 +302,10 @@ def _check_repetition(report: DatasetReport, dataset: Dataset, splits: dict[str,
             report.add(_REPEATED, error)
     for first, *others in _same_files(dataset.items):
         same = listed([other.id for other in others])
-        report.add(_REPEATED, InputError(first.image, f"has the same bytes as {same}", "remove all but one"))
+        alike = len({item.tags for item in (first, *others)} - {None}) < 2
+        report.add(_REPEATED, InputError(
+            first.image, f"has the same bytes as {same}" + ("" if alike else ", which has other tags"),
+            "remove all but one" if alike else "list it once with the tags of all, in a table or by --tags"))
     roles = {name: role for name in splits if (role := _role(name))}
     for one, other in combinations(roles, 2):
         known = {item.image for item in splits[one].items}

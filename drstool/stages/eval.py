@@ -35,6 +35,7 @@ from drstool.metrics import (
 )
 from drstool.parallel import OnError, Track, map_items, untracked
 from drstool.recipe import CueSettings
+from drstool.reports.empty_maps import has_object, objectless_lines, saliency_lines
 from drstool.reports.ground_truth import GroundTruth, MaskSummary, summarize
 from drstool.reports.scores import (
     Comparison, Coverage, Evaluation, PairedSweep, Protocol, Sweep, as_csv, as_json, as_table,
@@ -76,6 +77,8 @@ class Scoring:
         Keep each image's counts; not in a sweep.
     largest_saliency
         Filled with the largest value of each saliency map.
+    objects
+        Filled, for each image with maps, with whether its labels got an object pixel; not in a sweep.
     """
 
     settings: CueSettings = CueSettings()
@@ -86,6 +89,13 @@ class Scoring:
     boundary_ratio: float | None = None
     per_image: bool = False
     largest_saliency: list[int] = field(default_factory=list)
+    objects: list[bool] = field(default_factory=list)
+
+    def notices(self) -> list[str]:
+        """Lines about labels without an object, and about odd saliency maps, once records are scored."""
+        return [
+            *objectless_lines(self.objects.count(False), len(self.objects)),
+            *saliency_lines(self.largest_saliency, self.settings.saliency_range)]
 
 
 def evaluate(
@@ -477,8 +487,11 @@ def _labels_of(record: Record, scoring: Scoring, dtype: np.dtype) -> np.ndarray:
     if isinstance(record, LabelRecord):
         return record.labels
     maps, saliency = _maps_of(record, scoring)
-    return cues.pseudo_label(
+    labels = cues.pseudo_label(
         maps, record.labels, scoring.settings, saliency, ignore_rules=scoring.ignore_rules, dtype=dtype)
+    if len(record.labels):
+        scoring.objects.append(has_object(labels))
+    return labels
 
 
 def _maps_of(record: MapRecord, scoring: Scoring) -> tuple[np.ndarray, np.ndarray | None]:

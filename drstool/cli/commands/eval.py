@@ -124,7 +124,6 @@ def _scored(
     """Scores of one input, or those of a sweep."""
     from drstool.cues import of_probabilities
     from drstool.formats import open_records
-    from drstool.reports.empty_maps import saliency_lines
     from drstool.stages import eval as stage
 
     with open_records(name) as source:
@@ -144,7 +143,7 @@ def _scored(
         result = score(
             source.lazy_records(), datasets[0], header=source.header, ids=source.ids(), scoring=scoring,
             workers=run.threads, on_error=run.on_error, track=run.track)
-        run.notes(saliency_lines(scoring.largest_saliency, settings.saliency_range))
+        run.notes(scoring.notices())
         return result
 
 
