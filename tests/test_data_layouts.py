@@ -268,14 +268,14 @@ def test_images_that_are_of_no_class_are_told(tmp_path):
     dataset = opened(tmp_path, classes=str(listed))
     assert ids_of(dataset) == ["background/d", "cat/a", "dog/b"]
     assert f"{tmp_path}: left out, as --classes does not list it: owl" in dataset.notices
-    pictures(tmp_path, "masks/x.png")
-    assert f"{tmp_path}: left out, as --classes does not list them: masks, owl" in opened(
-        tmp_path, classes=str(listed)).notices
     with pytest.raises(InputError, match="no folder named as a class of --classes; its folders are cat, dog, owl"):
         opened(pictures(tmp_path / "owls", "cat/a.jpg", "dog/b.jpg", "owl/c.jpg"),
                classes=str(write(tmp_path / "x.txt", "emu")))
     with pytest.raises(InputError, match="did you mean 'Cat'"):
         opened(tmp_path, classes=str(write(tmp_path / "x.txt", "Cat")))
+    pictures(tmp_path, "masks/x.png")
+    assert f"{tmp_path}: left out, as --classes does not list them: masks, owl" in opened(
+        tmp_path, classes=str(listed)).notices
 
 
 @pytest.mark.parametrize("odd", ["train", "masks", "test", "gt"])
