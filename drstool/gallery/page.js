@@ -637,9 +637,9 @@
           buildPanel();
           refresh();
         }, "e") : "",
-        look.errors ? make("div", {class: "row faint"}, ...["missed", "false", "wrong class"].map((name) => {
-          const mark = make("span", {class: "swatch"});
-          mark.style.backgroundColor = `rgb(${index.errors[name].join(",")})`;
+        look.errors ? make("div", {class: "row faint"}, ...["missed", "false", "wrong class", "ignored"].map((name) => {
+          const mark = name === "ignored" ? swatch(undecided) : make("span", {class: "swatch"});
+          if (name in index.errors) mark.style.backgroundColor = `rgb(${index.errors[name].join(",")})`;
           return make("span", {class: "row"}, mark, name);
         })) : ""),
       ...index.maps.map((map, i) => layers.maps[i] ? ruleSection(map, i) : ""),
