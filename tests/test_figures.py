@@ -580,6 +580,21 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     assert "small: a: the label image is 6 × 5 pixels, but the image is 60 × 60" in said.err
 
 
+def test_a_column_that_cannot_be_scored_leaves_the_others_theirs(figure, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(encode_label_png(np.full((SIDE, SIDE), 30, np.uint8)))
+    columns, reason = f"image,bad=labels:{tmp_path},@good", "contains unknown label values: 30"
+    said, path = figure(columns, "--score", name="scores.svg", code=4, width="500px")
+    assert said.err.count(reason) == 2 and "2 cells of 6 have nothing to show" in said.err
+    assert path.read_text().count(">cannot be shown<") == 2
+    assert len(re.findall(r">\d\.\d{3}<", path.read_text())) == 2
+    said, path = figure(columns, "--pick", "worst:1", "--by", "bad", name="picked.svg", code=3)
+    assert said.err.count(reason) == said.err.count("\n") == 1 and f"{tmp_path}: " in said.err
+    (tmp_path / "a.png").write_bytes(encode_label_png(np.zeros((SIDE, SIDE), np.uint8)))
+    said, path = figure(columns, "--pick", "worst:1", "--by", "bad", name="picked.svg")
+    assert f"--pick: not all images have a score: {tmp_path}: " in said.err and reason in said.err
+
+
 @pytest.mark.parametrize(("columns", "more", "code", "message"), [
     ("imag", (), 3, "imag: no such file or folder; a column is image, target"),
     ("picture:nowhere", (), 3, "nowhere: no such folder; give a folder of pictures"),

@@ -12,7 +12,7 @@ import typer
 
 from drstool.cli.datasets import OptionalDataOptions
 from drstool.cli.run import Run, plain
-from drstool.errors import InputError, ItemsFailed, UsageError
+from drstool.errors import DrstoolError, InputError, ItemsFailed, UsageError
 from drstool.recipe import FigureSettings, OverlaySettings
 from drstool.reports.text import counted
 
@@ -160,15 +160,15 @@ def _draw(
     spec = replace(spec, columns=columns)
     baseline = _scored_column(spec, "--baseline", name)[0] if (name := spec.settings.baseline) else None
     spec, words = _with_rows(run, spec, inputs, dataset)
-    scores = _scores(run, spec, inputs, dataset) if spec.settings.score else {}
+    scores, unscored = _scores(run, spec, inputs, dataset) if spec.settings.score else ({}, [])
     caption = [f"Rows: {words}."] if words else []
     caption += ["Below the cells: mean IoU."] if scores else []
     figure = draw_figure(
         spec, inputs, dataset, file_format, scores=scores, baseline=baseline,
         caption=" ".join(caption) if spec.settings.caption else "",
         history=_history(run, spec, inputs, dataset, words, bool(scores)), workers=run.threads, track=run.track)
-    for error in dict.fromkeys(map(str, figure.errors)):
-        run.notes([error])
+    known = {error.what for error in figure.errors}
+    run.notes(dict.fromkeys(map(str, (*figure.errors, *(error for error in unscored if error.what not in known)))))
     empty = f"{counted(len(figure.errors), 'cell')} of {figure.cells} have nothing to show"
     if figure.errors and options.strict:
         raise InputError("overlay", empty, "see the messages above, or omit --strict")
@@ -202,8 +202,10 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     if not spec.ids:
         pick = parse_pick(spec.pick)
         column = _scored_column(spec, "--by", spec.by)[1] if pick.needs_scores else None
+        unscored: list[DrstoolError] = []
         spec = replace(spec, ids=pick.unscored(dataset, run.seed) if column is None else pick.scored(
-            _evaluation(run, column.paths[0], inputs, dataset)))
+            _evaluation(run, column.paths[0], inputs, dataset, unscored)))
+        run.notes([f"--pick: not all images have a score: {error}" for error in unscored[:1]])
         # There may be fewer images than were asked for.
         words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "")
     for crop in spec.crops:
@@ -245,28 +247,44 @@ def _scored_column(spec: FigureSpec, option: str, name: str) -> tuple[int, Colum
     return found[0]
 
 
-def _scores(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> Mapping[tuple[str, int], float]:
-    """Mean IoU by image and number of the column."""
-    shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in spec.ids))
+def _scores(
+    run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset,
+) -> tuple[Mapping[tuple[str, int], float], list[DrstoolError]]:
+    """Mean IoU by image and number of the column, and why there is none."""
     found: dict[tuple[str, int], float] = {}
+    errors: list[DrstoolError] = []
     for number, column in _scored(spec):
         ids = set(inputs.sources[column.paths[0]].ids() or ())
-        if any(item.mask is not None and item.id in ids for item in shown.items):
-            evaluation = _evaluation(run, column.paths[0], inputs, shown)
-            found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()}
-    return found
+        shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in ids & set(spec.ids)))
+        if any(item.mask is not None for item in shown.items):
+            try:
+                evaluation = _evaluation(run, column.paths[0], inputs, shown, errors)
+            except InputError as error:
+                errors.append(error)
+            else:
+                found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()}
+    return found, errors
 
 
-def _evaluation(run: Run, path: str, inputs: Inputs, dataset: Dataset) -> Evaluation:
-    """Scores of a file, as ``eval`` computes them; images that fail are left out, as their cells say so."""
+def _evaluation(
+    run: Run, path: str, inputs: Inputs, dataset: Dataset, errors: list[DrstoolError],
+) -> Evaluation:
+    """Scores of a file, as ``eval`` computes them; ``errors`` takes those of images, the first raised if all fail."""
     from drstool.stages import eval as stage
 
-    source = inputs.sources[path]
+    source, before = inputs.sources[path], len(errors)
     wanted = {item.id for item in dataset.items}
     scoring = stage.Scoring(inputs.cues_of(path), inputs.saliency_of, per_image=True)
-    return stage.evaluate(
-        (record for record in source.lazy_records() if record.id in wanted), dataset, header=source.header,
-        scoring=scoring, workers=run.threads, on_error=lambda error: None, track=run.track)
+
+    def failed(error: DrstoolError) -> None:
+        errors.append(InputError(f"{path}: {error.where}", error.what, error.right))
+
+    try:
+        return stage.evaluate(
+            (record for record in source.lazy_records() if record.id in wanted), dataset, header=source.header,
+            scoring=scoring, workers=run.threads, on_error=failed, track=run.track)
+    except InputError as error:
+        raise (errors[before] if len(errors) > before else error) from None
 
 
 def _history(

@@ -358,7 +358,8 @@ def read_cell(column: Column, row: Row, inputs: Inputs) -> Content:
             is_there = row.id in (inputs.sources[path].ids() or ())
             note = "unreadable, or of another size" if is_there else f"no {noun}"
             row.record(path, inputs.sources[path])
-        note = "no ground truth"
+        lacks_target = column.show in ("target", "error") and row.item is not None and row.item.mask is None
+        note = "no ground truth" if lacks_target else "cannot be shown"
         return _content(column, row, inputs, picture)
     except InputError as error:
         return Content(column.show, error=error, note=note)
