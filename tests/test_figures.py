@@ -192,6 +192,14 @@ def test_zoomed_regions_with_their_factor(figure):
     assert (row[2:40] == (128, 0, 0)).all() and (row[41:58] == 128).all()
 
 
+def test_a_region_that_fit_crop_cuts_off_is_named(figure):
+    for crop, noted in (("a:0,0,20,10", True), ("a:0,20,20,10", False)):
+        said, pixels = figure("image", *PLAIN, "--crop", crop, "--fit", "crop", "--aspect", "2")
+        assert (f"--crop {crop}: is not marked in its image: --fit crop cuts that region off" in said.err) == noted
+        # A marker of the frame's red is all that is coloured in the image.
+        assert (np.ptp(pixels[1:30].astype(int), axis=2).max() == 0) == noted
+
+
 # --- text ------------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,7 @@ class _Drawing:
         self._painter = self._make_painter(len(inputs.class_names))
         self._outlines: list[render.Outline] = []
         self._texts: list[Text] = []
+        self._notes: list[str] = []
 
     def figure(self, caption: str, history: Sequence[dict]) -> Figure:
         """Draw it."""
@@ -129,7 +130,7 @@ class _Drawing:
             layout, pictures, self._outlines, texts, fonts=fonts, dpi=settings.dpi, format_=self._format,
             ignored=settings.ignored_pixels, history=history)
         errors = tuple(each.error for row in self._contents for each in row if each.error is not None)
-        return Figure(data, len(layout.cells), errors, _letter_notes(fonts), layout, texts)
+        return Figure(data, len(layout.cells), errors, (*self._notes, *_letter_notes(fonts)), layout, texts)
 
     def _all_texts(self, caption: str) -> list[str]:
         """Whatever may be written, so that fonts are found for it."""
@@ -226,6 +227,8 @@ class _Drawing:
         right, bottom = min(marker.right, image.right), min(marker.bottom, image.bottom)
         if right > left and bottom > top:
             self._outlines.append(render.Outline(Box(left, top, right - left, bottom - top), color, _MARKER_WIDTH))
+        else:
+            self._notes.append(f"--crop {crop}: is not marked in its image: --fit crop cuts that region off")
         text, size = f"×{box.width / crop.width / scale:.1f}", self._spec.settings.font_size
         line = size * LINE * self._point
         length = self._measure(text, size, False) + line / 3
