@@ -229,7 +229,7 @@ def drawn_boxes(world, columns, ids=("a", "b"), class_names=CLASSES, scores=None
         original = render._add_text
         patch.setattr(render, "_add_text", measured)
         inputs, known = Inputs.open([parse_column(text.replace("@", f"{world}/")) for text in columns], stack)
-        inputs = replace(inputs, class_names=tuple(class_names))
+        inputs = replace(inputs, class_names=tuple(class_names), percentile=settings.get("percentile", 100.0))
         spec = FigureSpec(columns=known, ids=tuple(ids), settings=FigureSettings(**settings))
         figure = draw_figure(spec, inputs, dataset, "PNG", scores=scores, caption=caption)
     return found, figure
@@ -345,6 +345,28 @@ def test_names_stand_at_the_objects(world):
 def test_a_map_without_a_value_says_so(world):
     boxes, _ = drawn_boxes(world, ["@ramp.h5"], ids=("a", "b"), width="100mm")
     assert [text for text, _ in boxes].count("no value above 0") == 1
+
+
+@pytest.mark.parametrize(("settings", "high", "words"), [
+    ({}, "maximum", "of each map"),
+    ({"percentile": 92.0}, "92nd percentile", "of each map"),
+    ({"normalize": "shared"}, "2", "(shared by all maps)"),
+    ({"normalize": "shared", "percentile": 50.0}, "≥ 1", "(the highest 50th percentile of the maps)"),
+    ({"normalize": "none"}, "≥ 1", "(as stored)"),
+])
+def test_colour_bars_say_what_their_ends_are(world, tmp_path, settings, high, words):
+    from drstool.formats import Header, MapRecord, open_sink
+
+    with open_sink(str(tmp_path / "wide.h5"), Header("localization-maps", CLASSES, ())) as sink:
+        sink.write(MapRecord("a", np.linspace(0, 2, SIDE * SIDE, dtype=np.float16).reshape(1, SIDE, SIDE), (1,),
+                             (SIDE, SIDE), ""))
+    _, figure = drawn_boxes(world, [f"{tmp_path}/wide.h5", f"difference:{tmp_path}/wide.h5:@flat.h5"], ids=("a",),
+                            width="800px", dpi=100, **settings)
+    (box, heat), (other, difference) = figure.layout.bars
+    assert (heat.low, heat.high, heat.words) == ("0", high, words)
+    cut = "percentile" in settings
+    assert (difference.low[:2], difference.high[:2]) == (("≤ ", "≥ ") if cut else ("−1", "+1"))
+    assert (box.x, box.width) == (other.x, other.width)
 
 
 @pytest.mark.parametrize("count", [20, 80, 254])

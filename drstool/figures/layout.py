@@ -187,8 +187,7 @@ class Placer:
         """Place legend, colour bars and caption below the rows; each group of the legend begins a line."""
         for group in keys:
             self._keys(group)
-        for bar in bars:
-            self._bar(bar)
+        self._bars(bars)
         if caption:
             self._y += self._pad
             lines = self._wrapped(caption, self.layout.width - 2 * self._pad, 100)
@@ -270,28 +269,30 @@ class Placer:
             x += width + between
         self._y += self._line
 
-    def _bar(self, bar: Bar) -> None:
-        """A colour bar with its ends, and in the same line, if there is room, how values were scaled."""
-        self._y += self._pad
-        length, room = round(self.layout.width * _BAR_SHARE), self.layout.width
-        low, high = self._length(bar.low), self._length(bar.high)
-        used = low + high + length + 2 * self._pad
-        together = used + 2 * self._pad + self._length(bar.words) <= room
-        x = max(0.0, (room - used - (2 * self._pad + self._length(bar.words) if together else 0)) / 2)
-        self._put(bar.low, Box(x, self._y, low, self._line))
-        height = round(self._line * 0.6)
-        box = Box(round(x + low + self._pad), round(self._y + (self._line - height) / 2), length, height)
-        self.layout.bars.append((box, bar))
-        self._put(bar.high, Box(box.right + self._pad, self._y, high, self._line))
-        if together:
-            left = box.right + self._pad + high + 2 * self._pad
-            self._put(bar.words, Box(left, self._y, self._length(bar.words), self._line))
+    def _bars(self, bars: Sequence[Bar]) -> None:
+        """Colour bars below each other, with their ends, and beside them, if there is room, how values were scaled."""
+        length, height, room = round(self.layout.width * _BAR_SHARE), round(self._line * 0.6), self.layout.width
+        space = self._length(" ")
+        low, high, more = (max(map(self._length, texts), default=0) for texts in (
+            [bar.low for bar in bars], [bar.high for bar in bars], [f"{bar.high} {bar.words}" for bar in bars]))
+        together = low + length + more + 2 * self._pad <= room
+        used = low + length + (more if together else high) + 2 * self._pad
+        left = round(max(0.0, (room - used) / 2) + low + self._pad)
+        for bar in bars:
+            self._y += self._pad
+            before, after = self._length(bar.low), self._length(bar.high)
+            self._put(bar.low, Box(left - self._pad - before, self._y, before, self._line))
+            box = Box(left, round(self._y + (self._line - height) / 2), length, height)
+            self.layout.bars.append((box, bar))
+            self._put(bar.high, Box(box.right + self._pad, self._y, after, self._line))
+            if together:
+                start = box.right + self._pad + after + space
+                self._put(bar.words, Box(start, self._y, self._length(bar.words), self._line))
             self._y += self._line
-            return
-        self._y += self._line
-        lines = self._wrapped(bar.words, room, 10)
-        self._write(lines, 0, self._y, room)
-        self._y += len(lines) * self._line
+            if not together:
+                lines = self._wrapped(bar.words, room, 10)
+                self._write(lines, 0, self._y, room)
+                self._y += len(lines) * self._line
 
     # --- text ----------------------------------------------------------------------------------
 

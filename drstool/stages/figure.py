@@ -137,12 +137,16 @@ class _Drawing:
         notes = [content.note for row in self._contents for content in row]
         ids = self._spec.ids if self._spec.settings.row_ids else ()
         return [caption, *notes, *self._names, *ids, *(column.title for column in self._spec.columns),
-                "0123456789.,+−–×…|()", *(bar.words for bar in self._bars())]
+                "0123456789.,+−–×…|()≤≥", *(bar.words for bar in self._bars())]
 
     def _make_painter(self, class_names: int) -> Painter:
         """The painter, with what all maps have in common."""
         contents = [half for row in self._contents for each in row for half in (each.halves or (each,))]
         heat = [each.highest for each in contents if each.show == "heat"]
+        # Of all values, those above the end of the colour bar too.
+        self._most = {show: max((float(np.abs(each.values).max(initial=0)) for each in contents
+                                 if each.show == show and each.values is not None), default=0.0)
+                      for show in ("heat", "difference")}
         self._shared = {"shared": max(heat, default=0.0), "none": 1.0}.get(self._spec.settings.normalize)
         self._has_heat = any(value > 0 for value in heat)
         self._difference = max((each.highest for each in contents if each.show == "difference"), default=0.0)
@@ -257,15 +261,16 @@ class _Drawing:
         settings, bars = self._spec.settings, []
         if not settings.colorbar:
             return []
+        percentile = f"{_ordinal(settings.percentile)} percentile" if settings.percentile < 100 else "maximum"
         if self._has_heat:
-            high = "maximum" if self._shared is None else f"{self._shared:.3g}"
-            words = {"own": "of each map", "shared": "shared by all maps", "none": "as stored"}[settings.normalize]
-            if settings.percentile < 100:
-                words += f"; maximum: {settings.percentile:g}th percentile"
+            high = percentile if self._shared is None else _bound("≥ ", self._most["heat"], self._shared)
+            shared = "shared by all maps" if percentile == "maximum" else f"the highest {percentile} of the maps"
+            words = {"own": "of each map", "shared": f"({shared})", "none": "(as stored)"}[settings.normalize]
             bars.append(Bar(self._painter.heat, "0", high, words))
         if self._difference > 0:
-            limit = f"{self._difference:.3g}"
-            bars.append(Bar(difference_colors(), f"−{limit}", f"+{limit}", "difference of maps"))
+            most, limit = self._most["difference"], self._difference
+            low, high = _bound("≤ ", most, limit, "−"), _bound("≥ ", most, limit, "+")
+            bars.append(Bar(difference_colors(), low, high, "(difference of maps)"))
         return bars
 
 
@@ -317,6 +322,17 @@ def _within(content: Content, spec: FigureSpec, row: Row) -> Content:
             if crop.x + crop.width > width or crop.y + crop.height > height:
                 raise UsageError("--crop", f"'{crop}' leaves the image", f"it has {shown_size((height, width))} pixels")
     return content
+
+
+def _bound(beyond: str, most: float, limit: float, sign: str = "") -> str:
+    """What an end of a colour bar stands for; ``beyond`` goes before it where values go on beyond it."""
+    return f"{beyond if most > limit else ''}{sign}{limit:.3g}"
+
+
+def _ordinal(number: float) -> str:
+    """A number as in "90th percentile"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:g}{ending}"
 
 
 def _letter_notes(fonts: figure_fonts.Fonts) -> tuple[str, ...]:
