@@ -435,10 +435,30 @@ def test_rows_are_chosen_by_score(figure, world, drs):
         assert "".join(own["settings"]["ids"]) == rows
         assert own["settings"]["chosen"] in said.err and "time" not in own
         assert own["used"]["pixel_ground_truth"] == ("scored" if pick != "even:2" else False)
+    said, _ = figure("image", "--pick", "random:30")
+    assert "rows: all 2 images\n" in said.err
     columns = "A=@good,A=@mixed,A=image,error:@mixed"
     for name in ("mixed", world / "mixed"):
         said, _ = figure(columns, "--pick", "worst:1", "--by", name, "--score", "--baseline", name)
         assert "the lowest mean IoU of A" in said.err
+
+
+def test_a_path_in_two_columns_has_its_scores_in_both(figure):
+    columns = "one=@mixed,error:@mixed,two=@mixed"
+    _, path = figure(columns, "--score", "--baseline", "mixed", "--ids", "a", name="two.svg")
+    assert len(re.findall(r">\d\.\d{3}( \(\+0\.000\))?<", path.read_text())) == 2
+
+
+@pytest.mark.parametrize(("columns", "more", "words"), [
+    ("@ramp.h5", ("--score",), "Below the cells: mean IoU. Labels of maps: "),
+    ("A=@ramp.h5,labels:@ramp.h5", (), "Labels of maps: "),
+    ("@ramp.h5,@good", (), None),
+])
+def test_the_caption_names_the_cues_of_labels_of_maps(figure, columns, more, words):
+    _, path = figure(columns, *more, "--caption", "--cues", "background=constant,constant=0.1", name="cues.svg",
+                     width="1500px")
+    assert re.findall(">((?:Below|Labels)[^<]*)<", path.read_text()) == (
+        [words + "alpha 0.2, background constant, constant 0.1."] if words else [])
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -564,6 +584,10 @@ def test_a_spec_gives_the_same_figure(figure, world, drs, tmp_path):
     # An option replaces what the file says.
     other = drs("overlay", "--spec", spec, "--figure", tmp_path / "d.png", "--ids", "a", "--crop", "a:0,0,10,10")
     assert other.code == 0 and "chosen" not in other.err
+    # Of the file's regions, those of rows that the command line leaves out are, too.
+    other = drs("overlay", "--spec", spec, "--figure", tmp_path / "e.png", "--ids", "a,a")
+    assert other.code == 0 and "--crop b:0,0,30,30: left out, as it is of no row" in other.err
+    assert "--ids: names 'a' 2 times; it is one row" in other.err
 
 
 @pytest.mark.parametrize(("text", "message"), [

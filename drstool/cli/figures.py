@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,6 +16,7 @@ from drstool.cli.run import Run, plain
 from drstool.errors import DrstoolError, InputError, ItemsFailed, UsageError
 from drstool.recipe import FigureSettings, OverlaySettings
 from drstool.reports.text import counted
+from drstool.text import listed
 
 if TYPE_CHECKING:
     from drstool.data import Dataset
@@ -159,13 +161,11 @@ def _draw(
         saliency_of=saliency_of_items(dataset), percentile=spec.settings.percentile)
     spec = replace(spec, columns=columns)
     baseline = _scored_column(spec, "--baseline", name)[0] if (name := spec.settings.baseline) else None
-    spec, words = _with_rows(run, spec, inputs, dataset)
+    spec, words = _with_rows(run, options, spec, inputs, dataset)
     scores, unscored = _scores(run, spec, inputs, dataset) if spec.settings.score else ({}, [])
-    caption = [f"Rows: {words}."] if words else []
-    caption += ["Below the cells: mean IoU."] if scores else []
     figure = draw_figure(
         spec, inputs, dataset, file_format, scores=scores, baseline=baseline,
-        caption=" ".join(caption) if spec.settings.caption else "",
+        caption=_caption(spec, inputs, words, bool(scores)) if spec.settings.caption else "",
         history=_history(run, spec, inputs, dataset, words, bool(scores)), workers=run.threads, track=run.track)
     known = {error.what for error in figure.errors}
     run.notes(dict.fromkeys(map(str, (*figure.errors, *(error for error in unscored if error.what not in known)))))
@@ -180,7 +180,25 @@ def _draw(
         raise ItemsFailed("overlay", empty, "see the messages above, and the figure")
 
 
-def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> tuple[FigureSpec, str]:
+def _caption(spec: FigureSpec, inputs: Inputs, words: str, scored: bool) -> str:
+    """By what the rows were chosen, and what the scores are of."""
+    from drstool.reports.scores import cue_words
+
+    shown = [column for _, column in _scored(spec) if scored or column.show != "heat"]
+    rules = {column.paths[0]: cue_words(inputs.cues_of(column.paths[0])) for column in shown
+             if inputs.sources[column.paths[0]].is_maps}
+    titles = {column.paths[0]: column.title for column in reversed(shown)}
+    lines = [f"Rows: {words}."] if words else []
+    lines += ["Below the cells: mean IoU."] if scored else []
+    for rule in dict.fromkeys(rules.values()):
+        of = [titles[path] for path in rules if rules[path] == rule]
+        lines.append(f"Labels of {'maps' if len(of) == len(rules) else listed(of)}: {rule}.")
+    return " ".join(lines)
+
+
+def _with_rows(
+    run: Run, options: FigureOptions, spec: FigureSpec, inputs: Inputs, dataset: Dataset,
+) -> tuple[FigureSpec, str]:
     """The figure with the ids of its rows, and by what they were chosen."""
     from drstool.data.lists import split_id
     from drstool.figures.rows import MOST_ROWS, parse_pick
@@ -188,7 +206,9 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     known = [item.id for item in dataset.items]
     if spec.ids:
         # A line of a file may have more behind the id, which may hold spaces.
-        spec = replace(spec, ids=tuple(dict.fromkeys(split_id(line, set(known))[0] for line in spec.ids)))
+        named = Counter(split_id(line, set(known))[0] for line in spec.ids)
+        run.notes([f"--ids: names '{name}' {times} times; it is one row" for name, times in named.items() if times > 1])
+        spec = replace(spec, ids=tuple(named))
         if not set(spec.ids) & set(known):
             raise InputError(
                 dataset.source, f"has none of the rows, such as '{spec.ids[0]}'",
@@ -207,7 +227,11 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
             _evaluation(run, column.paths[0], inputs, dataset, unscored)))
         run.notes([f"--pick: not all images have a score: {error}" for error in unscored[:1]])
         # There may be fewer images than were asked for.
-        words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "")
+        words = replace(pick, count=len(spec.ids)).words(
+            column.title if column is not None else "", len(known))
+    if options.crop is None and (options.ids or options.pick):
+        run.notes([f"--crop {crop}: left out, as it is of no row" for crop in spec.crops if crop.id not in spec.ids])
+        spec = replace(spec, crops=tuple(crop for crop in spec.crops if crop.id in spec.ids))
     for crop in spec.crops:
         if crop.id not in spec.ids:
             raise UsageError("--crop", f"'{crop.id}' is not a row of the figure", f"its rows are {', '.join(spec.ids)}")
@@ -215,14 +239,14 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
 
 
 def _scored(spec: FigureSpec) -> list[tuple[int, Column]]:
-    """The columns that have scores, each file once, with their numbers."""
-    found: dict[tuple[str, ...], tuple[int, Column]] = {}
+    """The columns that have scores, with their numbers."""
+    shown = [(number, column) for number, column in enumerate(spec.columns) if not column.object_class]
+    found = [each for each in shown if each[1].show in ("labels", "heat")]
     # An error map belongs to a prediction that is perhaps shown as well.
-    for kinds in (("labels", "heat"), ("error",)):
-        for number, column in enumerate(spec.columns):
-            if column.show in kinds and not column.object_class:
-                found.setdefault(column.paths, (number, column))
-    return list(found.values())
+    paths = {column.paths for _, column in found}
+    errors = {column.paths: (number, column) for number, column in reversed(shown)
+              if column.show == "error" and column.paths not in paths}
+    return sorted([*found, *errors.values()], key=lambda each: each[0])
 
 
 def _scored_column(spec: FigureSpec, option: str, name: str) -> tuple[int, Column]:
@@ -240,7 +264,7 @@ def _scored_column(spec: FigureSpec, option: str, name: str) -> tuple[int, Colum
         return scored[-1]
     found = [each for each in scored if each[1].title == name] or [
         each for each in scored if name in ((path := Path(each[1].paths[0])).stem, path.name, each[1].paths[0])]
-    if len(found) != 1:
+    if len({column.paths for _, column in found}) != 1:
         raise UsageError(
             option, f"{'several columns' if found else 'no column'} with scores {'are' if found else 'is'} called "
             f"'{name}'", f"those that have scores are {', '.join(column.title for _, column in scored)}")
@@ -253,16 +277,18 @@ def _scores(
     """Mean IoU by image and number of the column, and why there is none."""
     found: dict[tuple[str, int], float] = {}
     errors: list[DrstoolError] = []
-    for number, column in _scored(spec):
-        ids = set(inputs.sources[column.paths[0]].ids() or ())
+    columns = _scored(spec)
+    for path in dict.fromkeys(column.paths[0] for _, column in columns):
+        ids = set(inputs.sources[path].ids() or ())
         shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in ids & set(spec.ids)))
         if any(item.mask is not None for item in shown.items):
             try:
-                evaluation = _evaluation(run, column.paths[0], inputs, shown, errors)
+                evaluation = _evaluation(run, path, inputs, shown, errors)
             except InputError as error:
                 errors.append(error)
             else:
-                found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()}
+                found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()
+                          for number, column in columns if column.paths[0] == path}
     return found, errors
 
 
