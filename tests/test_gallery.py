@@ -280,6 +280,30 @@ def test_sorting_and_filtering(page, run, drs):
 
 
 @in_browser
+def test_scores_follow_what_the_thumbnails_show(page):
+    scored = "[galleryState.state.layer, +document.getElementById('scored').value]"
+    for frame, layer in ((3, 1), (0, 1), (2, 0), (1, 0)):
+        set_control(page, "frame", str(frame))
+        assert page.run(scored) == [layer, layer]
+    page.press("4")
+    assert page.run(scored) == [1, 1]
+    # Until others are chosen.
+    set_control(page, "scored", "0")
+    set_control(page, "sort", "worst")
+    assert page.run(scored) == [0, 0] and page.run("galleryState.state.frame") == 3
+
+
+@in_browser
+def test_the_legend_of_errors_has_hatching(page):
+    page.press("Enter")
+    page.until("document.querySelectorAll('.layers button').length")
+    page.press("e")
+    legend = "[...document.querySelectorAll('#panel .row.faint .row')].map((each) => each.textContent)"
+    assert page.run(legend) == ["missed", "false", "wrong class", "ignored"]
+    assert page.run("document.querySelector('#panel .row.faint .hatched').parentNode.textContent") == "ignored"
+
+
+@in_browser
 def test_a_cell_of_the_confusion_matrix_shows_its_images(page):
     page.press("c")
     table = page.run("[...document.querySelectorAll('#matrix tbody tr')].map((row) => row.cells.length)")
