@@ -342,9 +342,41 @@ def test_names_stand_at_the_objects(world):
     assert [key.name for _, key in figure.layout.swatches] == ["ignored"]
 
 
-def test_a_map_without_a_value_says_so(world):
-    boxes, _ = drawn_boxes(world, ["@ramp.h5"], ids=("a", "b"), width="100mm")
-    assert [text for text, _ in boxes].count("no value above 0") == 1
+def test_a_name_stands_beside_an_object_that_it_would_hide(world):
+    boxes, figure = drawn_boxes(world, ["target"], ids=("a",), legend="names", width="60px", dpi=150)
+    cells = figure.layout.cells[0, 0]
+    for name, left in (("cat", 0), ("dog", 2 / 3)):
+        (box,) = [box for text, box in boxes if text == name]
+        # Both are in the upper corners, a third of the cell wide and high.
+        assert box.y >= cells.y + cells.height / 3 - 1 and left <= (box.x - cells.x) / cells.width + 0.2
+
+
+def test_all_row_ids_are_of_one_size(world):
+    _, figure = drawn_boxes(world, ["target"], ids=("a", "b", "a-rather-long-name-of-an-image"), row_ids=True)
+    sizes = {text.size for text in figure.texts if text.upright}
+    assert len(sizes) == 1 and sizes.pop() < 8
+
+
+@pytest.mark.parametrize("width", ["700px", "701px", "702px", "703px"])
+def test_cells_of_one_size_reach_the_right_edge(world, width):
+    _, figure = drawn_boxes(world, ["image", "target", "@good", "image"], ids=("a",), width=width)
+    cells = figure.layout.cells.values()
+    assert max(cell.right for cell in cells) == figure.layout.width and len({cell.width for cell in cells}) == 1
+    gaps = [other.x - cell.right for cell, other in itertools.pairwise(cells)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(("settings", "lines"), [
+    ({"width": "100mm"}, 1), ({"width": "60px", "dpi": 72}, 2),
+    ({"width": "90px", "dpi": 72, "fit": "pad", "aspect": 2.0}, 2),
+])
+def test_a_map_without_a_value_says_so(world, settings, lines):
+    boxes, figure = drawn_boxes(world, ["@ramp.h5"], ids=("a", "b"), legend="none", **settings)
+    notes = [text for text in figure.texts if text.back == (255, 255, 255)]
+    assert " ".join(text.text for text in notes) == "no value above 0" and len(notes) == lines
+    # No wider than the picture, which with margins is as high as the cell.
+    cell = figure.layout.cells[1, 0]
+    assert all(text.box.width <= cell.height + 1 for text in notes)
 
 
 @pytest.mark.parametrize(("settings", "high", "words"), [
@@ -674,6 +706,7 @@ def test_a_column_that_cannot_be_scored_leaves_the_others_theirs(figure, tmp_pat
     ("image", ("--width", "12"), 2, "--width: '12' is not a width; expected something like 174mm"),
     ("image", ("--width", "5px"), 2, "--width: is 5 pixels at 72 dpi"),
     (",".join(["image"] * 20), ("--width", "200px"), 2, "pixels for each of 20 columns"),
+    ("a_long_title=image,target,image", ("--width", "40px"), 2, "--width: columns of 13 pixels are too narrow for"),
     ("@good", ("--score", "--baseline", "x"), 2, "--baseline: no column with scores is called 'x'"),
     ("image", ("--cues", "beta=1"), 2, "--cues: there is no setting 'beta'; there are alpha"),
     ("image", ("--cues", "alpha=x"), 2, "--cues: 'x' is not a value of alpha; expected a number"),

@@ -148,6 +148,8 @@ def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str) -> bytes:
                 _plot(axes[curve.panel], curve, number)
         for (y, x), axis in axes.items():
             axis.set(xlabel=x, ylabel=y)
+            if x == "step":
+                axis.xaxis.get_major_locator().set_params(integer=True)
         _add_legend(figure, list(files), roles, beside)
         return file_of(figure, format_, _DPI)
 

@@ -122,7 +122,7 @@ class _Drawing:
         cells = list(ordered_map(lambda job: self._painted(*job), jobs, self._workers))
         pictures = list(ordered_map(
             lambda pair: render.placed(pair[0], pair[1], self._format),
-            [(cell, box) for cell, (_, _, box, _) in zip(cells, jobs)], self._workers))
+            [(cell, box) for cell, (_, _, box) in zip(cells, jobs)], self._workers))
         self._decorate(layout, cells, jobs)
         placer.foot(self._keys(cells), self._bars(), caption)
         texts = (*layout.texts, *self._texts)
@@ -165,29 +165,29 @@ class _Drawing:
             plans.append(RowPlan(identifier, size, score_texts(scores, self._baseline), crops))
         return plans
 
-    def _cell_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box, Box]]:
-        """Of each cell: what it shows, which part of it, where, and the whole cell."""
+    def _cell_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box]]:
+        """Of each cell: what it shows, which part of it, and where."""
         for (row, column), cell in layout.cells.items():
             content = self._contents[row][column]
             if content.picture is None:
-                yield content, (0, 0, 1, 1), cell, cell
+                yield content, (0, 0, 1, 1), cell
             else:
                 region, box = fitted(content.picture.shape[:2], cell, self._spec.settings.fit)
-                yield content, region, box, cell
+                yield content, region, box
 
-    def _crop_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box, Box]]:
+    def _crop_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box]]:
         for (row, place, column), cell in layout.crops.items():
             content, crop = self._contents[row][column], self._crop(row, place)
             if content.picture is None:
-                yield content, (0, 0, 1, 1), cell, cell
+                yield content, (0, 0, 1, 1), cell
                 continue
             _, box = fitted((crop.height, crop.width), cell, "pad")
-            yield content, (crop.x, crop.y, crop.width, crop.height), box, cell
+            yield content, (crop.x, crop.y, crop.width, crop.height), box
 
     def _crop(self, row: int, place: int) -> Crop:
         return [crop for crop in self._spec.crops if crop.id == self._spec.ids[row]][place]
 
-    def _painted(self, content: Content, region: tuple[int, int, int, int], box: Box, cell: Box) -> Cell:
+    def _painted(self, content: Content, region: tuple[int, int, int, int], box: Box) -> Cell:
         if content.picture is None:
             return Cell(np.full((int(box.height), int(box.width), 3), _EMPTY, np.uint8), note=content.note)
         return self._painter.paint(content.region(*region), region[2] / box.width * self._point)
@@ -199,14 +199,14 @@ class _Drawing:
         settings = self._spec.settings
         size, line = settings.font_size, settings.font_size * LINE * self._point
         crops = list(layout.crops)
-        for number, (cell, (content, _, box, whole)) in enumerate(zip(cells, jobs)):
+        for number, (cell, (content, _, box)) in enumerate(zip(cells, jobs)):
             is_crop = number >= len(layout.cells)
             if cell.split:
                 self._outlines.append(render.Outline(box, _WHITE, _DIAGONAL_WIDTH, diagonal=True))
             if settings.frame:
                 self._outlines.append(render.Outline(box, (0, 0, 0), settings.frame))
             if cell.note and not is_crop:
-                self._texts += note_texts(cell.note, whole, size, line, self._measure, top=content.picture is not None)
+                self._texts += note_texts(cell.note, box, size, line, self._measure, top=content.picture is not None)
             if settings.legend == "names" and cell.labels is not None and not is_crop:
                 names = {label: self._name(label) for label in sorted(cell.classes)}
                 smaller = size * _NAME_SHARE, line * _NAME_SHARE
