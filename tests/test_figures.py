@@ -374,6 +374,9 @@ def test_a_map_without_a_value_says_so(world, settings, lines):
     boxes, figure = drawn_boxes(world, ["@ramp.h5"], ids=("a", "b"), legend="none", **settings)
     notes = [text for text in figure.texts if text.back == (255, 255, 255)]
     assert " ".join(text.text for text in notes) == "no value above 0" and len(notes) == lines
+    # Of a class that is not among the image's, that there is none.
+    boxes, _ = drawn_boxes(world, ["@ramp.h5#dog", "difference:@ramp.h5:@flat.h5#dog"], width="100mm")
+    assert [text for text, _ in boxes].count("no map of dog") == 4
     # No wider than the picture, which with margins is as high as the cell.
     cell = figure.layout.cells[1, 0]
     assert all(text.box.width <= cell.height + 1 for text in notes)
@@ -725,6 +728,9 @@ def test_classes_must_be_the_same(figure, tmp_path):
         sink.write_all([MapRecord("a", np.zeros((1, 5, 5), np.uint8), (1,), (SIDE, SIDE), "")])
     said, _ = figure(f"@ramp.h5,{tmp_path}/other.h5", code=3)
     assert "other.h5: has 1 class (cow), but" in said.err and "2 (cat, dog)" in said.err
+    # So must those of the dataset.
+    said, _ = figure(f"image,{tmp_path}/other.h5", code=3)
+    assert f"{tmp_path}/other.h5: has 1 class (cow), but" in said.err and said.err.count("\n") == 1
 
 
 def test_rows_from_a_file_of_ids_with_spaces(drs, world, tmp_path):

@@ -153,7 +153,7 @@ def test_what_cannot_be_shown(run, drs, tmp_path, voc):
         (("--labels", run / "maps.h5"), USAGE, "give it as --maps"),
         (("--maps", run / "labels"), USAGE, "give it as --labels"),
         (("--labels", run / "labels", "--labels", run / "labels"), USAGE, "several have the name 'labels'"),
-        (("--labels", run / "labels", "--data", voc, "--split", "val"), INPUT, "has other classes"),
+        (("--labels", run / "labels", "--data", voc, "--split", "val"), INPUT, "labels: has 3 classes ("),
         (("--labels", run / "labels", "--data", tmp_path / "other.jsonl"), INPUT, "has none of the images"),
         ((), USAGE, "nothing to show"),
         (("--data", run / "data.jsonl", "--resume"), USAGE, "--resume: cannot be used with --gallery"),

@@ -152,7 +152,7 @@ def _draw(
 
     inputs, columns = Inputs.open(spec.columns, stack)
     data = data.read_as_made(run, inputs.sources)
-    dataset = data.open(run, class_names=inputs.class_names or None)
+    dataset = data.open_with(run, inputs.sources.values())
     if options.columns is None and options.spec is None and all(item.mask is None for item in dataset.items):
         # Nobody asked for ground truth.
         columns = tuple(column for column in columns if column.show != "target")

@@ -117,7 +117,7 @@ def _sources(
     data = data.read_as_made(run, opened)
     headers = (source.header for source in opened.values())
     names = next((header.class_names for header in headers if header is not None), None) or None
-    dataset = data.open(run, class_names=names) if data.data is not None else None
+    dataset = data.open_with(run, opened.values()) if data.data is not None else None
     saliency = saliency_folder(look.saliency) if look.saliency is not None else (
         saliency_of_items(dataset) if dataset is not None else None)
     title = ", ".join(Path(part).stem for part in (data.data, data.split) if part)

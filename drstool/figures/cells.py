@@ -215,7 +215,7 @@ class Painter:
     def _heat(self, content: Content) -> Cell:
         assert content.values is not None and content.picture is not None
         if not content.highest > 0:
-            return Cell(content.picture, note="no value above 0")
+            return Cell(content.picture, note=content.note or "no value above 0")
         values = content.values / np.float32(content.highest if self._maximum is None else self._maximum)
         layer = heat_layer(values, self.heat, self._settings.opacity, rising=self._settings.colormap == "drstool")
         return Cell(content.picture, (layer,))
@@ -225,7 +225,7 @@ class Painter:
         values = np.clip(content.values / np.float32(self._difference or 1), -1, 1)
         colors = difference_colors()[np.rint((values + 1) * 127.5).astype(np.uint8)]
         layer = Layer(colors, np.full(values.shape, self._settings.opacity, np.float32), smooth=True)
-        return Cell(_grey(content.picture), (layer,), note="" if content.highest else "no difference")
+        return Cell(_grey(content.picture), (layer,), note=content.note or ("" if content.highest else "no difference"))
 
     def _labels(self, content: Content, scale: float) -> Cell:
         labels, settings, weight = content.labels, self._settings, None

@@ -80,7 +80,7 @@ def _write_pictures(
         sources = {name: stack.enter_context(open_records(path)) for name, path in paths.items()}
         names = next((source.header.class_names for source in sources.values() if source.header is not None), None)
         data = data.read_as_made(run, {f"the {name}": source for name, source in sources.items()})
-        dataset = data.open(run, class_names=names or None) if data.data is not None else None
+        dataset = data.open_with(run, sources.values()) if data.data is not None else None
         chosen = OverlaySettings(**{spec.name: getattr(settings, spec.name) for spec in fields(OverlaySettings)})
         artifact = Artifact(
             run, output, "figures", Pictures(sources, paths, dataset, data.value_range), names or (),
