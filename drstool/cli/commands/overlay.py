@@ -47,9 +47,9 @@ def overlay(
     drawn = {"labels": pictures.labels, "maps": pictures.maps, "data": data.data}
     look.check(run, {"figure": figure.wanted, **(drawn if look.curves else {"output": output})})
     if look.wanted:
-        figure.check_unused(given)
+        figure.check_unused(given - {"width"} if look.curves else given)
         if look.curves:
-            return write_curves(run, look.logs or (), output)
+            return write_curves(run, look.logs or (), output, settings if "width" in given else None)
         return write_gallery(run, look, data, pictures.labels or (), pictures.maps or (), pictures.target)
     if figure.wanted:
         if output is not None:
