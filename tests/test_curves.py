@@ -110,7 +110,7 @@ def test_command_lines(drs, log, tmp_path):
         (("--curves", log, "-o", tmp_path / "x.pdf", "--resume"), USAGE, "--resume"),
         (("--curves", tmp_path / "none", "-o", tmp_path / "x.pdf"), INPUT, "none"),
         (("--curves", f"A={tmp_path}/none", "-o", tmp_path / "x.pdf"), INPUT, f"{tmp_path}/none: cannot be read"),
-        (("--curves", f"A={log}", f"A={log}", "-o", tmp_path / "x.pdf"), USAGE, "two files have the title 'A'"),
+        (("--curves", f"A={log}", f"A={log}", "-o", tmp_path / "x.pdf"), USAGE, "two files have the same title"),
         (("--curves", log, "-o", tmp_path / "x.pdf", "--dpi", "100"), USAGE, "--dpi: has no effect"),
         (("--curves", log, "-o", tmp_path / "x.pdf", "--width", "50mm"), USAGE, "--width: is too narrow for 2 panels"),
     ):

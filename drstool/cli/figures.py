@@ -185,14 +185,13 @@ def _caption(spec: FigureSpec, inputs: Inputs, words: str, scored: bool) -> str:
     from drstool.reports.scores import cue_words
 
     shown = [column for _, column in _scored(spec) if scored or column.show != "heat"]
-    rules = {column.paths[0]: cue_words(inputs.cues_of(column.paths[0])) for column in shown
-             if inputs.sources[column.paths[0]].is_maps}
-    titles = {column.paths[0]: column.title for column in reversed(shown)}
+    rules: dict[str, list[str]] = {}
+    for column in shown:
+        if inputs.sources[column.paths[0]].is_maps:
+            rules.setdefault(cue_words(inputs.cues_of(column.paths[0])), []).append(column.title)
     lines = [f"Rows: {words}."] if words else []
     lines += ["Below the cells: mean IoU."] if scored else []
-    for rule in dict.fromkeys(rules.values()):
-        of = [titles[path] for path in rules if rules[path] == rule]
-        lines.append(f"Labels of {'maps' if len(of) == len(rules) else listed(of)}: {rule}.")
+    lines += [f"Labels of {'maps' if len(rules) == 1 else listed(of)}: {rule}." for rule, of in rules.items()]
     return " ".join(lines)
 
 
@@ -227,8 +226,7 @@ def _with_rows(
             _evaluation(run, column.paths[0], inputs, dataset, unscored)))
         run.notes([f"--pick: not all images have a score: {error}" for error in unscored[:1]])
         # There may be fewer images than were asked for.
-        words = replace(pick, count=len(spec.ids)).words(
-            column.title if column is not None else "", len(known))
+        words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "", len(known))
     if options.crop is None and (options.ids or options.pick):
         run.notes([f"--crop {crop}: left out, as it is of no row" for crop in spec.crops if crop.id not in spec.ids])
         spec = replace(spec, crops=tuple(crop for crop in spec.crops if crop.id in spec.ids))
@@ -241,12 +239,10 @@ def _with_rows(
 def _scored(spec: FigureSpec) -> list[tuple[int, Column]]:
     """The columns that have scores, with their numbers."""
     shown = [(number, column) for number, column in enumerate(spec.columns) if not column.object_class]
-    found = [each for each in shown if each[1].show in ("labels", "heat")]
+    paths = {column.paths for _, column in shown if column.show in ("labels", "heat")}
     # An error map belongs to a prediction that is perhaps shown as well.
-    paths = {column.paths for _, column in found}
-    errors = {column.paths: (number, column) for number, column in reversed(shown)
-              if column.show == "error" and column.paths not in paths}
-    return sorted([*found, *errors.values()], key=lambda each: each[0])
+    return [(number, column) for number, column in shown if column.show in ("labels", "heat")
+            or column.show == "error" and column.paths not in paths]
 
 
 def _scored_column(spec: FigureSpec, option: str, name: str) -> tuple[int, Column]:
@@ -292,9 +288,7 @@ def _scores(
     return found, errors
 
 
-def _evaluation(
-    run: Run, path: str, inputs: Inputs, dataset: Dataset, errors: list[DrstoolError],
-) -> Evaluation:
+def _evaluation(run: Run, path: str, inputs: Inputs, dataset: Dataset, errors: list[DrstoolError]) -> Evaluation:
     """Scores of a file, as ``eval`` computes them; ``errors`` takes those of images, the first raised if all fail."""
     from drstool.stages import eval as stage
 

@@ -377,7 +377,9 @@ def _content(column: Column, row: Row, inputs: Inputs, picture: np.ndarray) -> C
     if column.show in ("heat", "difference"):
         maps = [_map_of(column, row, path, inputs) for path in column.paths]
         values = maps[0] if len(maps) == 1 else maps[0] - maps[1]
-        lacks = column.object_class and any(not _channels(column, row, path, inputs) for path in column.paths)
+        lacks = column.object_class and any(
+            label_of(inputs.class_names.index(column.object_class)) not in row.record(path, inputs.sources[path]).labels
+            for path in column.paths)
         return Content(column.show, picture, values=values, highest=_peak(np.abs(values), inputs.percentile),
                        note=f"no map of {column.object_class}" if lacks else "")
     if column.show == "image":
@@ -392,15 +394,9 @@ def _map_of(column: Column, row: Row, path: str, inputs: Inputs) -> np.ndarray:
     record = row.record(path, inputs.sources[path])
     maps = record.as_float()  # type: ignore[union-attr]
     if column.object_class:
-        maps = maps[_channels(column, row, path, inputs)]
+        label = label_of(inputs.class_names.index(column.object_class))
+        maps = maps[[place for place, each in enumerate(record.labels) if each == label]]  # type: ignore[union-attr]
     return cues.resize_maps(maps, record.image_size).max(axis=0, initial=0)  # type: ignore[union-attr]
-
-
-def _channels(column: Column, row: Row, path: str, inputs: Inputs) -> list[int]:
-    """Places of a class's maps in a record; none, or one."""
-    label = label_of(inputs.class_names.index(column.object_class))
-    record = row.record(path, inputs.sources[path])
-    return [place for place, each in enumerate(record.labels) if each == label]  # type: ignore[arg-type]
 
 
 def _peak(values: np.ndarray, percentile: float) -> float:

@@ -138,8 +138,7 @@ def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str, width: float
     width = width or _PANEL[0] * columns
     if width < columns:
         raise UsageError("--width", f"is too narrow for {counted(columns, 'panel')}", "give an inch (25.4mm) for each")
-    letters = _LEGEND_LETTERS / _PANEL[0] * width
-    beside = max(1, min(columns, int(letters / max(map(len, (*files, *roles))))))
+    beside = columns if max(map(len, (*files, *roles))) <= _LEGEND_LETTERS * width / (columns * _PANEL[0]) else 1
     with quiet_matplotlib():
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -283,7 +283,6 @@ class Placer:
     def _bars(self, bars: Sequence[Bar]) -> None:
         """Colour bars below each other, with their ends, and beside them, if there is room, how values were scaled."""
         length, height, room = round(self.layout.width * _BAR_SHARE), round(self._line * 0.6), self.layout.width
-        space = self._length(" ")
         low, high, more = (max(map(self._length, texts), default=0) for texts in (
             [bar.low for bar in bars], [bar.high for bar in bars], [f"{bar.high} {bar.words}" for bar in bars]))
         together = low + length + more + 2 * self._pad <= room
@@ -297,7 +296,7 @@ class Placer:
             self.layout.bars.append((box, bar))
             self._put(bar.high, Box(box.right + self._pad, self._y, after, self._line))
             if together:
-                start = box.right + self._pad + after + space
+                start = box.right + self._pad + after + self._length(" ")
                 self._put(bar.words, Box(start, self._y, self._length(bar.words), self._line))
             self._y += self._line
             if not together:
@@ -390,27 +389,25 @@ def name_texts(
 
     A name that would hide most of the part stands beside it, and one for which there is no room is left out.
     """
-    from scipy.ndimage import distance_transform_edt, find_objects, label as components
+    from scipy.ndimage import distance_transform_edt, label as components
 
     found: list[Text] = []
     for label, name in names.items():
         inside = np.pad(labels == label, 1)
         y, x = np.unravel_index(distance_transform_edt(inside).argmax(), inside.shape)
         parts, _ = components(inside)
-        part = parts == parts[y, x]
-        rows, _ = find_objects(part.astype(np.uint8))[0]
+        rows = (parts == parts[y, x]).sum(axis=1)
         text = _clipped(printable(name), box.width - line / 2, lambda part: measure(part, size, False))
         width, (high, wide) = measure(text, size, False) + line / 3, labels.shape
         left = box.x + (x - 0.5) / wide * box.width - width / 2
         left = min(max(left, box.x), box.right - width)
         middle = box.y + (y - 0.5) / high * box.height - line / 2
-        above, below = (box.y + (edge - 1) / high * box.height for edge in (rows.start, rows.stop))
-        area = np.count_nonzero(part) / (high * wide) * box.width * box.height
-        beside = [top for top in (above - line, below) if box.y <= top <= box.bottom - line]
+        above, below = box.y + (rows.nonzero()[0][[0, -1]] - (1, 0)) / high * box.height
+        is_small = rows.sum() / (high * wide) * box.width * box.height < 2 * width * line
+        beside = [top for top in (above - line, below) if is_small and box.y <= top <= box.bottom - line]
         tops = sorted(np.arange(box.y, box.bottom - line, max(line / 4, 1)), key=lambda top: abs(top - middle))
-        first = beside if area < 2 * width * line else []
         places = (Box(left, float(top), width, line)
-                  for top in (*first, min(max(middle, box.y), box.bottom - line), *tops))
+                  for top in (*beside, min(max(middle, box.y), box.bottom - line), *tops))
         place = next((each for each in places if not any(each.meets(other.box) for other in found)), None)
         if place is not None and text:
             red, green, blue = (int(value) for value in colors[min(label, len(colors) - 1)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from drstool.artifacts.atomic import new_file
 from drstool.errors import UsageError
-from drstool.figures.curves import Curve, draw_curves, read_curves
+from drstool.figures.curves import draw_curves, read_curves
 from drstool.figures.render import check_format
 from drstool.files import is_file
 
@@ -39,12 +39,10 @@ def write_curves(files: Sequence[str], output: str, overwrite: bool = False, wid
     format_ = check_format(output, "-o")
     titles = [("", text) if is_file(text) or "=" not in text else text.partition("=")[::2] for text in files]
     stems = Counter(title or Path(path).stem for title, path in titles)
-    curves: dict[str, list[Curve]] = {}
-    for title, path in titles:
-        name = title or (Path(path).stem if stems[Path(path).stem] == 1 else path)
-        if name in curves:
-            raise UsageError("--curves", f"two files have the title '{name}'", "give each its own as TITLE=PATH")
-        curves[name] = read_curves(path)
+    names = [title or (Path(path).stem if stems[Path(path).stem] == 1 else path) for title, path in titles]
+    if len(set(names)) < len(names):
+        raise UsageError("--curves", "two files have the same title", "give each its own as TITLE=PATH")
+    curves = {name: read_curves(path) for name, (_, path) in zip(names, titles)}
     figure = draw_curves(curves, format_, width)
     with new_file(output, overwrite) as partial:
         partial.write_bytes(figure)
