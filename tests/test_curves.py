@@ -109,6 +109,10 @@ def test_command_lines(drs, log, tmp_path):
         (("--curves", log, "--gallery", "d"), USAGE, "--gallery: does not go together"),
         (("--curves", log, "-o", tmp_path / "x.pdf", "--resume"), USAGE, "--resume"),
         (("--curves", tmp_path / "none", "-o", tmp_path / "x.pdf"), INPUT, "none"),
+        (("--curves", f"A={tmp_path}/none", "-o", tmp_path / "x.pdf"), INPUT, f"{tmp_path}/none: cannot be read"),
+        (("--curves", f"A={log}", f"A={log}", "-o", tmp_path / "x.pdf"), USAGE, "two files have the same title"),
+        (("--curves", log, "-o", tmp_path / "x.pdf", "--dpi", "100"), USAGE, "--dpi: has no effect"),
+        (("--curves", log, "-o", tmp_path / "x.pdf", "--width", "50mm"), USAGE, "--width: is too narrow for 2 panels"),
     ):
         outcome = drs("overlay", *words)
         assert (outcome.code, message in outcome.err) == (code, True), outcome.err
@@ -146,6 +150,17 @@ def test_text_is_text(drs, log, sweep, tmp_path):
     for words in ("loss", "step", "mAP", "alpha", "mean IoU", "baseline", "best", "training images",
                   "a$b$ {x} \\u202e&lt;b&gt;"):
         assert f">{words}</text>" in text
+
+
+def test_titles_width_and_whole_steps(drs, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = write_log(tmp_path / "a=b.jsonl", *(line | ({"step": line["epoch"]} if "epoch" in line else {})
+                                               for line in log_lines(3, map=0.7)))
+    outcome = drs("overlay", "--curves", path, f"ours={path}", "-o", tmp_path / "c.svg", "--width", "127mm")
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "c.svg").read_text()
+    assert 'width="360' in text and ">ours</text>" in text and ">a=b</text>" in text
+    assert ">2</text>" in text and ">1.5</text>" not in text
 
 
 def test_curves_differ_in_grey(drs, tmp_path):

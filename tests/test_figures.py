@@ -31,7 +31,7 @@ def world(tmp_path_factory):
     target = np.zeros((SIDE, SIDE), np.uint8)
     target[:20, :20], target[:20, 40:], target[40:, :20] = 1, 2, 255
     wrong = target.copy()
-    wrong[:20, :20], wrong[40:, 40:], wrong[:20, 40:] = 2, 1, 0
+    wrong[:20, :20], wrong[40:, 40:], wrong[:20, 40:], wrong[20:40, 40:] = 2, 1, 0, 255
     lines = []
     for name, prediction in (("a", target), ("b", wrong)):
         Image.fromarray(np.full((SIDE, SIDE, 3), 128, np.uint8)).save(root / f"{name}.png")
@@ -127,8 +127,10 @@ def test_error_map(figure, scale):
         assert min(ERRORS, key=lambda each: np.abs(color - ERRORS[each]).sum()) == name
         assert np.abs(color - ERRORS[name]).max() < 25
     assert found[MIDDLE[0] * scale, MIDDLE[1] * scale].tolist() == [128] * 3
-    void = found[42 * scale:58 * scale, 2 * scale:18 * scale]
-    assert np.ptp(void, axis=2).max() == 0 and 0.3 < (void[..., 0] > 200).mean() < 0.7
+    # Hatched is what only the prediction ignores; where ground truth does, there is nothing to say.
+    undecided = found[22 * scale:38 * scale, 42 * scale:58 * scale]
+    assert np.ptp(undecided, axis=2).max() == 0 and 0.3 < (undecided[..., 0] > 200).mean() < 0.7
+    assert (found[42 * scale:58 * scale, 2 * scale:18 * scale] == 128).all()
 
 
 def test_styles(figure):
@@ -190,6 +192,14 @@ def test_zoomed_regions_with_their_factor(figure):
     assert (row[2:40] == (128, 0, 0)).all() and (row[41:58] == 128).all()
 
 
+def test_a_region_that_fit_crop_cuts_off_is_named(figure):
+    for crop, noted in (("a:0,0,20,10", True), ("a:0,20,20,10", False)):
+        said, pixels = figure("image", *PLAIN, "--crop", crop, "--fit", "crop", "--aspect", "2")
+        assert (f"--crop {crop}: is not marked in its image: --fit crop cuts that region off" in said.err) == noted
+        # A marker of the frame's red is all that is coloured in the image.
+        assert (np.ptp(pixels[1:30].astype(int), axis=2).max() == 0) == noted
+
+
 # --- text ------------------------------------------------------------------------------------------
 
 
@@ -219,7 +229,7 @@ def drawn_boxes(world, columns, ids=("a", "b"), class_names=CLASSES, scores=None
         original = render._add_text
         patch.setattr(render, "_add_text", measured)
         inputs, known = Inputs.open([parse_column(text.replace("@", f"{world}/")) for text in columns], stack)
-        inputs = replace(inputs, class_names=tuple(class_names))
+        inputs = replace(inputs, class_names=tuple(class_names), percentile=settings.get("percentile", 100.0))
         spec = FigureSpec(columns=known, ids=tuple(ids), settings=FigureSettings(**settings))
         figure = draw_figure(spec, inputs, dataset, "PNG", scores=scores, caption=caption)
     return found, figure
@@ -332,9 +342,66 @@ def test_names_stand_at_the_objects(world):
     assert [key.name for _, key in figure.layout.swatches] == ["ignored"]
 
 
-def test_a_map_without_a_value_says_so(world):
-    boxes, _ = drawn_boxes(world, ["@ramp.h5"], ids=("a", "b"), width="100mm")
-    assert [text for text, _ in boxes].count("no value above 0") == 1
+def test_a_name_stands_beside_an_object_that_it_would_hide(world):
+    boxes, figure = drawn_boxes(world, ["target"], ids=("a",), legend="names", width="60px", dpi=150)
+    cells = figure.layout.cells[0, 0]
+    for name, left in (("cat", 0), ("dog", 2 / 3)):
+        (box,) = [box for text, box in boxes if text == name]
+        # Both are in the upper corners, a third of the cell wide and high.
+        assert box.y >= cells.y + cells.height / 3 - 1 and left <= (box.x - cells.x) / cells.width + 0.2
+
+
+def test_all_row_ids_are_of_one_size(world):
+    _, figure = drawn_boxes(world, ["target"], ids=("a", "b", "a-rather-long-name-of-an-image"), row_ids=True)
+    sizes = {text.size for text in figure.texts if text.upright}
+    assert len(sizes) == 1 and sizes.pop() < 8
+
+
+@pytest.mark.parametrize("width", ["700px", "701px", "702px", "703px"])
+def test_cells_of_one_size_reach_the_right_edge(world, width):
+    _, figure = drawn_boxes(world, ["image", "target", "@good", "image"], ids=("a",), width=width)
+    cells = figure.layout.cells.values()
+    assert max(cell.right for cell in cells) == figure.layout.width and len({cell.width for cell in cells}) == 1
+    gaps = [other.x - cell.right for cell, other in itertools.pairwise(cells)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(("settings", "lines"), [
+    ({"width": "100mm"}, 1), ({"width": "60px", "dpi": 72}, 2),
+    ({"width": "90px", "dpi": 72, "fit": "pad", "aspect": 2.0}, 2),
+])
+def test_a_map_without_a_value_says_so(world, settings, lines):
+    boxes, figure = drawn_boxes(world, ["@ramp.h5"], ids=("a", "b"), legend="none", **settings)
+    notes = [text for text in figure.texts if text.back == (255, 255, 255)]
+    assert " ".join(text.text for text in notes) == "no value above 0" and len(notes) == lines
+    # Of a class that is not among the image's, that there is none.
+    boxes, _ = drawn_boxes(world, ["@ramp.h5#dog", "difference:@ramp.h5:@flat.h5#dog"], width="100mm")
+    assert [text for text, _ in boxes].count("no map of dog") == 4
+    # No wider than the picture, which with margins is as high as the cell.
+    cell = figure.layout.cells[1, 0]
+    assert all(text.box.width <= cell.height + 1 for text in notes)
+
+
+@pytest.mark.parametrize(("settings", "high", "words"), [
+    ({}, "maximum", "of each map"),
+    ({"percentile": 92.0}, "92nd percentile", "of each map"),
+    ({"normalize": "shared"}, "2", "(shared by all maps)"),
+    ({"normalize": "shared", "percentile": 50.0}, "≥ 1", "(the highest 50th percentile of the maps)"),
+    ({"normalize": "none"}, "≥ 1", "(as stored)"),
+])
+def test_colour_bars_say_what_their_ends_are(world, tmp_path, settings, high, words):
+    from drstool.formats import Header, MapRecord, open_sink
+
+    with open_sink(str(tmp_path / "wide.h5"), Header("localization-maps", CLASSES, ())) as sink:
+        sink.write(MapRecord("a", np.linspace(0, 2, SIDE * SIDE, dtype=np.float16).reshape(1, SIDE, SIDE), (1,),
+                             (SIDE, SIDE), ""))
+    _, figure = drawn_boxes(world, [f"{tmp_path}/wide.h5", f"difference:{tmp_path}/wide.h5:@flat.h5"], ids=("a",),
+                            width="800px", dpi=100, **settings)
+    (box, heat), (other, difference) = figure.layout.bars
+    assert (heat.low, heat.high, heat.words) == ("0", high, words)
+    cut = "percentile" in settings
+    assert (difference.low[:2], difference.high[:2]) == (("≤ ", "≥ ") if cut else ("−1", "+1"))
+    assert (box.x, box.width) == (other.x, other.width)
 
 
 @pytest.mark.parametrize("count", [20, 80, 254])
@@ -403,10 +470,30 @@ def test_rows_are_chosen_by_score(figure, world, drs):
         assert "".join(own["settings"]["ids"]) == rows
         assert own["settings"]["chosen"] in said.err and "time" not in own
         assert own["used"]["pixel_ground_truth"] == ("scored" if pick != "even:2" else False)
+    said, _ = figure("image", "--pick", "random:30")
+    assert "rows: all 2 images\n" in said.err
     columns = "A=@good,A=@mixed,A=image,error:@mixed"
     for name in ("mixed", world / "mixed"):
         said, _ = figure(columns, "--pick", "worst:1", "--by", name, "--score", "--baseline", name)
         assert "the lowest mean IoU of A" in said.err
+
+
+def test_a_path_in_two_columns_has_its_scores_in_both(figure):
+    columns = "one=@mixed,error:@mixed,two=@mixed"
+    _, path = figure(columns, "--score", "--baseline", "mixed", "--ids", "a", name="two.svg")
+    assert len(re.findall(r">\d\.\d{3}( \(\+0\.000\))?<", path.read_text())) == 2
+
+
+@pytest.mark.parametrize(("columns", "more", "words"), [
+    ("@ramp.h5", ("--score",), "Below the cells: mean IoU. Labels of maps: "),
+    ("A=@ramp.h5,labels:@ramp.h5", (), "Labels of maps: "),
+    ("@ramp.h5,@good", (), None),
+])
+def test_the_caption_names_the_cues_of_labels_of_maps(figure, columns, more, words):
+    _, path = figure(columns, *more, "--caption", "--cues", "background=constant,constant=0.1", name="cues.svg",
+                     width="1500px")
+    assert re.findall(">((?:Below|Labels)[^<]*)<", path.read_text()) == (
+        [words + "alpha 0.2, background constant, constant 0.1."] if words else [])
 
 
 # --- files -----------------------------------------------------------------------------------------
@@ -532,6 +619,10 @@ def test_a_spec_gives_the_same_figure(figure, world, drs, tmp_path):
     # An option replaces what the file says.
     other = drs("overlay", "--spec", spec, "--figure", tmp_path / "d.png", "--ids", "a", "--crop", "a:0,0,10,10")
     assert other.code == 0 and "chosen" not in other.err
+    # Of the file's regions, those of rows that the command line leaves out are, too.
+    other = drs("overlay", "--spec", spec, "--figure", tmp_path / "e.png", "--ids", "a,a")
+    assert other.code == 0 and "--crop b:0,0,30,30: left out, as it is of no row" in other.err
+    assert "--ids: names 'a' 2 times; it is one row" in other.err
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -578,6 +669,21 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     assert "small: a: the label image is 6 × 5 pixels, but the image is 60 × 60" in said.err
 
 
+def test_a_column_that_cannot_be_scored_leaves_the_others_theirs(figure, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(encode_label_png(np.full((SIDE, SIDE), 30, np.uint8)))
+    columns, reason = f"image,bad=labels:{tmp_path},@good", "contains unknown label values: 30"
+    said, path = figure(columns, "--score", name="scores.svg", code=4, width="500px")
+    assert said.err.count(reason) == 2 and "2 cells of 6 have nothing to show" in said.err
+    assert path.read_text().count(">cannot be shown<") == 2
+    assert len(re.findall(r">\d\.\d{3}<", path.read_text())) == 2
+    said, path = figure(columns, "--pick", "worst:1", "--by", "bad", name="picked.svg", code=3)
+    assert said.err.count(reason) == said.err.count("\n") == 1 and f"{tmp_path}: " in said.err
+    (tmp_path / "a.png").write_bytes(encode_label_png(np.zeros((SIDE, SIDE), np.uint8)))
+    said, path = figure(columns, "--pick", "worst:1", "--by", "bad", name="picked.svg")
+    assert f"--pick: not all images have a score: {tmp_path}: " in said.err and reason in said.err
+
+
 @pytest.mark.parametrize(("columns", "more", "code", "message"), [
     ("imag", (), 3, "imag: no such file or folder; a column is image, target"),
     ("picture:nowhere", (), 3, "nowhere: no such folder; give a folder of pictures"),
@@ -603,6 +709,7 @@ def test_layers_of_other_sizes(figure, world, tmp_path):
     ("image", ("--width", "12"), 2, "--width: '12' is not a width; expected something like 174mm"),
     ("image", ("--width", "5px"), 2, "--width: is 5 pixels at 72 dpi"),
     (",".join(["image"] * 20), ("--width", "200px"), 2, "pixels for each of 20 columns"),
+    ("a_long_title=image,target,image", ("--width", "40px"), 2, "--width: columns of 13 pixels are too narrow for"),
     ("@good", ("--score", "--baseline", "x"), 2, "--baseline: no column with scores is called 'x'"),
     ("image", ("--cues", "beta=1"), 2, "--cues: there is no setting 'beta'; there are alpha"),
     ("image", ("--cues", "alpha=x"), 2, "--cues: 'x' is not a value of alpha; expected a number"),
@@ -621,6 +728,9 @@ def test_classes_must_be_the_same(figure, tmp_path):
         sink.write_all([MapRecord("a", np.zeros((1, 5, 5), np.uint8), (1,), (SIDE, SIDE), "")])
     said, _ = figure(f"@ramp.h5,{tmp_path}/other.h5", code=3)
     assert "other.h5: has 1 class (cow), but" in said.err and "2 (cat, dog)" in said.err
+    # So must those of the dataset.
+    said, _ = figure(f"image,{tmp_path}/other.h5", code=3)
+    assert f"{tmp_path}/other.h5: has 1 class (cow), but" in said.err and said.err.count("\n") == 1
 
 
 def test_rows_from_a_file_of_ids_with_spaces(drs, world, tmp_path):

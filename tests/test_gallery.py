@@ -153,7 +153,7 @@ def test_what_cannot_be_shown(run, drs, tmp_path, voc):
         (("--labels", run / "maps.h5"), USAGE, "give it as --maps"),
         (("--maps", run / "labels"), USAGE, "give it as --labels"),
         (("--labels", run / "labels", "--labels", run / "labels"), USAGE, "several have the name 'labels'"),
-        (("--labels", run / "labels", "--data", voc, "--split", "val"), INPUT, "has other classes"),
+        (("--labels", run / "labels", "--data", voc, "--split", "val"), INPUT, "labels: has 3 classes ("),
         (("--labels", run / "labels", "--data", tmp_path / "other.jsonl"), INPUT, "has none of the images"),
         ((), USAGE, "nothing to show"),
         (("--data", run / "data.jsonl", "--resume"), USAGE, "--resume: cannot be used with --gallery"),
@@ -277,6 +277,30 @@ def test_sorting_and_filtering(page, run, drs):
     assert shown(page) == [EVIL_IDS[3]]
     set_control(page, "text", "no such id")
     assert shown(page) == [] and not page.run("document.getElementById('empty').hidden")
+
+
+@in_browser
+def test_scores_follow_what_the_thumbnails_show(page):
+    scored = "[galleryState.state.layer, +document.getElementById('scored').value]"
+    for frame, layer in ((3, 1), (0, 1), (2, 0), (1, 0)):
+        set_control(page, "frame", str(frame))
+        assert page.run(scored) == [layer, layer]
+    page.press("4")
+    assert page.run(scored) == [1, 1]
+    # Until others are chosen.
+    set_control(page, "scored", "0")
+    set_control(page, "sort", "worst")
+    assert page.run(scored) == [0, 0] and page.run("galleryState.state.frame") == 3
+
+
+@in_browser
+def test_the_legend_of_errors_has_hatching(page):
+    page.press("Enter")
+    page.until("document.querySelectorAll('.layers button').length")
+    page.press("e")
+    legend = "[...document.querySelectorAll('#panel .row.faint .row')].map((each) => each.textContent)"
+    assert page.run(legend) == ["missed", "false", "wrong class", "ignored"]
+    assert page.run("document.querySelector('#panel .row.faint .hatched').parentNode.textContent") == "ignored"
 
 
 @in_browser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Optional, Self
 
@@ -11,7 +11,9 @@ import typer
 from drstool.cli.options import (
     Classes, Data, DataOrNone, EmptyTags, Images, Masks, MaskValues, Range, Split, Tags, TagSeparator,
 )
-from drstool.errors import UsageError
+from drstool.errors import DrstoolError, InputError, UsageError
+from drstool.reports.text import counted
+from drstool.text import listed
 
 if TYPE_CHECKING:
     from drstool.cli.run import Run
@@ -65,6 +67,31 @@ class DataOptions:
 
             run.notes(image_notices(dataset))
         return dataset
+
+    def open_with(self, run: Run, sources: Iterable[RecordSource]) -> Dataset:
+        """The dataset with the classes of maps or labels.
+
+        Raises
+        ------
+        InputError
+            They have other classes than the dataset.
+        """
+        from drstool.data import open_dataset
+
+        found = ((source.where, source.header.class_names) for source in sources if source.header is not None)
+        where, classes = next(((where, names) for where, names in found if names), ("", None))
+        try:
+            return self.open(run, class_names=classes)
+        except InputError:
+            try:
+                known = classes and open_dataset(**vars(self)).class_names
+            except DrstoolError:
+                known = None
+            if not classes or not known or tuple(known) == tuple(classes):
+                raise
+        raise InputError(
+            where, f"has {counted(len(classes), 'class')} ({listed(classes)}), but {self.data} has {len(known)} "
+            f"({listed(known)})", "show what was made with the dataset's classes")
 
     @property
     def value_range(self) -> ValueRange | None:

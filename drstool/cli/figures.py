@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,9 +13,10 @@ import typer
 
 from drstool.cli.datasets import OptionalDataOptions
 from drstool.cli.run import Run, plain
-from drstool.errors import InputError, ItemsFailed, UsageError
+from drstool.errors import DrstoolError, InputError, ItemsFailed, UsageError
 from drstool.recipe import FigureSettings, OverlaySettings
 from drstool.reports.text import counted
+from drstool.text import listed
 
 if TYPE_CHECKING:
     from drstool.data import Dataset
@@ -150,7 +152,7 @@ def _draw(
 
     inputs, columns = Inputs.open(spec.columns, stack)
     data = data.read_as_made(run, inputs.sources)
-    dataset = data.open(run, class_names=inputs.class_names or None)
+    dataset = data.open_with(run, inputs.sources.values())
     if options.columns is None and options.spec is None and all(item.mask is None for item in dataset.items):
         # Nobody asked for ground truth.
         columns = tuple(column for column in columns if column.show != "target")
@@ -159,16 +161,14 @@ def _draw(
         saliency_of=saliency_of_items(dataset), percentile=spec.settings.percentile)
     spec = replace(spec, columns=columns)
     baseline = _scored_column(spec, "--baseline", name)[0] if (name := spec.settings.baseline) else None
-    spec, words = _with_rows(run, spec, inputs, dataset)
-    scores = _scores(run, spec, inputs, dataset) if spec.settings.score else {}
-    caption = [f"Rows: {words}."] if words else []
-    caption += ["Below the cells: mean IoU."] if scores else []
+    spec, words = _with_rows(run, options, spec, inputs, dataset)
+    scores, unscored = _scores(run, spec, inputs, dataset) if spec.settings.score else ({}, [])
     figure = draw_figure(
         spec, inputs, dataset, file_format, scores=scores, baseline=baseline,
-        caption=" ".join(caption) if spec.settings.caption else "",
+        caption=_caption(spec, inputs, words, bool(scores)) if spec.settings.caption else "",
         history=_history(run, spec, inputs, dataset, words, bool(scores)), workers=run.threads, track=run.track)
-    for error in dict.fromkeys(map(str, figure.errors)):
-        run.notes([error])
+    known = {error.what for error in figure.errors}
+    run.notes(dict.fromkeys(map(str, (*figure.errors, *(error for error in unscored if error.what not in known)))))
     empty = f"{counted(len(figure.errors), 'cell')} of {figure.cells} have nothing to show"
     if figure.errors and options.strict:
         raise InputError("overlay", empty, "see the messages above, or omit --strict")
@@ -180,7 +180,24 @@ def _draw(
         raise ItemsFailed("overlay", empty, "see the messages above, and the figure")
 
 
-def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> tuple[FigureSpec, str]:
+def _caption(spec: FigureSpec, inputs: Inputs, words: str, scored: bool) -> str:
+    """By what the rows were chosen, and what the scores are of."""
+    from drstool.reports.scores import cue_words
+
+    shown = [column for _, column in _scored(spec) if scored or column.show != "heat"]
+    rules: dict[str, list[str]] = {}
+    for column in shown:
+        if inputs.sources[column.paths[0]].is_maps:
+            rules.setdefault(cue_words(inputs.cues_of(column.paths[0])), []).append(column.title)
+    lines = [f"Rows: {words}."] if words else []
+    lines += ["Below the cells: mean IoU."] if scored else []
+    lines += [f"Labels of {'maps' if len(rules) == 1 else listed(of)}: {rule}." for rule, of in rules.items()]
+    return " ".join(lines)
+
+
+def _with_rows(
+    run: Run, options: FigureOptions, spec: FigureSpec, inputs: Inputs, dataset: Dataset,
+) -> tuple[FigureSpec, str]:
     """The figure with the ids of its rows, and by what they were chosen."""
     from drstool.data.lists import split_id
     from drstool.figures.rows import MOST_ROWS, parse_pick
@@ -188,7 +205,9 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     known = [item.id for item in dataset.items]
     if spec.ids:
         # A line of a file may have more behind the id, which may hold spaces.
-        spec = replace(spec, ids=tuple(dict.fromkeys(split_id(line, set(known))[0] for line in spec.ids)))
+        named = Counter(split_id(line, set(known))[0] for line in spec.ids)
+        run.notes([f"--ids: names '{name}' {times} times; it is one row" for name, times in named.items() if times > 1])
+        spec = replace(spec, ids=tuple(named))
         if not set(spec.ids) & set(known):
             raise InputError(
                 dataset.source, f"has none of the rows, such as '{spec.ids[0]}'",
@@ -202,10 +221,15 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
     if not spec.ids:
         pick = parse_pick(spec.pick)
         column = _scored_column(spec, "--by", spec.by)[1] if pick.needs_scores else None
+        unscored: list[DrstoolError] = []
         spec = replace(spec, ids=pick.unscored(dataset, run.seed) if column is None else pick.scored(
-            _evaluation(run, column.paths[0], inputs, dataset)))
+            _evaluation(run, column.paths[0], inputs, dataset, unscored)))
+        run.notes([f"--pick: not all images have a score: {error}" for error in unscored[:1]])
         # There may be fewer images than were asked for.
-        words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "")
+        words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "", len(known))
+    if options.crop is None and (options.ids or options.pick):
+        run.notes([f"--crop {crop}: left out, as it is of no row" for crop in spec.crops if crop.id not in spec.ids])
+        spec = replace(spec, crops=tuple(crop for crop in spec.crops if crop.id in spec.ids))
     for crop in spec.crops:
         if crop.id not in spec.ids:
             raise UsageError("--crop", f"'{crop.id}' is not a row of the figure", f"its rows are {', '.join(spec.ids)}")
@@ -213,14 +237,12 @@ def _with_rows(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> 
 
 
 def _scored(spec: FigureSpec) -> list[tuple[int, Column]]:
-    """The columns that have scores, each file once, with their numbers."""
-    found: dict[tuple[str, ...], tuple[int, Column]] = {}
+    """The columns that have scores, with their numbers."""
+    shown = [(number, column) for number, column in enumerate(spec.columns) if not column.object_class]
+    paths = {column.paths for _, column in shown if column.show in ("labels", "heat")}
     # An error map belongs to a prediction that is perhaps shown as well.
-    for kinds in (("labels", "heat"), ("error",)):
-        for number, column in enumerate(spec.columns):
-            if column.show in kinds and not column.object_class:
-                found.setdefault(column.paths, (number, column))
-    return list(found.values())
+    return [(number, column) for number, column in shown if column.show in ("labels", "heat")
+            or column.show == "error" and column.paths not in paths]
 
 
 def _scored_column(spec: FigureSpec, option: str, name: str) -> tuple[int, Column]:
@@ -238,35 +260,51 @@ def _scored_column(spec: FigureSpec, option: str, name: str) -> tuple[int, Colum
         return scored[-1]
     found = [each for each in scored if each[1].title == name] or [
         each for each in scored if name in ((path := Path(each[1].paths[0])).stem, path.name, each[1].paths[0])]
-    if len(found) != 1:
+    if len({column.paths for _, column in found}) != 1:
         raise UsageError(
             option, f"{'several columns' if found else 'no column'} with scores {'are' if found else 'is'} called "
             f"'{name}'", f"those that have scores are {', '.join(column.title for _, column in scored)}")
     return found[0]
 
 
-def _scores(run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset) -> Mapping[tuple[str, int], float]:
-    """Mean IoU by image and number of the column."""
-    shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in spec.ids))
+def _scores(
+    run: Run, spec: FigureSpec, inputs: Inputs, dataset: Dataset,
+) -> tuple[Mapping[tuple[str, int], float], list[DrstoolError]]:
+    """Mean IoU by image and number of the column, and why there is none."""
     found: dict[tuple[str, int], float] = {}
-    for number, column in _scored(spec):
-        ids = set(inputs.sources[column.paths[0]].ids() or ())
-        if any(item.mask is not None and item.id in ids for item in shown.items):
-            evaluation = _evaluation(run, column.paths[0], inputs, shown)
-            found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()}
-    return found
+    errors: list[DrstoolError] = []
+    columns = _scored(spec)
+    for path in dict.fromkeys(column.paths[0] for _, column in columns):
+        ids = set(inputs.sources[path].ids() or ())
+        shown = replace(dataset, items=tuple(item for item in dataset.items if item.id in ids & set(spec.ids)))
+        if any(item.mask is not None for item in shown.items):
+            try:
+                evaluation = _evaluation(run, path, inputs, shown, errors)
+            except InputError as error:
+                errors.append(error)
+            else:
+                found |= {(row.id, number): row.mean_iou for row in evaluation.per_image()
+                          for number, column in columns if column.paths[0] == path}
+    return found, errors
 
 
-def _evaluation(run: Run, path: str, inputs: Inputs, dataset: Dataset) -> Evaluation:
-    """Scores of a file, as ``eval`` computes them; images that fail are left out, as their cells say so."""
+def _evaluation(run: Run, path: str, inputs: Inputs, dataset: Dataset, errors: list[DrstoolError]) -> Evaluation:
+    """Scores of a file, as ``eval`` computes them; ``errors`` takes those of images, the first raised if all fail."""
     from drstool.stages import eval as stage
 
-    source = inputs.sources[path]
+    source, before = inputs.sources[path], len(errors)
     wanted = {item.id for item in dataset.items}
     scoring = stage.Scoring(inputs.cues_of(path), inputs.saliency_of, per_image=True)
-    return stage.evaluate(
-        (record for record in source.lazy_records() if record.id in wanted), dataset, header=source.header,
-        scoring=scoring, workers=run.threads, on_error=lambda error: None, track=run.track)
+
+    def failed(error: DrstoolError) -> None:
+        errors.append(InputError(f"{path}: {error.where}", error.what, error.right))
+
+    try:
+        return stage.evaluate(
+            (record for record in source.lazy_records() if record.id in wanted), dataset, header=source.header,
+            scoring=scoring, workers=run.threads, on_error=failed, track=run.track)
+    except InputError as error:
+        raise (errors[before] if len(errors) > before else error) from None
 
 
 def _history(

@@ -18,6 +18,7 @@ from drstool.reports.text import counted
 
 if TYPE_CHECKING:
     from drstool.formats import RecordSource
+    from drstool.recipe import FigureSettings
     from drstool.stages.gallery import Sources
 
 __all__ = ["LookOptions", "write_curves", "write_gallery"]
@@ -36,7 +37,7 @@ class LookOptions:
         "--curves", help="Draw curves of the files named: training logs (--log) and sweeps (eval --sweep --json); "
         "-o names a figure that ends in .pdf, .svg, .png or .jpg.")] = False
     logs: Annotated[Optional[list[str]], typer.Argument(
-        metavar="[LOG]...", help="With --curves: its files.", show_default=False)] = None
+        metavar="[LOG]...", help="With --curves: its files, each perhaps as TITLE=PATH.", show_default=False)] = None
 
     @property
     def wanted(self) -> bool:
@@ -61,9 +62,10 @@ class LookOptions:
             raise UsageError("--curves", "names no file", "such as: --curves a.jsonl b.jsonl -o curves.pdf")
 
 
-def write_curves(run: Run, logs: Sequence[str], output: str | None) -> None:
-    """Write a figure of curves."""
+def write_curves(run: Run, logs: Sequence[str], output: str | None, settings: FigureSettings | None) -> None:
+    """Write a figure of curves, as wide as the settings say, if there are any."""
     from drstool.figures.render import check_format, check_installed
+    from drstool.figures.spec import FigureSpec
     from drstool.stages.curves import write_curves as write
 
     if output is None:
@@ -71,7 +73,8 @@ def write_curves(run: Run, logs: Sequence[str], output: str | None) -> None:
     check_format(output, "-o")
     check_installed("--curves")
     run.reserve(output)
-    count = write(logs, output, run.overwrite)
+    width = None if settings is None else FigureSpec(settings=settings).pixels() / settings.dpi
+    count = write(logs, output, run.overwrite, width)
     run.done(f"wrote {counted(count, 'curve')} of {counted(len(logs), 'file')} to {output}")
 
 
@@ -117,7 +120,7 @@ def _sources(
     data = data.read_as_made(run, opened)
     headers = (source.header for source in opened.values())
     names = next((header.class_names for header in headers if header is not None), None) or None
-    dataset = data.open(run, class_names=names) if data.data is not None else None
+    dataset = data.open_with(run, opened.values()) if data.data is not None else None
     saliency = saliency_folder(look.saliency) if look.saliency is not None else (
         saliency_of_items(dataset) if dataset is not None else None)
     title = ", ".join(Path(part).stem for part in (data.data, data.split) if part)

@@ -162,20 +162,19 @@ def depths(labels: np.ndarray) -> np.ndarray:
 def error_kinds(labels: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
     """Where a prediction is right or wrong, by name of ``ERRORS``; each (H, W) bool.
 
-    Background that is predicted as background is in none of them, nor are pixels whose target is ignored. As in the
-    scores, a pixel that the prediction ignores is missed.
+    Background that is predicted as background is in none of them, nor are pixels that either side ignores. The scores
+    count those that only the prediction ignores as misses.
 
     Examples
     --------
     >>> kinds = error_kinds(np.uint8([[1, 0, 1, 2, 255, 0]]), np.uint8([[1, 1, 0, 1, 1, 255]]))
     >>> {name: found.nonzero()[1].tolist() for name, found in kinds.items()}
-    {'correct': [0], 'missed': [1, 4], 'false': [2], 'wrong class': [3]}
+    {'correct': [0], 'missed': [1], 'false': [2], 'wrong class': [3]}
     """
-    known, undecided = target != ignore_label(target.dtype), labels == ignore_label(labels.dtype)
-    there, claimed = known & (target != BACKGROUND), (labels != BACKGROUND) & ~undecided
-    missed = there & ~claimed | known & undecided
+    known = (target != ignore_label(target.dtype)) & (labels != ignore_label(labels.dtype))
+    there, claimed = known & (target != BACKGROUND), known & (labels != BACKGROUND)
     return {
-        "correct": there & (labels == target), "missed": missed, "false": known & ~there & claimed,
+        "correct": there & (labels == target), "missed": there & ~claimed, "false": ~there & claimed,
         "wrong class": there & claimed & (labels != target)}
 
 
@@ -216,7 +215,7 @@ class Painter:
     def _heat(self, content: Content) -> Cell:
         assert content.values is not None and content.picture is not None
         if not content.highest > 0:
-            return Cell(content.picture, note="no value above 0")
+            return Cell(content.picture, note=content.note or "no value above 0")
         values = content.values / np.float32(content.highest if self._maximum is None else self._maximum)
         layer = heat_layer(values, self.heat, self._settings.opacity, rising=self._settings.colormap == "drstool")
         return Cell(content.picture, (layer,))
@@ -226,7 +225,7 @@ class Painter:
         values = np.clip(content.values / np.float32(self._difference or 1), -1, 1)
         colors = difference_colors()[np.rint((values + 1) * 127.5).astype(np.uint8)]
         layer = Layer(colors, np.full(values.shape, self._settings.opacity, np.float32), smooth=True)
-        return Cell(_grey(content.picture), (layer,), note="" if content.highest else "no difference")
+        return Cell(_grey(content.picture), (layer,), note=content.note or ("" if content.highest else "no difference"))
 
     def _labels(self, content: Content, scale: float) -> Cell:
         labels, settings, weight = content.labels, self._settings, None
@@ -261,11 +260,13 @@ class Painter:
         numbers, colors = np.zeros(target.shape, np.uint8), np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
         for number, found in enumerate(kinds.values(), start=1):
             numbers[found] = number
-        numbers[target == ignore_label(target.dtype)] = ignore_label(np.uint8)
+        # What ground truth leaves open is no error, and stays as it is.
+        ignored = (labels == ignore_label(labels.dtype)) & (target != ignore_label(target.dtype))
+        numbers[ignored] = ignore_label(np.uint8)
         weight = np.where(numbers > 0, np.float32(_ERROR_WEIGHT), np.float32(0))
         layer = self._label_layer(numbers, colors, scale, weight)
         return Cell(_grey(content.picture), (layer,), errors=frozenset(n for n, found in kinds.items() if found.any()),
-                    ignored=bool((numbers == ignore_label(np.uint8)).any()))
+                    ignored=bool(ignored.any()))
 
     @staticmethod
     def _split(halves: Sequence[Cell]) -> Cell:

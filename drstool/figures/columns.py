@@ -358,7 +358,8 @@ def read_cell(column: Column, row: Row, inputs: Inputs) -> Content:
             is_there = row.id in (inputs.sources[path].ids() or ())
             note = "unreadable, or of another size" if is_there else f"no {noun}"
             row.record(path, inputs.sources[path])
-        note = "no ground truth"
+        lacks_target = column.show in ("target", "error") and row.item is not None and row.item.mask is None
+        note = "no ground truth" if lacks_target else "cannot be shown"
         return _content(column, row, inputs, picture)
     except InputError as error:
         return Content(column.show, error=error, note=note)
@@ -376,7 +377,11 @@ def _content(column: Column, row: Row, inputs: Inputs, picture: np.ndarray) -> C
     if column.show in ("heat", "difference"):
         maps = [_map_of(column, row, path, inputs) for path in column.paths]
         values = maps[0] if len(maps) == 1 else maps[0] - maps[1]
-        return Content(column.show, picture, values=values, highest=_peak(np.abs(values), inputs.percentile))
+        lacks = column.object_class and any(
+            label_of(inputs.class_names.index(column.object_class)) not in row.record(path, inputs.sources[path]).labels
+            for path in column.paths)
+        return Content(column.show, picture, values=values, highest=_peak(np.abs(values), inputs.percentile),
+                       note=f"no map of {column.object_class}" if lacks else "")
     if column.show == "image":
         return Content("image", picture)
     labels = _labels_of(column.paths[0], row, inputs)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drstool.errors import InputError
+from drstool.errors import InputError, UsageError
 from drstool.figures.render import file_of, quiet_matplotlib
 from drstool.files import read_bytes
-from drstool.reports.text import printable
+from drstool.reports.text import counted, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +115,7 @@ def _of_sweep(scores: Mapping[str, Any]) -> list[Curve]:
     return [Curve(panel, points), Curve(panel, _points([(best["value"], best["mean_iou"])]), "best")]
 
 
-def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str) -> bytes:
+def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str, width: float | None = None) -> bytes:
     """The file of a figure with the curves of files, by the name of each, and a panel for what has the same axes.
 
     Parameters
@@ -123,12 +123,22 @@ def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str) -> bytes:
     files
     format_
         A value of :data:`drstool.figures.render.FORMATS`.
+    width
+        In inches; None: as many as the panels take.
+
+    Raises
+    ------
+    UsageError
+        It leaves less than an inch for a panel.
     """
     panels = list(dict.fromkeys(curve.panel for curves in files.values() for curve in curves))
     roles = list(dict.fromkeys(curve.role for curves in files.values() for curve in curves if curve.role))
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
-    beside = columns if max(map(len, (*files, *roles))) <= _LEGEND_LETTERS else 1
+    width = width or _PANEL[0] * columns
+    if width < columns:
+        raise UsageError("--width", f"is too narrow for {counted(columns, 'panel')}", "give an inch (25.4mm) for each")
+    beside = columns if max(map(len, (*files, *roles))) <= _LEGEND_LETTERS * width / (columns * _PANEL[0]) else 1
     with quiet_matplotlib():
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -138,7 +148,7 @@ def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str) -> bytes:
             "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
             "grid.linewidth": 0.5, "lines.linewidth": 1.3, "lines.markersize": 4})
         height = _PANEL[1] * rows + _LEGEND_LINE * -(-(len(files) + len(roles)) // beside)
-        figure = Figure(dpi=_DPI, figsize=(_PANEL[0] * columns, height), layout="constrained")
+        figure = Figure(dpi=_DPI, figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = dict(zip(panels, figure.subplots(rows, columns, squeeze=False).flat))
         for spare in list(figure.axes)[len(panels):]:
@@ -148,6 +158,8 @@ def draw_curves(files: Mapping[str, Sequence[Curve]], format_: str) -> bytes:
                 _plot(axes[curve.panel], curve, number)
         for (y, x), axis in axes.items():
             axis.set(xlabel=x, ylabel=y)
+            if x == "step":
+                axis.xaxis.get_major_locator().set_params(integer=True)
         _add_legend(figure, list(files), roles, beside)
         return file_of(figure, format_, _DPI)
 

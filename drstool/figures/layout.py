@@ -164,12 +164,20 @@ class Placer:
             raise UsageError(
                 "--width", f"leaves {max(self._column, 0)} pixels for each of {count} columns",
                 "make the figure wider, --dpi higher, or leave out columns")
+        # Pixels that are left over widen gaps, so that all cells are of one size and reach both edges.
+        used = self._left + count * self._column + (count - 1) * self._gap
+        self._spare = self.layout.width - used if self._gap else 0
+        self._row_boxes: list[Box] = []
         self._y = self._pad / 2
 
     def grid(self, rows: Sequence[RowPlan]) -> Layout:
         """Place titles and rows; crops, scores and ids with them."""
         if self._settings.titles:
             lines = [self._wrapped(column.title, self._column, _TITLE_LINES) for column in self._columns]
+            if self._column < self._length("mmm") and any(texts[-1:] and texts[-1].endswith("…") for texts in lines):
+                raise UsageError(
+                    "--width", f"columns of {self._column} pixels are too narrow for their titles",
+                    "make the figure wider, --font-size smaller, or add --no-titles")
             height = max(map(len, lines)) * self._line
             for column, texts in enumerate(lines):
                 # The last lines of all titles are level.
@@ -180,6 +188,8 @@ class Placer:
             if number:
                 self._y += self._gap
             self._row(number, row, aspect)
+        if self._settings.row_ids:
+            self._row_ids([printable(row.id) for row in rows])
         self.layout.height = round(self._y)
         return self.layout
 
@@ -187,8 +197,7 @@ class Placer:
         """Place legend, colour bars and caption below the rows; each group of the legend begins a line."""
         for group in keys:
             self._keys(group)
-        for bar in bars:
-            self._bar(bar)
+        self._bars(bars)
         if caption:
             self._y += self._pad
             lines = self._wrapped(caption, self.layout.width - 2 * self._pad, 100)
@@ -198,7 +207,8 @@ class Placer:
         return self.layout
 
     def _x(self, column: int) -> int:
-        return self._left + column * (self._column + self._gap)
+        gaps = max(len(self._columns) - 1, 1)
+        return self._left + column * (self._column + self._gap) + column * self._spare // gaps
 
     def _aspect(self, rows: Sequence[RowPlan]) -> float | None:
         """Width over height that all cells have; None where each row has its image's."""
@@ -214,8 +224,7 @@ class Placer:
         for column in range(len(self._columns)):
             self.layout.cells[number, column] = Box(self._x(column), top, self._column, height)
         self._y += height
-        if self._settings.row_ids:
-            self._row_id(printable(row.id), Box(0, top, self._line, height))
+        self._row_boxes.append(Box(0, top, self._line, height))
         self._scores(row.scores)
         for place, crop in enumerate(row.crops):
             self._y = round(self._y + self._gap)
@@ -224,12 +233,13 @@ class Placer:
                 self.layout.crops[number, place, column] = Box(self._x(column), self._y, self._column, max(height, 1))
             self._y += max(height, 1)
 
-    def _row_id(self, text: str, box: Box) -> None:
-        """An id, in smaller letters where it is long; of a still longer one the end, in which ids differ."""
-        size = self._settings.font_size
-        size *= min(1.0, max(_LEAST_SHARE, box.height / max(self._length(text), 1)))
-        text = _clipped(text[::-1], box.height, lambda part: self._measure(part[::-1], size, False))[::-1]
-        self.layout.texts.append(Text(text, box, size, upright=True))
+    def _row_ids(self, ids: Sequence[str]) -> None:
+        """Ids, in smaller letters where one is long; of a still longer one the end, in which ids differ."""
+        shares = (box.height / max(self._length(text), 1) for text, box in zip(ids, self._row_boxes))
+        size = self._settings.font_size * min(1.0, max(_LEAST_SHARE, min(shares, default=1.0)))
+        for text, box in zip(ids, self._row_boxes):
+            text = _clipped(text[::-1], box.height, lambda part: self._measure(part[::-1], size, False))[::-1]
+            self.layout.texts.append(Text(text, box, size, upright=True))
 
     def _scores(self, scores: Sequence[tuple[str, bool] | None]) -> None:
         lines = [[] if score is None else self._wrapped(score[0], self._column, _SCORE_LINES, score[1])
@@ -270,28 +280,29 @@ class Placer:
             x += width + between
         self._y += self._line
 
-    def _bar(self, bar: Bar) -> None:
-        """A colour bar with its ends, and in the same line, if there is room, how values were scaled."""
-        self._y += self._pad
-        length, room = round(self.layout.width * _BAR_SHARE), self.layout.width
-        low, high = self._length(bar.low), self._length(bar.high)
-        used = low + high + length + 2 * self._pad
-        together = used + 2 * self._pad + self._length(bar.words) <= room
-        x = max(0.0, (room - used - (2 * self._pad + self._length(bar.words) if together else 0)) / 2)
-        self._put(bar.low, Box(x, self._y, low, self._line))
-        height = round(self._line * 0.6)
-        box = Box(round(x + low + self._pad), round(self._y + (self._line - height) / 2), length, height)
-        self.layout.bars.append((box, bar))
-        self._put(bar.high, Box(box.right + self._pad, self._y, high, self._line))
-        if together:
-            left = box.right + self._pad + high + 2 * self._pad
-            self._put(bar.words, Box(left, self._y, self._length(bar.words), self._line))
+    def _bars(self, bars: Sequence[Bar]) -> None:
+        """Colour bars below each other, with their ends, and beside them, if there is room, how values were scaled."""
+        length, height, room = round(self.layout.width * _BAR_SHARE), round(self._line * 0.6), self.layout.width
+        low, high, more = (max(map(self._length, texts), default=0) for texts in (
+            [bar.low for bar in bars], [bar.high for bar in bars], [f"{bar.high} {bar.words}" for bar in bars]))
+        together = low + length + more + 2 * self._pad <= room
+        used = low + length + (more if together else high) + 2 * self._pad
+        left = round(max(0.0, (room - used) / 2) + low + self._pad)
+        for bar in bars:
+            self._y += self._pad
+            before, after = self._length(bar.low), self._length(bar.high)
+            self._put(bar.low, Box(left - self._pad - before, self._y, before, self._line))
+            box = Box(left, round(self._y + (self._line - height) / 2), length, height)
+            self.layout.bars.append((box, bar))
+            self._put(bar.high, Box(box.right + self._pad, self._y, after, self._line))
+            if together:
+                start = box.right + self._pad + after + self._length(" ")
+                self._put(bar.words, Box(start, self._y, self._length(bar.words), self._line))
             self._y += self._line
-            return
-        self._y += self._line
-        lines = self._wrapped(bar.words, room, 10)
-        self._write(lines, 0, self._y, room)
-        self._y += len(lines) * self._line
+            if not together:
+                lines = self._wrapped(bar.words, room, 10)
+                self._write(lines, 0, self._y, room)
+                self._y += len(lines) * self._line
 
     # --- text ----------------------------------------------------------------------------------
 
@@ -348,15 +359,20 @@ def fitted(size: tuple[int, int], box: Box, fit: str) -> tuple[tuple[int, int, i
 
 
 def note_texts(note: str, box: Box, size: float, line: float, measure: Measure, *, top: bool = False) -> list[Text]:
-    """Words in a cell, on white: in its middle, or ``top``: along its upper edge."""
+    """Words in a cell, on white: in its middle, or ``top``: along its upper edge; smaller where they do not fit."""
     def length(text: str) -> float:
         return measure(text, size, False)
 
-    most, room = max(1, min(_NOTE_LINES, int(box.height // line))), box.width - line / 2
-    lines = wrapped(printable(note), room, most, length)
+    note, ratio = printable(note), line / size
+    for size in (share * size for share in (1.0, 0.9, 0.8, 0.7, _LEAST_SHARE)):
+        line = size * ratio
+        most, room = max(1, min(_NOTE_LINES, int(box.height // line))), box.width - line / 2
+        lines = wrapped(note, room, most, length)
+        if " ".join(lines) == note:
+            break
     # As narrow as it can be with so many lines, so that no word stands alone.
     shares = (room * share / 10 for share in range(4, 11))
-    lines = next((narrow for share in shares if len(narrow := wrapped(printable(note), share, most, length))
+    lines = next((narrow for share in shares if len(narrow := wrapped(note, share, most, length))
                   == len(lines) and " ".join(narrow) == " ".join(lines)), lines)
     y = box.y + line / 4 if top else box.y + (box.height - len(lines) * line) / 2
     width = min(max(map(length, lines), default=0) + line / 3, box.width)
@@ -371,21 +387,27 @@ def name_texts(
 ) -> list[Text]:
     """The names of the classes in a label image, each in the middle of its largest part, none over another.
 
-    A name for which there is no room is left out.
+    A name that would hide most of the part stands beside it, and one for which there is no room is left out.
     """
-    from scipy.ndimage import distance_transform_edt
+    from scipy.ndimage import distance_transform_edt, label as components
 
     found: list[Text] = []
     for label, name in names.items():
         inside = np.pad(labels == label, 1)
         y, x = np.unravel_index(distance_transform_edt(inside).argmax(), inside.shape)
+        parts, _ = components(inside)
+        rows = (parts == parts[y, x]).sum(axis=1)
         text = _clipped(printable(name), box.width - line / 2, lambda part: measure(part, size, False))
-        width = measure(text, size, False) + line / 3
-        left = box.x + (x - 0.5) / labels.shape[1] * box.width - width / 2
+        width, (high, wide) = measure(text, size, False) + line / 3, labels.shape
+        left = box.x + (x - 0.5) / wide * box.width - width / 2
         left = min(max(left, box.x), box.right - width)
-        middle = box.y + (y - 0.5) / labels.shape[0] * box.height - line / 2
+        middle = box.y + (y - 0.5) / high * box.height - line / 2
+        above, below = box.y + (rows.nonzero()[0][[0, -1]] - (1, 0)) / high * box.height
+        is_small = rows.sum() / (high * wide) * box.width * box.height < 2 * width * line
+        beside = [top for top in (above - line, below) if is_small and box.y <= top <= box.bottom - line]
         tops = sorted(np.arange(box.y, box.bottom - line, max(line / 4, 1)), key=lambda top: abs(top - middle))
-        places = (Box(left, float(top), width, line) for top in (min(max(middle, box.y), box.bottom - line), *tops))
+        places = (Box(left, float(top), width, line)
+                  for top in (*beside, min(max(middle, box.y), box.bottom - line), *tops))
         place = next((each for each in places if not any(each.meets(other.box) for other in found)), None)
         if place is not None and text:
             red, green, blue = (int(value) for value in colors[min(label, len(colors) - 1)])

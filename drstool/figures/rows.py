@@ -35,8 +35,10 @@ class Pick:
         """Whether the choice depends on the scores of a column."""
         return self.kind not in ("random", "even")
 
-    def words(self, title: str) -> str:
-        """By what the images were chosen; ``title`` is the column's whose scores count."""
+    def words(self, title: str, images: int) -> str:
+        """By what the images were chosen, of a number of them; ``title`` is the column's whose scores count."""
+        if not self.needs_scores and self.count == images:
+            return f"all {counted(images, 'image')}"
         if self.kind == "random":
             return f"{counted(self.count, 'image')} chosen at random"
         if self.kind == "even":
@@ -120,7 +122,7 @@ def parse_pick(text: str) -> Pick:
 
 
 def named_ids(text: str) -> tuple[str, ...]:
-    """Ids separated by commas, or the lines of a file, which may begin with them; each once and in order.
+    """Ids separated by commas, or the lines of a file, which may begin with them.
 
     Raises
     ------
@@ -130,4 +132,4 @@ def named_ids(text: str) -> tuple[str, ...]:
     found = read_lines(text) if is_file(text) else [part.strip() for part in text.split(",") if part.strip()]
     if not found:
         raise InputError("--ids", f"{text!r} names no image", "give ids separated by commas, or a file of them")
-    return tuple(dict.fromkeys(found))
+    return tuple(found)

@@ -266,9 +266,12 @@
     return true;
   }
 
+  // Scores follow what the thumbnails show, if it has some.
   function setFrame(frame) {
+    const {kind, i} = frames[frame];
     $("frame").value = state.frame = frame;
-    layout();
+    if (kind === "labels" || kind === "rule") $("scored").value = state.layer = kind === "rule" ? index.labels.length + i : i;
+    filter();
   }
 
   // --- the confusion matrix ----------------------------------------------------------------------------------------------
@@ -637,9 +640,9 @@
           buildPanel();
           refresh();
         }, "e") : "",
-        look.errors ? make("div", {class: "row faint"}, ...["missed", "false", "wrong class"].map((name) => {
-          const mark = make("span", {class: "swatch"});
-          mark.style.backgroundColor = `rgb(${index.errors[name].join(",")})`;
+        look.errors ? make("div", {class: "row faint"}, ...["missed", "false", "wrong class", "ignored"].map((name) => {
+          const mark = name === "ignored" ? swatch(undecided) : make("span", {class: "swatch"});
+          if (name in index.errors) mark.style.backgroundColor = `rgb(${index.errors[name].join(",")})`;
           return make("span", {class: "row"}, mark, name);
         })) : ""),
       ...index.maps.map((map, i) => layers.maps[i] ? ruleSection(map, i) : ""),
@@ -819,11 +822,11 @@
   }
 
   function listen() {
-    $("controls").addEventListener("input", () => {
+    $("controls").addEventListener("input", (event) => {
       state.layer = +($("scored").value || 0);
-      state.frame = +$("frame").value;
       scroll.scrollTop = 0;
-      filter();
+      if (event.target === $("frame")) setFrame(+$("frame").value);
+      else filter();
     });
     $("controls").addEventListener("submit", (event) => event.preventDefault());
     $("controls").addEventListener("reset", () => {

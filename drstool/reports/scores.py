@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison", "Coverage", "Evaluation", "ImageScore", "PairedSweep", "Protocol", "Sweep", "as_csv", "as_json",
-    "as_table",
+    "as_table", "cue_words",
 ]
 
 # The words for each of `metrics.IGNORED_AS`.
@@ -167,13 +167,26 @@ class Protocol:
         shown = counted(images, "image")
         notes = [f"{shown} at full size, {self.kind} against the pixel ground truth of {self.dataset}"]
         if self.settings is not None:
-            shown = f"alpha {self.settings.alpha:g}, background {self.settings.background}"
-            for name in ("constant", "power"):
-                if name in self.settings.backgrounds:
-                    shown += f", {name} {getattr(self.settings, name):g}"
             rules = "; with ignore rules" if self.ignore_rules else ""
-            notes.append(f"labels of maps: the strongest cue, {shown}{rules}")
+            notes.append(f"labels of maps: the strongest cue, {cue_words(self.settings)}{rules}")
         return notes
+
+
+def cue_words(settings: CueSettings) -> str:
+    """By what rule labels are made of maps.
+
+    Examples
+    --------
+    >>> cue_words(CueSettings(background="saliency+constant"))
+    'alpha 0.2, background saliency+constant, saliency > 50, constant 0.2'
+    """
+    shown = f"alpha {settings.alpha:g}, background {settings.background}"
+    if settings.uses_saliency:
+        shown += ", soft saliency" if settings.soft else f", saliency > {settings.saliency_threshold}"
+    for name in ("constant", "power"):
+        if name in settings.backgrounds:
+            shown += f", {name} {getattr(settings, name):g}"
+    return shown
 
 
 @dataclass(frozen=True, eq=False)

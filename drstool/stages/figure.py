@@ -109,6 +109,7 @@ class _Drawing:
         self._painter = self._make_painter(len(inputs.class_names))
         self._outlines: list[render.Outline] = []
         self._texts: list[Text] = []
+        self._notes: list[str] = []
 
     def figure(self, caption: str, history: Sequence[dict]) -> Figure:
         """Draw it."""
@@ -121,7 +122,7 @@ class _Drawing:
         cells = list(ordered_map(lambda job: self._painted(*job), jobs, self._workers))
         pictures = list(ordered_map(
             lambda pair: render.placed(pair[0], pair[1], self._format),
-            [(cell, box) for cell, (_, _, box, _) in zip(cells, jobs)], self._workers))
+            [(cell, box) for cell, (_, _, box) in zip(cells, jobs)], self._workers))
         self._decorate(layout, cells, jobs)
         placer.foot(self._keys(cells), self._bars(), caption)
         texts = (*layout.texts, *self._texts)
@@ -129,19 +130,23 @@ class _Drawing:
             layout, pictures, self._outlines, texts, fonts=fonts, dpi=settings.dpi, format_=self._format,
             ignored=settings.ignored_pixels, history=history)
         errors = tuple(each.error for row in self._contents for each in row if each.error is not None)
-        return Figure(data, len(layout.cells), errors, _letter_notes(fonts), layout, texts)
+        return Figure(data, len(layout.cells), errors, (*self._notes, *_letter_notes(fonts)), layout, texts)
 
     def _all_texts(self, caption: str) -> list[str]:
         """Whatever may be written, so that fonts are found for it."""
         notes = [content.note for row in self._contents for content in row]
         ids = self._spec.ids if self._spec.settings.row_ids else ()
         return [caption, *notes, *self._names, *ids, *(column.title for column in self._spec.columns),
-                "0123456789.,+−–×…|()", *(bar.words for bar in self._bars())]
+                "0123456789.,+−–×…|()≤≥", *(bar.words for bar in self._bars())]
 
     def _make_painter(self, class_names: int) -> Painter:
         """The painter, with what all maps have in common."""
         contents = [half for row in self._contents for each in row for half in (each.halves or (each,))]
         heat = [each.highest for each in contents if each.show == "heat"]
+        # Of all values, those above the end of the colour bar too.
+        self._most = {show: max((float(np.abs(each.values).max(initial=0)) for each in contents
+                                 if each.show == show and each.values is not None), default=0.0)
+                      for show in ("heat", "difference")}
         self._shared = {"shared": max(heat, default=0.0), "none": 1.0}.get(self._spec.settings.normalize)
         self._has_heat = any(value > 0 for value in heat)
         self._difference = max((each.highest for each in contents if each.show == "difference"), default=0.0)
@@ -160,29 +165,29 @@ class _Drawing:
             plans.append(RowPlan(identifier, size, score_texts(scores, self._baseline), crops))
         return plans
 
-    def _cell_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box, Box]]:
-        """Of each cell: what it shows, which part of it, where, and the whole cell."""
+    def _cell_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box]]:
+        """Of each cell: what it shows, which part of it, and where."""
         for (row, column), cell in layout.cells.items():
             content = self._contents[row][column]
             if content.picture is None:
-                yield content, (0, 0, 1, 1), cell, cell
+                yield content, (0, 0, 1, 1), cell
             else:
                 region, box = fitted(content.picture.shape[:2], cell, self._spec.settings.fit)
-                yield content, region, box, cell
+                yield content, region, box
 
-    def _crop_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box, Box]]:
+    def _crop_jobs(self, layout: Layout) -> Iterator[tuple[Content, tuple[int, int, int, int], Box]]:
         for (row, place, column), cell in layout.crops.items():
             content, crop = self._contents[row][column], self._crop(row, place)
             if content.picture is None:
-                yield content, (0, 0, 1, 1), cell, cell
+                yield content, (0, 0, 1, 1), cell
                 continue
             _, box = fitted((crop.height, crop.width), cell, "pad")
-            yield content, (crop.x, crop.y, crop.width, crop.height), box, cell
+            yield content, (crop.x, crop.y, crop.width, crop.height), box
 
     def _crop(self, row: int, place: int) -> Crop:
         return [crop for crop in self._spec.crops if crop.id == self._spec.ids[row]][place]
 
-    def _painted(self, content: Content, region: tuple[int, int, int, int], box: Box, cell: Box) -> Cell:
+    def _painted(self, content: Content, region: tuple[int, int, int, int], box: Box) -> Cell:
         if content.picture is None:
             return Cell(np.full((int(box.height), int(box.width), 3), _EMPTY, np.uint8), note=content.note)
         return self._painter.paint(content.region(*region), region[2] / box.width * self._point)
@@ -194,14 +199,14 @@ class _Drawing:
         settings = self._spec.settings
         size, line = settings.font_size, settings.font_size * LINE * self._point
         crops = list(layout.crops)
-        for number, (cell, (content, _, box, whole)) in enumerate(zip(cells, jobs)):
+        for number, (cell, (content, _, box)) in enumerate(zip(cells, jobs)):
             is_crop = number >= len(layout.cells)
             if cell.split:
                 self._outlines.append(render.Outline(box, _WHITE, _DIAGONAL_WIDTH, diagonal=True))
             if settings.frame:
                 self._outlines.append(render.Outline(box, (0, 0, 0), settings.frame))
             if cell.note and not is_crop:
-                self._texts += note_texts(cell.note, whole, size, line, self._measure, top=content.picture is not None)
+                self._texts += note_texts(cell.note, box, size, line, self._measure, top=content.picture is not None)
             if settings.legend == "names" and cell.labels is not None and not is_crop:
                 names = {label: self._name(label) for label in sorted(cell.classes)}
                 smaller = size * _NAME_SHARE, line * _NAME_SHARE
@@ -226,6 +231,8 @@ class _Drawing:
         right, bottom = min(marker.right, image.right), min(marker.bottom, image.bottom)
         if right > left and bottom > top:
             self._outlines.append(render.Outline(Box(left, top, right - left, bottom - top), color, _MARKER_WIDTH))
+        else:
+            self._notes.append(f"--crop {crop}: is not marked in its image: --fit crop cuts that region off")
         text, size = f"×{box.width / crop.width / scale:.1f}", self._spec.settings.font_size
         line = size * LINE * self._point
         length = self._measure(text, size, False) + line / 3
@@ -254,15 +261,16 @@ class _Drawing:
         settings, bars = self._spec.settings, []
         if not settings.colorbar:
             return []
+        percentile = f"{_ordinal(settings.percentile)} percentile" if settings.percentile < 100 else "maximum"
         if self._has_heat:
-            high = "maximum" if self._shared is None else f"{self._shared:.3g}"
-            words = {"own": "of each map", "shared": "shared by all maps", "none": "as stored"}[settings.normalize]
-            if settings.percentile < 100:
-                words += f"; maximum: {settings.percentile:g}th percentile"
+            high = percentile if self._shared is None else _bound("≥ ", self._most["heat"], self._shared)
+            shared = "shared by all maps" if percentile == "maximum" else f"the highest {percentile} of the maps"
+            words = {"own": "of each map", "shared": f"({shared})", "none": "(as stored)"}[settings.normalize]
             bars.append(Bar(self._painter.heat, "0", high, words))
         if self._difference > 0:
-            limit = f"{self._difference:.3g}"
-            bars.append(Bar(difference_colors(), f"−{limit}", f"+{limit}", "difference of maps"))
+            most, limit = self._most["difference"], self._difference
+            low, high = _bound("≤ ", most, limit, "−"), _bound("≥ ", most, limit, "+")
+            bars.append(Bar(difference_colors(), low, high, "(difference of maps)"))
         return bars
 
 
@@ -314,6 +322,17 @@ def _within(content: Content, spec: FigureSpec, row: Row) -> Content:
             if crop.x + crop.width > width or crop.y + crop.height > height:
                 raise UsageError("--crop", f"'{crop}' leaves the image", f"it has {shown_size((height, width))} pixels")
     return content
+
+
+def _bound(beyond: str, most: float, limit: float, sign: str = "") -> str:
+    """What an end of a colour bar stands for; ``beyond`` goes before it where values go on beyond it."""
+    return f"{beyond if most > limit else ''}{sign}{limit:.3g}"
+
+
+def _ordinal(number: float) -> str:
+    """A number as in "90th percentile"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:g}{ending}"
 
 
 def _letter_notes(fonts: figure_fonts.Fonts) -> tuple[str, ...]:

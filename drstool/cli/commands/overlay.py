@@ -47,9 +47,9 @@ def overlay(
     drawn = {"labels": pictures.labels, "maps": pictures.maps, "data": data.data}
     look.check(run, {"figure": figure.wanted, **(drawn if look.curves else {"output": output})})
     if look.wanted:
-        figure.check_unused(given)
+        figure.check_unused(given - {"width"} if look.curves else given)
         if look.curves:
-            return write_curves(run, look.logs or (), output)
+            return write_curves(run, look.logs or (), output, settings if "width" in given else None)
         return write_gallery(run, look, data, pictures.labels or (), pictures.maps or (), pictures.target)
     if figure.wanted:
         if output is not None:
@@ -80,7 +80,7 @@ def _write_pictures(
         sources = {name: stack.enter_context(open_records(path)) for name, path in paths.items()}
         names = next((source.header.class_names for source in sources.values() if source.header is not None), None)
         data = data.read_as_made(run, {f"the {name}": source for name, source in sources.items()})
-        dataset = data.open(run, class_names=names or None) if data.data is not None else None
+        dataset = data.open_with(run, sources.values()) if data.data is not None else None
         chosen = OverlaySettings(**{spec.name: getattr(settings, spec.name) for spec in fields(OverlaySettings)})
         artifact = Artifact(
             run, output, "figures", Pictures(sources, paths, dataset, data.value_range), names or (),
