@@ -115,6 +115,10 @@ def node(operation, *inputs, **more):
     ({"nodes": [node("Identity", "image")]}, r"of shape \(1, 3, .*--model-output"),
     ({"nodes": [node("Shape", "image")]}, "int64 values"),
     ({"nodes": [node("Squeeze", "image")]}, "of shape"),
+    # The scores of classifiers, as a list and as pictures of one pixel.
+    ({"nodes": [helper.make_node("Flatten", ["image"], ["map"])]}, r"gives values of shape \(1, 196608\), no map"),
+    ({"nodes": [helper.make_node("Conv", ["image", "kernel"], ["red"]), node("GlobalMaxPool", "red")]},
+     r"gives values of shape \(1, 1\), no map; .* --model-output"),
     ({"nodes": [node("Concat", "image", "kernel", axis=0)]}, "fails on an image"),
 ])
 def test_models_of_other_things(tmp_path, how, words):

@@ -99,7 +99,10 @@ class SaliencyModel:
         self.settings = replace(settings, size=self._side(settings.size))
         side = self.settings.size or _TRIAL_SIDE
         # What cannot work is found before the first image.
-        self._computed(np.zeros((side, side, 3), np.uint8))
+        trial = self._computed(np.zeros((side, side, 3), np.uint8))
+        if 1 in trial.shape:
+            raise InputError(path, f"gives values of shape {trial.shape}, no map", "a classifier gives no saliency; "
+                             "give another model, or --model-output with one of: " + ", ".join(self._outputs))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Saliency of each pixel.
