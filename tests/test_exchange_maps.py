@@ -23,6 +23,7 @@ from drstool.errors import InputError
 from drstool.exchange.maps_in import open_maps
 from drstool.formats import MapFileWriter, MapRecord, open_records
 from drstool.pickles import load_npy
+from drstool.reports.text import counted
 
 VOC_IDS = ("2007_000032", "2007_000039", "2008_000008")
 
@@ -329,8 +330,50 @@ def test_tags_that_the_maps_contradict(voc, images, tmp_path):
     turned = {name: (size, [1 - number for number in numbers]) for name, (size, numbers) in images.items()}
     written(tmp_path / "maps", turned, write_psa)
     outcome = must("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
-    one = sum(len(numbers) == 1 for _, numbers in images.values())
-    assert one and f"the maps of {one} images are not of their tags" in outcome.err
+    one = [name for name, (_, numbers) in images.items() if len(numbers) == 1]
+    assert one and f"the maps of {len(one)} of {len(images)} images are not of their tags" in outcome.err
+    assert "would fit all" not in outcome.err and "no maps" not in outcome.err
+    np.save(tmp_path / "maps" / f"{one[0]}.npy", {})
+    outcome = must("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "y.h5")
+    assert f"the maps of {len(one) - 1} of" in outcome.err
+    assert f"tagged images without maps: 1 of {len(images)} images: {one[0]}" in outcome.err
+
+
+@pytest.mark.parametrize(("added", "said"), [(1, "less"), (-1, "plus")])
+def test_class_numbers_off_by_one(voc, tmp_path, added, said):
+    """All images that the maps are of have the one class whose other number is in the list, too."""
+    (tmp_path / "maps").mkdir()
+    dataset = open_dataset(str(voc), "train")
+    tagged = [item for item in dataset.items if item.tags == (CLASSES[added < 0],)]
+    assert tagged
+    for item in tagged:
+        write_psa(tmp_path / "maps", item.id, image_size(item.image), [CLASSES.index(item.tags[0]) + added])
+    line = ("import", tmp_path / "maps", "--data", voc, "--split", "train", "--intersect", "-o", tmp_path / "x.h5")
+    known = f"{len(tagged)} of {counted(len(tagged), 'image')} are not of their tags: "
+    assert f"; class numbers {said} 1 would fit all\n" in (found := must(*line).err) and known in found
+
+
+@pytest.mark.parametrize("ending", ["png", "npy"])
+def test_masks_of_0_and_1(voc, images, tmp_path, drs, ending):
+    """As uint8 they would be maps of 0 and 1/255; any larger value tells that they are maps."""
+    (tmp_path / "maps").mkdir()
+
+    def write(name, value):
+        size, numbers = images[name]
+        if ending == "npy":
+            np.save(tmp_path / "maps" / f"{name}.npy", dict.fromkeys(numbers, np.full(size, value, np.uint8)))
+        else:
+            Image.fromarray(np.full(size, value, np.uint8)).save(tmp_path / "maps" / f"{name}_{numbers[0]}.png")
+
+    for name in images:
+        write(name, 1)
+    line = ("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
+    outcome = drs(*line)
+    assert outcome.code == 3 and not (tmp_path / "x.h5").exists()
+    assert outcome.err.endswith(f"{tmp_path / 'maps'}: no value of its uint8 maps is above 1, but 255 stands for 1; "
+                                "write masks with 0 and 255, or as floating-point numbers\n")
+    write(name, 2)
+    must(*line)
 
 
 @pytest.mark.parametrize("missing, more", [("p1", ()), ((), ("q1", "q2"))])
