@@ -506,13 +506,16 @@ def test_truncated_and_foreign_hdf5_files(voc, tmp_path, drs):
     for content in (b"", whole[:200], whole[:-500], b"\x89HDF\r\n\x1a\n" + bytes(100)):
         path.write_bytes(content)
         outcome = drs("import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5")
-        assert outcome.code == 3 and outcome.err.count("\n") == 1
+        assert outcome.code == 3 and outcome.err.count("\n") == 1 and (content or "x.h5: is empty" in outcome.err)
     with h5py.File(path, "w") as file:
         file["p0"] = h5py.ExternalLink("/etc/passwd", "/")
     assert "is a link" in drs("import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5").err
     with h5py.File(path, "w") as file:
         file["table"] = np.zeros((3, 3))
     assert "holds no dataset of shape (K, H, W)" in drs(
+        "import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5").err
+    h5py.File(path, "w").close()
+    assert "x.h5: is empty; expected" in drs(
         "import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5").err
 
 
@@ -536,7 +539,7 @@ STACK = GOOD[None]
     ({0: np.float32([[0, np.nan]])}, "not a finite number"), ({0: np.float32([[0, np.inf]])}, "not a finite number"),
     ({0: np.array([[0, 1]])}, "has maps of int64"), ({0: GOOD, 1: 1 - GOOD}, "add up to 1 at every pixel"),
     ({}, "does not say the size of its image; give --data"),
-    ({"keys": np.array([0, 1]), "high_res": STACK}, "has 1 maps and 2 class numbers"),
+    ({"keys": np.array([0, 1]), "high_res": STACK}, "has 1 map and 2 class numbers"),
     ({"keys": np.array([0.5]), "high_res": STACK}, "not a list of whole numbers"),
     ({"keys": np.array([0, 0]), "high_res": np.stack([GOOD, GOOD])}, "two maps of one class"),
     ({"keys": np.array([0]), "high_res": GOOD}, "not (K, H, W)"),
@@ -598,7 +601,18 @@ def test_truncated_files(voc, images, tmp_path, drs, writer):
         path.write_bytes(content)
         outcome = drs("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
         assert outcome.code == 3 and outcome.err.splitlines()[-1].startswith(f"drstool: {path}")
+        assert content or "is empty" in outcome.err
+        if content and writer is write_irn:
+            assert outcome.err.endswith(f"{path}: is truncated; copy it again or recreate it\n")
         assert not (tmp_path / "x.h5").exists() and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("arrays", [{"maps": STACK}, {"labels": [1]}, {"maps": STACK, "labels": [1], "keys": [0]}])
+def test_what_an_npz_file_lacks(voc, tmp_path, drs, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    outcome = drs("import", tmp_path / "a.npz", "--classes", voc / "classes.txt", "-o", tmp_path / "x.h5")
+    assert outcome.code == 3 and (f"it holds the arrays {', '.join(arrays)}; expected arrays 'maps' (K, H, W), and "
+                                  "either 'labels' (from 1) or 'keys' (from 0)") in outcome.err
 
 
 def test_pngs_that_are_no_maps(voc, tmp_path, drs):
@@ -607,7 +621,8 @@ def test_pngs_that_are_no_maps(voc, tmp_path, drs):
     grey = Image.fromarray(np.zeros((2, 2), np.uint8))
     for name, picture, message in (
             ("2007_000032", grey, "holds '2007_000032.png'; expected ID_CLASS.png"),
-            ("a_7", grey, "class number 7, but there are 2 classes"), ("a_0", grey.convert("P"), "PNG of mode P"),
+            ("a_7", grey, "a_7.png: has a map of class number 7, but there are 2 classes"),
+            ("a_0", grey.convert("P"), "PNG of mode P"),
             ("a_0", grey.convert("RGB"), "PNG of mode RGB")):
         picture.save(tmp_path / "maps" / f"{name}.png")
         outcome = drs(*line)

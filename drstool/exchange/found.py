@@ -100,7 +100,7 @@ def stacked(maps: Any, count: int) -> np.ndarray:
     if not isinstance(maps, np.ndarray) or maps.ndim != 3:
         raise ValueError(f"its maps are {_shown(maps)}, not (K, H, W)")
     if len(maps) != count:
-        raise ValueError(f"it has {len(maps)} maps and {count} class numbers")
+        raise ValueError(f"it has {counted(len(maps), 'map')} and {counted(count, 'class number')}")
     return maps
 
 

@@ -275,8 +275,9 @@ class _Reader:
     format = ""
     ids: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
-    # The highest class number, where the names of the files tell it.
+    # The highest class number and its file, where the names of the files tell them.
     highest: int | None = None
+    highest_file: Path | None = None
 
     def __init__(self, place: _Place) -> None:
         self.place = place
@@ -350,7 +351,8 @@ class _PngReader(_Reader):
         super().__init__(place)
         self._numbers = class_pngs.by_image(place.files, place.path)
         self.ids = tuple(sorted(self._numbers))
-        self.highest = max(numbers[-1] for numbers in self._numbers.values())
+        self.highest, owner = max((numbers[-1], identifier) for identifier, numbers in self._numbers.items())
+        self.highest_file = place.files[f"{owner}_{self.highest}"]
 
     def where(self, identifier: str) -> Path:
         return self.place.files[f"{identifier}_{self._numbers[identifier][0]}"]
@@ -421,8 +423,8 @@ def _class_names(
     known = known or own
     if (reader.highest or 0) >= len(known):  # type: ignore[arg-type]
         raise InputError(
-            path, f"has a map of class number {reader.highest}, but there are {len(known)} classes "  # type: ignore
-            f"(numbers 0 to {len(known) - 1})", "name all classes with --classes")  # type: ignore[arg-type]
+            reader.highest_file, f"has a map of class number {reader.highest}, but there are {len(known)} "  # type: ignore
+            f"classes (numbers 0 to {len(known) - 1})", "name all classes with --classes")  # type: ignore[arg-type]
     return check_class_names(known, path), list(notices)  # type: ignore[arg-type]
 
 
