@@ -288,6 +288,17 @@ def test_export_tells_what_is_lost(images, tmp_path, drs):
         "a_1.png", "drstool.end.json", "drstool.json"]
 
 
+def test_all_maps_for_the_authors_are_of_their_size(tmp_path):
+    with MapFileWriter(tmp_path / "square.h5", Header("refined-maps", CLASSES)) as writer:
+        writer.write(MapRecord("a", np.full((1, 40, 40), 51, np.uint8), (2,), (40, 60)))
+        writer.write(MapRecord("b", np.zeros((0, 2, 2), np.uint8), (), (4, 6)))
+    told = must("export", "--to", "drs", tmp_path / "square.h5", "-o", tmp_path / "d").err
+    assert "maps of 1 image were resized" in told
+    found = np.load(tmp_path / "d" / "a.npy")
+    assert found.shape == np.load(tmp_path / "d" / "b.npy").shape == (len(CLASSES), 320, 320)
+    assert (found[1] == 51).all() and not found[0].any()
+
+
 def test_an_exported_folder_is_known(ours, tmp_path, drs):
     must("export", "--to", "png", ours, "-o", tmp_path / "p")
     info = must("info", "--json", tmp_path / "p").json()
