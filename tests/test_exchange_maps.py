@@ -683,8 +683,11 @@ def test_command_lines_that_do_not_fit(voc, images, tmp_path, drs, ours):
             (("import", "--from", "mars", maps), "--from"), (("import", maps, "--intersect"), "--intersect"),
             (("import", maps, *data, "--kind", "refiner"), "--kind"),
             (("import", maps, *data, "--dtype", "x"), "--dtype"),
+            (("import", maps, *data, "--range", "0,9"), "--range"),
             (("import", network, "--data", voc), "--data"), (("import", network), "-o"),
-            (("export", "--to", "mars", ours), "--to"), (("export", "--to", "irn", ours, "--data", voc), "--data")):
+            (("export", "--to", "mars", ours), "--to"), (("export", "--to", "irn", ours, "--data", voc), "--data"),
+            (("export", "--to", "irn", ours, "--range", "0,9"), "--range"),
+            (("export", "--to", "safetensors", network, "--range", "0,9"), "--range")):
         outcome = drs(*line, *(() if option == "-o" else ("-o", tmp_path / "x")))
         assert outcome.code == 2 and outcome.err.startswith(f"drstool: {option}: "), outcome.err
         assert not (tmp_path / "x").exists()
