@@ -196,13 +196,13 @@ def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> R
     if known.images is not None and not is_folder(known.images):
         raise InputError("--images", f"{known.images} is not a folder", "give the folder of the images")
     if data == _STDIN:
-        return manifest.read_manifest_stdin(stdin, split, known.form, known.images)
+        return manifest.read_manifest_stdin(stdin, split, known.form, known.images, need_tags=known.need_tags)
     path = Path(data)
     exists, suffix = status(path) is not None, path.suffix.lower()
     if exists and is_folder(path):
         return _with_all_classes(read_layout(path, split, known), path, split, known)
     if exists and suffix in manifest.SUFFIXES:
-        return manifest.read_manifest(path, split, known.form, known.images)
+        return manifest.read_manifest(path, split, known.form, known.images, need_tags=known.need_tags)
     if exists and suffix == ".txt":
         return read_image_list(path, split, known.form, known.images)
     if exists and suffix == ".json":
