@@ -240,7 +240,7 @@ def test_npz_needs_no_dataset_and_keeps_float16(ours, tmp_path):
         writer.write(MapRecord("a/b c", np.float16([[[0.1, 1.5, 0.3]]]), (2,), (40, 60)))
         writer.write(MapRecord("d", np.zeros((0, 2, 2), np.uint8), (), (4, 6)))
     must("export", "--to", "npz", tmp_path / "fine.h5", "-o", tmp_path / "theirs")
-    outcome = must("import", tmp_path / "theirs", "-o", tmp_path / "back.h5")
+    outcome = must("import", tmp_path / "theirs", "--dtype", "float16", "-o", tmp_path / "back.h5")
     after = records_of(tmp_path / "back.h5")
     assert np.array_equal(after["a/b c"].values, np.float16([[[0.1, 1.5, 0.3]]]))
     assert after["a/b c"].labels == (2,) and after["a/b c"].image_size == (40, 60) and after["d"].image_size == (4, 6)
@@ -583,6 +583,17 @@ def test_values_below_0_and_over_1(voc, tmp_path):
         assert f"values over 1 (up to 3) of 1 image were {'kept' if dtype == 'float16' else 'clipped'}" in outcome.err
         found[dtype] = records_of(tmp_path / f"{dtype}.h5")["p0"].as_float().ravel().tolist()
     assert found == {"float16": [0, 0.5, 3], "uint8": [0, pytest.approx(128 / 255), 1]}
+
+
+@pytest.mark.parametrize(("values", "words"), [([-1, 0.5, 1], "from -1 to 1"), ([0, 0.5, 3], "from 0 to 3")])
+def test_values_below_0_and_over_1_are_refused_unless_it_is_said_how_to_store_them(drs, voc, tmp_path, values, words):
+    np.save(tmp_path / "p0.npy", {1: np.float32([values])})
+    outcome = drs("import", tmp_path / "p0.npy", "--classes", voc / "classes.txt", "-o", tmp_path / "x.h5")
+    assert (outcome.code, len(outcome.err.splitlines())) == (3, 2)
+    assert f"p0.npy: has values {words}; those of maps are from 0 to 1" in outcome.err
+    assert not (tmp_path / "x.h5").exists()
+    np.save(tmp_path / "p0.npy", {1: np.float32([[0, 0.5, 1.0005]])})
+    must("import", tmp_path / "p0.npy", "--classes", voc / "classes.txt", "-o", tmp_path / "x.h5")
 
 
 def test_maps_of_another_size_than_their_image(voc, images, tmp_path, drs):

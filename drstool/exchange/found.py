@@ -15,6 +15,9 @@ from drstool.reports.text import counted
 
 __all__ = ["FoundMaps", "ValueCounts", "check_numbers", "stacked", "to_record"]
 
+# What rounding may add to a map's values.
+_ROUNDING = 1e-3
+
 
 @dataclass(frozen=True, eq=False)
 class FoundMaps:
@@ -201,6 +204,10 @@ def _encoded(maps: np.ndarray, dtype: str | None, where: object) -> tuple[np.nda
     maps = maps.astype(np.float64 if maps.dtype.itemsize == 8 else np.float32)
     if not np.isfinite(maps).all():
         raise InputError(where, "has a value that is not a finite number", "recreate the maps")
+    if dtype is None and not -_ROUNDING <= maps.min() <= maps.max() <= 1 + _ROUNDING:
+        raise InputError(
+            where, f"has values from {maps.min():.3g} to {maps.max():.3g}; those of maps are from 0 to 1",
+            "divide each map by its maximum, or give --dtype uint8 to clip values, float16 to clip just those below 0")
     if maps.min() < 0:
         counts.negative, maps = 1, np.maximum(maps, 0)
     counts.largest = float(maps.max())

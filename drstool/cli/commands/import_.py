@@ -36,7 +36,8 @@ class _MapsOptions:
     panel: ClassVar[str] = "Output"
     dtype: Annotated[Optional[str], typer.Option(
         "--dtype", metavar="|".join(DTYPES), help="How map values are stored: uint8 is round(255 x), float16 is finer; "
-        "by default uint8 where it is exact, else float16.")] = None
+        "by default uint8 where it is exact, else float16. Values below 0 or over 1 are errors without this option; "
+        "with it they are clipped, except for those over 1 in float16.")] = None
     intersect: Annotated[bool, typer.Option(
         "--intersect", help="Leave out images that only the maps or only --data have.")] = False
 
