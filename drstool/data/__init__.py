@@ -147,8 +147,8 @@ def _find(
     listed, notices, background_first = (None, (), False) if classes is None else read_class_names(classes)
     form = TagForm(listed or (None if class_names is None else tuple(class_names)), tag_separator, empty_tags)
     known = Known(
-        None if images_only else form, None if images is None else Path(images), listed or class_names or (),
-        listed is not None, need_tags=tags is None and not images_only)
+        None if images_only else replace(form, replaced=tags is not None),
+        None if images is None else Path(images), listed or class_names or (), listed is not None, need_tags=tags is None and not images_only)
     found = _read(data, split, known, stdin)
     if not found.rows:
         raise _first(found.missing)
@@ -196,13 +196,13 @@ def _read(data: str, split: str | None, known: Known, stdin: TextIO | None) -> R
     if known.images is not None and not is_folder(known.images):
         raise InputError("--images", f"{known.images} is not a folder", "give the folder of the images")
     if data == _STDIN:
-        return manifest.read_manifest_stdin(stdin, split, known.form, known.images, need_tags=known.need_tags)
+        return manifest.read_manifest_stdin(stdin, split, known.form, known.images)
     path = Path(data)
     exists, suffix = status(path) is not None, path.suffix.lower()
     if exists and is_folder(path):
         return _with_all_classes(read_layout(path, split, known), path, split, known)
     if exists and suffix in manifest.SUFFIXES:
-        return manifest.read_manifest(path, split, known.form, known.images, need_tags=known.need_tags)
+        return manifest.read_manifest(path, split, known.form, known.images)
     if exists and suffix == ".txt":
         return read_image_list(path, split, known.form, known.images)
     if exists and suffix == ".json":

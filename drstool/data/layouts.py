@@ -84,8 +84,7 @@ def read_layout(root: Path, split: str | None, known: Known, above: Path | None 
         return read_sbd(root, split, need_tags=known.need_tags)
     inner = None if split is None or not is_folder(root / split) else root / split
     if (table := _table(here)) and not (inner is not None and _table(_Contents(inner))):
-        found = manifest.read_manifest(table, split, known.form, known.images, need_tags=known.need_tags)
-        return found.told(root, f"the table {table.name}")
+        return manifest.read_manifest(table, split, known.form, known.images).told(root, f"the table {table.name}")
     if yaml := _yolo_file(here):
         return read_yolo(yaml, split, known.images).told(root, f"a YOLO export with {yaml.name}")
     if annotations := _coco_file(here, split):

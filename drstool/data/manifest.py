@@ -43,9 +43,7 @@ __all__ = ["SUFFIXES", "read_manifest", "read_manifest_stdin", "read_manifest_ta
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 
 
-def read_manifest(
-    path: Path, split: str | None, form: TagForm | None, images: Path | None = None, *, need_tags: bool = True,
-) -> RawDataset:
+def read_manifest(path: Path, split: str | None, form: TagForm | None, images: Path | None = None) -> RawDataset:
     """The images of a manifest file, or of one split if it has a ``split`` column.
 
     Parameters
@@ -55,8 +53,6 @@ def read_manifest(
         How tags may be written; None: they are not read.
     images
         Folder of the images; by default the manifest's.
-    need_tags
-        Whether a notice tells that it has no tags.
 
     Raises
     ------
@@ -64,12 +60,11 @@ def read_manifest(
         It cannot be read, lacks a column, lists an id twice or a missing image, has no such split, or its tags
         can be read in several ways.
     """
-    return _dataset(_read(path, form), split, path, images, need_tags)
+    return _dataset(_read(path, form), split, path, images)
 
 
 def read_manifest_stdin(
-    stdin: TextIO | None, split: str | None, form: TagForm | None, images: Path | None = None, *,
-    need_tags: bool = True,
+    stdin: TextIO | None, split: str | None, form: TagForm | None, images: Path | None = None,
 ) -> RawDataset:
     """The images of a JSON-lines manifest on stdin; ``split`` is ignored if it has no splits.
 
@@ -79,7 +74,7 @@ def read_manifest_stdin(
         As :func:`read_manifest`.
     """
     manifest = _of_json(read_stdin_text(stdin), Path(), "stdin", form)
-    return _dataset(manifest, split if manifest.splits else None, "stdin", images, need_tags)
+    return _dataset(manifest, split if manifest.splits else None, "stdin", images)
 
 
 def read_manifest_tags(path: Path, form: TagForm) -> ListedTags:
@@ -111,7 +106,7 @@ class _Manifest:
     stated, background_first
         A line lists the class names; it began with the background.
     has_tags
-        There are tags, though perhaps unknown ones.
+        There are tags, though perhaps unknown ones, or need not be.
     unread
         Cells of the columns that are not used, by their names.
     """
@@ -127,9 +122,7 @@ class _Manifest:
     unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def _dataset(
-    manifest: _Manifest, split: str | None, where: object, images: Path | None, need_tags: bool,
-) -> RawDataset:
+def _dataset(manifest: _Manifest, split: str | None, where: object, images: Path | None) -> RawDataset:
     """The images of a split, checked to exist, with the names of their classes."""
     if not manifest.items:
         raise InputError(where, "lists no images", "give one image per line")
@@ -155,20 +148,19 @@ def _dataset(
     known_tags = any(row.tags is not None for row in rows)
     return RawDataset(
         rows, names, manifest.stated, "manifest" if known_tags else "none",
-        notices=manifest.notices + _about_unread(manifest, where, need_tags), missing=missing,
+        notices=manifest.notices + _about_unread(manifest, where), missing=missing,
         background_first=manifest.background_first)
 
 
-def _about_unread(manifest: _Manifest, where: object, need_tags: bool = True) -> tuple[str, ...]:
+def _about_unread(manifest: _Manifest, where: object) -> tuple[str, ...]:
     """A notice of columns that are not used; where tags are in one column, of those that look like classes or masks."""
     tags = {tag for item in manifest.items.values() for tag in item.tags or ()}
     any_may = not manifest.has_tags or manifest.class_names is not None and not manifest.stated
     columns = {name: cells for name, cells in manifest.unread.items()
-               if need_tags and (any_may or name in tags or role_of(name) == "tags")
-               or _are_files(cells) and not role_of(name)}
+               if any_may or name in tags or role_of(name) == "tags" or _are_files(cells) and not role_of(name)}
     if not columns:
         return ()
-    lacks = "" if manifest.has_tags or not need_tags else f"has no column of tags ({column_names('tags')}); "
+    lacks = "" if manifest.has_tags else f"has no column of tags ({column_names('tags')}); "
     masks = "; a column of masks is called 'mask'" if any(map(_are_files, columns.values())) else ""
     return (f"{where}: {lacks}columns not used: {some_columns(columns)}{masks}",)
 
@@ -228,7 +220,7 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
         for at, place in enumerate(places)]
     return _Manifest(
         base, *_items(rows, tags, base), class_names=names or None, stated=False, notices=notices,
-        has_tags="tags" in cells or bool(names),
+        has_tags="tags" in cells or bool(names) or form is not None and form.replaced,
         unread={} if form is None else {name: cells for name, cells in unread.items() if name not in names})
 
 
@@ -258,7 +250,7 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
     tags, counted = _numbered(words, where, form)
     return _Manifest(
         base, *_items(rows, tags, base), notices=notices + noticed + counted,
-        has_tags=any(each is not None for each in written), unread=unread, **known)
+        has_tags=any(each is not None for each in written) or form.replaced, unread=unread, **known)
 
 
 def _items(
