@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from drstool.errors import UsageError
 from drstool.parallel import Track, untracked
 
 if TYPE_CHECKING:
@@ -83,15 +82,7 @@ class ExportFormat:
     holds_images: bool = False
 
     def write(self, export: Export) -> str:
-        """Write the output; what was written, in words.
-
-        Raises
-        ------
-        UsageError
-            ``--range`` of a format that holds no images; besides, what the function raises.
-        """
-        if export.value_range is not None and not self.holds_images:
-            raise UsageError("--range", "is of images, which this format does not hold", "omit it")
+        """Write the output; what was written, in words."""
         module, _, name = self.function.partition(":")
         return getattr(import_module(f"drstool.exchange.{module}"), name)(export)
 

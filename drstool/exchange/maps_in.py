@@ -120,8 +120,7 @@ class ForeignMaps:
             item = self._items.get(record.id)
             self._unsized += item is None and not found.fills_image and found.image_size is None
             if item is not None and item.tags is not None:
-                tags = {label_of(number) for number, name in enumerate(self.class_names) if name in item.tags}
-                self._compare(record, tags)
+                self._compare(record, {label_of(at) for at, name in enumerate(self.class_names) if name in item.tags})
             yield record
         if self._counts.largest_uint8 == 1:
             raise InputError(
