@@ -29,6 +29,7 @@ _STORAGES = {
     "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "b1"}
 # With which torch's files in its format before zip archives begin; a pickled tensor holds such a file.
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+_TRUNCATED = ("is truncated", "copy it again or recreate it")
 # Of dictionaries, lists and arrays in one another; and values in all.
 _DEEPEST, _MOST_VALUES = 8, 2_000_000
 
@@ -61,6 +62,8 @@ def load_npy(content: bytes, where: object, *, what: str, right: str) -> Any:
         shape, is_fortran, dtype = read_header(file)
     # The header is a Python expression, which fails in many ways.
     except Exception as error:
+        if str(error).startswith("EOF"):
+            raise InputError(where, *_TRUNCATED) from None
         raise InputError(where, f"is not a .npy file: {error!s:.120}", right) from None
     if dtype.kind != "O":
         return _plain_array(content[file.tell():], shape, is_fortran, dtype, where)
@@ -77,6 +80,8 @@ def load_npy(content: bytes, where: object, *, what: str, right: str) -> Any:
             raise InputError(where, "needs more memory than there is, or is damaged", right) from None
         if is_shortage(error):
             raise
+        if isinstance(error, EOFError) or re.search("truncated|exhausted", str(error)):
+            raise InputError(where, *_TRUNCATED) from None
         raise InputError(where, f"{what}: {str(error) or type(error).__name__:.120}", right) from None
 
 

@@ -44,10 +44,12 @@ labelled() {
     drstool pseudo-label "$work/maps.h5" "$@" $rule --resume -o "$work/labels-$name"
     echo
     echo "$method, $name: pseudo labels at alpha $alpha against the ground truth of $split"
-    drstool eval "$work/labels-$name" --data "$data" --split "$split" --ignored skip | tee "$work/scores-$name.txt"
+    drstool eval "$work/labels-$name" --data "$data" --split "$split" --ignored skip > "$work/scores-$name.txt"
+    cat "$work/scores-$name.txt"
     echo
     echo "$method, $name: maps at all thresholds"
-    drstool eval "$work/maps.h5" "$@" --data "$data" --split "$split" --sweep "$sweep" | tee "$work/sweep-$name.txt"
+    drstool eval "$work/maps.h5" "$@" --data "$data" --split "$split" --sweep "$sweep" > "$work/sweep-$name.txt"
+    cat "$work/sweep-$name.txt"
 }
 
 if [ $# -eq 0 ]; then

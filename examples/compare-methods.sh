@@ -44,8 +44,19 @@ for named in "$@"; do
     columns="$columns,$name maps=$maps,$name=$work/labels-$name"
 done
 
+# Only images that both have are scored and shown.
+ids() { (cd "$work/labels-$1" && find . -name '*.png' | sed 's,^\./\(.*\)\.png$,"id": "\1"\,,' | sort); }
+ids "$first" > "$work/ids.txt"
+ids "$second" | comm -12 "$work/ids.txt" - > "$work/both.txt"
+# With whole paths, as paths in a list start at its folder.
+case $data in /*) ;; *) data=$PWD/$data ;; esac
+drstool ids --data "$data" --split "$split" > "$work/all.jsonl"
+grep -F -f "$work/both.txt" "$work/all.jsonl" > "$work/both.jsonl" || { echo "no image has labels of both" >&2 && exit 1; }
+echo "images with labels of both: $(wc -l < "$work/both.jsonl") of $(wc -l < "$work/all.jsonl")" >&2
+rm "$work/ids.txt" "$work/both.txt" "$work/all.jsonl"
+
 echo
-drstool eval "$work/labels-$first" "$work/labels-$second" --data "$data" --split "$split" --ignored skip |
-    tee "$work/scores.txt"
-drstool overlay --figure "$figure" --data "$data" --split "$split" --pick "${ROWS:-even:4}" --score \
-    --columns "$columns" --overwrite
+set -- --data "$work/both.jsonl"
+drstool eval "$work/labels-$first" "$work/labels-$second" "$@" --ignored skip > "$work/scores.txt"
+cat "$work/scores.txt"
+drstool overlay --figure "$figure" "$@" --pick "${ROWS:-even:4}" --score --columns "$columns" --overwrite

@@ -197,6 +197,8 @@ def test_sweep_of_labels_says_what_is_needed(evaluate, made):
     (("--sweep", "alpha", "other.h5"), ["takes one input"]),
     (("--per-image", "other.h5"), ["--per-image"]),
     (("-", "-"), ["stdin"]),
+    (("other.h5", "--data", "-"), ["--data", "once for each input"]),
+    (("--sweep", "alpha", "--select-on", "train", "--report-on", "val", "--data", "-"), ["once for each split"]),
     (("--split", "train", "--saliency-scale", "2"), ["--soft"]),
     (("--background", "saliency+sun"), ["saliency+sun"]),
 ])

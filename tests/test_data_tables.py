@@ -374,11 +374,16 @@ def test_columns_that_are_not_read_are_told_where_there_are_no_tags(folder):
     told = f"has no column of tags (tags, labels, label, class, classes, tag); columns not used: {unused}"
     (folder / "m.csv").write_text("image,species,width\nimg/3.png,cat,4\n")
     (folder / "m.jsonl").write_text('{"image": "img/3.png", "species": "cat", "width": 4}\n')
+    (folder / "tags.txt").write_text("img/3 cat\n")
     for name in ("m.csv", "m.jsonl"):
         assert open_dataset(str(folder / name)).notices == (f"{folder / name}: {told}",)
+        assert open_dataset(str(folder / name), tags=str(folder / "tags.txt")).notices == ()
         assert open_dataset(str(folder / name), images_only=True).notices == ()
     with pytest.raises(InputError, match=r"has no column of tags \(tags, .* 0 and 1, but 'species' \(cat\), "):
         open_dataset(str(folder / "img"), tags=str(folder / "m.csv"))
+    (folder / "m.csv").write_text("image,species,truth\nimg/3.png,cat,3.png\n")
+    assert open_dataset(str(folder / "m.csv"), tags=str(folder / "tags.txt")).notices == (
+        f"{folder / 'm.csv'}: columns not used: 'truth' (3.png); a column of masks is called 'mask'",)
 
 
 @pytest.mark.parametrize("name, content", [

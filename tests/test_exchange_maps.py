@@ -23,6 +23,7 @@ from drstool.errors import InputError
 from drstool.exchange.maps_in import open_maps
 from drstool.formats import MapFileWriter, MapRecord, open_records
 from drstool.pickles import load_npy
+from drstool.reports.text import counted
 
 VOC_IDS = ("2007_000032", "2007_000039", "2008_000008")
 
@@ -287,6 +288,17 @@ def test_export_tells_what_is_lost(images, tmp_path, drs):
         "a_1.png", "drstool.end.json", "drstool.json"]
 
 
+def test_all_maps_for_the_authors_are_of_their_size(tmp_path):
+    with MapFileWriter(tmp_path / "square.h5", Header("refined-maps", CLASSES)) as writer:
+        writer.write(MapRecord("a", np.full((1, 40, 40), 51, np.uint8), (2,), (40, 60)))
+        writer.write(MapRecord("b", np.zeros((0, 2, 2), np.uint8), (), (4, 6)))
+    told = must("export", "--to", "drs", tmp_path / "square.h5", "-o", tmp_path / "d").err
+    assert "maps of 1 image were resized" in told
+    found = np.load(tmp_path / "d" / "a.npy")
+    assert found.shape == np.load(tmp_path / "d" / "b.npy").shape == (len(CLASSES), 320, 320)
+    assert (found[1] == 51).all() and not found[0].any()
+
+
 def test_an_exported_folder_is_known(ours, tmp_path, drs):
     must("export", "--to", "png", ours, "-o", tmp_path / "p")
     info = must("info", "--json", tmp_path / "p").json()
@@ -329,8 +341,50 @@ def test_tags_that_the_maps_contradict(voc, images, tmp_path):
     turned = {name: (size, [1 - number for number in numbers]) for name, (size, numbers) in images.items()}
     written(tmp_path / "maps", turned, write_psa)
     outcome = must("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
-    one = sum(len(numbers) == 1 for _, numbers in images.values())
-    assert one and f"the maps of {one} images are not of their tags" in outcome.err
+    one = [name for name, (_, numbers) in images.items() if len(numbers) == 1]
+    assert one and f"the maps of {len(one)} of {len(images)} images are not of their tags" in outcome.err
+    assert "would fit all" not in outcome.err and "no maps" not in outcome.err
+    np.save(tmp_path / "maps" / f"{one[0]}.npy", {})
+    outcome = must("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "y.h5")
+    assert f"the maps of {len(one) - 1} of" in outcome.err
+    assert f"tagged images without maps: 1 of {len(images)} images: {one[0]}" in outcome.err
+
+
+@pytest.mark.parametrize(("added", "said"), [(1, "less"), (-1, "plus")])
+def test_class_numbers_off_by_one(voc, tmp_path, added, said):
+    """All images that the maps are of have the one class whose other number is in the list, too."""
+    (tmp_path / "maps").mkdir()
+    dataset = open_dataset(str(voc), "train")
+    tagged = [item for item in dataset.items if item.tags == (CLASSES[added < 0],)]
+    assert tagged
+    for item in tagged:
+        write_psa(tmp_path / "maps", item.id, image_size(item.image), [CLASSES.index(item.tags[0]) + added])
+    line = ("import", tmp_path / "maps", "--data", voc, "--split", "train", "--intersect", "-o", tmp_path / "x.h5")
+    known = f"{len(tagged)} of {counted(len(tagged), 'image')} are not of their tags: "
+    assert f"; class numbers {said} 1 would fit all\n" in (found := must(*line).err) and known in found
+
+
+@pytest.mark.parametrize("ending", ["png", "npy"])
+def test_masks_of_0_and_1(voc, images, tmp_path, drs, ending):
+    """As uint8 they would be maps of 0 and 1/255; any larger value tells that they are maps."""
+    (tmp_path / "maps").mkdir()
+
+    def write(name, value):
+        size, numbers = images[name]
+        if ending == "npy":
+            np.save(tmp_path / "maps" / f"{name}.npy", dict.fromkeys(numbers, np.full(size, value, np.uint8)))
+        else:
+            Image.fromarray(np.full(size, value, np.uint8)).save(tmp_path / "maps" / f"{name}_{numbers[0]}.png")
+
+    for name in images:
+        write(name, 1)
+    line = ("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
+    outcome = drs(*line)
+    assert outcome.code == 3 and not (tmp_path / "x.h5").exists()
+    assert outcome.err.endswith(f"{tmp_path / 'maps'}: no value of its uint8 maps is above 1, but 255 stands for 1; "
+                                "write masks with 0 and 255, or as floating-point numbers\n")
+    write(name, 2)
+    must(*line)
 
 
 @pytest.mark.parametrize("missing, more", [("p1", ()), ((), ("q1", "q2"))])
@@ -463,13 +517,16 @@ def test_truncated_and_foreign_hdf5_files(voc, tmp_path, drs):
     for content in (b"", whole[:200], whole[:-500], b"\x89HDF\r\n\x1a\n" + bytes(100)):
         path.write_bytes(content)
         outcome = drs("import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5")
-        assert outcome.code == 3 and outcome.err.count("\n") == 1
+        assert outcome.code == 3 and outcome.err.count("\n") == 1 and (content or "x.h5: is empty" in outcome.err)
     with h5py.File(path, "w") as file:
         file["p0"] = h5py.ExternalLink("/etc/passwd", "/")
     assert "is a link" in drs("import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5").err
     with h5py.File(path, "w") as file:
         file["table"] = np.zeros((3, 3))
     assert "holds no dataset of shape (K, H, W)" in drs(
+        "import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5").err
+    h5py.File(path, "w").close()
+    assert "x.h5: is empty; expected" in drs(
         "import", path, "--classes", voc / "classes.txt", "-o", tmp_path / "y.h5").err
 
 
@@ -493,7 +550,7 @@ STACK = GOOD[None]
     ({0: np.float32([[0, np.nan]])}, "not a finite number"), ({0: np.float32([[0, np.inf]])}, "not a finite number"),
     ({0: np.array([[0, 1]])}, "has maps of int64"), ({0: GOOD, 1: 1 - GOOD}, "add up to 1 at every pixel"),
     ({}, "does not say the size of its image; give --data"),
-    ({"keys": np.array([0, 1]), "high_res": STACK}, "has 1 maps and 2 class numbers"),
+    ({"keys": np.array([0, 1]), "high_res": STACK}, "has 1 map and 2 class numbers"),
     ({"keys": np.array([0.5]), "high_res": STACK}, "not a list of whole numbers"),
     ({"keys": np.array([0, 0]), "high_res": np.stack([GOOD, GOOD])}, "two maps of one class"),
     ({"keys": np.array([0]), "high_res": GOOD}, "not (K, H, W)"),
@@ -566,7 +623,18 @@ def test_truncated_files(voc, images, tmp_path, drs, writer):
         path.write_bytes(content)
         outcome = drs("import", tmp_path / "maps", "--data", voc, "--split", "train", "-o", tmp_path / "x.h5")
         assert outcome.code == 3 and outcome.err.splitlines()[-1].startswith(f"drstool: {path}")
+        assert content or "is empty" in outcome.err
+        if content and writer is write_irn:
+            assert outcome.err.endswith(f"{path}: is truncated; copy it again or recreate it\n")
         assert not (tmp_path / "x.h5").exists() and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("arrays", [{"maps": STACK}, {"labels": [1]}, {"maps": STACK, "labels": [1], "keys": [0]}])
+def test_what_an_npz_file_lacks(voc, tmp_path, drs, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    outcome = drs("import", tmp_path / "a.npz", "--classes", voc / "classes.txt", "-o", tmp_path / "x.h5")
+    assert outcome.code == 3 and (f"it holds the arrays {', '.join(arrays)}; expected arrays 'maps' (K, H, W), and "
+                                  "either 'labels' (from 1) or 'keys' (from 0)") in outcome.err
 
 
 def test_pngs_that_are_no_maps(voc, tmp_path, drs):
@@ -575,7 +643,8 @@ def test_pngs_that_are_no_maps(voc, tmp_path, drs):
     grey = Image.fromarray(np.zeros((2, 2), np.uint8))
     for name, picture, message in (
             ("2007_000032", grey, "holds '2007_000032.png'; expected ID_CLASS.png"),
-            ("a_7", grey, "class number 7, but there are 2 classes"), ("a_0", grey.convert("P"), "PNG of mode P"),
+            ("a_7", grey, "a_7.png: has a map of class number 7, but there are 2 classes"),
+            ("a_0", grey.convert("P"), "PNG of mode P"),
             ("a_0", grey.convert("RGB"), "PNG of mode RGB")):
         picture.save(tmp_path / "maps" / f"{name}.png")
         outcome = drs(*line)
@@ -625,8 +694,11 @@ def test_command_lines_that_do_not_fit(voc, images, tmp_path, drs, ours):
             (("import", "--from", "mars", maps), "--from"), (("import", maps, "--intersect"), "--intersect"),
             (("import", maps, *data, "--kind", "refiner"), "--kind"),
             (("import", maps, *data, "--dtype", "x"), "--dtype"),
+            (("import", maps, *data, "--range", "0,9"), "--range"),
             (("import", network, "--data", voc), "--data"), (("import", network), "-o"),
-            (("export", "--to", "mars", ours), "--to"), (("export", "--to", "irn", ours, "--data", voc), "--data")):
+            (("export", "--to", "mars", ours), "--to"), (("export", "--to", "irn", ours, "--data", voc), "--data"),
+            (("export", "--to", "irn", ours, "--range", "0,9"), "--range"),
+            (("export", "--to", "safetensors", network, "--range", "0,9"), "--range")):
         outcome = drs(*line, *(() if option == "-o" else ("-o", tmp_path / "x")))
         assert outcome.code == 2 and outcome.err.startswith(f"drstool: {option}: "), outcome.err
         assert not (tmp_path / "x").exists()

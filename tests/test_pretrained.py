@@ -64,16 +64,26 @@ def test_files(tmp_path):
     weights = {"features.0.weight": torch.ones(2)}
     torch.save(weights, tmp_path / "state.pth")
     save_checkpoint(tmp_path / "ours.pt", Checkpoint("classifier", ("cat",), {}, {}, weights))
-    for name in ("state.pth", "ours.pt"):
+    prefixed = {f"module.{name}": value for name, value in weights.items()}
+    torch.save({"state_dict": prefixed, "epoch": 90, "optimizer": {"state": {0: torch.ones(1)}}, "best": torch.ones(1)},
+               tmp_path / "training.pth")
+    torch.save({"model": weights, "name": "vgg16"}, tmp_path / "model.pth")
+    for name in ("state.pth", "ours.pt", "training.pth", "model.pth"):
         found = initial_weights(str(tmp_path / name), "vgg16")
         assert list(found) == ["features.0.weight"]
         assert torch.equal(found["features.0.weight"], weights["features.0.weight"])
 
 
 @pytest.mark.parametrize("content", [
-    {}, [torch.ones(1)], {"model": {"a": torch.ones(1)}}, {1: torch.ones(1)}, {"a": 1.0},
+    {}, [torch.ones(1)], {"model": {"a": 1.0}}, {1: torch.ones(1)}, {"a": 1.0},
     {"format": "drstool", "weights": {}}, {"format": "drstool"}])
 def test_files_that_cannot_serve(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(InputError, match="x.pth: is not a state dict"):
+        initial_weights(str(tmp_path / "x.pth"), "vgg16")
+
+
+def test_a_file_of_several_state_dicts(tmp_path):
+    torch.save(dict.fromkeys(("model", "ema"), {"a": torch.ones(1)}), tmp_path / "x.pth")
+    with pytest.raises(InputError, match="x.pth: holds 2 state dicts: model, ema; save the one that is meant"):
         initial_weights(str(tmp_path / "x.pth"), "vgg16")

@@ -69,7 +69,7 @@ def test_images_are_resized_and_maps_back(tmp_path):
     picture[:, 35:] = 255
     found = loaded(picture)
     assert found.shape == (50, 70) and found[25, 5] == 0 and found[25, 65] == 255
-    with pytest.raises(UsageError, match="--model-size: is 64, but the model takes 32"):
+    with pytest.raises(UsageError, match="--model-size: the size is 64, but the model takes 32; give --model-size 32"):
         SaliencyModel(path, ModelSettings(64, (0, 0, 0), (1, 1, 1)))
 
 
@@ -115,6 +115,10 @@ def node(operation, *inputs, **more):
     ({"nodes": [node("Identity", "image")]}, r"of shape \(1, 3, .*--model-output"),
     ({"nodes": [node("Shape", "image")]}, "int64 values"),
     ({"nodes": [node("Squeeze", "image")]}, "of shape"),
+    # The scores of classifiers, as a list and as pictures of one pixel.
+    ({"nodes": [helper.make_node("Flatten", ["image"], ["map"])]}, r"gives values of shape \(1, 196608\), no map"),
+    ({"nodes": [helper.make_node("Conv", ["image", "kernel"], ["red"]), node("GlobalMaxPool", "red")]},
+     r"gives values of shape \(1, 1\), no map; .* --model-output"),
     ({"nodes": [node("Concat", "image", "kernel", axis=0)]}, "fails on an image"),
 ])
 def test_models_of_other_things(tmp_path, how, words):
@@ -212,13 +216,15 @@ def test_the_command(tmp_path):
     (["--preset", "u2net"], 2, "--model: is missing"), (["--model-size", "8"], 2, "--model: is missing"),
     (["--model", "m.onnx", "--preset", "x"], 2, "'x' is not one of u2net, isnet, poolnet"),
     (["--model", "m.onnx", "--model-mean", "a"], 2, "--model-mean: 'a' is not a list of numbers"),
-    (["--model", "m.onnx", "--preset", "isnet", "--method", "rbd"], 2, "--method"),
+    (["--model", "m.onnx", "--preset", "poolnet", "--model-size", "32", "--method", "rbd"], 2, "--method"),
+    (["--model", "m.onnx", "--preset", "isnet"], 2, "--preset isnet: the size is 1024, but the model takes 32; give "),
+    (["--model", "m.onnx", "--preset", "isnet", "--model-size", "64"], 2, "--model-size: the size is 64, but"),
     (["--model", "no.onnx", "--preset", "isnet"], 3, "no.onnx: cannot be read"),
     (["--model", "a.png", "--preset", "isnet"], 3, "a.png: is not an ONNX model"),
 ])
 def test_bad_command_lines_write_nothing(tmp_path, monkeypatch, words, code, told):
     monkeypatch.chdir(tmp_path)
-    model("m.onnx")
+    model("m.onnx", shape=(1, 3, 32, 32))
     Image.fromarray(image()).save("a.png")
     found = run("--data", "a.png", "-o", "out", *words)
     assert found.exit_code == code and told in found.stderr and len(found.stderr.splitlines()) == 1

@@ -11,6 +11,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from drstool.cli.failures import failure_line
 from drstool.errors import InputError, OutputError
@@ -166,6 +167,15 @@ def test_a_training_whose_log_is_full(zygote, voc, tmp_path, drs):
     line = ("train-cls", "--data", voc, "--split", "train", *SMALL[:4], "--image-size", "32", "--epochs", "2")
     assert zygote.run(*line, "-o", tmp_path / "cls.pt", errors="/dev/full") == 0
     assert drs("check", tmp_path / "cls.pt").code == 0
+
+
+def test_damaged_exif_data_are_not_spoken_of(zygote, tmp_path):
+    """They claim five entries, and end within the first; Pillow reads the picture, and warns."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\5\0\x12\1\3\0\1\0\0\0\1\0\0\0"
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert zygote.run("saliency", "--data", tmp_path / "a.jpg", "-o", tmp_path / "out", "-q",
+                      errors=tmp_path / "errors") == 0
+    assert (tmp_path / "out" / "a.png").exists() and (tmp_path / "errors").read_text() == ""
 
 
 @needs_full

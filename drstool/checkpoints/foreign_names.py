@@ -70,8 +70,8 @@ def torchvision_names(weights: Mapping[str, Tensor], where: object, backbone: st
     InputError
         They are known to be of a network that pads otherwise than the backbone.
     """
-    # Hugging Face's wrapper of timm's networks.
-    weights = {name.removeprefix("timm_model."): value for name, value in weights.items()}
+    # DataParallel's prefix, torch.compile's, and that of Hugging Face's wrapper of timm's networks.
+    weights = {re.sub(r"^((module|_orig_mod|timm_model)\.)*", "", name): value for name, value in weights.items()}
     original = next(
         (original for pattern, original in _ORIGINALS.items() if any(re.match(pattern, name) for name in weights)), "")
     # timm has an EfficientNet of either kind, with the same names.

@@ -14,6 +14,7 @@ from drstool.checkpoints.checkpoint import load_checkpoint, load_tensors
 from drstool.checkpoints.foreign_names import torchvision_names
 from drstool.errors import InputError
 from drstool.files import is_file, status
+from drstool.text import listed
 
 __all__ = ["history_of_weights", "initial_weights"]
 
@@ -25,7 +26,8 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
     ----------
     init
         ``imagenet`` (from torchvision's cache, or downloaded), ``none``, or a file: a state dict with the
-        names of torchvision, timm or Hugging Face transformers, or a drstool checkpoint.
+        names of torchvision, timm or Hugging Face transformers, alone or in a training's dictionary, or a
+        drstool checkpoint.
     backbone
     progress
         Whether torch shows its download's progress on stderr.
@@ -33,8 +35,8 @@ def initial_weights(init: str, backbone: str, *, progress: bool = False) -> Mapp
     Raises
     ------
     InputError
-        The download fails, there are no weights for this backbone, the file is not a state dict, or is a
-        checkpoint with another backbone.
+        The download fails, there are no weights for this backbone, the file is not a state dict or
+        holds several, or is a checkpoint with another backbone.
     """
     if init == "none":
         return None
@@ -81,7 +83,17 @@ def _from_file(path: str, backbone: str) -> Mapping[str, Any]:
         if trained != backbone:
             raise InputError(path, f"holds a network with backbone {trained}", f"give --backbone {trained}, or others")
         content = content.get("weights")
-    if not isinstance(content, dict) or not content or not all(
-            isinstance(name, str) and hasattr(value, "shape") for name, value in content.items()):
+    elif isinstance(content, dict) and (wrapped := [name for name, each in content.items() if _is_state_dict(each)]):
+        # As trainings save it, beside the optimizer's state and numbers: {"state_dict": ..., "epoch": 90}.
+        if len(wrapped) > 1:
+            raise InputError(path, f"holds {len(wrapped)} state dicts: {listed(wrapped)}",
+                             "save the one that is meant by itself")
+        content = content[wrapped[0]]
+    if not _is_state_dict(content):
         raise InputError(path, "is not a state dict", "give a file of named tensors, such as torchvision's weights")
     return content if own else torchvision_names(content, path, backbone)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, dict) and bool(content) and all(
+        isinstance(name, str) and hasattr(value, "shape") for name, value in content.items())

@@ -147,7 +147,8 @@ def _find(
     listed, notices, background_first = (None, (), False) if classes is None else read_class_names(classes)
     form = TagForm(listed or (None if class_names is None else tuple(class_names)), tag_separator, empty_tags)
     known = Known(
-        None if images_only else form, None if images is None else Path(images), listed or class_names or (),
+        None if images_only else replace(form, replaced=tags is not None),
+        None if images is None else Path(images), listed or class_names or (),
         listed is not None, need_tags=tags is None and not images_only)
     found = _read(data, split, known, stdin)
     if not found.rows:

@@ -48,11 +48,14 @@ class TagForm:
         Between the tags of a cell; None: found in the cells.
     empty_cells
         What an empty cell means: ``unknown`` tags, or ``negative``, an image without an object.
+    replaced
+        Whether ``--tags`` gives the tags, so that a table need not have them.
     """
 
     class_names: tuple[str, ...] | None = None
     separator: str | None = None
     empty_cells: str = "unknown"
+    replaced: bool = False
 
     def __post_init__(self) -> None:
         if self.empty_cells not in ("unknown", "negative"):

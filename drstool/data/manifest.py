@@ -106,7 +106,7 @@ class _Manifest:
     stated, background_first
         A line lists the class names; it began with the background.
     has_tags
-        There are tags, though perhaps unknown ones.
+        There are tags, though perhaps unknown ones, or need not be.
     unread
         Cells of the columns that are not used, by their names.
     """
@@ -220,7 +220,7 @@ def _of_table(text: str, base: Path, where: object, form: TagForm | None) -> _Ma
         for at, place in enumerate(places)]
     return _Manifest(
         base, *_items(rows, tags, base), class_names=names or None, stated=False, notices=notices,
-        has_tags="tags" in cells or bool(names),
+        has_tags="tags" in cells or bool(names) or form is not None and form.replaced,
         unread={} if form is None else {name: cells for name, cells in unread.items() if name not in names})
 
 
@@ -250,7 +250,7 @@ def _of_json(text: str, base: Path, where: object, form: TagForm | None) -> _Man
     tags, counted = _numbered(words, where, form)
     return _Manifest(
         base, *_items(rows, tags, base), notices=notices + noticed + counted,
-        has_tags=any(each is not None for each in written), unread=unread, **known)
+        has_tags=any(each is not None for each in written) or form.replaced, unread=unread, **known)
 
 
 def _items(

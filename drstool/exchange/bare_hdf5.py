@@ -18,6 +18,7 @@ from drstool.exchange.found import FoundMaps, check_numbers
 from drstool.formats.hdf5 import UntrustedFile, damaged
 from drstool.identifiers import check_id
 from drstool.labels import MAX_OBJECT_CLASSES, channel_of
+from drstool.reports.text import counted
 
 __all__ = ["BareHdf5"]
 
@@ -56,7 +57,8 @@ class BareHdf5:
             self.ids = tuple(check_id(name, path) for name, rank in ranks.items() if rank == 3)
             self.others = tuple(name for name, rank in ranks.items() if rank != 3)
             if not self.ids:
-                raise InputError(path, "holds no dataset of shape (K, H, W)", "expected one for each image")
+                what = "holds no dataset of shape (K, H, W)" if ranks else "is empty"
+                raise InputError(path, what, "expected a dataset (K, H, W) for each image")
         except BaseException:
             self._file.close()
             raise
@@ -72,7 +74,8 @@ class BareHdf5:
             maps = self._file.array(node, where)
         if labels is not None and (len(labels) != len(maps) or any(label < 1 for label in labels)):
             raise InputError(
-                where, f"has {len(maps)} maps and the labels {labels[:8]}", "expected one label per map, from 1")
+                where, f"has {counted(len(maps), 'map')} and the labels {labels[:8]}",
+                "expected one label per map, from 1")
         numbers = None if labels is None else check_numbers([channel_of(label) for label in labels])
         return FoundMaps(
             maps, numbers, fills_image=False, image_size=None if size is None else tuple(size), image=image)

@@ -72,11 +72,14 @@ class ExportFormat:
         returns what it wrote in words, such as ``maps of 12 images``. Imported when it is called.
     is_folder
         Whether the output is a folder; else it is a file.
+    holds_images
+        Whether images are decoded into it.
     """
 
     takes: str
     function: str
     is_folder: bool
+    holds_images: bool = False
 
     def write(self, export: Export) -> str:
         """Write the output; what was written, in words."""
@@ -91,7 +94,7 @@ EXPORTS = {
     "drs": ExportFormat("maps", "maps_out:export_drs", is_folder=True),
     "png": ExportFormat("maps", "maps_out:export_png", is_folder=True),
     "npz": ExportFormat("maps", "maps_out:export_npz", is_folder=True),
-    "mmseg": ExportFormat("labels", "mmseg_out:export_mmseg", is_folder=True),
+    "mmseg": ExportFormat("labels", "mmseg_out:export_mmseg", is_folder=True, holds_images=True),
     "coco": ExportFormat("labels", "coco_out:export_coco", is_folder=False),
     "geojson": ExportFormat("labels", "geojson_out:export_geojson", is_folder=False),
     "cvat": ExportFormat("labels", "cvat_out:export_cvat", is_folder=True),

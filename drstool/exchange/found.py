@@ -49,19 +49,21 @@ class FoundMaps:
 
 @dataclass
 class ValueCounts:
-    """What had to be done to values, in images, and the largest value."""
+    """What had to be done to values, in images, and the largest value of floating-point and of uint8 maps."""
 
     negative: int = 0
     over_one: int = 0
     clipped: int = 0
     rounded: int = 0
     largest: float = 0.0
+    largest_uint8: int = 0
 
     def add(self, other: ValueCounts) -> None:
         """Add another image's."""
         for name in ("negative", "over_one", "clipped", "rounded"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest = max(self.largest, other.largest)
+        self.largest_uint8 = max(self.largest_uint8, other.largest_uint8)
 
     def lines(self, dtype: str | None) -> list[str]:
         """What was done, a line each."""
@@ -101,7 +103,7 @@ def stacked(maps: Any, count: int) -> np.ndarray:
     if not isinstance(maps, np.ndarray) or maps.ndim != 3:
         raise ValueError(f"its maps are {_shown(maps)}, not (K, H, W)")
     if len(maps) != count:
-        raise ValueError(f"it has {len(maps)} maps and {count} class numbers")
+        raise ValueError(f"it has {counted(len(maps), 'map')} and {counted(count, 'class number')}")
     return maps
 
 
@@ -191,6 +193,7 @@ def _encoded(maps: np.ndarray, dtype: str | None, where: object) -> tuple[np.nda
     """Values as they are stored, and what was done to them."""
     counts = ValueCounts()
     if maps.dtype == np.uint8:
+        counts.largest_uint8 = int(maps.max(initial=0))
         if dtype in (None, "uint8"):
             return maps, counts
         maps = maps.astype(np.float32) / np.float32(255)

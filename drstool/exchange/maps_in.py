@@ -20,7 +20,7 @@ from drstool.exchange.found import FoundMaps, ValueCounts, to_record
 from drstool.files import is_folder, read_beginning, read_bytes, status, walk
 from drstool.formats.records import MapRecord
 from drstool.identifiers import check_id
-from drstool.labels import check_class_names, object_classes
+from drstool.labels import check_class_names, label_of, object_classes
 from drstool.parallel import Track, ordered_map, untracked
 from drstool.pickles import load_npy
 from drstool.reports.text import counted
@@ -98,6 +98,10 @@ class ForeignMaps:
     _counts: ValueCounts = field(default_factory=ValueCounts)
     _left_out: Counter[str] = field(default_factory=Counter)
     _other_tags: list[str] = field(default_factory=list)
+    _without: list[str] = field(default_factory=list)
+    _tagged: int = 0
+    # What could be added to all class numbers to make them those of the tags.
+    _shifts: set[int] = field(default_factory=lambda: {-1, 1})
     _unsized: int = 0
 
     def records(self, threads: int = 1, track: Track = untracked) -> Iterator[MapRecord]:
@@ -106,7 +110,8 @@ class ForeignMaps:
         Raises
         ------
         InputError
-            A file is damaged, or of another format; its classes, values or sizes cannot be right.
+            A file is damaged, or of another format; its classes, values or sizes cannot be right. After the last:
+            the uint8 maps are masks of 0 and 1.
         """
         for record, found, counts in ordered_map(
                 self._record, track(self.ids, "import", len(self.ids)), threads):
@@ -114,11 +119,24 @@ class ForeignMaps:
             self._left_out.update(found.left_out)
             item = self._items.get(record.id)
             self._unsized += item is None and not found.fills_image and found.image_size is None
-            if item is not None and item.tags is not None and (
-                    {self.class_names[label - 1] for label in record.labels} != set(item.tags)):
-                self._other_tags.append(record.id)
+            if item is not None and item.tags is not None:
+                self._compare(record, {label_of(at) for at, name in enumerate(self.class_names) if name in item.tags})
             yield record
+        if self._counts.largest_uint8 == 1:
+            raise InputError(
+                self._reader.place.path, "no value of its uint8 maps is above 1, but 255 stands for 1",
+                "write masks with 0 and 255, or as floating-point numbers")
         self.notices += self._summary()
+
+    def _compare(self, record: MapRecord, tags: set[int]) -> None:
+        """Note whether an image's maps are those of its tags, which are labels here."""
+        self._tagged += 1
+        if tags and not record.labels:
+            self._without.append(record.id)
+            return
+        if set(record.labels) != tags:
+            self._other_tags.append(record.id)
+        self._shifts = {shift for shift in self._shifts if {label + shift for label in record.labels} == tags}
 
     def _record(self, identifier: str) -> tuple[MapRecord, FoundMaps, ValueCounts]:
         from drstool.data import image_size
@@ -137,10 +155,15 @@ class ForeignMaps:
         if self._unsized:
             images = counted(self._unsized, "image")
             lines.append(f"the maps' size is taken for the image's in {images}; --data tells the image's")
+        of = f"of {counted(self._tagged, 'image')}"
         if self._other_tags:
-            lines.append(
-                f"the maps of {counted(len(self._other_tags), 'image')} are not of their tags: "
-                + listed(self._other_tags, most=_MOST_NAMED))
+            fitting = "".join(f"; class numbers {'less' if shift < 0 else 'plus'} 1 would fit all"
+                              for shift in self._shifts)
+            lines.append(f"the maps of {len(self._other_tags):,} {of} are not of their tags: "
+                         + listed(self._other_tags, most=_MOST_NAMED) + fitting)
+        if self._without:
+            lines.append(f"tagged images without maps: {len(self._without):,} {of}: "
+                         + listed(self._without, most=_MOST_NAMED))
         return lines
 
     def close(self) -> None:
@@ -251,17 +274,18 @@ class _Reader:
     format = ""
     ids: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
-    # The highest class number, where the names of the files tell it.
+    # The highest class number and its file, where the names of the files tell them.
     highest: int | None = None
+    highest_file: Path | None = None
 
     def __init__(self, place: _Place) -> None:
-        self._place = place
+        self.place = place
         self.ids = tuple(check_id(name, place.path) for name in place.files)
         self.notices: list[str] = []
 
     def where(self, identifier: str) -> Path:
         """Named in errors."""
-        return self._place.files.get(identifier, self._place.path)
+        return self.place.files.get(identifier, self.place.path)
 
     def read(self, identifier: str) -> FoundMaps:
         """The maps of one image; raises InputError where they are damaged."""
@@ -293,7 +317,7 @@ class _NpyReader(_Reader):
         return next((name for name, module in _NPY.items() if module.fits(content)), None)
 
     def read(self, identifier: str) -> FoundMaps:
-        path = self._place.files[identifier]
+        path = self.place.files[identifier]
         content = self._content(path)
         if not _NPY[self.format].fits(content):
             other = self._format_of(content)
@@ -312,7 +336,7 @@ class _NpzReader(_Reader):
         self.class_names = npz.class_names(npz.load(first))
 
     def read(self, identifier: str) -> FoundMaps:
-        path = self._place.files[identifier]
+        path = self.place.files[identifier]
         content = npz.load(path)
         if npz.class_names(content) != self.class_names:
             raise InputError(path, "has other class names than the first file", "import files of the same classes")
@@ -326,14 +350,15 @@ class _PngReader(_Reader):
         super().__init__(place)
         self._numbers = class_pngs.by_image(place.files, place.path)
         self.ids = tuple(sorted(self._numbers))
-        self.highest = max(numbers[-1] for numbers in self._numbers.values())
+        self.highest, owner = max((numbers[-1], identifier) for identifier, numbers in self._numbers.items())
+        self.highest_file = place.files[f"{owner}_{self.highest}"]
 
     def where(self, identifier: str) -> Path:
-        return self._place.files[f"{identifier}_{self._numbers[identifier][0]}"]
+        return self.place.files[f"{identifier}_{self._numbers[identifier][0]}"]
 
     def read(self, identifier: str) -> FoundMaps:
         return class_pngs.maps_of(
-            {number: self._place.files[f"{identifier}_{number}"] for number in self._numbers[identifier]})
+            {number: self.place.files[f"{identifier}_{number}"] for number in self._numbers[identifier]})
 
 
 class _Hdf5Reader(_Reader):
@@ -351,7 +376,7 @@ class _Hdf5Reader(_Reader):
             self.notices.append(f"left out what is not (K, H, W): {listed(self._file.others, most=_MOST_NAMED)}")
 
     def where(self, identifier: str) -> Path:
-        return Path(f"{self._place.path}: {identifier}")
+        return Path(f"{self.place.path}: {identifier}")
 
     def read(self, identifier: str) -> FoundMaps:
         return self._file.read(identifier)
@@ -397,8 +422,8 @@ def _class_names(
     known = known or own
     if (reader.highest or 0) >= len(known):  # type: ignore[arg-type]
         raise InputError(
-            path, f"has a map of class number {reader.highest}, but there are {len(known)} classes "  # type: ignore
-            f"(numbers 0 to {len(known) - 1})", "name all classes with --classes")  # type: ignore[arg-type]
+            reader.highest_file, f"has a map of class number {reader.highest}, but there are {len(known)} "  # type: ignore
+            f"classes (numbers 0 to {len(known) - 1})", "name all classes with --classes")  # type: ignore[arg-type]
     return check_class_names(known, path), list(notices)  # type: ignore[arg-type]
 
 

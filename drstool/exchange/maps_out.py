@@ -29,8 +29,8 @@ from drstool.reports.text import counted
 
 __all__ = ["export_drs", "export_irn", "export_npz", "export_png", "export_psa"]
 
-# Of the DRS authors' maps, which are square.
-_DRS_SIZE = 320
+# Of all the DRS authors' maps, which their refiner takes as they are.
+_DRS_SIZE = (320, 320)
 # Files of one image: names and bytes.
 _Files = list[tuple[str, bytes]]
 
@@ -61,18 +61,17 @@ def export_psa(export: Export) -> str:
 
 
 def export_drs(export: Export) -> str:
-    """The DRS authors' ``<id>.npy``: square uint8 maps of all classes, those of absent ones 0."""
+    """The DRS authors' ``<id>.npy``: uint8 maps, 320 × 320, of all classes, those of absent ones 0."""
+    def fits(record: MapRecord) -> bool:
+        return record.values.shape[1:] == _DRS_SIZE
+
     def encode(record: MapRecord, classes: Sequence[str]) -> _Files:
-        maps, (height, width) = record.values, record.values.shape[1:]
-        if height != width:
-            maps = resize_maps(record.as_float(), (_DRS_SIZE, _DRS_SIZE))
+        maps = record.values if fits(record) else resize_maps(record.as_float(), _DRS_SIZE)
         found = np.zeros((len(classes), *maps.shape[1:]), np.uint8)
         found[_numbers(record)] = maps if maps.dtype == np.uint8 else encode_values(maps, where=record.id)
         return [(member_name(record.id, ".npy"), _npy(found))]
 
-    return _export(
-        export, encode, rounds=True, fits=lambda record: record.values.shape[1] == record.values.shape[2],
-        lacks="class names, image sizes and image paths")
+    return _export(export, encode, rounds=True, fits=fits, lacks="class names, image sizes and image paths")
 
 
 def export_png(export: Export) -> str:

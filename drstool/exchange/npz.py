@@ -21,7 +21,7 @@ from drstool.pickles import load_npy
 
 __all__ = ["class_names", "load", "maps_of"]
 
-_RIGHT = "expected arrays 'maps' (K, H, W), and 'labels' (from 1) or 'keys' (from 0)"
+_RIGHT = "expected arrays 'maps' (K, H, W), and either 'labels' (from 1) or 'keys' (from 0)"
 _KNOWN = ("maps", "labels", "keys", "image_size", "class_names")
 
 
@@ -61,7 +61,7 @@ def class_names(content: dict[str, Any]) -> tuple[str, ...] | None:
 def maps_of(content: dict[str, Any]) -> FoundMaps:
     """The maps of a file."""
     if "maps" not in content or ("labels" in content) == ("keys" in content):
-        raise ValueError(f"it holds the arrays {', '.join(content)[:80]}")
+        raise ValueError(f"it holds the arrays {', '.join(content)[:80]}; {_RIGHT}")
     numbers = check_numbers(content["keys" if "keys" in content else "labels"])
     if "labels" in content:
         if 0 in numbers:

@@ -34,5 +34,6 @@ def maps_of(content: Any) -> FoundMaps:
     found = np.stack(maps)
     # PSA writes its CRF's results in the same form, but with the background as 0 and the labels as keys.
     if 0 in content and len(content) > 1 and np.abs(found.sum(axis=0, dtype=np.float64) - 1).max() < _CLOSE:
-        raise ValueError("its maps add up to 1 at every pixel, as PSA's CRF scores do, whose key 0 is the background")
+        raise ValueError("its maps add up to 1 at every pixel, as PSA's CRF scores do, whose key 0 is the "
+                         "background; import the maps that it was run on")
     return FoundMaps(found, check_numbers(list(content)), fills_image=True)

@@ -78,6 +78,8 @@ class SaliencyModel:
     ----------
     path
     settings
+    size_option
+        Option that gave the size, named in errors.
 
     Attributes
     ----------
@@ -92,14 +94,17 @@ class SaliencyModel:
         The file is not an ONNX model, or one that takes or gives something other than images and maps.
     """
 
-    def __init__(self, path: str | Path, settings: ModelSettings) -> None:
-        self._path = path
+    def __init__(self, path: str | Path, settings: ModelSettings, size_option: str = "--model-size") -> None:
+        self._path, self._size_option = path, size_option
         _check(settings)
         self._session = _session(path)
         self.settings = replace(settings, size=self._side(settings.size))
         side = self.settings.size or _TRIAL_SIDE
         # What cannot work is found before the first image.
-        self._computed(np.zeros((side, side, 3), np.uint8))
+        trial = self._computed(np.zeros((side, side, 3), np.uint8))
+        if 1 in trial.shape:
+            raise InputError(path, f"gives values of shape {trial.shape}, no map", "a classifier gives no saliency; "
+                             "give another model, or --model-output with one of: " + ", ".join(self._outputs))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Saliency of each pixel.
@@ -178,7 +183,8 @@ class SaliencyModel:
                                  "give the side it was trained with, or 0 for each image's own size")
             return given
         if given not in (None, height):
-            raise UsageError("--model-size", f"is {given}, but the model takes {height}", f"give {height}, or omit it")
+            raise UsageError(
+                self._size_option, f"the size is {given}, but the model takes {height}", f"give --model-size {height}")
         return height
 
     @cached_property

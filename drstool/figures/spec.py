@@ -168,7 +168,7 @@ def read_spec(path: str, data_keys: Sequence[str]) -> FigureSpec:
             settings=_override(FigureSettings(), {name: content[name] for name in styles if name in content}, path),
             cues=_override(CueSettings(), cues, path))
     except UsageError as error:
-        raise InputError(f"{path}: {error.where}", error.what, error.right) from error
+        raise InputError(path if error.where == path else f"{path}: {error.where}", error.what, error.right) from error
 
 
 def spec_text(spec: FigureSpec) -> str:

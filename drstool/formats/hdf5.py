@@ -117,7 +117,8 @@ class UntrustedFile:
             raise unreadable(where, error) from error
         if not self._start.startswith(HDF5_SIGNATURE):
             raise InputError(
-                where, "is not an HDF5 file", "expected a map file, as 'drstool cam' or 'refine' write it")
+                where, "is not an HDF5 file" if self._start else "is empty (0 bytes)",
+                "expected a map file, as 'drstool cam' or 'refine' write it")
         with damaged(where, "is damaged or truncated", "copy it again or recreate it"):
             options = {"locking": False} if self._is_path else {}
             self._file = with_small_cache(h5py.File(source, "r", **options))

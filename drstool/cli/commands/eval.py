@@ -84,8 +84,9 @@ class EvalOptions:
             raise UsageError("--select-on", "chooses a value of a sweep", "give --sweep alpha, constant or power")
         if self.select_on is not None and data.split is not None:
             raise UsageError("--split", "is replaced by --select-on and --report-on", "omit it")
-        if self.select_on is not None and data.data == "-":
-            raise UsageError("--data", "stdin cannot be read once for each split", "save the manifest to a file")
+        if data.data == "-" and (self.select_on is not None or len(names) > 1):
+            each = "split" if self.select_on is not None else "input"
+            raise UsageError("--data", f"stdin cannot be read once for each {each}", "save the manifest to a file")
         if self.sweep is None:
             return
         swept_numbers(self.sweep)

@@ -11,6 +11,7 @@ from drstool.cli.datasets import OptionalDataOptions, class_list
 from drstool.cli.options import Classes, Output, command
 from drstool.cli.parameters import check_choice
 from drstool.cli.run import Run
+from drstool.errors import UsageError
 
 
 @command("export", keep_going=False, example="drstool export --to irn cams.h5 -o irn-cams")
@@ -31,6 +32,8 @@ def export(
     from drstool.inputs import input_digests
 
     check_choice("--to", to, tuple(EXPORTS))
+    if images.range is not None and not EXPORTS[to].holds_images:
+        raise UsageError("--range", f"the format {to} holds no images", "omit it")
     run.reserve(output, folder=EXPORTS[to].is_folder)
     job = run.job(settings={"to": to}, inputs=input_digests(file=file)[0])
     written = EXPORTS[to].write(Export(

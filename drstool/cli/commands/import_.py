@@ -85,7 +85,7 @@ def _import_maps(
     if options.dtype is not None:
         check_choice("--dtype", options.dtype, DTYPES)
     output = run.claim(output, "maps")
-    dataset = None if images.data is None else images.open(run, classes=classes)
+    dataset = None if images.data is None else images.open(run, decodes=False, classes=classes)
     names = class_list(run, classes) if dataset is None else None
     with open_maps(file, origin, dataset=dataset, class_names=names, **vars(options)) as source:
         run.notes(source.notices)

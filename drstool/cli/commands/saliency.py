@@ -62,7 +62,8 @@ class ModelOptions:
         for name in ("mean", "std"):
             if name in given:
                 given[name] = _numbers(f"--model-{name}", given[name])
-        return SaliencyModel(path, replace(PRESETS[preset] if preset else ModelSettings(), **given))
+        size_option = f"--preset {preset}" if preset and "size" not in given else "--model-size"
+        return SaliencyModel(path, replace(PRESETS[preset] if preset else ModelSettings(), **given), size_option)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
