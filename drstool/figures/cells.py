@@ -260,8 +260,7 @@ class Painter:
         numbers, colors = np.zeros(target.shape, np.uint8), np.array([(0, 0, 0), *ERRORS.values()], np.uint8)
         for number, found in enumerate(kinds.values(), start=1):
             numbers[found] = number
-        # What ground truth leaves open is no error, and stays as it is.
-        ignored = (labels == ignore_label(labels.dtype)) & (target != ignore_label(target.dtype))
+        ignored = (labels == ignore_label(labels.dtype)) | (target == ignore_label(target.dtype))
         numbers[ignored] = ignore_label(np.uint8)
         weight = np.where(numbers > 0, np.float32(_ERROR_WEIGHT), np.float32(0))
         layer = self._label_layer(numbers, colors, scale, weight)
