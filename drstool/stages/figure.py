@@ -331,7 +331,8 @@ def _bound(beyond: str, most: float, limit: float, sign: str = "") -> str:
 
 def _ordinal(number: float) -> str:
     """A number as in "90th percentile"."""
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    endings: dict[float, str] = {1: "st", 2: "nd", 3: "rd"}
+    ending = "th" if number % 100 in (11, 12, 13) else endings.get(number % 10, "th")
     return f"{number:g}{ending}"
 
 
