@@ -34,7 +34,9 @@ MAX_NARROW_CLASSES, MAX_OBJECT_CLASSES = 254, 65534
 _LONGEST_NAME = 200
 # How lists of classes call what is no object, without case and marks: labelme writes "_background_", CVAT
 # "background", Mask R-CNN "BG"; "__ignore__", "void" and "unlabeled" are no class at all.
-_BACKGROUND = re.compile("(background(class|area|pixels?|google)?|bg|bkg|hintergrund|none|nothing|noobjects?)[0-9]*")
+_BACKGROUND = re.compile("background(class|area|pixels?|google)?|bg|bkg|hintergrund")
+# The background only as the first of a list: there are classes of these names.
+_BACKGROUND_IF_FIRST = frozenset(("none", "nothing", "noobject", "noobjects"))
 _IGNORE_NAMES = frozenset(("ignore", "ignored", "ignorelabel", "void", "unlabeled", "unlabelled", "dontcare"))
 
 
@@ -205,9 +207,9 @@ def object_classes(listed: Sequence[str], where: object) -> tuple[tuple[str, ...
     'cat' is label 1",))
     """
     first, second, *_ = [*(name if isinstance(name, str) else "" for name in listed[:2]), "", ""]
-    if is_object_name(first):
+    if is_object_name(first) and plain_name(first) not in _BACKGROUND_IF_FIRST:
         return check_class_names(listed, where), ()
-    both = not is_background(first) and is_background(second)
+    both = plain_name(first) in _IGNORE_NAMES and is_background(second)
     names = check_class_names(listed[1 + both:], where)
     meaning = (f"'{listed[0]}' and '{listed[1]}' are taken for ignored pixels and the background" if both
                else f"'{listed[0]}' is taken for the background")
@@ -219,8 +221,8 @@ def is_background(name: str) -> bool:
 
     Examples
     --------
-    >>> [is_background(name) for name in ("_background_", "BG", "background_class", "No object", "cat", "void")]
-    [True, True, True, True, False, False]
+    >>> [is_background(name) for name in ("_background_", "BG", "background_class", "none", "void")]
+    [True, True, True, False, False]
     """
     return _BACKGROUND.fullmatch(plain_name(name)) is not None
 

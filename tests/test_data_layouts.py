@@ -58,6 +58,20 @@ def test_names_of_folders(name, meaning):
     assert meaning_of(name) == meaning
 
 
+def test_a_file_named_as_a_list_of_classes_may_hold_something_else(tmp_path):
+    pictures(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path / "labels.txt", "a.jpg,0\nb.jpg,1\n")
+    dataset = opened(tmp_path)
+    assert ids_of(dataset) == ["a", "b"] and dataset.class_names is None
+    assert any("labels.txt: is not a list of names" in line and line.endswith("; it is not read")
+               for line in dataset.notices)
+
+
+def test_words_of_folders_that_are_classes_beside_others(tmp_path):
+    pictures(tmp_path, *(f"steel/{name}/{name}1.jpg" for name in ("crazing", "depth", "fold", "none", "patches", "rgb")))
+    assert opened(tmp_path / "steel").class_names == ("crazing", "depth", "fold", "none", "patches", "rgb")
+
+
 # --- images alone ----------------------------------------------------------------------------------
 
 
@@ -251,7 +265,7 @@ def test_folders_that_are_hardly_classes(tmp_path, names, message):
 
 
 def test_photographs_of_two_classes_may_be_counted_alike(tmp_path):
-    pictures(tmp_path, "cat/img_1.jpg", "cat/img_2.jpg", "dog/img_1.jpg", "dog/img_2.jpg")
+    pictures(tmp_path, "cat/img_1.jpg", "cat/img_2.jpg", "cat/cover.jpg", "dog/img_1.jpg", "dog/img_2.jpg")
     assert opened(tmp_path).class_names == ("cat", "dog")
 
 

@@ -61,9 +61,10 @@ def test_names_of_a_list(data, tmp_path):
     ("0 background\n2 dog\n", "numbers its classes 0, 2, which does not count all lines from 0 or 1"),
     ("0: background\ncat\n", "numbers its classes 0, which"), ("cat,dog\n", "is not a list of names: 'cat,dog'"),
     ("background cat dog\n", "is not a list of names"), ("name,r,g,b\ncat,1,2,3\n", "is not a list of names"),
-    ("name,id\ncat,0\n", "is not a list of names"), ("'cat',\n'dog',\n", "is not a list of names"),
+    ("name,id\ncat,0\n", "is not a list of names"), ("label,category\ncat,animal\n", "is not a list of names"),
+    ("0 cat\n2 dog\n", "numbers its classes 0, 2"), ("'cat',\n'dog',\n", "is not a list of names"),
     ("item {\n id: 1\n name: 'cat'\n}\n", "is not a list of names"), ('{"cat": 0}', "is not a list of names"),
-    ('["cat", 1]', "is no JSON list of names"), ("[", "is no JSON list of names"),
+    ('["cat", 1]', "is not a JSON list of names"), ("[", "is not a JSON list of names"),
 ])
 def test_bad_class_lists(data, tmp_path, text, message):
     with pytest.raises(InputError, match=message):
@@ -86,7 +87,8 @@ def test_numbers_and_json_in_class_lists(data, tmp_path, text, told):
 
 
 @pytest.mark.parametrize("names", [
-    ("1 euro", "2 euro"), ("001.Wren", "002.Jay"), ("class 1", "class 2"), ("tench, Tinca tinca", "goldfish")])
+    ("1 euro", "2 euro"), ("001.Wren", "002.Jay"), ("class 1", "class 2"), ("tench, Tinca tinca", "goldfish"),
+    ("50 cent", "1 euro"), ("3 musketeers", "5 gum"), ("2 wheeler",), ("helmet", "none", "nothing")])
 def test_numbers_and_commas_may_belong_to_names(tmp_path, names):
     assert read_class_names(write(tmp_path / "classes.txt", "\n".join(names))) == (names, (), False)
 

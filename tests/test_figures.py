@@ -621,7 +621,7 @@ def test_a_spec_gives_the_same_figure(figure, world, drs, tmp_path):
     assert other.code == 0 and "chosen" not in other.err
     # Of the file's regions, those of rows that the command line leaves out are, too.
     other = drs("overlay", "--spec", spec, "--figure", tmp_path / "e.png", "--ids", "a,a")
-    assert other.code == 0 and "--crop b:0,0,30,30: left out, as it is of no row" in other.err
+    assert other.code == 0 and "--crop b:0,0,30,30: left out: the figure has no such row" in other.err
     assert "--ids: names 'a' 2 times; it is one row" in other.err
 
 
@@ -699,6 +699,7 @@ def test_a_column_that_cannot_be_scored_leaves_the_others_theirs(figure, tmp_pat
     ("@good,image", ("--pick", "worst:1", "--by", "image"), 2, "no column with scores is called 'image'"),
     ("A=@good,A=@mixed", ("--pick", "worst:1", "--by", "A"), 2, "--by: several columns with scores are called 'A'"),
     ("image", ("--by", "image"), 2, "--by: has no effect without --pick; add --pick, or omit it"),
+    ("@good", ("--pick", "random:1", "--by", "good"), 2, "--by: has no effect with --pick random:1; omit it"),
     ("image", ("--baseline", "image"), 2, "--baseline: has no effect without --score"),
     ("image", ("--ids", "a", "--pick", "even:1"), 2, "--pick: chooses rows that --ids names already"),
     ("image", ("--resume",), 2, "--resume: cannot be used with --figure"),

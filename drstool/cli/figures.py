@@ -220,6 +220,8 @@ def _with_rows(
     words = ""
     if not spec.ids:
         pick = parse_pick(spec.pick)
+        if spec.by and not pick.needs_scores:
+            raise UsageError("--by", f"has no effect with --pick {spec.pick}", "omit it")
         column = _scored_column(spec, "--by", spec.by)[1] if pick.needs_scores else None
         unscored: list[DrstoolError] = []
         spec = replace(spec, ids=pick.unscored(dataset, run.seed) if column is None else pick.scored(
@@ -228,7 +230,8 @@ def _with_rows(
         # There may be fewer images than were asked for.
         words = replace(pick, count=len(spec.ids)).words(column.title if column is not None else "", len(known))
     if options.crop is None and (options.ids or options.pick):
-        run.notes([f"--crop {crop}: left out, as it is of no row" for crop in spec.crops if crop.id not in spec.ids])
+        run.notes([
+            f"--crop {crop}: left out: the figure has no such row" for crop in spec.crops if crop.id not in spec.ids])
         spec = replace(spec, crops=tuple(crop for crop in spec.crops if crop.id in spec.ids))
     for crop in spec.crops:
         if crop.id not in spec.ids:

@@ -230,8 +230,8 @@ def _with_all_classes(found: RawDataset, root: Path, split: str | None, known: K
     Labels would otherwise have other values in a split that lacks a class.
     """
     # The readers of these two look at all splits themselves.
-    if (split is None or found.stated or found.class_names is None or known.class_names or found.tags_source == "folder"
-            or is_voc(root)):
+    if (split is None or known.form is None or found.stated or found.class_names is None or known.class_names
+            or found.tags_source == "folder" or is_voc(root)):
         return found
     try:
         read_layout(root, None, known)

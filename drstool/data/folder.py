@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from drstool.data.files_by_id import FilesById, holds_images, is_image, list_folder
-from drstool.data.folder_names import meaning_of
+from drstool.data.folder_names import may_be_class, meaning_of
 from drstool.data.item import RawDataset, RawItem
 from drstool.data.paired import annotation_beside
 from drstool.errors import InputError
@@ -105,7 +105,7 @@ def _check_classes(base: Path, images: dict[str, list[Path]]) -> None:
         stems, others = all_stems[one], all_stems[two]
         endings = [{path.suffix.lower() for path in images[name]} for name in (one, two)]
         # Photographs of two classes may be counted alike, but then they are stored alike.
-        counted = len({re.sub(r"\d+", "0", stem) for stem in stems | others}) == 1 and endings[0] & endings[1]
+        counted = len({re.sub(r"\d+", "0", stem) for stem in stems & others}) == 1 and endings[0] & endings[1]
         if not counted and 2 * len(stems & others) > min(len(stems), len(others)):
             raise InputError(
                 base, f"has files of the same names in {one} and {two}, as images and masks have",
@@ -113,8 +113,9 @@ def _check_classes(base: Path, images: dict[str, list[Path]]) -> None:
 
 
 def _classes(folder: Path, known: Collection[str] = ()) -> list[str]:
-    return [path.name for path in _subfolders(folder) if holds_images(path)
-            and (path.name in known or meaning_of(path.name) is None)]
+    names = [path.name for path in _subfolders(folder) if holds_images(path)]
+    clear = [name for name in names if name in known or meaning_of(name) is None]
+    return [name for name in names if name in clear or may_be_class(name)] if clear else []
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_of_split", "meaning_of"]
+__all__ = ["is_of_split", "may_be_class", "meaning_of"]
 
 _SPLITS = frozenset((
     "train", "training", "trainset", "trainval", "trainaug", "val", "valid", "validation", "valset", "test", "testing",
@@ -17,6 +17,8 @@ _ANNOTATIONS = frozenset((
     "saliency", "xml", "xmls", "json", "jsons", "bbox", "bboxes", "labelids", "trimap", "trimaps"))
 # Measured or computed beside images.
 _OTHERS = frozenset(("depth", "disparity", "heatmap", "heatmaps", "thermal"))
+# Names above that classes have, too: of defects of steel, for example.
+_ALSO_CLASSES = _OTHERS | {"fold", "patches", "rgb"}
 # Words that may stand beside those above; a and b are the two domains of image-to-image translation.
 _FILLERS = frozenset((
     "dir", "folder", "map", "maps", "data", "set", "ground", "semantic", "instance", "color", "colour", "png", "left",
@@ -38,6 +40,11 @@ def meaning_of(name: str) -> str | None:
         return None
     kinds = {"other": _OTHERS, "annotations": _ANNOTATIONS, "images": _IMAGES, "split": _SPLITS}
     return next((meaning for meaning, known in kinds.items() if words & known), None)
+
+
+def may_be_class(name: str) -> bool:
+    """Whether a folder's name may be a class's beside others, although :func:`meaning_of` knows it."""
+    return name.casefold() in _ALSO_CLASSES
 
 
 def is_of_split(name: str, split: str) -> bool:

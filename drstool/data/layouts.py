@@ -15,7 +15,7 @@ from drstool.data.cells import TagForm
 from drstool.data.coco import read_coco
 from drstool.data.files_by_id import holds_images, is_image, list_folder
 from drstool.data.folder import read_folder
-from drstool.data.folder_names import is_of_split, meaning_of
+from drstool.data.folder_names import is_of_split, may_be_class, meaning_of
 from drstool.data.item import RawDataset, RawItem, SeveralSplits
 from drstool.data.paired import read_paired, with_labelmap
 from drstool.data.sbd import is_sbd, read_sbd
@@ -133,6 +133,8 @@ class _Contents:
         self.root = root
         self.files, self.folders = list_folder(root)
         meanings = {name: None if name in class_names else meaning_of(name) for name in self.folders}
+        if any(meaning is None and holds_images(root / name) for name, meaning in meanings.items()):
+            meanings |= {name: None for name in self.folders if may_be_class(name)}
         self.images, self.annotations, self.splits, others = (
             [name for name in self.folders if meanings[name] == meaning]
             for meaning in ("images", "annotations", "split", None))

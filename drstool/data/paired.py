@@ -214,8 +214,14 @@ def _annotated(
     told: tuple[str, ...] = ()
     background: tuple[str, ...] = ()
     if class_list is not None:
-        listed, told = read_names(class_list)
-        names, background = object_classes(listed, class_list)
+        try:
+            listed, told = read_names(class_list)
+            names, background = object_classes(listed, class_list)
+        except InputError as error:
+            # A file of that name may be anything where no annotations or masks need it.
+            if kind or any(row.mask is not None for row in rows):
+                raise
+            told = (f"{error}; it is not read",)
     notices: tuple[str, ...] = ()
     if kind == "YOLO labels":
         if listed is None or class_list is None:

@@ -25,7 +25,7 @@ _MAX_CLASS_LIST_BYTES = 1 << 20
 # Before the names of a table: "id,name", or Roboflow's "Pixel Value, Class".
 _HEADER = re.compile(
     r"(?:pixel value|\w*id|index|idx|value|label|number|class)\s*[,;\t]\s*\w*(?:name|class|label|category)s?", re.I)
-_NUMBERED = re.compile(r"(\d{1,5})(?:\s*[:;,|=)]\s*|\.\s+|\s+)(\S.*)")
+_NUMBERED = re.compile(r"(\d{1,5})(\s*[:;,|=)]\s*|\.\s+|\s+)(\S.*)")
 _ONE_A_LINE = "write one name per line, background's first or left out; a JSON list and YOLO's data.yaml are read, too"
 _NUMBER_BEHIND = re.compile(r".*[,;\t]\s*[\d.]+")
 # Between the names of several classes: a mark or a word, or else a space.
@@ -78,7 +78,7 @@ def _json_names(text: str, path: Path) -> list[str]:
     except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(path, "is no JSON list of names", 'write ["cat", "dog"], or one name per line')
+        raise InputError(path, "is not a JSON list of names", 'write ["cat", "dog"], or one name per line')
     return names
 
 
@@ -88,14 +88,16 @@ def _numbered_names(lines: Sequence[str], path: Path) -> list[str]:
         return []
     rows = lines[1:] if _HEADER.fullmatch(lines[0]) else lines
     matches = [found for line in rows if (found := _NUMBERED.fullmatch(line))]
-    if _is_table(lines, path) and not (len(lines) == len(matches) == 1):
+    if rows is not lines and not matches or _is_table(lines, path) and not (len(lines) == len(matches) == 1):
         raise InputError(path, f"is not a list of names: {lines[0]!r:.80}", _ONE_A_LINE)
-    numbers, names = [int(found[1]) for found in matches], [found[2].strip() for found in matches]
-    # Other numbers are part of the names: "1 euro", "2 euro".
+    numbers, names = [int(found[1]) for found in matches], [found[3].strip() for found in matches]
+    # Other numbers are part of the names: "1 euro", "2 euro", or "3 musketeers".
     partly = len(matches) < len(rows) or len(set(names)) < len(names)
-    if rows is lines and partly and all(map(is_object_name, names)):
+    counts = not partly and numbers[0] <= 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if rows is lines and all(map(is_object_name, names)) and (
+            partly or numbers[0] > 1 and not any(found[2].strip() for found in matches)):
         return list(lines)
-    if partly or numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+    if not counts:
         raise InputError(
             path, f"numbers its classes {', '.join(map(str, numbers[:6]))}, which does not count all lines from 0 or 1",
             "list all classes in the order of their labels, one name per line")
