@@ -68,8 +68,9 @@ def test_a_file_named_as_a_list_of_classes_may_hold_something_else(tmp_path):
 
 
 def test_words_of_folders_that_are_classes_beside_others(tmp_path):
-    pictures(tmp_path, *(f"steel/{name}/{name}1.jpg" for name in ("crazing", "depth", "fold", "none", "patches", "rgb")))
-    assert opened(tmp_path / "steel").class_names == ("crazing", "depth", "fold", "none", "patches", "rgb")
+    names = ("crazing", "depth", "fold", "none", "patches", "rgb")
+    pictures(tmp_path, *(f"steel/{name}/{name}1.jpg" for name in names))
+    assert opened(tmp_path / "steel").class_names == names
 
 
 # --- images alone ----------------------------------------------------------------------------------

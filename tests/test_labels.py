@@ -79,7 +79,8 @@ def test_names_that_are_none(names):
 
 
 @pytest.mark.parametrize("names", [
-    ("cat",), ("helmet", "none", "No object"), ("x" * 200,), ("potted plant", "Hund 🐕"), tuple(map(str, range(MAX_OBJECT_CLASSES)))])
+    ("cat",), ("helmet", "none", "No object"), ("x" * 200,), ("potted plant", "Hund 🐕"),
+    tuple(map(str, range(MAX_OBJECT_CLASSES)))])
 def test_names_that_serve(names):
     assert check_class_names(list(names), "classes.txt") == names
 
