@@ -207,6 +207,9 @@ def more(*columns):
     (hot("yes", "no"), "'yes', 'no'", ""), (hot("Ja", "Nein", ";"), "'Ja', 'Nein'", ""),
     (hot("WAHR", "FALSCH", ";"), "'WAHR', 'FALSCH'", ""), (hot("1,0", "0,0", ";"), "'1,0', '0,0'", ""),
     (hot("x", ""), "'x', ''", ""),
+    # Columns of another kind than the first are notes.
+    (more(("reviewed", "yes", "no", "yes"), ("comment", "", "x", "")), "0 and 1", "'reviewed' (yes, no), 'comment' (x)"),
+    (more(("comment", "", "x", "")).replace(",1", ",yes").replace(",0", ",no"), "'yes', 'no'", "'comment' (x)"),
     (hot("✓", "").replace("cat", "owl,cat").replace("png,", "png,,"), "'✓', ''", "'owl' (empty)"),
     # Counts, what annotation tools add, and other words are no classes.
     (more(("no", "0", "1", "2"), ("persons", "0", "3.0", "1"), ("iscrowd", "0", "0", "1"), ("owl", "0.9", "0.2", "")),
@@ -277,10 +280,12 @@ def test_a_row_of_zeros_is_a_negative(folder):
 
 
 @pytest.mark.parametrize("text, message", [
-    (HOT.replace("1,0,0", "1,0,"), "line 2: has '' in the column 'traffic light', which is to hold 0 and 1"),
+    (HOT.replace("1,0,0", "1,0,"), "line 2: has '' in the column 'traffic light', which should hold 0 or 1; write 1 if the image"),
     (HOT.replace("1,0,0", "1,0,x"), "line 2: has 'x' in the column 'traffic light'"),
     (HOT.replace("1,0,0", "1,-1,0"), "line 2: has '-1' in the column 'dog'"),
     (hot("yes", "no").replace("yes,no,no", "yes,,no"), "line 2: has '' in the column 'dog'"),
+    (hot("x", "").replace("x,,", "x,?,"), r"line 2: has '\?' in the column 'dog', which should hold x or nothing; .*else "
+     "leave the cell empty; if the column is not a class, list the classes with --classes"),
     ("id,image,label\n1,img/3.png,yes\n", "has yes or no instead of classes in the tags 'yes'; .* --classes names"),
     (HOT.replace("cat,dog,", "cat,cat,"), "two columns 'cat'"),
     (HOT.replace("cat", "Background"), "lists 'Background' as an object class"),
