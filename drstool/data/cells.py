@@ -33,8 +33,8 @@ _MARKS = frozenset(("x", "✓", "✔"))
 _NUMBERS = _PLAIN | {"0,0", "1,0", "-1", "-1.0"}
 _STYLES = (_NUMBERS, _ZERO | _ONE | _NUMBERS, _MARKS)
 _NUMBER = re.compile(r"(\d{1,9})(?:\.0+)?", re.ASCII)
-# Cells without a value, as programs write them.
-_BLANKS = frozenset(("nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "-", "--"))
+# Cells without a value, as programs write them: in any case, but for "NA", as "Na" is sodium.
+_BLANKS = frozenset(("nan", "none", "null", "nil", "n/a", "#n/a", "<na>", "-", "--"))
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,12 @@ def _flags(cells: Sequence[str], name: str, places: Sequence[str]) -> list[bool]
 def without_blanks(
     rows: Sequence[Sequence[Word] | None], where: object, form: TagForm,
 ) -> tuple[list[Sequence[Word] | None], tuple[str, ...]]:
-    """Each row's words without those that mean an empty cell, such as pandas's ``nan``; and a notice of them.
+    """The rows, with empty ones for words that mean an empty cell, such as pandas's ``nan``; and a notice of them.
+
+    Raises
+    ------
+    InputError
+        A row has such a word and others.
 
     Examples
     --------
@@ -309,11 +314,15 @@ def without_blanks(
     kept: list[Sequence[Word] | None] = []
     count = 0
     for words in rows:
-        found = [word for word in words or () if str(word).casefold() in _BLANKS and word not in names]
-        blanks |= dict.fromkeys(map(str, found))
+        found = [str(word) for word in words or () if word not in names and (
+            word == "NA" or str(word).casefold() in _BLANKS)]
+        if found and len(found) < len(words or ()):
+            raise InputError(
+                where, f"has {found[0]!r} among other tags: {listed(words or ())}",
+                "leave it out; if it is a class, list the classes with --classes")
+        blanks |= dict.fromkeys(found)
         count += bool(found)
-        rest = [word for word in words or () if word not in found]
-        kept.append(words if not found else rest or (None if form.empty is None else ()))
+        kept.append(form.empty if found else words)
     means = "unknown" if form.empty is None else "no"
     notice = (f"{where}: tags {quoted(list(blanks))} are taken for empty cells ({count:,} of {len(rows):,} rows), "
               f"which mean {means} tags (--empty-tags)")
@@ -339,7 +348,8 @@ def read_numbers(
     Raises
     ------
     InputError
-        Rows of 0 and 1 do not have one column for each class; a class number is repeated.
+        Rows of 0 and 1 do not have one column for each class; a class number is repeated; as of
+        :func:`without_blanks`.
 
     Examples
     --------
@@ -378,6 +388,9 @@ def read_numbers(
     if repeated is not None:
         expected = f"here {classes}, for each image" if classes else "which --classes names"
         right = f"rows of 0 and 1 need a column per class, {expected}" if flags else "list each class once per image"
+        if not numbers and widths == {1}:
+            found = " and ".join(f"'{word}'" for word in sorted(words, reverse=True))
+            right = f"if {found} {'are the' if len(words) > 1 else 'is one of the'} classes, list them with --classes"
         what = "repeats a number" if numbers else "has yes or no instead of classes"
         raise InputError(where, f"{what} in the tags {' '.join(repeated[:8])!r:.60}", right)
     return [None if words is None else tuple(map(number_or_name, words)) for words in rows], notices
