@@ -165,7 +165,8 @@ def test_what_is_there_in_place_of_a_missing_image_is_told(folder):
     (folder / "img" / "link.png").symlink_to("nothing")
     zeros = "'7' may be '007' without its zeros, which spreadsheets drop: make the column text"
     for image, told in (
-            ("img/7.png", zeros), ("img/7", zeros), ("img/link.png", "img/link.png links to nothing; mend the link"),
+            ("img/7.png", zeros), ("img/7", zeros), ("img/link.png", "img/link.png links to nothing; fix the link"),
+            ("img/zz.heic", f"is missing: {folder / 'img/zz.heic'}; other endings were tried"),
             ("https://x.org/7.png", "is not a file: https://x.org/7.png; download it")):
         (folder / "m.csv").write_text(f"image,tags\n{image},cat\n")
         with pytest.raises(InputError, match=re.escape(told)):
@@ -416,5 +417,6 @@ def test_a_file_that_may_hold_the_tags_of_a_folder_of_images_is_told(folder, nam
     # Other texts, and those of one image, are not.
     path.unlink()
     (folder / "img" / "notes.txt").write_text("made by hand, on a Monday\n3.png\n\n")
+    (folder / "img" / "pairs.txt").write_text("3.png masks/3.png\nphoto 1 masks/1.png\n3.png,masks/3.png,more/3.png\n")
     (folder / "img" / "photo 1.txt").write_text("photo 1 of 3\n")
     assert not any("--tags" in line for line in open_dataset(images).notices)
