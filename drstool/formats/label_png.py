@@ -179,7 +179,8 @@ def _check_palette(labels: np.ndarray, colors: list[int], where: object) -> None
     black = [label for label in used if label and not any(colors[3 * label:3 * label + 3])]
     if len(black) == 1:
         values = range(used[-1] + 1)
-        first, second = (",".join(map(str, sorted(values, key=lambda value: value != background)))
+        ignored = f",ignore={IGNORE}" if (labels == IGNORE).any() else ""
+        first, second = (",".join(map(str, sorted(values, key=lambda value: value != background))) + ignored
                          for background in (black[0], 0))
         raise InputError(
             where, f"label 0 (background) is coloured, label {black[0]} is black",
