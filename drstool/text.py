@@ -17,6 +17,8 @@ __all__ = ["SHOWN", "decode_text", "listed", "quoted", "read_lines", "read_stdin
 MAX_TEXT_BYTES = 1 << 30
 # How many ids, names or values a message lists.
 SHOWN = 5
+# How .xlsx and .ods begin, which are ZIP archives, and .xls.
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 
 def listed(names: Sequence[object], total: int | None = None, most: int = SHOWN) -> str:
@@ -28,8 +30,6 @@ def listed(names: Sequence[object], total: int | None = None, most: int = SHOWN)
 def quoted(names: Sequence[str], most: int = SHOWN) -> str:
     """As :func:`listed`, each name in quotation marks."""
     return listed([f"'{name}'" for name in names[:most + 1]], most=most)
-# How .xlsx and .ods begin, which are ZIP archives, and .xls.
-_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 
 def decode_text(content: bytes, where: object) -> str:

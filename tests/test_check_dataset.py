@@ -136,6 +136,14 @@ def test_the_same_image_in_the_folders_of_two_classes(tmp_path, drs):
     assert line.endswith(
         "cat/1.png: has the same bytes as dog/2, which has other tags; list it once with the tags of all, in a table "
         "or by --tags")
+    # One file under two ids, in a table without and with splits.
+    for header, rows in (("id,image,tags", ("a,cat/1.png,cat", "b,cat/1.png,dog")),
+                         ("id,image,tags,split", ("a,cat/1.png,cat,train", "b,cat/1.png,dog,train",
+                                                  "c,cat/2.png,cat,val"))):
+        picture(np.full((4, 4), 90, np.uint8), tmp_path / "cat" / "2.png")
+        (tmp_path / "m.csv").write_text("\n".join((header, *rows)))
+        (line,) = drs("check", "--data", tmp_path / "m.csv").out.splitlines()
+        assert "cat/1.png: has the same bytes as b, which has other tags; list it once" in line
 
 
 def test_the_same_image_twice_and_splits_that_overlap(own_voc):

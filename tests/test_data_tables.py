@@ -165,7 +165,8 @@ def test_what_is_there_in_place_of_a_missing_image_is_told(folder):
     (folder / "img" / "link.png").symlink_to("nothing")
     zeros = "'7' may be '007' without its zeros, which spreadsheets drop: make the column text"
     for image, told in (
-            ("img/7.png", zeros), ("img/7", zeros), ("img/link.png", "img/link.png links to nothing; mend the link"),
+            ("img/7.png", zeros), ("img/7", zeros), ("img/link.png", "img/link.png links to nothing; fix the link"),
+            ("img/zz.heic", f"is missing: {folder / 'img/zz.heic'}; other endings were tried"),
             ("https://x.org/7.png", "is not a file: https://x.org/7.png; download it")):
         (folder / "m.csv").write_text(f"image,tags\n{image},cat\n")
         with pytest.raises(InputError, match=re.escape(told)):
@@ -207,6 +208,10 @@ def more(*columns):
     (hot("yes", "no"), "'yes', 'no'", ""), (hot("Ja", "Nein", ";"), "'Ja', 'Nein'", ""),
     (hot("WAHR", "FALSCH", ";"), "'WAHR', 'FALSCH'", ""), (hot("1,0", "0,0", ";"), "'1,0', '0,0'", ""),
     (hot("x", ""), "'x', ''", ""),
+    # Columns of another kind than the first are notes.
+    (more(("reviewed", "yes", "no", "yes"), ("comment", "", "x", "")), "0 and 1",
+     "'reviewed' (yes, no), 'comment' (x)"),
+    (more(("comment", "", "x", "")).replace(",1", ",yes").replace(",0", ",no"), "'yes', 'no'", "'comment' (x)"),
     (hot("✓", "").replace("cat", "owl,cat").replace("png,", "png,,"), "'✓', ''", "'owl' (empty)"),
     # Counts, what annotation tools add, and other words are no classes.
     (more(("no", "0", "1", "2"), ("persons", "0", "3.0", "1"), ("iscrowd", "0", "0", "1"), ("owl", "0.9", "0.2", "")),
@@ -248,17 +253,21 @@ def test_columns_that_are_not_used_are_told(folder, header, cells, told):
         assert notices == ((f"{folder / 'm.csv'}: columns not used: {told}",) if told else ())
 
 
-@pytest.mark.parametrize("blank", ["nan", "None", "-", "N/A"])
+@pytest.mark.parametrize("blank", ["nan", "None", "-", "N/A", "NA"])
 def test_blanks_of_programs_are_empty_cells(folder, blank):
-    data = table(folder, tags=lambda t: {"cat": blank, "dog": f"dog;{blank}"}.get(t, t))
+    data = table(folder, tags=lambda t: blank if t == "cat" else t)
     dataset = open_dataset(data)
     assert [item.tags for item in dataset.items] == [None, *list(TAGS.values())[1:]]
     assert dataset.notices == (
-        f"{data}: tags '{blank}' are taken for empty cells (2 of 3 rows), which mean unknown tags (--empty-tags)",)
+        f"{data}: tags '{blank}' are taken for empty cells (1 of 3 rows), which mean unknown tags (--empty-tags)",)
     assert tags_of(data, empty_tags="negative")["1"] == ()
     # In a list of classes, 'None' is the background.
     if blank != "None":
         assert tags_of(data, class_names=("dog", blank, "traffic light"))["1"] == (blank,)
+    # Sodium, and answers that are the classes.
+    for names in (("Na", "Cl"), ("yes", "no"), ("Y", "N")):
+        data = table(folder, tags=lambda t, names=names: names[t != "cat"])
+        assert tags_of(data, class_names=None if "Na" in names else names)["1"] == names[:1]
     lines = [{"id": i, "image": path, "tags": [blank] if tag == "cat" else tag.split(";")} for i, path, tag in ROWS]
     (folder / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert tags_of(str(folder / "m.jsonl")) == {**TAGS, "1": None}
@@ -277,11 +286,15 @@ def test_a_row_of_zeros_is_a_negative(folder):
 
 
 @pytest.mark.parametrize("text, message", [
-    (HOT.replace("1,0,0", "1,0,"), "line 2: has '' in the column 'traffic light', which is to hold 0 and 1"),
+    (HOT.replace("1,0,0", "1,0,"), "has '' in the column 'traffic light', which should hold 0 or 1; write 1 if the"),
     (HOT.replace("1,0,0", "1,0,x"), "line 2: has 'x' in the column 'traffic light'"),
     (HOT.replace("1,0,0", "1,-1,0"), "line 2: has '-1' in the column 'dog'"),
     (hot("yes", "no").replace("yes,no,no", "yes,,no"), "line 2: has '' in the column 'dog'"),
-    ("id,image,label\n1,img/3.png,yes\n", "has yes or no instead of classes in the tags 'yes'; .* --classes names"),
+    (hot("x", "").replace("x,,", "x,?,"), r"line 2: has '\?' in the column 'dog', which should hold x or nothing; .*"
+     "else leave the cell empty; if the column is not a class, list the classes with --classes"),
+    ("id,image,label\n1,img/3.png,yes\n", "has yes or no instead of classes in the tags 'yes'; if 'yes' is one of"),
+    ("id,image,label\n1,img/3.png,Y\n2,img/photo 1.png,N\n", "if 'Y' and 'N' are the classes, list them with "),
+    ("id,image,tags\n1,img/3.png,cat;NaN\n", "has 'NaN' among other tags: cat, NaN; leave it out; if it is"),
     (HOT.replace("cat,dog,", "cat,cat,"), "two columns 'cat'"),
     (HOT.replace("cat", "Background"), "lists 'Background' as an object class"),
     ("id,path,filename\n1,img/3.png,3.png\n", "'path' and 'filename', which both could be 'image'"),
@@ -404,5 +417,6 @@ def test_a_file_that_may_hold_the_tags_of_a_folder_of_images_is_told(folder, nam
     # Other texts, and those of one image, are not.
     path.unlink()
     (folder / "img" / "notes.txt").write_text("made by hand, on a Monday\n3.png\n\n")
+    (folder / "img" / "pairs.txt").write_text("3.png masks/3.png\nphoto 1 masks/1.png\n3.png,masks/3.png,more/3.png\n")
     (folder / "img" / "photo 1.txt").write_text("photo 1 of 3\n")
     assert not any("--tags" in line for line in open_dataset(images).notices)

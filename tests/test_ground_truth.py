@@ -1,6 +1,7 @@
 """Ground truth: what mask values mean, which folder is read, and what is told of it."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -235,13 +236,20 @@ def test_a_background_that_is_not_0(tmp_path):
 
 def test_a_palette_that_contradicts_the_values(tmp_path):
     picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
-    picture.putpalette([128, 0, 0, 0, 0, 0, 0, 128, 0])
+    picture.putpalette([128, 0, 0, 0, 0, 0] + [9] * 762)
     picture.save(tmp_path / "a.png")
     item = Item("a", tmp_path / "a.jpg", None, tmp_path / "a.png")
-    with pytest.raises(InputError, match="has 0, the background, in colour and 1 in black; .*--mask-values 1,0,2,"):
-        load_target(item)
-    read = replace(item, mask=ValueMask(item.mask, MaskValues.parse("1,0,2")))
-    assert load_target(read).tolist() == [[1, 0, 2]]
+    for labels in ([[0, 1, 2]], [[0, 1, 255]]):
+        picture.putdata(labels[0])
+        picture.save(tmp_path / "a.png")
+        with pytest.raises(InputError, match=r"label 0 \(background\) is coloured, label 1 is black; for") as told:
+            load_target(item)
+        # Both may be followed.
+        inverse, same = re.findall(r"--mask-values (\S+) if 1 .* and (\S+) if 0 is", str(told.value))[0]
+        assert (inverse, same) == (("1,0,2", "0,1,2") if 2 in labels[0] else ("1,0,ignore=255", "0,1,ignore=255"))
+        read = replace(item, mask=ValueMask(item.mask, MaskValues.parse(inverse)))
+        assert load_target(read).tolist() == [[1, 0, labels[0][2]]]
+    picture.putdata([0, 1, 2])
     picture.putpalette([255, 255, 255] + [0] * 9)
     picture.save(tmp_path / "a.png")
     assert load_target(item).tolist() == [[0, 1, 2]]

@@ -85,5 +85,5 @@ def test_files_that_cannot_serve(tmp_path, content):
 
 def test_a_file_of_several_state_dicts(tmp_path):
     torch.save(dict.fromkeys(("model", "ema"), {"a": torch.ones(1)}), tmp_path / "x.pth")
-    with pytest.raises(InputError, match="x.pth: holds 2 state dicts: model, ema; save the one that is meant"):
+    with pytest.raises(InputError, match="x.pth: holds 2 state dicts: model, ema; save the one you want in a file of"):
         initial_weights(str(tmp_path / "x.pth"), "vgg16")

@@ -87,7 +87,7 @@ def _from_file(path: str, backbone: str) -> Mapping[str, Any]:
         # As trainings save it, beside the optimizer's state and numbers: {"state_dict": ..., "epoch": 90}.
         if len(wrapped) > 1:
             raise InputError(path, f"holds {len(wrapped)} state dicts: {listed(wrapped)}",
-                             "save the one that is meant by itself")
+                             "save the one you want in a file of its own")
         content = content[wrapped[0]]
     if not _is_state_dict(content):
         raise InputError(path, "is not a state dict", "give a file of named tensors, such as torchvision's weights")

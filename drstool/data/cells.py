@@ -29,11 +29,12 @@ _ZERO = frozenset(("0", "0.0", "0,0", "false", "no", "n", "falsch", "nein", "fau
 _ONE = frozenset(("1", "1.0", "1,0", "true", "yes", "y", "wahr", "ja", "vrai", "oui", "verdadero", "vero"))
 # These mark the images that have a class, and the cells of the others are empty.
 _MARKS = frozenset(("x", "✓", "✔"))
-# What columns of membership also hold: "not" and "uncertain".
-_MEMBERSHIP = _ZERO | _ONE | {"-1", "-1.0"}
+# How columns say it, in the order in which one is preferred, and what they may hold; -1 is "not" or "uncertain".
+_NUMBERS = _PLAIN | {"0,0", "1,0", "-1", "-1.0"}
+_STYLES = (_NUMBERS, _ZERO | _ONE | _NUMBERS, _MARKS)
 _NUMBER = re.compile(r"(\d{1,9})(?:\.0+)?", re.ASCII)
-# Cells without a value, as programs write them.
-_BLANKS = frozenset(("nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "-", "--"))
+# Cells without a value, as programs write them: in any case, but for "NA", as "Na" is sodium.
+_BLANKS = frozenset(("nan", "none", "null", "nil", "n/a", "#n/a", "<na>", "-", "--"))
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _separator(texts: Iterable[str], where: object, class_names: Sequence[str] |
 def read_columns(
     columns: Mapping[str, Sequence[str]], places: Sequence[str], where: object, form: TagForm,
 ) -> tuple[tuple[str, ...], list[RawTags], tuple[str, ...]]:
-    """The classes that are columns of 0 and 1, yes and no, or marks, if any are; each row's tags; and notices.
+    """The classes that are columns of 0 and 1, else of yes and no, else of marks; each row's tags; and notices.
 
     Parameters
     ----------
@@ -223,15 +224,18 @@ def read_columns(
     Raises
     ------
     InputError
-        A column holds 0 and 1, or yes and no, and something else too, but no counts; some classes have a column and
-        some have none.
+        A column holds 0 and 1, yes and no, or marks, and something else too, but no counts; some classes have a
+        column and some have none.
 
     Examples
     --------
     >>> read_columns({"cat": ["1", "0"], "width": ["640", "480"]}, ["2", "3"], "m.csv", TagForm())
     (('cat',), [('cat',), ()], ("m.csv: the columns of 0 and 1 are taken for classes: 'cat'",))
     """
-    likely = [name for name, cells in columns.items() if _is_membership(cells) and not is_housekeeping(name)]
+    styles = {name: style for name, cells in columns.items()
+              if (style := _style(cells)) is not None and not is_housekeeping(name)}
+    # Others are about the image or its annotation, such as "reviewed" or "comment".
+    likely = [name for name, style in styles.items() if style == min(styles.values())]
     chosen = likely if form.class_names is None else [name for name in form.class_names if name in columns]
     missing = [name for name in form.class_names or () if name not in columns]
     alike = {plain_name(name) for name in missing}.intersection(map(plain_name, likely))
@@ -263,33 +267,42 @@ def some_columns(columns: Mapping[str, Sequence[str]]) -> str:
         for name, cells in columns.items()])
 
 
-def _is_membership(cells: Sequence[str]) -> bool:
-    """Whether a column marks images, or at least half of its cells, none of which counts, are 0, 1, yes, no or such."""
+def _style(cells: Sequence[str]) -> int | None:
+    """The index of what at least half of a column's cells are, if none counts; half of its marks and other words."""
     words = [cell.casefold() for cell in cells]
-    if _MARKS.issuperset(filter(None, words)):
-        return any(words)
+    filled = list(filter(None, words))
     counts = any((number := _NUMBER.fullmatch(word)) and int(number[1]) > 1 for word in words)
-    return not counts and len(words) <= 2 * sum(word in _MEMBERSHIP for word in words)
+    if not filled or counts:
+        return None
+    if len(words) <= 2 * sum(word in _STYLES[1] for word in words):
+        return 1 if _NUMBERS.isdisjoint(words) else 0
+    return 2 if len(filled) <= 2 * sum(word in _MARKS for word in filled) else None
 
 
 def _flags(cells: Sequence[str], name: str, places: Sequence[str]) -> list[bool]:
     """Whether each image has the class of a column."""
     words = [cell.casefold() for cell in cells]
-    if _MARKS.issuperset(filter(None, words)):
-        return list(map(bool, words))
-    wrong = next((at for at, word in enumerate(words) if word not in _ZERO | _ONE), None)
+    marks = not any(words) or _style(cells) == _STYLES.index(_MARKS)
+    zero, one = (frozenset(("",)), _MARKS) if marks else (_ZERO, _ONE)
+    wrong = next((at for at, word in enumerate(words) if word not in zero | one), None)
     if wrong is not None:
+        values, yes, no = ("x or nothing", "x", "leave the cell empty") if marks else ("0 or 1", "1", "0")
         raise InputError(
-            places[wrong], f"has {cells[wrong]!r:.40} in the column '{name}', which is to hold 0 and 1",
-            "write 1 where the image has the class, and 0 where it has not; if this is no class, list those with "
+            places[wrong], f"has {cells[wrong]!r:.40} in the column '{name}', which should hold {values}",
+            f"write {yes} if the image has the class, else {no}; if the column is not a class, list the classes with "
             "--classes")
-    return [word in _ONE for word in words]
+    return [word in one for word in words]
 
 
 def without_blanks(
     rows: Sequence[Sequence[Word] | None], where: object, form: TagForm,
 ) -> tuple[list[Sequence[Word] | None], tuple[str, ...]]:
-    """Each row's words without those that mean an empty cell, such as pandas's ``nan``; and a notice of them.
+    """The rows, with empty ones for words that mean an empty cell, such as pandas's ``nan``; and a notice of them.
+
+    Raises
+    ------
+    InputError
+        A row has such a word and others.
 
     Examples
     --------
@@ -301,11 +314,15 @@ def without_blanks(
     kept: list[Sequence[Word] | None] = []
     count = 0
     for words in rows:
-        found = [word for word in words or () if str(word).casefold() in _BLANKS and word not in names]
-        blanks |= dict.fromkeys(map(str, found))
+        found = [str(word) for word in words or () if word not in names and (
+            word == "NA" or str(word).casefold() in _BLANKS)]
+        if found and len(found) < len(words or ()):
+            raise InputError(
+                where, f"has {found[0]!r} among other tags: {listed(words or ())}",
+                "leave it out; if it is a class, list the classes with --classes")
+        blanks |= dict.fromkeys(found)
         count += bool(found)
-        rest = [word for word in words or () if word not in found]
-        kept.append(words if not found else rest or (None if form.empty is None else ()))
+        kept.append(form.empty if found else words)
     means = "unknown" if form.empty is None else "no"
     notice = (f"{where}: tags {quoted(list(blanks))} are taken for empty cells ({count:,} of {len(rows):,} rows), "
               f"which mean {means} tags (--empty-tags)")
@@ -331,7 +348,8 @@ def read_numbers(
     Raises
     ------
     InputError
-        Rows of 0 and 1 do not have one column for each class; a class number is repeated.
+        Rows of 0 and 1 do not have one column for each class; a class number is repeated; as of
+        :func:`without_blanks`.
 
     Examples
     --------
@@ -370,6 +388,9 @@ def read_numbers(
     if repeated is not None:
         expected = f"here {classes}, for each image" if classes else "which --classes names"
         right = f"rows of 0 and 1 need a column per class, {expected}" if flags else "list each class once per image"
+        if not numbers and widths == {1}:
+            found = " and ".join(f"'{word}'" for word in sorted(words, reverse=True))
+            right = f"if {found} {'are the' if len(words) > 1 else 'is one of the'} classes, list them with --classes"
         what = "repeats a number" if numbers else "has yes or no instead of classes"
         raise InputError(where, f"{what} in the tags {' '.join(repeated[:8])!r:.60}", right)
     return [None if words is None else tuple(map(number_or_name, words)) for words in rows], notices

@@ -60,8 +60,10 @@ def find_image(folder: Path, identifier: str, where: object) -> Path:
     # A file system that ignores case knows each by two names.
     found = [path for i, path in enumerate(found) if not any(path.samefile(other) for other in found[:i])]
     if not found:
+        # Most ids have no ending, and a file of another case is then found by one.
+        written = folder / (identifier if PurePosixPath(identifier).suffix[1:].isalpha() else f"{identifier}.jpg")
         raise missing_image(
-            folder / f"{identifier}.jpg", where, identifier,
+            written, where, identifier,
             "other endings were tried, too; --images names another folder")
     if len(found) > 1:
         raise InputError(where, f"image {identifier!r} could be {found[0]} or {found[1]}", "name the file")
@@ -74,7 +76,7 @@ def missing_image(path: Path, where: object, identifier: str, right: str) -> Inp
         return InputError(
             where, f"image {identifier!r} is not a file: {address[1]}//{address[2]}", "download it, and give its path")
     if path.is_symlink():
-        return InputError(where, f"image {identifier!r} is missing: {path} links to nothing", "mend the link")
+        return InputError(where, f"image {identifier!r} is missing: {path} links to nothing", "fix the link")
     names = names_in(path.parent)
     wanted = _plain(path.name)
     other = next((name for name in names if _plain(name) == wanted), None)

@@ -140,7 +140,13 @@ def notices_of_tag_files(folders: Iterable[Path], ids: Collection[str]) -> tuple
 
 
 def _names_image(line: str, ids: Collection[str]) -> bool:
+    """Whether a line has an id or an image's name, and something else than further images, such as its mask."""
     identifier, rest = split_id(line, ids) if line.strip() else ("", "")
+    tags = rest
+    while found := _IMAGE_PATH.fullmatch(tags):
+        tags = found[2].strip(" ,;\t")
+    if rest and not tags:
+        return False
     parts = re.split(r'[\t,;|"]', line)
     return bool(rest) and identifier in ids or len(parts) > 1 and any(id_of(part.strip(), ids) in ids for part in parts)
 

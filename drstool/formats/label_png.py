@@ -178,10 +178,11 @@ def _check_palette(labels: np.ndarray, colors: list[int], where: object) -> None
     used = [label for label in np.unique(labels).tolist() if label != IGNORE]
     black = [label for label in used if label and not any(colors[3 * label:3 * label + 3])]
     if len(black) == 1:
-        values = range(black[0] + 2)
-        first, second = (",".join(map(str, sorted(values, key=lambda value: value != background)))
+        values = range(used[-1] + 1)
+        ignored = f",ignore={IGNORE}" if (labels == IGNORE).any() else ""
+        first, second = (",".join(map(str, sorted(values, key=lambda value: value != background))) + ignored
                          for background in (black[0], 0))
         raise InputError(
-            where, f"its palette has 0, the background, in colour and {black[0]} in black",
-            f"of ground truth, give --mask-values {first},… if {black[0]} is the background, and {second},… if 0 is; "
-            "save labels with 0 in black")
+            where, f"label 0 (background) is coloured, label {black[0]} is black",
+            f"for ground truth, give --mask-values {first} if {black[0]} is the background, and {second} if 0 is; save "
+            "labels with 0 in black")

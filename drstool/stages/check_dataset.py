@@ -166,16 +166,21 @@ def _read_splits(
 
 
 def _joined(splits: dict[str, Dataset]) -> Dataset:
-    """All images, each file once; with the split's name in the id where another file has the id already."""
+    """All images, each file once but where one split repeats it; with the split's name in an id that another has."""
     first = next(iter(splits.values()))
-    items: dict[Path, Item] = {}
+    if len(splits) == 1:
+        return first
+    items: dict[tuple[Path, int], Item] = {}
     ids: dict[str, Path] = {}
     for name, dataset in splits.items():
+        times: Counter[Path] = Counter()
         for item in dataset.items:
-            known, own = items.get(item.image), ids.setdefault(item.id, item.image) == item.image
+            key, own = (item.image, times[item.image]), ids.setdefault(item.id, item.image) == item.image
+            times[item.image] += 1
+            known = items.get(key)
             # A list made of others, such as trainval, may have no tags.
             if known is None or known.tags is None and item.tags is not None:
-                items[item.image] = item if own else replace(item, id=f"{name}/{item.id}")
+                items[key] = item if own else replace(item, id=f"{name}/{item.id}")
     return replace(first, items=tuple(items.values()), notices=tuple(
         dict.fromkeys(line for dataset in splits.values() for line in dataset.notices)))
 
