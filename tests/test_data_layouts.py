@@ -247,13 +247,13 @@ def test_classes_within_splits_and_within_images(tmp_path):
 @pytest.mark.parametrize("names, message", [
     (("x/a1.jpg", "x/b1.jpg", "y/a1.png", "y/b1.png"), "files of the same names in x and y, as images and masks have"),
     (("x/1.jpg", "x/2.jpg", "y/1.png", "y/2.png"), "files of the same names in x and y"),
-    (("2023/a.jpg", "2024/b.jpg"), "has folders named as years are: 2023, 2024"),
+    (("2023/a.jpg", "2024/b.jpg"), "has folders that look like years: 2023, 2024"),
     (("aachen/a_leftImg8bit.png", "bonn/b_leftImg8bit.png"), "the folder 'aachen' is a city"),
     (("one/a.jpg", "one/a.txt", "two/b.jpg"), r"one: has annotations beside its images, such as a\.txt"),
     (("one/a.jpg", "two/b.jpg", "two/b.xml"), r"two: has annotations beside its images, such as b\.xml"),
-    (("cat/a.jpg", "unlabeled/b.jpg"), "unlabeled: is named as images of unknown classes are"),
+    (("cat/a.jpg", "unlabeled/b.jpg"), "unlabeled: is a usual name for images of unknown classes"),
 ])
-def test_folders_that_are_hardly_classes(tmp_path, names, message):
+def test_folders_that_do_not_look_like_classes(tmp_path, names, message):
     pictures(tmp_path, *(name for name in names if not name.endswith((".txt", ".xml"))))
     for name in names:
         if name.endswith((".txt", ".xml")):

@@ -163,7 +163,7 @@ def test_tags_joined_in_another_way_are_told(folder, joined):
 def test_what_is_there_in_place_of_a_missing_image_is_told(folder):
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / "img" / "007.png")
     (folder / "img" / "link.png").symlink_to("nothing")
-    zeros = "'7' may be '007' without its zeros, which spreadsheets drop: make the column text"
+    zeros = "'7' may be '007' without its zeros, which spreadsheets drop: format the column as text"
     for image, told in (
             ("img/7.png", zeros), ("img/7", zeros), ("img/link.png", "img/link.png links to nothing; fix the link"),
             ("img/zz.heic", f"is missing: {folder / 'img/zz.heic'}; other endings were tried"),

@@ -350,7 +350,7 @@ def test_tags_that_the_maps_contradict(voc, images, tmp_path):
     assert f"tagged images without maps: 1 of {len(images)} images: {one[0]}" in outcome.err
 
 
-@pytest.mark.parametrize(("added", "said"), [(1, "less"), (-1, "plus")])
+@pytest.mark.parametrize(("added", "said"), [(1, "minus"), (-1, "plus")])
 def test_class_numbers_off_by_one(voc, tmp_path, added, said):
     """All images that the maps are of have the one class whose other number is in the list, too."""
     (tmp_path / "maps").mkdir()

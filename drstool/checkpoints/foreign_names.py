@@ -63,7 +63,7 @@ def torchvision_names(weights: Mapping[str, Tensor], where: object, backbone: st
     where
         Named in errors.
     backbone
-        That they are for.
+        The one that they are to initialise.
 
     Raises
     ------

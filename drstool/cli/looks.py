@@ -37,7 +37,8 @@ class LookOptions:
         "--curves", help="Draw curves of the files named: training logs (--log) and sweeps (eval --sweep --json); "
         "-o names a figure that ends in .pdf, .svg, .png or .jpg.")] = False
     logs: Annotated[Optional[list[str]], typer.Argument(
-        metavar="[LOG]...", help="With --curves: its files, each perhaps as TITLE=PATH.", show_default=False)] = None
+        metavar="[LOG]...", help="With --curves: logs or sweeps, each optionally as TITLE=PATH.",
+        show_default=False)] = None
 
     @property
     def wanted(self) -> bool:

@@ -243,7 +243,7 @@ def _with_all_classes(found: RawDataset, root: Path, split: str | None, known: K
     lists, notices = [], []
     for name in names:
         try:
-            lists.append(read_layout(root, name, known).class_names or ())
+            lists.append((found if name == split else read_layout(root, name, known)).class_names or ())
         except (InputError, UsageError) as error:
             notices.append(f"classes of the split '{name}' may be missing: {error}")
     every = gather_names([found.class_names, *lists], root) or found.class_names

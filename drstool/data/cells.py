@@ -122,12 +122,12 @@ def about_zeros(texts: Iterable[str], known: Iterable[str]) -> str:
     Examples
     --------
     >>> about_zeros(["7", "12"], ["012"])
-    "'12' may be '012' without its zeros, which spreadsheets drop: make the column text"
+    "'12' may be '012' without its zeros, which spreadsheets drop: format the column as text"
     """
     stripped = {name.lstrip("0"): name for name in known if name.startswith("0")}
     found = next((text for text in texts if text.isdigit() and text in stripped), None)
     return "" if found is None else (
-        f"{found!r} may be {stripped[found]!r} without its zeros, which spreadsheets drop: make the column text")
+        f"{found!r} may be {stripped[found]!r} without its zeros, which spreadsheets drop: format the column as text")
 
 
 def number_or_name(text: str) -> str | int:

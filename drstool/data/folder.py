@@ -15,7 +15,7 @@ from drstool.errors import InputError
 from drstool.files import is_folder
 from drstool.labels import check_class_names, is_background, is_object_name, plain_name
 
-__all__ = ["read_folder"]
+__all__ = ["class_folders", "read_folder"]
 
 # Images and masks are in few folders.
 _FEW = 10
@@ -40,25 +40,26 @@ def read_folder(root: Path, split: str | None, known: Collection[str] = (), list
     Raises
     ------
     InputError
-        No such split, no image, or two images with the same id; folders that are hardly classes and not ``known``.
+        No such split, no image, or two images with the same id; folders that do not look like classes and are not
+        ``known``.
     """
     base = root if split is None else root / split
     if not is_folder(base):
         raise InputError(root, f"has no split '{split}'", f"expected a folder {base}")
-    found = _classes(base, known)
+    found = class_folders(base, known)
     # One whose name is spelt otherwise is an error later.
     alike = set(map(plain_name, known))
     classes = [name for name in found if not listed or plain_name(name) in alike or is_background(name)]
     if unnamed := [name for name in classes if not is_object_name(name) and not is_background(name)]:
         raise InputError(
-            base / unnamed[0], "is named as images of unknown classes are",
+            base / unnamed[0], "is a usual name for images of unknown classes",
             "move it elsewhere, or list the classes with --classes FILE: other folders are left out then")
     if not classes:
         raise InputError(
             base, "has no folder named as a class of --classes" if found else "has no subfolder with images",
             f"its folders are {', '.join(found[:4])}" if found else _advice(base))
     siblings = [] if split is None else _subfolders(root)
-    names = {name for place in (base, *siblings) for name in _classes(place, known)
+    names = {name for place in (base, *siblings) for name in class_folders(place, known)
              if not is_background(name) and (not listed or plain_name(name) in alike)}
     files = FilesById(base)
     rows = [RawItem(identifier, files.must_find(identifier, str(base)), () if is_background(name) else (name,))
@@ -90,7 +91,7 @@ def _are(number: int, place: str) -> str:
 def _check_classes(base: Path, images: dict[str, list[Path]]) -> None:
     """Refuse folders whose files say that they are no classes."""
     if images and all(re.fullmatch(r"(19|20)\d\d", name) for name in images):
-        raise InputError(base, f"has folders named as years are: {', '.join(list(images)[:4])}", _LIST)
+        raise InputError(base, f"has folders that look like years: {', '.join(list(images)[:4])}", _LIST)
     for name, paths in images.items():
         if all(path.stem.endswith("_leftImg8bit") for path in paths):
             raise InputError(
@@ -98,7 +99,8 @@ def _check_classes(base: Path, images: dict[str, list[Path]]) -> None:
                 f"give them as a pattern, --data '{base}/*/*.png', and their tags with --tags FILE")
         if beside := next(filter(None, map(annotation_beside, paths[:8])), None):
             raise InputError(
-                base / name, f"has annotations beside its images, such as {beside.name}, and is hardly a class",
+                base / name,
+                f"has annotations beside its images, such as {beside.name}, and does not look like a class",
                 f"give the export's own folder, or this one, as --data; {_LIST}")
     all_stems = {name: {path.stem for path in paths} for name, paths in images.items()}
     for one, two in combinations(images, 2) if len(images) <= _FEW else ():
@@ -112,7 +114,8 @@ def _check_classes(base: Path, images: dict[str, list[Path]]) -> None:
                 f"call such folders images and masks, or give --data {base / one} and --masks; {_LIST}")
 
 
-def _classes(folder: Path, known: Collection[str] = ()) -> list[str]:
+def class_folders(folder: Path, known: Collection[str] = ()) -> list[str]:
+    """Names of a folder's subfolders of images that may be classes, as ``known`` ones are whatever they are called."""
     names = [path.name for path in _subfolders(folder) if holds_images(path)]
     clear = [name for name in names if name in known or meaning_of(name) is None]
     return [name for name in names if name in clear or may_be_class(name)] if clear else []
@@ -126,7 +129,7 @@ def _advice(folder: Path) -> str:
     for path in _subfolders(folder):
         if is_folder(path / "JPEGImages"):
             return f"did you mean the VOC folder {path}?"
-    splits = [path.name for path in _subfolders(folder) if _classes(path)]
+    splits = [path.name for path in _subfolders(folder) if class_folders(path)]
     if splits:
         return f"did you mean --split {' or --split '.join(splits)}?"
     return "expected a VOC folder, one subfolder of images per class, or a manifest"

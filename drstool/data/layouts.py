@@ -13,9 +13,9 @@ from drstool.annotations.simple_yaml import read_simple_yaml
 from drstool.data import manifest
 from drstool.data.cells import TagForm
 from drstool.data.coco import read_coco
-from drstool.data.files_by_id import holds_images, is_image, list_folder
-from drstool.data.folder import read_folder
-from drstool.data.folder_names import is_of_split, may_be_class, meaning_of
+from drstool.data.files_by_id import is_image, list_folder
+from drstool.data.folder import class_folders, read_folder
+from drstool.data.folder_names import is_of_split, meaning_of
 from drstool.data.item import RawDataset, RawItem, SeveralSplits
 from drstool.data.paired import read_paired, with_labelmap
 from drstool.data.sbd import is_sbd, read_sbd
@@ -132,13 +132,10 @@ class _Contents:
     def __init__(self, root: Path, class_names: Collection[str] = ()) -> None:
         self.root = root
         self.files, self.folders = list_folder(root)
-        meanings = {name: None if name in class_names else meaning_of(name) for name in self.folders}
-        if any(meaning is None and holds_images(root / name) for name, meaning in meanings.items()):
-            meanings |= {name: None for name in self.folders if may_be_class(name)}
-        self.images, self.annotations, self.splits, others = (
-            [name for name in self.folders if meanings[name] == meaning]
-            for meaning in ("images", "annotations", "split", None))
-        self.classes = [name for name in others if holds_images(root / name)]
+        self.classes = class_folders(root, class_names)
+        others = [name for name in self.folders if name not in class_names and name not in self.classes]
+        self.images, self.annotations, self.splits = (
+            [name for name in others if meaning_of(name) == meaning] for meaning in ("images", "annotations", "split"))
         self.has_images = any(map(is_image, self.files))
 
 

@@ -157,7 +157,7 @@ class ForeignMaps:
             lines.append(f"the maps' size is taken for the image's in {images}; --data tells the image's")
         of = f"of {counted(self._tagged, 'image')}"
         if self._other_tags:
-            fitting = "".join(f"; class numbers {'less' if shift < 0 else 'plus'} 1 would fit all"
+            fitting = "".join(f"; class numbers {'minus' if shift < 0 else 'plus'} 1 would fit all"
                               for shift in self._shifts)
             lines.append(f"the maps of {len(self._other_tags):,} {of} are not of their tags: "
                          + listed(self._other_tags, most=_MOST_NAMED) + fitting)

@@ -44,7 +44,7 @@ class Sources:
     saliency_of
         Path of an image id's saliency map, for the background cue of the maps; None: a constant takes its place.
     value_range
-        With which images that the records name are read.
+        Pixel values that become black and white in images that the records name.
     targets
         Whether ground truth is shown, and scored against.
     title

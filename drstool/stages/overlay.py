@@ -281,15 +281,15 @@ def _pictures(
         pictures.append(Image.fromarray(image))
         if targets and item.mask is not None:
             pictures.append(label_picture(load_target(item, image.shape[:2])))
-    if isinstance(record, LabelRecord):
+    if record is not None:
         check_size(record, image, record.id)
+    if isinstance(record, LabelRecord):
         if class_files:
             check_label_values(record.labels, class_files, record.id)
         pictures.append(label_picture(record.labels))
         pictures.append(Image.fromarray(blend_labels(
             image, record.labels, settings.opacity, settings.ignored_pixels)))
     elif record is not None:
-        check_size(record, image, record.id)
         maps = resize_maps(record.as_float(), record.image_size)
         pictures += [heat_picture(image, heat, settings.opacity) for heat in maps]
     return list(zip(_names(task, settings, targets, class_files), pictures, strict=True))
